@@ -1,0 +1,1 @@
+"""What runs a model: a small protocol and its implementations."""

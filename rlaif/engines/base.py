@@ -1,0 +1,166 @@
+"""The engine protocol: generate text, and read the probability of label strings at the next position.
+
+A request is plain data and complete in itself, so that its digest can key a journal. An engine plans its batches over *all* the
+requests it is given and only then leaves out those already `done`: so what is left out never changes the batch, and thus the
+rounding, of what is computed, and a resumed run ends with the same numbers as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from rlaif.types import Message
+
+__all__ = ["Engine", "EngineCard", "Generation", "GenerationRequest", "LabelReading", "LabelRequest", "Sampling", "TokenCount"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCard:
+    """What identifies an engine: everything that may change its answers.
+
+    Attributes:
+        name: The model as the user named it.
+        revision: Commit hash, or digest of the weights; answers are journaled under it.
+        kind: `hf`, `openai` or `scripted`.
+        dtype: Arithmetic of the forward pass, e.g. `bfloat16`.
+        context: Longest sequence in tokens.
+        chat: Whether the model has a chat template (else the plain form is used).
+    """
+
+    name: str
+    revision: str
+    kind: str
+    dtype: str
+    context: int
+    chat: bool
+
+    @property
+    def label(self) -> str:
+        """`name@revision`, as files record it."""
+        return f"{self.name}@{self.revision}"
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the card that an answer depends on, for journal keys."""
+        return {"revision": self.revision, "kind": self.kind, "dtype": self.dtype, "chat": self.chat}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw tokens.
+
+    Attributes:
+        max_new_tokens: Longest completion in tokens.
+        temperature: Logits are divided by it; 0 means greedy.
+        top_p: Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own distribution.
+        stop: Strings that end a completion; they are not part of it.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One completion to sample.
+
+    Attributes:
+        messages: The conversation; the completion continues it as the assistant. When the last message is the assistant's, the
+            completion continues that text.
+        seed: Fixes the draw: the same request gives the same completion, whatever else is in its batch (up to rounding).
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """The request as JSON values, for journal keys."""
+        sampling = self.sampling
+        return {
+            "messages": [[m.role, m.content] for m in self.messages], "seed": self.seed,
+            "sampling": [sampling.max_new_tokens, sampling.temperature, sampling.top_p, list(sampling.stop)],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled completion.
+
+    Attributes:
+        text: Decoded text without special tokens.
+        finish: `stop`, `length`, or `refused` when nothing could be sampled (`reason` says why).
+        tokens: How many tokens were sampled, the end token included.
+    """
+
+    text: str
+    finish: Literal["stop", "length", "refused"]
+    tokens: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """One question whose answer is one of a few labels.
+
+    Attributes:
+        messages: The conversation; when the last message is the assistant's, the label continues that text.
+        labels: Distinct strings, e.g. `("A", "B")`.
+    """
+
+    messages: tuple[Message, ...]
+    labels: tuple[str, ...]
+
+    def identity(self) -> dict[str, Any]:
+        """The request as JSON values, for journal keys."""
+        return {"messages": [[m.role, m.content] for m in self.messages], "labels": list(self.labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReading:
+    """What the model holds of each label at the next position.
+
+    Attributes:
+        logprobs: Natural-log probability of each label under the full softmax, in the request's order; empty when invalid.
+        reason: Why there is no reading (`prompt_too_long`, `labels_alike`, `not_finite`, …); empty when there is one.
+        tokens: Length of the prompt in tokens.
+    """
+
+    logprobs: tuple[float, ...]
+    tokens: int = 0
+    reason: str = ""
+
+
+class Engine(Protocol):
+    """Runs one model. Implementations: `hf`, `scripted` (and `openai`)."""
+
+    @property
+    def card(self) -> EngineCard:
+        """Who answers."""
+        ...
+
+    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+        """Sample a completion for every request that is not in `done`.
+
+        Yields one mapping a finished batch, from the request's index to its result; each index comes exactly once.
+        """
+        ...
+
+    def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, LabelReading]]:
+        """Read the labels of every request that is not in `done`; yields as `generate` does."""
+        ...
+
+
+class TokenCount(Protocol):
+    """Counts tokens without weights: enough for a dry run."""
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Length in tokens of the rendered conversation, the generation prompt included."""
+        ...
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The conversation as the model will read it."""
+        ...

@@ -1,0 +1,85 @@
+"""Every error that rlaif raises on purpose.
+
+    RlaifError
+    ├── ConfigError          a recipe, a setting or a command line that cannot be right
+    ├── ConstitutionError    a principle file that cannot be used
+    ├── DataError            prompts, completions or pairs that cannot be read
+    ├── ModelError           a model, tokenizer or server that cannot be loaded or cannot do what is asked
+    ├── JudgingError         too many verdicts are invalid for the labels to be trusted
+    └── RunError             a run folder or journal that cannot be read, written or continued
+
+A message says what is wrong, where (file and line when there is one), and what to do about it. The command line prints the
+message and the remedy, without a traceback; a library user sees one exception with both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["ConfigError", "ConstitutionError", "DataError", "JudgingError", "ModelError", "Problem", "RlaifError", "RunError"]
+
+
+class Problem:
+    """One thing wrong with an input: where it is, what it is, and what would be right."""
+
+    __slots__ = ("remedy", "what", "where")
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{line}\n    → {self.remedy}" if self.remedy else line
+
+    def __repr__(self) -> str:
+        return f"Problem({self.what!r}, where={self.where!r}, remedy={self.remedy!r})"
+
+
+class RlaifError(Exception):
+    """The root of the tree: what happened, where, and the remedy.
+
+    Args:
+        what: One sentence that says what is wrong.
+        where: File and line, column or key, if there is one.
+        remedy: What the reader can do about it.
+        problems: Every problem found, when an input was checked as a whole; printed one a line under `what`.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", problems: Sequence[Problem] = ()) -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        self.problems = tuple(problems)
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """The whole message as the command line prints it."""
+        lines = [str(Problem(self.what, where=self.where, remedy=self.remedy))]
+        lines += [f"  {line}" for problem in self.problems for line in str(problem).split("\n")]
+        return "\n".join(lines)
+
+
+class ConfigError(RlaifError):
+    """A recipe, a setting or a command line that cannot be right."""
+
+
+class ConstitutionError(RlaifError):
+    """A principle file that cannot be used."""
+
+
+class DataError(RlaifError):
+    """Prompts, completions or pairs that cannot be read."""
+
+
+class ModelError(RlaifError):
+    """A model, tokenizer or server that cannot be loaded or cannot do what is asked."""
+
+
+class JudgingError(RlaifError):
+    """Too many verdicts are invalid for the labels to be trusted."""
+
+
+class RunError(RlaifError):
+    """A run folder or journal that cannot be read, written or continued."""
