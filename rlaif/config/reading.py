@@ -1,0 +1,141 @@
+"""Reading recipes from YAML. Validation reports every problem at once: its line in the file, what was read, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rlaif.config.recipe import STAGE_KINDS, Recipe
+from rlaif.errors import ConfigError, Problem
+from rlaif.resources import find
+
+__all__ = ["apply_overrides", "load_recipe", "parse_recipe"]
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `--set` overrides.
+
+    Raises:
+        ConfigError: With every problem found, each at its line.
+    """
+    path = find("recipes", str(source))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the recipe is not UTF-8 (byte {error.start})", where=str(path), remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from error
+    return parse_recipe(text, source=str(path), overrides=overrides)
+
+
+def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from YAML text; `source` names it in errors."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise ConfigError(f"the recipe is not valid YAML: {getattr(error, 'problem', error)}", where=where) from error
+    if not isinstance(values, dict):
+        raise ConfigError("a recipe is a mapping with the keys `name`, `model`, `constitution`, `stages`", where=source)
+    values = apply_overrides(values, overrides)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(details, node, source) for details in error.errors()]
+        raise ConfigError(f"the recipe has {len(problems)} problem(s)", where=source, problems=problems) from error
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `a.b=c` set; a stage is addressed by its name, as in `stages.label.protocol=pairwise`.
+
+    The right side is read as YAML, so that `4`, `true`, `null` and `[a, b]` mean what they mean in the file.
+    """
+    result: dict[str, Any] = _copy(values)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {override!r} is not of the form a.b=c", remedy="for example --set stages.sample.k=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"the value in --set {override!r} is not valid YAML") from error
+        _set(result, path.strip().split("."), value, override)
+    return result
+
+
+def _set(target: Any, keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        if isinstance(target, list):
+            target = _stage_entry(target, key, override)
+        elif isinstance(target, dict):
+            target = target.setdefault(key, {})
+        else:
+            raise ConfigError(f"--set {override!r}: {key!r} is inside a plain value")
+    if not isinstance(target, dict):
+        raise ConfigError(f"--set {override!r} names no setting", remedy="for example --set stages.sample.k=2")
+    target[keys[-1]] = value
+
+
+def _stage_entry(stages: list[Any], key: str, override: str) -> Any:
+    names = [str(stage.get("name") or stage.get("stage")) for stage in stages if isinstance(stage, dict)]
+    if key not in names:
+        raise ConfigError(f"--set {override!r}: no stage is named {key!r}", remedy=f"the stages are {', '.join(names)}")
+    return next(stage for stage in stages if isinstance(stage, dict) and key == str(stage.get("name") or stage.get("stage")))
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(each) for key, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list) else value
+
+
+def _problem(details: Any, node: yaml.Node | None, source: str) -> Problem:
+    """A pydantic error as a problem with its line; `loc` holds keys, list indices and the discriminator of a union."""
+    location = tuple(part for part in details["loc"])
+    line, path = _line_of(node, location)
+    what = details["msg"].removeprefix("Value error, ")
+    remedy = ""
+    if details["type"] == "extra_forbidden":
+        what, remedy = f"unknown key `{location[-1]}`", _nearest(location)
+    elif details["type"] not in ("value_error", "missing") and details.get("input") is not None:
+        what += f" (read: {details['input']!r})"
+    if details["type"] == "missing":
+        what, remedy = f"the key `{location[-1]}` is missing", ""
+    where = f"{source}:{line}" if line else source
+    return Problem(f"{'.'.join(path)}: {what}" if path and details["type"] != "missing" else what, where=where, remedy=remedy)
+
+
+def _nearest(location: tuple[Any, ...]) -> str:
+    model = next((STAGE_KINDS[part] for part in location if part in STAGE_KINDS), Recipe)
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+
+
+def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> tuple[int, list[str]]:
+    """Line (from 1; 0 if unknown) of the deepest YAML node on `location`, and the path in words."""
+    path: list[str] = []
+    line = node.start_mark.line + 1 if node is not None else 0
+    for part in location:
+        below = _child(node, part)
+        if below is None:
+            continue
+        key, node = below
+        line = key.start_mark.line + 1
+        path.append(str(part))
+    return line, path
+
+
+def _child(node: yaml.Node | None, part: Any) -> tuple[yaml.Node, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        return next(((key, value) for key, value in node.value if key.value == str(part)), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part]
+    return None

@@ -1,0 +1,78 @@
+"""A recipe: which stages run, in which order, on which model, under which constitution."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.config.stages import BaseStage, LabelConfig, ReviseConfig, SampleConfig, Settings
+
+__all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_schema"]
+
+DEFAULT_MODEL = "smollm2-135m"
+
+STAGE_KINDS: dict[str, type[BaseStage]] = {"sample": SampleConfig, "revise": ReviseConfig, "label": LabelConfig}
+"""The kinds of stage and their settings."""
+
+StageConfig = Annotated[SampleConfig | ReviseConfig | LabelConfig, Field(discriminator="stage")]
+
+
+class Recipe(Settings):
+    """Stages and their settings, run in order by `rlaif run`."""
+
+    name: str = Field(default="recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe; the run's folder starts with it."""
+
+    description: str = ""
+    """What the recipe does, what it costs, and what it should show."""
+
+    seed: int = 0
+    """Fixes every draw."""
+
+    model: str = DEFAULT_MODEL
+    """Model for every role that names no other: a hub id, a folder, a GGUF file or an alias."""
+
+    constitution: str = "constitutions/default.yaml"
+    """Principle file; a shipped one can be named from anywhere."""
+
+    prompts_dir: str | None = None
+    """Folder of templates that replace the shipped ones of the same name."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Arithmetic of the models; `auto` is bfloat16 where the machine computes in it, else float32."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, …"""
+
+    stages: tuple[StageConfig, ...]
+    """What runs, in this order."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Recipe:
+        if not self.stages:
+            raise ValueError("`stages` is empty: name at least one, for example `- stage: sample`")
+        names = [stage.name for stage in self.stages]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"two stages are named {', '.join(double)}; give one of them another `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_exist(self) -> Recipe:
+        sampled: list[str] = []
+        for stage in self.stages:
+            if isinstance(stage, LabelConfig) and not stage.responses:
+                if not sampled:
+                    raise ValueError(f"stage {stage.name!r} has nothing to judge: put a `sample` stage before it, or set `responses`")
+                if stage.input and stage.input not in sampled:
+                    raise ValueError(f"stage {stage.name!r} reads from {stage.input!r}, which no earlier sample stage is named")
+            if isinstance(stage, SampleConfig):
+                sampled.append(stage.name)
+        return self
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rlaif recipe", **schema}

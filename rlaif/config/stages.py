@@ -1,0 +1,128 @@
+"""The settings of the stages: one frozen, typed object each, with a line of documentation under every field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "Settings", "Split"]
+
+Split = Literal["sft", "label", "rl", "eval", "all"]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BaseStage(Settings):
+    name: str = Field(default="", pattern=r"^[a-z0-9]?[a-z0-9_-]*$")
+    """Folder of the stage in the run, and how later stages refer to it; the kind of stage when left out."""
+
+    seed: int | None = None
+    """Seed of this stage; the recipe's when left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("name") and isinstance(values.get("stage"), str):
+            return {**values, "name": values["stage"].replace("_", "-")}
+        return values
+
+
+class PromptSettings(Settings):
+    """Where a stage takes its prompts from."""
+
+    prompts: str = "builtin"
+    """`builtin`, `builtin:TAG`, a file (JSONL, JSON, CSV, TSV, Parquet, TXT), or a Hugging Face dataset id `org/name[:split]`."""
+
+    prompt_column: str = "prompt"
+    """Column that holds the prompt: text, or a list of chat messages that ends with the user's turn."""
+
+    context_column: str = "context"
+    """Column that holds retrieved documents, if there is one."""
+
+    split: Split = "all"
+    """Part of the prompts to take; the four parts are disjoint, divided by a hash of what is asked."""
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """How many prompts to draw; all of them when left out."""
+
+    skip_bad_rows: bool = False
+    """Go on without rows that cannot be read; they are counted and listed. Otherwise one bad row stops the run."""
+
+
+class GenerationSettings(Settings):
+    """How a policy samples."""
+
+    policy: str | None = None
+    """Model that answers: a hub id, a folder, a GGUF file or an alias; the recipe's `model` when left out."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 96
+    """Longest completion in tokens."""
+
+    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Logits are divided by it; 0 means greedy."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own distribution."""
+
+
+class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
+    """Sample K completions a prompt."""
+
+    stage: Literal["sample"] = "sample"
+
+    k: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Completions a prompt."""
+
+    split: Split = "label"
+    """Part of the prompts to take."""
+
+
+class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
+    """Critique and revise the policy's own completions under principles drawn at random; the result is data for SFT."""
+
+    stage: Literal["revise"] = "revise"
+
+    rounds: Annotated[int, Field(ge=1, le=16)] = 4
+    """Critique–revision pairs a prompt (Bai et al. 2022 use 4); each draws its own principle."""
+
+    split: Split = "sft"
+    """Part of the prompts to take."""
+
+
+class LabelConfig(BaseStage):
+    """Judge pairs of completions under the constitution and write preferences."""
+
+    stage: Literal["label"] = "label"
+
+    responses: str | None = None
+    """File of your own completions or pairs; else the completions of the stage named by `input`."""
+
+    input: str | None = None
+    """Name of the stage whose completions are judged; the last one that samples when left out."""
+
+    prompt_column: str = "prompt"
+    """Column of `responses` that holds the prompt."""
+
+    skip_bad_rows: bool = False
+    """Go on without rows of `responses` that cannot be read; they are counted and listed."""
+
+    judge: str | None = None
+    """Model that judges; the recipe's `model` when left out."""
+
+    protocol: Literal["pairwise", "pointwise"] | None = None
+    """How it is asked; what the constitution was written for when left out."""
+
+    pairs: Literal["all", "best-worst"] | Annotated[int, Field(ge=1)] = "all"
+    """Pairs a prompt: all, a number drawn at random, or only the best against the worst after all were judged."""
+
+    principles: Literal["sample", "all"] = "sample"
+    """`sample` draws one principle a comparison (Bai et al. 2022); `all` asks all and averages them by weight."""
+
+    max_invalid: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """The stage fails when more than this share of the verdicts is invalid."""
+
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    """Format of the preferences file."""

@@ -1,0 +1,1 @@
+"""From comparisons to verdicts to preferences: engine + protocol = judge."""

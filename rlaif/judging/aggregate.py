@@ -1,0 +1,147 @@
+"""From verdicts to one soft label, and from many labels to what a reader should know of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rlaif.types import Order, Verdict
+
+__all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "principle_logit", "sigmoid"]
+
+TIE = 0.005
+"""A label within this of 0.5 says nothing in either direction: it is counted as a tie (and kept, with its soft value)."""
+
+
+def sigmoid(logit: float) -> float:
+    """1 / (1 + exp(−logit)), without overflow."""
+    if logit >= 0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    power = math.exp(logit)
+    return power / (1.0 + power)
+
+
+def principle_logit(verdicts: Sequence[Verdict]) -> float | None:
+    """Mean log-odds of one principle's verdicts on one comparison; `None` when any of them is invalid.
+
+    Both orders or none: a single order would carry the judge's position bias into the label, which the mean of the two cancels.
+    """
+    logits = [verdict.logit_a for verdict in verdicts]
+    if not logits or any(logit is None for logit in logits):
+        return None
+    return math.fsum(logit for logit in logits if logit is not None) / len(logits)
+
+
+def combine(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float | None:
+    """The label's log-odds: the mean over principles, weighted, of `principle_logit`; `None` when no principle is valid.
+
+    Args:
+        verdicts: All verdicts on one comparison.
+        weights: Weight by principle id.
+    """
+    by_principle: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        by_principle[verdict.principle_id].append(verdict)
+    logits = {name: principle_logit(group) for name, group in by_principle.items()}
+    valid = {name: logit for name, logit in logits.items() if logit is not None}
+    total = math.fsum(weights[name] for name in valid)
+    if not valid or total <= 0:
+        return None
+    return math.fsum(weights[name] * logit for name, logit in valid.items()) / total
+
+
+@dataclass
+class PrincipleStatistics:
+    """Counts of one principle's verdicts (or of all, for the total)."""
+
+    verdicts: int = 0
+    invalid: int = 0
+    both_orders: int = 0
+    flips: int = 0
+    first: int = 0
+    ordered: int = 0
+    judged: int = 0
+    strength: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, verdicts: Sequence[Verdict]) -> None:
+        """Count the verdicts of one comparison under one principle."""
+        self.verdicts += len(verdicts)
+        for verdict in verdicts:
+            if verdict.logit_a is None:
+                self.invalid += 1
+                self.reasons[verdict.reason] += 1
+            elif verdict.order is not Order.ALONE:
+                self.ordered += 1
+                self.first += (verdict.logit_a > 0) == (verdict.order is Order.AB)
+        logit = principle_logit(verdicts)
+        if logit is None:
+            return
+        self.judged += 1
+        self.strength += abs(sigmoid(logit) - 0.5)
+        if len(verdicts) == 2:
+            self.both_orders += 1
+            self.flips += (verdicts[0].logit_a or 0.0) * (verdicts[1].logit_a or 0.0) < 0
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Counts and rates; a rate is `None` where nothing was counted."""
+        return {
+            "verdicts": self.verdicts, "invalid": self.invalid, "judged": self.judged,
+            "flip_rate": _rate(self.flips, self.both_orders), "first_rate": _rate(self.first, self.ordered),
+            "mean_strength": _rate(self.strength, self.judged),
+        }
+
+
+@dataclass
+class LabelStatistics:
+    """What a label run should tell: totals, and the same by principle.
+
+    `flip_rate`: share of (comparison, principle) whose two orders name different winners. `first_rate`: share of ordered verdicts
+    for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within `TIE` of 0.5. `mean_strength`: mean of
+    |p − 0.5| (0 says nothing, 0.5 is certain).
+    """
+
+    comparisons: int = 0
+    labelled: int = 0
+    unlabelled: int = 0
+    ties: int = 0
+    strength: float = 0.0
+    total: PrincipleStatistics = field(default_factory=PrincipleStatistics)
+    principles: dict[str, PrincipleStatistics] = field(default_factory=dict)
+
+    def add(self, verdicts: Sequence[Verdict], logit_a: float | None) -> None:
+        """Count one comparison's verdicts and the label they gave."""
+        by_principle: dict[str, list[Verdict]] = defaultdict(list)
+        for verdict in verdicts:
+            by_principle[verdict.principle_id].append(verdict)
+        for name, group in by_principle.items():
+            self.principles.setdefault(name, PrincipleStatistics()).add(group)
+            self.total.add(group)
+        self.comparisons += 1
+        if logit_a is None:
+            self.unlabelled += 1
+            return
+        self.labelled += 1
+        distance = abs(sigmoid(logit_a) - 0.5)
+        self.ties += distance < TIE
+        self.strength += distance
+
+    @property
+    def invalid_rate(self) -> float:
+        """Invalid verdicts over all verdicts; 0 when there are none."""
+        return self.total.invalid / self.total.verdicts if self.total.verdicts else 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """Everything as JSON values."""
+        return {
+            "comparisons": self.comparisons, "labelled": self.labelled, "unlabelled": self.unlabelled,
+            **self.total.as_dict(), "tie_rate": _rate(self.ties, self.labelled),
+            "mean_strength": _rate(self.strength, self.labelled), "invalid_reasons": dict(sorted(self.total.reasons.items())),
+            "principles": {name: stats.as_dict() for name, stats in sorted(self.principles.items())},
+        }
+
+
+def _rate(part: float, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,108 @@
+"""The judge: an engine and a protocol that turn comparisons into verdicts, a chunk at a time, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple
+
+from rlaif.digest import unit_from
+from rlaif.engines.base import Engine, LabelReading, LabelRequest
+from rlaif.judging.aggregate import combine
+from rlaif.judging.protocols import QUESTIONS, JudgingProtocol
+from rlaif.progress import Progress, Silent
+from rlaif.types import Comparison, Constitution, Principle, Verdict
+
+__all__ = ["CHUNK", "Judge", "Judged", "PrincipleMode", "draw_principle"]
+
+PrincipleMode = Literal["sample", "all"]
+
+CHUNK = 512
+"""Questions that are asked of the engine at once: enough to sort by length, few enough to hold in memory."""
+
+
+class Judged(NamedTuple):
+    """A comparison with its verdicts and the log-odds of its label (`None`: no valid principle)."""
+
+    comparison: Comparison
+    verdicts: tuple[Verdict, ...]
+    logit_a: float | None
+
+
+class Judge:
+    """Asks an engine about comparisons under a constitution.
+
+    Args:
+        engine: Who answers.
+        protocol: Which questions are asked.
+        constitution: The principles; each must have the half that the protocol reads.
+        principles: `sample` draws one principle a comparison by weight (Bai et al. 2022); `all` asks all, averaged by weight.
+        seed: Fixes the draw of principles.
+        progress: Hears of every question answered.
+    """
+
+    def __init__(
+        self, engine: Engine, protocol: JudgingProtocol, constitution: Constitution, *, principles: PrincipleMode, seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        self._engine = engine
+        self._protocol = protocol
+        self._constitution = constitution
+        self._mode = principles
+        self._seed = seed
+        self._progress = progress or Silent()
+        self._weights = {principle.id: principle.weight for principle in constitution.principles}
+
+    def principles_for(self, comparison: Comparison) -> tuple[Principle, ...]:
+        """The principles that `comparison` is judged by; the same for a comparison and its swap."""
+        if self._mode == "all":
+            return self._constitution.principles
+        names = sorted((comparison.a.id, comparison.b.id))
+        return (draw_principle(self._constitution.principles, self._seed, comparison.prompt.fingerprint(), names),)
+
+    @property
+    def questions_each(self) -> int:
+        """How many questions one comparison needs."""
+        return QUESTIONS * (len(self._constitution.principles) if self._mode == "all" else 1)
+
+    def requests(self, comparison: Comparison) -> list[LabelRequest]:
+        """Every question that `judge` would ask about `comparison`."""
+        return [
+            request for principle in self.principles_for(comparison) for request in self._protocol.questions(comparison, principle)
+        ]
+
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[Judged]:
+        """Judge `comparisons`, in their order."""
+        waiting = iter(comparisons)
+        chunk_size = max(1, CHUNK // self.questions_each)
+        while chunk := list(islice(waiting, chunk_size)):
+            yield from self._judge_chunk(chunk)
+
+    def _judge_chunk(self, comparisons: Sequence[Comparison]) -> Iterator[Judged]:
+        asked = [(comparison, principle) for comparison in comparisons for principle in self.principles_for(comparison)]
+        questions = [self._protocol.questions(comparison, principle) for comparison, principle in asked]
+        readings = iter(self._read([request for group in questions for request in group]))
+        verdicts: dict[str, list[Verdict]] = {comparison.id: [] for comparison in comparisons}
+        for (comparison, principle), group in zip(asked, questions, strict=True):
+            answers = list(islice(readings, len(group)))
+            verdicts[comparison.id] += self._protocol.verdicts(comparison, principle, answers)
+        for comparison in comparisons:
+            found = tuple(verdicts[comparison.id])
+            yield Judged(comparison=comparison, verdicts=found, logit_a=combine(found, self._weights))
+
+    def _read(self, requests: Sequence[LabelRequest]) -> list[LabelReading]:
+        readings: dict[int, LabelReading] = {}
+        for batch in self._engine.label_logprobs(requests):
+            readings.update(batch)
+            self._progress.advance(len(batch))
+        return [readings[index] for index in range(len(requests))]
+
+
+def draw_principle(principles: Sequence[Principle], *key: object) -> Principle:
+    """One principle, drawn in proportion to its weight; `key` fixes the draw.
+
+    Each principle draws an exponential waiting time of its own and the first wins, so that adding or editing one principle
+    changes only the draws that it wins: what the others won stays, and is not asked again.
+    """
+    return min(principles, key=lambda each: -math.log1p(-unit_from(*key, each.id)) / each.weight)

@@ -1,0 +1,125 @@
+"""The judging protocols: which questions one comparison under one principle needs, and what their answers mean.
+
+Both ask two questions, so that a judge's constant habits cancel in the difference of two log-odds:
+
+- *pairwise* shows both completions and reads the probability of the labels A and B, once in each order (Bai et al. 2022,
+  arXiv 2212.08073, section 4.1: normalised P(A), P(B); Lee et al. 2023, arXiv 2309.00267: both orders against position bias);
+- *pointwise* shows one completion at a time and reads the good and the bad answer of a question. The good answer's log-odds are
+  taken as that completion's score, and P(a is better) = sigmoid(score_a − score_b), as in a Bradley–Terry model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from rlaif.engines.base import LabelReading, LabelRequest
+from rlaif.prompts import LabelPrompt, PromptLibrary
+from rlaif.types import Comparison, Constitution, Order, Principle, Verdict
+
+__all__ = ["QUESTIONS", "JudgingProtocol", "Pairwise", "Pointwise", "log_odds", "protocol_named"]
+
+
+QUESTIONS = 2
+"""Questions that either protocol asks about one comparison under one principle."""
+
+
+class JudgingProtocol(Protocol):
+    """Turns a comparison and a principle into questions, and their readings into verdicts."""
+
+    name: str
+    half: str
+    """The part of a principle that the protocol reads."""
+    template: str
+
+    def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
+        """The `QUESTIONS` questions to ask."""
+        ...
+
+    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+        """What the readings of those questions, in their order, say."""
+        ...
+
+
+class Pairwise:
+    """Both completions in one question, asked in both orders."""
+
+    name = "pairwise"
+    half = "comparison"
+    template = "judge_pairwise"
+
+    def __init__(self, library: PromptLibrary, constitution: Constitution) -> None:
+        self._library = library
+        self._constitution = constitution
+
+    def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
+        """The question with `a` first, and with `b` first."""
+        both = (comparison, comparison.swap())
+        return tuple(_request(self._library.judge_pairwise(each, principle, self._constitution)) for each in both)
+
+    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+        """One verdict an order; each is log P(first label) − log P(second), told as log-odds of `a`."""
+        found = []
+        for order, sign, reading in zip((Order.AB, Order.BA), (1.0, -1.0), readings, strict=True):
+            logit = log_odds(reading)
+            found.append(Verdict(
+                comparison_id=comparison.id, principle_id=principle.id, order=order,
+                logit_a=None if logit is None else sign * logit, reason=_reason(reading), evidence=_evidence("", reading),
+            ))
+        return tuple(found)
+
+
+class Pointwise:
+    """Each completion alone."""
+
+    name = "pointwise"
+    half = "question"
+    template = "judge_pointwise"
+
+    def __init__(self, library: PromptLibrary) -> None:
+        self._library = library
+
+    def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
+        """The question about `a`, and about `b`."""
+        both = (comparison.a, comparison.b)
+        return tuple(_request(self._library.judge_pointwise(comparison.prompt, each, principle)) for each in both)
+
+    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+        """One verdict: the difference of the two scores; invalid when either score is."""
+        a, b = readings
+        score_a, score_b = log_odds(a), log_odds(b)
+        logit = None if score_a is None or score_b is None else score_a - score_b
+        return (Verdict(
+            comparison_id=comparison.id, principle_id=principle.id, order=Order.ALONE, logit_a=logit,
+            reason=_reason(a) or _reason(b), evidence=_evidence("a_", a) | _evidence("b_", b),
+        ),)
+
+
+def protocol_named(name: str, *, library: PromptLibrary, constitution: Constitution) -> JudgingProtocol:
+    """The protocol called `name` (`pairwise` or `pointwise`)."""
+    return Pairwise(library, constitution) if name == "pairwise" else Pointwise(library)
+
+
+def log_odds(reading: LabelReading) -> float | None:
+    """log P(first label) − log P(second label), nats; `None` when there is no finite reading."""
+    if reading.reason or len(reading.logprobs) != 2:
+        return None
+    difference = reading.logprobs[0] - reading.logprobs[1]
+    return difference if math.isfinite(difference) else None
+
+
+def _request(prompt: LabelPrompt) -> LabelRequest:
+    return LabelRequest(messages=prompt.messages, labels=prompt.labels)
+
+
+def _reason(reading: LabelReading) -> str:
+    if reading.reason:
+        return reading.reason
+    return "" if log_odds(reading) is not None else "not_finite"
+
+
+def _evidence(prefix: str, reading: LabelReading) -> dict[str, float]:
+    """The log-probability of both labels, first and second as the question listed them, when they are finite."""
+    names = ("first", "second")
+    return {f"{prefix}{name}": value for name, value in zip(names, reading.logprobs, strict=False) if math.isfinite(value)}

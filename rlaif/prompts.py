@@ -1,0 +1,225 @@
+"""Prompt templates: jinja2 files that turn principles and conversations into chat messages.
+
+A template is a file of named blocks, one a message: `system` (optional), `user`, `answer` (optional: how the assistant's turn
+begins) and, for judges, `labels` (the strings to choose from, one a line). What varies least stands first and the principle
+last, so that all the questions about one comparison share a prefix.
+
+Whatever enters a template is data. The environment is sandboxed and strict; a value is inserted once and never read as jinja;
+a quotation is fenced by tags (`quote(text, "response")`), and every value that is printed, quoted or not, has the opening
+bracket of anything that looks like one of our tags replaced (`<` by `‹`), so that no text can close its own quotation or open
+another. Special tokens of a chat template are the engine's concern, which knows its tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import BaseLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, TemplateSyntaxError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rlaif.digest import digest
+from rlaif.errors import ConfigError
+from rlaif.resources import shipped
+from rlaif.types import Answers, Comparison, Completion, Constitution, Message, Principle, Prompt
+
+__all__ = ["FENCES", "LabelPrompt", "PromptLibrary", "Quoted", "neutralize_fences", "quote"]
+
+FENCES = ("conversation", "system", "user", "assistant", "document", "example", "response", "response_a", "response_b", "critique")
+"""Tag names that a template may fence a quotation with."""
+
+_FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.IGNORECASE)
+_BLOCKS = ("system", "user", "answer", "labels")
+TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise")
+"""The templates that the stages render; each is a file `NAME.j2`."""
+
+
+class Quoted(str):
+    """Text that is already fenced and neutralised; printed as it is."""
+
+    __slots__ = ()
+
+
+def neutralize_fences(text: str) -> str:
+    """`text` with the bracket of every tag of ours replaced: it can neither close nor open a quotation."""
+    return _FENCE.sub("‹", text)
+
+
+def quote(text: str, tag: str) -> Quoted:
+    """`text` between `<tag>` lines, neutralised.
+
+    Raises:
+        ConfigError: `tag` is not one of `FENCES`, so that nothing would keep the text from closing it.
+    """
+    if tag not in FENCES:
+        raise ConfigError(f"a template quotes with the unknown tag {tag!r}", remedy=f"use one of {', '.join(FENCES)}")
+    return Quoted(f"<{tag}>\n{neutralize_fences(str(text)).strip()}\n</{tag}>")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPrompt:
+    """A judge's question: the messages it reads and the labels it may answer with."""
+
+    messages: tuple[Message, ...]
+    labels: tuple[str, ...]
+
+
+class PromptLibrary:
+    """The templates of one language, the user's folder before the shipped one.
+
+    Args:
+        language: BCP 47 tag; templates are looked up in `FOLDER/<language>/`, then in `FOLDER/`.
+        folder: A folder whose templates replace the shipped ones of the same name.
+    """
+
+    def __init__(self, language: str = "en", folder: Path | None = None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"{folder} is not a folder of templates", remedy="give --prompts-dir a folder that holds .j2 files")
+        roots = [folder] if folder else []
+        roots.append(shipped("prompts"))
+        names = dict.fromkeys((language, language.split("-")[0]))
+        self._folders = [place for root in roots for place in (*(root / name for name in names), root)]
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=_FolderLoader(self._folders), undefined=StrictUndefined, finalize=_finalize, autoescape=False,
+            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
+        )
+        self._environment.globals["quote"] = quote
+
+    # The five prompts -------------------------------------------------------------------------------------------------------
+
+    def policy(self, prompt: Prompt) -> tuple[Message, ...]:
+        """What the policy reads: the conversation, with retrieved documents put before the last user turn."""
+        if not prompt.context:
+            return prompt.messages
+        rendered = self._render("policy", context=prompt.context, message=prompt.messages[-1].content)
+        return (*prompt.messages[:-1], *rendered)
+
+    def critique(self, prompt: Prompt, response: str, principle: Principle) -> tuple[Message, ...]:
+        """Asks what in `response` breaks the principle."""
+        return self._render("critique", **_conversation(prompt), response=response, instruction=_half(principle, "critique"))
+
+    def revise(self, prompt: Prompt, response: str, critique: str, principle: Principle) -> tuple[Message, ...]:
+        """Asks for `response` rewritten under the principle, the critique at hand."""
+        instruction = _half(principle, "revision")
+        return self._render("revise", **_conversation(prompt), response=response, critique=critique, instruction=instruction)
+
+    def judge_pairwise(self, comparison: Comparison, principle: Principle, constitution: Constitution) -> LabelPrompt:
+        """Asks which of two completions keeps the principle better, `comparison.a` shown first; labels: first, second."""
+        return self._label_prompt(
+            "judge_pairwise", 2, **_conversation(comparison.prompt), a=comparison.a.text, b=comparison.b.text,
+            question=_half(principle, "comparison"), examples=constitution.examples,
+        )
+
+    def judge_pointwise(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:
+        """Asks the principle's question about one completion; labels: the good answer, the bad answer."""
+        return self._label_prompt(
+            "judge_pointwise", 2, **_conversation(prompt), response=completion.text,
+            question=_half(principle, "question"), answers=principle.answers or self._answers,
+        )
+
+    # Digest -----------------------------------------------------------------------------------------------------------------
+
+    def digest(self, *names: str) -> str:
+        """Digest of the source of the named templates and of all that they include."""
+        return digest(self._sources(names))
+
+    def _sources(self, names: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        waiting = [f"{name}.j2" for name in names]
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            found[name] = self._source(name)
+            waiting += [used for used in meta.find_referenced_templates(self._environment.parse(found[name])) if used]
+        return found
+
+    def _source(self, name: str) -> str:
+        loader = self._environment.loader
+        assert loader is not None
+        try:
+            return loader.get_source(self._environment, name)[0]
+        except TemplateNotFound as error:
+            raise self._missing(name) from error
+
+    def _missing(self, name: str) -> ConfigError:
+        places = ", ".join(str(folder) for folder in self._folders)
+        return ConfigError(f"there is no template {name}", where=places, remedy="write it, or leave --prompts-dir out")
+
+    # Rendering --------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _answers(self) -> Answers:
+        """The template's own answers to a pointwise question, for principles that name none."""
+        good, bad = self._block_lines("judge_pointwise", "default_answers", {})
+        return Answers(good=good, bad=bad)
+
+    def _label_prompt(self, name: str, count: int, **values: Any) -> LabelPrompt:
+        labels = self._block_lines(name, "labels", values)
+        if len(labels) != count or len(set(labels)) != count:
+            raise ConfigError(f"the labels block must hold {count} different lines, it holds {labels}", where=f"{name}.j2")
+        return LabelPrompt(messages=self._render(name, **values), labels=labels)
+
+    def _render(self, name: str, **values: Any) -> tuple[Message, ...]:
+        roles = {"system": "system", "user": "user", "answer": "assistant"}
+        blocks = self._template(name).blocks
+        texts = {block: self._block(name, block, values) for block in roles if block in blocks}
+        if not texts.get("user"):
+            raise ConfigError("the template has no text in a `user` block", where=f"{name}.j2")
+        return tuple(Message(role=roles[block], content=text) for block, text in texts.items() if text)  # type: ignore[arg-type]
+
+    def _block_lines(self, name: str, block: str, values: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(line.strip() for line in self._block(name, block, values).split("\n") if line.strip())
+
+    def _block(self, name: str, block: str, values: dict[str, Any]) -> str:
+        template = self._template(name)
+        if block not in template.blocks:
+            raise ConfigError(f"the template has no block `{block}`", where=f"{name}.j2", remedy=f"blocks: {', '.join(_BLOCKS)}")
+        try:
+            return "".join(template.blocks[block](template.new_context(values))).strip()
+        except TemplateError as error:
+            raise ConfigError(f"the template cannot be rendered: {error}", where=f"{name}.j2, block {block}") from error
+
+    def _template(self, name: str) -> Template:
+        try:
+            return self._environment.get_template(f"{name}.j2")
+        except TemplateNotFound as error:
+            raise self._missing(f"{name}.j2") from error
+        except TemplateSyntaxError as error:
+            raise ConfigError(f"the template is not valid jinja2: {error}", where=f"{name}.j2:{error.lineno}") from error
+
+
+class _FolderLoader(BaseLoader):
+    """Looks a template up in several folders, first come first served; no path may leave them."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+
+    def get_source(self, environment: Any, template: str) -> tuple[str, str, Any]:
+        if ".." in Path(template).parts or Path(template).is_absolute():
+            raise TemplateNotFound(template)
+        for folder in self._folders:
+            path = folder / template
+            if path.is_file():
+                return path.read_text(encoding="utf-8"), str(path), None
+        raise TemplateNotFound(template)
+
+
+def _finalize(value: Any) -> Any:
+    """Called by jinja2 on every printed value: text that `quote` did not fence is neutralised here."""
+    return value if isinstance(value, Quoted) else neutralize_fences(str(value))
+
+
+def _conversation(prompt: Prompt) -> dict[str, Any]:
+    return {"conversation": prompt.messages, "context": prompt.context}
+
+
+def _half(principle: Principle, half: str) -> str:
+    text: str | None = getattr(principle, half)
+    if text is None:
+        raise ConfigError(f"principle {principle.id!r} has no `{half}`", remedy=f"write its `{half}`, or leave the principle out")
+    return text

@@ -1,0 +1,133 @@
+"""Label: judge pairs of completions under a constitution and aggregate the verdicts into preferences."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, groupby
+from typing import Literal
+
+from rlaif.config import LabelConfig
+from rlaif.digest import unit_from
+from rlaif.errors import JudgingError
+from rlaif.judging.aggregate import LabelStatistics
+from rlaif.judging.judge import Judge, Judged
+from rlaif.progress import Progress, Silent
+from rlaif.types import Comparison, Completion, Preference, Prompt
+
+__all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs", "unordered_pairs"]
+
+
+@dataclass
+class Pairing:
+    """The comparisons of a label run, and what was left out of them: counts that add up to all unordered pairs."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    identical: int = 0
+    not_drawn: int = 0
+    lone: int = 0
+    """Prompts with a single completion: there is nothing to compare."""
+
+
+def unordered_pairs(k: int) -> int:
+    """How many pairs K completions have."""
+    return k * (k - 1) // 2
+
+
+def make_pairs(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], *, pairs: Literal["all", "best-worst"] | int, seed: int
+) -> Pairing:
+    """Comparisons among the completions of each prompt, in the order of the prompts.
+
+    Pairs with the same text are left out and counted: there is nothing to prefer. Which of two completions is `a` is drawn by
+    hash, so that neither side collects the earlier samples. A number draws that many pairs a prompt.
+    """
+    by_prompt: dict[str, list[Completion]] = defaultdict(list)
+    for completion in completions:
+        by_prompt[completion.prompt_id].append(completion)
+    result = Pairing()
+    for prompt in prompts:
+        own = by_prompt.get(prompt.id, [])
+        result.lone += len(own) == 1
+        different = [(a, b) for a, b in combinations(own, 2) if a.text.strip() != b.text.strip()]
+        result.identical += unordered_pairs(len(own)) - len(different)
+        drawn = different
+        if isinstance(pairs, int):
+            ranked = sorted(different, key=lambda pair: unit_from(seed, "pair", prompt.fingerprint(), pair[0].id, pair[1].id))
+            keep = {(a.id, b.id) for a, b in ranked[:pairs]}
+            drawn = [(a, b) for a, b in different if (a.id, b.id) in keep]
+        result.not_drawn += len(different) - len(drawn)
+        for a, b in drawn:
+            comparison = Comparison(prompt=prompt, a=a, b=b)
+            swap = unit_from(seed, "side", prompt.fingerprint(), a.id, b.id) < 0.5
+            result.comparisons.append(comparison.swap() if swap else comparison)
+    return result
+
+
+def label(
+    comparisons: Sequence[Comparison], *, judge: Judge, config: LabelConfig, statistics: LabelStatistics,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Judged, Preference | None]]:
+    """Judge `comparisons` in order; yields each with its preference.
+
+    The preference is `None` where no principle gave a valid verdict, and, under `pairs: best-worst`, for all pairs of a prompt
+    but the one between its best and its worst completion. `statistics` counts every comparison as it passes.
+    """
+    progress = progress or Silent()
+    progress.begin(f"judging {len(comparisons)} comparisons", len(comparisons) * judge.questions_each)
+    judged = _counted(judge.judge(comparisons), statistics)
+    if config.pairs != "best-worst":
+        yield from ((each, _preference(each)) for each in judged)
+        return
+    for _, group in groupby(judged, key=lambda each: each.comparison.prompt.id):
+        members = list(group)
+        best = best_worst(members)
+        yield from ((each, _preference(each) if each is best else None) for each in members)
+
+
+def best_worst(members: Sequence[Judged]) -> Judged | None:
+    """Among all judged pairs of one prompt, the pair of the best and the worst completion.
+
+    A completion's rank is its mean log-odds against the others (the row mean of a Bradley–Terry comparison matrix); `None` when
+    no pair has a label or the two never met validly.
+    """
+    against: dict[str, list[float]] = defaultdict(list)
+    for each in members:
+        if each.logit_a is not None:
+            against[each.comparison.a.id].append(each.logit_a)
+            against[each.comparison.b.id].append(-each.logit_a)
+    if not against:
+        return None
+    means = {id: math.fsum(logits) / len(logits) for id, logits in against.items()}
+    ends = {max(means, key=lambda id: (means[id], id)), min(means, key=lambda id: (means[id], id))}
+    return next((each for each in members if {each.comparison.a.id, each.comparison.b.id} == ends and each.logit_a is not None), None)
+
+
+def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
+    """Refuse labels that rest on too many invalid verdicts.
+
+    Raises:
+        JudgingError: The share of invalid verdicts exceeds `limit`; the message counts the reasons.
+    """
+    if statistics.invalid_rate <= limit:
+        return
+    total = statistics.total
+    reasons = ", ".join(f"{reason} {count}" for reason, count in total.reasons.most_common())
+    raise JudgingError(
+        f"{total.invalid} of {total.verdicts} verdicts are invalid ({statistics.invalid_rate:.0%}, limit {limit:.0%}): {reasons}",
+        remedy="see which in verdicts of the journal with --max-invalid 1, or use another judge, shorter texts, or other labels",
+    )
+
+
+def _counted(judged: Iterable[Judged], statistics: LabelStatistics) -> Iterator[Judged]:
+    for each in judged:
+        statistics.add(each.verdicts, each.logit_a)
+        yield each
+
+
+def _preference(judged: Judged) -> Preference | None:
+    if judged.logit_a is None:
+        return None
+    return Preference(comparison=judged.comparison, verdicts=judged.verdicts, logit_a=judged.logit_a)

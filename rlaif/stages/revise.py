@@ -1,0 +1,123 @@
+"""Critique and revise (Bai et al. 2022, section 3): the policy answers, finds fault under a principle, and rewrites, N rounds.
+
+All prompts go through a round together, so that the engine can batch; each prompt draws one principle a round. Every
+intermediate text is kept: the paper fine-tunes on the revisions of all rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlaif.config import ReviseConfig
+from rlaif.digest import seed_from
+from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
+from rlaif.judging.judge import draw_principle
+from rlaif.progress import Progress, Silent
+from rlaif.prompts import PromptLibrary
+from rlaif.stages.sample import generate_all
+from rlaif.types import Constitution, Message, Principle, Prompt
+
+__all__ = ["Revision", "Round", "revise"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One critique and the revision that followed it."""
+
+    principle_id: str
+    critique: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A prompt's first completion and its rounds.
+
+    Attributes:
+        failed: Why the chain ended early (the model refused a request); empty when it ran through.
+    """
+
+    prompt: Prompt
+    initial: str
+    rounds: tuple[Round, ...] = ()
+    failed: str = ""
+
+    @property
+    def final(self) -> str:
+        """The last revision, or the first completion when there is none."""
+        return self.rounds[-1].revision if self.rounds else self.initial
+
+
+@dataclass
+class _Chain:
+    """A revision under way."""
+
+    prompt: Prompt
+    current: str = ""
+    initial: str = ""
+    rounds: list[Round] = field(default_factory=list)
+    failed: str = ""
+
+
+def revise(
+    prompts: Sequence[Prompt], *, policy: Engine, library: PromptLibrary, constitution: Constitution, config: ReviseConfig, seed: int,
+    progress: Progress | None = None,
+) -> list[Revision]:
+    """Answer each of `prompts`, then critique and revise the answer `config.rounds` times.
+
+    An empty revision does not replace the text before it: the round is recorded with it and the chain goes on from the text.
+    """
+    progress = progress or Silent()
+    progress.begin(f"revising {len(prompts)} completions, {config.rounds} rounds", len(prompts) * (1 + 2 * config.rounds))
+    chains = [_Chain(prompt) for prompt in prompts]
+    asks = _Asks(policy, config, seed, progress)
+    for chain, answer in asks.all(chains, "initial", [library.policy(chain.prompt) for chain in chains]):
+        chain.initial = chain.current = answer
+    for number in range(config.rounds):
+        principles = {id(chain): _principle(chain.prompt, constitution, seed, number) for chain in chains}
+        open_chains = [chain for chain in chains if not chain.failed]
+        critiques = {id(chain): text for chain, text in asks.all(open_chains, f"critique {number}", [
+            library.critique(chain.prompt, chain.current, principles[id(chain)]) for chain in open_chains
+        ])}
+        criticised = [chain for chain in open_chains if id(chain) in critiques]
+        for chain, text in asks.all(criticised, f"revision {number}", [
+            library.revise(chain.prompt, chain.current, critiques[id(chain)], principles[id(chain)]) for chain in criticised
+        ]):
+            chain.rounds.append(Round(principle_id=principles[id(chain)].id, critique=critiques[id(chain)], revision=text))
+            chain.current = text or chain.current
+    return [Revision(prompt=c.prompt, initial=c.initial, rounds=tuple(c.rounds), failed=c.failed) for c in chains]
+
+
+def _principle(prompt: Prompt, constitution: Constitution, seed: int, number: int) -> Principle:
+    return draw_principle(constitution.principles, seed, "revise", prompt.fingerprint(), number)
+
+
+class _Asks:
+    """Sends one step of many chains to the policy."""
+
+    def __init__(self, policy: Engine, config: ReviseConfig, seed: int, progress: Progress) -> None:
+        self._policy = policy
+        self._sampling = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+        self._seed = seed
+        self._progress = progress
+
+    def all(
+        self, chains: Sequence[_Chain], step: str, messages: Sequence[tuple[Message, ...]]
+    ) -> list[tuple[_Chain, str]]:
+        """The chains that got an answer, with it; the others are marked failed with the reason."""
+        requests = [
+            GenerationRequest(messages=each, sampling=self._sampling, seed=seed_from(self._seed, step, chain.prompt.fingerprint()))
+            for chain, each in zip(chains, messages, strict=True)
+        ]
+        answered: list[tuple[_Chain, str]] = []
+        for chain, generation in zip(chains, generate_all(self._policy, requests, self._progress), strict=True):
+            if generation.finish == "refused":
+                chain.failed = f"{step}: {generation.reason}"
+            else:
+                answered.append((chain, _text(generation)))
+        return answered
+
+
+def _text(generation: Generation) -> str:
+    return generation.text.strip()

@@ -1,0 +1,83 @@
+"""Sample K completions a prompt from a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlaif.config import SampleConfig
+from rlaif.digest import seed_from
+from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
+from rlaif.progress import Progress, Silent
+from rlaif.prompts import PromptLibrary
+from rlaif.types import Completion, Prompt
+
+__all__ = ["Samples", "generate_all", "sample", "sample_requests"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was sampled.
+
+    Attributes:
+        completions: In the order of the prompts, K each, without the refused.
+        refused: `(prompt id, reason)` of every completion that could not be sampled.
+    """
+
+    completions: list[Completion]
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Counts for the manifest; they add up to prompts × K."""
+        ends = [completion.finish for completion in self.completions]
+        return {
+            "completions": len(self.completions), "refused": len(self.refused), "stopped": ends.count("stop"),
+            "cut_at_limit": ends.count("length"), "empty": sum(not completion.text for completion in self.completions),
+            "tokens": sum(completion.tokens or 0 for completion in self.completions),
+        }
+
+
+def sample_requests(prompts: Sequence[Prompt], library: PromptLibrary, config: SampleConfig, *, seed: int) -> list[GenerationRequest]:
+    """K requests a prompt. A draw's seed depends on what is asked and its index only, so more prompts or a larger K add draws
+    and change none."""
+    sampling = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+    return [
+        GenerationRequest(
+            messages=library.policy(prompt), sampling=sampling, seed=seed_from(seed, "sample", prompt.fingerprint(), index)
+        )
+        for prompt in prompts
+        for index in range(config.k)
+    ]
+
+
+def sample(
+    prompts: Sequence[Prompt], *, policy: Engine, library: PromptLibrary, config: SampleConfig, seed: int,
+    progress: Progress | None = None,
+) -> Samples:
+    """Sample `config.k` completions for each of `prompts`."""
+    progress = progress or Silent()
+    requests = sample_requests(prompts, library, config, seed=seed)
+    progress.begin(f"sampling {config.k} × {len(prompts)} completions", len(requests))
+    results = generate_all(policy, requests, progress)
+    samples = Samples(completions=[])
+    for position, generation in enumerate(results):
+        prompt, index = prompts[position // config.k], position % config.k
+        if generation.finish == "refused":
+            samples.refused.append((prompt.id, generation.reason))
+            continue
+        finish: Literal["stop", "length"] = generation.finish
+        samples.completions.append(Completion(
+            id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=generation.text, finish=finish,
+            model=policy.card.label, tokens=generation.tokens,
+        ))
+    return samples
+
+
+def generate_all(engine: Engine, requests: Sequence[GenerationRequest], progress: Progress) -> list[Generation]:
+    """The results of all `requests`, in their order; `progress` hears of every batch."""
+    found: dict[int, Generation] = {}
+    for batch in engine.generate(requests):
+        found.update(batch)
+        progress.advance(len(batch))
+    return [found[index] for index in range(len(requests))]
