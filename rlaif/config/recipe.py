@@ -39,6 +39,9 @@ class Recipe(Settings):
     prompts_dir: str | None = None
     """Folder of templates that replace the shipped ones of the same name."""
 
+    allow_prompt_overlap: bool = False
+    """Let stages of different purpose (fine-tuning, labelling, …) use the same prompts; refused otherwise."""
+
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Arithmetic of the models; `auto` is bfloat16 where the machine computes in it, else float32."""
 

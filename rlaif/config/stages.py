@@ -42,8 +42,9 @@ class PromptSettings(Settings):
     context_column: str = "context"
     """Column that holds retrieved documents, if there is one."""
 
-    split: Split = "all"
-    """Part of the prompts to take; the four parts are disjoint, divided by a hash of what is asked."""
+    split: Split | None = None
+    """Part of the prompts to take: four disjoint parts, divided by a hash of what is asked. When left out, the stage's own part
+    of the built-in prompts, and all of any others."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many prompts to draw; all of them when left out."""
@@ -76,9 +77,6 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Completions a prompt."""
 
-    split: Split = "label"
-    """Part of the prompts to take."""
-
 
 class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
     """Critique and revise the policy's own completions under principles drawn at random; the result is data for SFT."""
@@ -87,9 +85,6 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
 
     rounds: Annotated[int, Field(ge=1, le=16)] = 4
     """Critique–revision pairs a prompt (Bai et al. 2022 use 4); each draws its own principle."""
-
-    split: Split = "sft"
-    """Part of the prompts to take."""
 
 
 class LabelConfig(BaseStage):
@@ -105,6 +100,9 @@ class LabelConfig(BaseStage):
 
     prompt_column: str = "prompt"
     """Column of `responses` that holds the prompt."""
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """How many prompts of `responses` to take, from the top; all of them when left out."""
 
     skip_bad_rows: bool = False
     """Go on without rows of `responses` that cannot be read; they are counted and listed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from typing import Literal
@@ -17,12 +17,12 @@ from rlaif.judging.judge import Judge, Judged
 from rlaif.progress import Progress, Silent
 from rlaif.types import Comparison, Completion, Preference, Prompt
 
-__all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs", "unordered_pairs"]
+__all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs"]
 
 
 @dataclass
 class Pairing:
-    """The comparisons of a label run, and what was left out of them: counts that add up to all unordered pairs."""
+    """The comparisons of a label run, and what was left out of them: counts that add up to all the pairs there are."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     identical: int = 0
@@ -31,18 +31,17 @@ class Pairing:
     """Prompts with a single completion: there is nothing to compare."""
 
 
-def unordered_pairs(k: int) -> int:
-    """How many pairs K completions have."""
-    return k * (k - 1) // 2
-
-
 def make_pairs(
-    prompts: Sequence[Prompt], completions: Sequence[Completion], *, pairs: Literal["all", "best-worst"] | int, seed: int
+    prompts: Sequence[Prompt], completions: Sequence[Completion], *, pairs: Literal["all", "best-worst"] | int, seed: int,
+    given: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> Pairing:
     """Comparisons among the completions of each prompt, in the order of the prompts.
 
     Pairs with the same text are left out and counted: there is nothing to prefer. Which of two completions is `a` is drawn by
     hash, so that neither side collects the earlier samples. A number draws that many pairs a prompt.
+
+    Args:
+        given: Pairs that the data itself set against each other, by prompt id, as indices of completions; only these are compared.
     """
     by_prompt: dict[str, list[Completion]] = defaultdict(list)
     for completion in completions:
@@ -51,8 +50,10 @@ def make_pairs(
     for prompt in prompts:
         own = by_prompt.get(prompt.id, [])
         result.lone += len(own) == 1
-        different = [(a, b) for a, b in combinations(own, 2) if a.text.strip() != b.text.strip()]
-        result.identical += unordered_pairs(len(own)) - len(different)
+        met = given.get(prompt.id) if given else None
+        possible = [(own[i], own[j]) for i, j in met] if met else list(combinations(own, 2))
+        different = [(a, b) for a, b in possible if a.text.strip() != b.text.strip()]
+        result.identical += len(possible) - len(different)
         drawn = different
         if isinstance(pairs, int):
             ranked = sorted(different, key=lambda pair: unit_from(seed, "pair", prompt.fingerprint(), pair[0].id, pair[1].id))
@@ -117,7 +118,7 @@ def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
     reasons = ", ".join(f"{reason} {count}" for reason, count in total.reasons.most_common())
     raise JudgingError(
         f"{total.invalid} of {total.verdicts} verdicts are invalid ({statistics.invalid_rate:.0%}, limit {limit:.0%}): {reasons}",
-        remedy="see which in verdicts of the journal with --max-invalid 1, or use another judge, shorter texts, or other labels",
+        remedy="--max-invalid 1 writes verdicts.jsonl all the same, to see which; then use another judge, shorter texts or other labels",
     )
 
 

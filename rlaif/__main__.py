@@ -1,0 +1,7 @@
+"""`python -m rlaif`."""
+
+from __future__ import annotations
+
+from rlaif.cli.main import main
+
+main()

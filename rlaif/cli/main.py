@@ -1,0 +1,96 @@
+"""The root command. A subcommand is imported when it is called, so that help stays quick and torch stays out of it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from rlaif import __version__
+from rlaif.errors import RlaifError
+
+__all__ = ["cli", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("rlaif.cli.run:run", "Run a recipe: its stages in order, resumable."),
+    "label": ("rlaif.cli.label:label", "Label pairs of completions under a constitution."),
+    "sample": ("rlaif.cli.sample:sample", "Sample K completions a prompt."),
+    "revise": ("rlaif.cli.revise:revise", "Critique and revise completions; write data for SFT."),
+    "constitution": ("rlaif.cli.constitution:constitution", "Show, check and import principle files."),
+    "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
+    "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),
+    "runs": ("rlaif.cli.runs:runs", "List and show runs."),
+    "models": ("rlaif.cli.models:models", "Fetch and show models."),
+}
+"""Name of every command: where it lives, and its line in `rlaif --help`."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name and imports one only to run it or to print its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"there is no command {args[0]!r}; the commands are {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rlaif")
+def cli() -> None:
+    """Align language models with AI feedback in place of human labels.
+
+    A constitution (a YAML file of principles) renders critique, revision and judge prompts; a judge model turns them into
+    preference labels.
+
+    \b
+    Examples:
+      rlaif run recipes/quickstart.yaml
+      rlaif label --constitution constitutions/default.yaml
+      rlaif label --constitution constitutions/warmth.yaml --dry-run
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
+    try:
+        status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except RlaifError as error:
+        click.echo(f"error: {error}", err=True)
+        status = 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; run the same command again to continue where it stopped", err=True)
+        status = INTERRUPTED
+    except BrokenPipeError:
+        # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

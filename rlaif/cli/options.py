@@ -1,0 +1,74 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "common_options", "constitution_option", "examples", "generation_options", "prompt_options", "Command",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _stack(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def examples(*lines: str) -> str:
+    """An epilog of example command lines, kept as they are written."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+constitution_option = click.option(
+    "--constitution", default="constitutions/default.yaml", show_default=True, metavar="FILE",
+    help="Principle file; a shipped one is found from anywhere (default, warmth, concise, default.zh).",
+)
+
+prompt_options = _stack(
+    click.option(
+        "--prompts", default="builtin", show_default=True, metavar="SOURCE",
+        help="builtin, builtin:TAG, a file (.jsonl .json .csv .tsv .parquet .txt), or a Hugging Face dataset id ORG/NAME[:SPLIT].",
+    ),
+    click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt: text or chat messages."),
+    click.option("--context-column", default="context", show_default=True, help="Column with retrieved documents, if any."),
+    click.option(
+        "--split", type=click.Choice(["sft", "label", "rl", "eval", "all"]), default=None,
+        help="Part of the prompts, divided by hash. [default: the command's own part of the built-in prompts, all of yours]",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), default=None, help="Prompts to draw. [default: 24 built-in ones, all of yours]"),
+    click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted and listed."),
+)
+
+generation_options = _stack(
+    click.option("--policy", default=None, metavar="MODEL", help="Model that answers. [default: --model]"),
+    click.option("--max-new-tokens", type=click.IntRange(min=1), default=96, show_default=True, help="Longest completion, tokens."),
+    click.option("--temperature", type=click.FloatRange(min=0, max=10), default=1.0, show_default=True, help="0 means greedy."),
+    click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus."),
+)
+
+common_options = _stack(
+    click.option(
+        "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
+        help="Model for every role that names no other: hub id, folder, GGUF file or alias.",
+    ),
+    click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …"),
+    click.option("--prompts-dir", type=click.Path(path_type=Path), default=None, help="Folder of templates that replace ours."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw."),
+    click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"),
+    click.option(
+        "--journal", type=click.Path(path_type=Path, dir_okay=False), default=None,
+        help="Journal of every answer. [default: rlaif-journal.sqlite beside the run folder, shared by the runs there]",
+    ),
+    click.option("--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing."),
+)

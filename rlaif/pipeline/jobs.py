@@ -1,0 +1,305 @@
+"""The stages as jobs of a run: what each depends on (its key), and how its inputs are read and its files written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rlaif.config import LabelConfig, ReviseConfig, SampleConfig, StageConfig
+from rlaif.constitution import Half, require
+from rlaif.digest import digest
+from rlaif.judging.aggregate import LabelStatistics
+from rlaif.judging.judge import Judge
+from rlaif.judging.protocols import JudgingProtocol, protocol_named
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.inputs import Completions, load_completions, load_prompts, load_responses, prompts_digest
+from rlaif.report.samples import completions_markdown, preferences_markdown, revisions_markdown, spread
+from rlaif.runs.writers import RowWriter, write_rows, write_text
+from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
+from rlaif.stages.revise import Revision, revise
+from rlaif.stages.rows import completion_row, preference_row, revision_row, sft_rows, verdict_row
+from rlaif.stages.sample import sample
+from rlaif.types import Constitution, Prompt
+
+__all__ = ["BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "make_job"]
+
+BUILTIN_LIMIT = 24
+"""Built-in prompts that a stage draws when no limit is set: a first look, not a study."""
+TO_READ = 12
+"""Items written out in `samples.md`."""
+
+
+class Outcome(NamedTuple):
+    """What a finished stage has to tell.
+
+    Attributes:
+        counts: Whole numbers for the manifest; they add up.
+        rows: Rows by output file.
+    """
+
+    counts: dict[str, int]
+    rows: dict[str, int]
+
+
+class Job(Protocol):
+    """One stage of a run."""
+
+    config: StageConfig
+
+    def parts(self) -> dict[str, str]:
+        """What the result depends on, a digest or a short value each, under names that a reader understands."""
+        ...
+
+    def models(self) -> dict[str, str]:
+        """Who plays which role, as `name@revision`."""
+        ...
+
+    def execute(self, folder: Path) -> Outcome:
+        """Do the work and write the stage's files into `folder`."""
+        ...
+
+
+def make_job(config: StageConfig, context: Context) -> Job:
+    """The job of a stage's settings; reads its inputs.
+
+    Raises:
+        RlaifError: An input cannot be read, or the constitution lacks what the stage needs.
+    """
+    match config:
+        case SampleConfig():
+            return SampleJob(config, context)
+        case ReviseConfig():
+            return ReviseJob(config, context)
+        case LabelConfig():
+            return LabelJob(config, context)
+
+
+def _settings(config: StageConfig, *leave_out: str) -> str:
+    """Digest of the settings that may change the result; names, sources and models are covered by parts of their own."""
+    values = config.model_dump(mode="json")
+    return digest({key: value for key, value in values.items() if key not in ("stage", "name", "seed", "skip_bad_rows", *leave_out)})
+
+
+class SampleJob:
+    """Prompts in, K completions each out: `completions.jsonl`."""
+
+    def __init__(self, config: SampleConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts: tuple[Prompt, ...] = load_prompts(
+            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
+        )
+        self.policy = context.model(config.policy)
+        context.claim_prompts("label", self.prompts)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card = self.context.engines.card(self.policy)
+        return {
+            "settings": _settings(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
+            "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
+            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"policy": self.context.engines.card(self.policy).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        samples = sample(
+            self.prompts, policy=self.context.engines.get(self.policy), library=self.context.library, config=self.config,
+            seed=self.context.seed(self.config), progress=self.context.progress,
+        )
+        by_id = {prompt.id: prompt for prompt in self.prompts}
+        rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
+        written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
+        if samples.refused:
+            refused = [{"prompt_id": id, "reason": reason} for id, reason in samples.refused]
+            written["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
+        write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
+        return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written)
+
+
+class ReviseJob:
+    """Prompts in, chains of critique and revision out: `revisions.jsonl`, and `sft.jsonl` to fine-tune on."""
+
+    def __init__(self, config: ReviseConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts = load_prompts(
+            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
+        )
+        self.policy = context.model(config.policy)
+        self.constitution = _usable(context, "critique_revision")
+        context.claim_prompts("sft", self.prompts)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card = self.context.engines.card(self.policy)
+        return {
+            "settings": _settings(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
+            "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
+            "constitution": self.context.constitution.digest,
+            "templates": self.context.library.digest("policy", "critique", "revise"), "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"policy": self.context.engines.card(self.policy).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, seed = self.context, self.context.seed(self.config)
+        revisions = revise(
+            self.prompts, policy=context.engines.get(self.policy), library=context.library, constitution=self.constitution,
+            config=self.config, seed=seed, progress=context.progress,
+        )
+        common = {
+            "policy": context.engines.card(self.policy).label, "constitution": context.constitution.name,
+            "constitution_digest": context.constitution.digest, "seed": seed,
+        }
+        rows = [revision_row(revision) for revision in revisions]
+        sft = [row for revision in revisions for row in sft_rows(revision, context.library, common)]
+        written = {
+            "revisions.jsonl": write_rows(folder / "revisions.jsonl", rows, "jsonl").rows,
+            "sft.jsonl": write_rows(folder / "sft.jsonl", sft, "jsonl").rows,
+        }
+        write_text(folder / "samples.md", revisions_markdown(spread(rows, TO_READ)))
+        return Outcome(counts=self._counts(revisions, len(sft)), rows=written)
+
+    def _counts(self, revisions: list[Revision], sft: int) -> dict[str, int]:
+        texts = [step.revision for revision in revisions for step in revision.rounds]
+        return {
+            "prompts": len(self.prompts), "revisions": len(texts), "empty": texts.count(""), "sft_rows": sft,
+            "repeated": len([text for text in texts if text]) - sft, "failed_chains": sum(bool(each.failed) for each in revisions),
+        }
+
+
+class LabelJob:
+    """Completions in, preferences out: `preferences.jsonl` (or `.parquet`), `verdicts.jsonl`, `statistics.json`."""
+
+    def __init__(self, config: LabelConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.judge = context.model(config.judge)
+        self.protocol: JudgingProtocol = protocol_named(
+            config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution
+        )
+        half: Half = "comparison" if self.protocol.half == "comparison" else "question"
+        self.constitution = _usable(context, half)
+        if config.responses:
+            self.source = load_responses(config, context.progress)
+            context.claim_prompts("label", self.source.prompts)
+
+    @cached_property
+    def source(self) -> Completions:
+        """The completions of the stage that is read from; it has finished by the time they are needed."""
+        return load_completions(self.context.sampled_by(self.config))
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """What is compared, and what is not."""
+        return make_pairs(
+            self.source.prompts, self.source.completions, pairs=self.config.pairs, seed=self.context.seed(self.config),
+            given=self.source.given,
+        )
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card = self.context.engines.card(self.judge)
+        return {
+            "settings": _settings(self.config, "judge", "responses", "input", "prompt_column", "limit", "protocol"),
+            "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
+            "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
+        }
+
+    @property
+    def templates(self) -> str:
+        """Digest of the judge's templates."""
+        return self.context.library.digest(self.protocol.template)
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"judge": self.context.engines.card(self.judge).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, statistics = self.context, LabelStatistics()
+        judge = Judge(
+            context.engines.get(self.judge), self.protocol, self.constitution, principles=self.config.principles,
+            seed=context.seed(self.config), progress=context.progress,
+        )
+        file = f"preferences.{self.config.format}"
+        with ExitStack() as stack:
+            verdicts = stack.enter_context(RowWriter(folder / "verdicts.jsonl", "jsonl"))
+            preferences = stack.enter_context(RowWriter(folder / file, self.config.format))
+            unlabelled = stack.enter_context(RowWriter(folder / "unlabelled.jsonl", "jsonl"))
+            to_read = _Spread(len(self.pairing.comparisons), TO_READ)
+            for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
+                preferences.write(row)
+                to_read.add(row)
+        check_invalid_rate(statistics, self.config.max_invalid)
+        write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
+        write_text(folder / "samples.md", preferences_markdown(to_read.rows))
+        written = {file: preferences.rows, "verdicts.jsonl": verdicts.rows, "unlabelled.jsonl": unlabelled.rows}
+        return Outcome(counts=self._counts(statistics, preferences.rows), rows=written)
+
+    def _judged(
+        self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
+    ) -> Iterator[dict[str, Any]]:
+        common = self._common()
+        for judged, preference in label(
+            self.pairing.comparisons, judge=judge, config=self.config, statistics=statistics, progress=self.context.progress
+        ):
+            for verdict in judged.verdicts:
+                verdicts.write(verdict_row(verdict))
+            if judged.logit_a is None:
+                reasons = sorted({verdict.reason for verdict in judged.verdicts if verdict.reason})
+                unlabelled.write({"comparison_id": judged.comparison.id, "reasons": reasons})
+            if preference is not None:
+                yield preference_row(preference, self.context.library, common)
+
+    def _common(self) -> Mapping[str, Any]:
+        context = self.context
+        return {
+            "protocol": self.protocol.name, "judge": context.engines.card(self.judge).label,
+            "constitution": context.constitution.name, "constitution_digest": context.constitution.digest,
+            "template_digest": self.templates, "seed": context.seed(self.config),
+        }
+
+    def _counts(self, statistics: LabelStatistics, preferences: int) -> dict[str, int]:
+        pairing = self.pairing
+        return {
+            "prompts": len(self.source.prompts), "completions": len(self.source.completions), "bad_rows": self.source.bad_rows,
+            "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "pairs_not_drawn": pairing.not_drawn,
+            "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts, "invalid_verdicts": statistics.total.invalid,
+            "preferences": preferences, "unlabelled": statistics.unlabelled,
+            "not_best_worst": statistics.labelled - preferences,
+        }
+
+
+class _Spread:
+    """Keeps about `count` rows of a stream of known length, evenly spread."""
+
+    def __init__(self, length: int, count: int) -> None:
+        self._step = max(1, length // count)
+        self._count = count
+        self._seen = 0
+        self.rows: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if self._seen % self._step == 0 and len(self.rows) < self._count:
+            self.rows.append(row)
+        self._seen += 1
+
+
+def _usable(context: Context, half: Half) -> Constitution:
+    """The constitution, with the principles that the stage can use."""
+    constitution = context.constitution
+    return replace(constitution, principles=require(constitution, half, source=context.recipe.constitution))

@@ -1,0 +1,71 @@
+"""`samples.md`: a few items of a stage, written out for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["completions_markdown", "preferences_markdown", "revisions_markdown", "spread"]
+
+Row = Mapping[str, Any]
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` rows spread evenly over `rows`, first and last included."""
+    if len(rows) <= count:
+        return list(rows)
+    if count == 1:
+        return [rows[0]]
+    return [rows[round(position * (len(rows) - 1) / (count - 1))] for position in range(count)]
+
+
+def completions_markdown(rows: Sequence[Row]) -> str:
+    """Completions under their prompts."""
+    parts = ["# Completions to read\n"]
+    for row in rows:
+        parts += [f"## {row['id']} ({row['finish']}, {row['tokens']} tokens)\n", _conversation(row["prompt"]), _quoted(_text(row["completion"]))]
+    return "\n".join(parts)
+
+
+def preferences_markdown(rows: Sequence[Row]) -> str:
+    """Labelled pairs: the conversation, the chosen and the rejected completion, and what the judge said."""
+    parts = ["# Labelled pairs to read\n"]
+    for row in rows:
+        parts += [
+            f"## {row['id']}: chosen with p = {row['p_chosen']:.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
+            _quoted(_text(row["chosen"])), "**rejected**\n", _quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
+        ]
+    return "\n".join(parts)
+
+
+def revisions_markdown(rows: Sequence[Row]) -> str:
+    """Chains of critique and revision."""
+    parts = ["# Revisions to read\n"]
+    for row in rows:
+        parts += [f"## {row['prompt_id']}\n", _conversation(row["prompt"]), "**first completion**\n", _quoted(row["initial"])]
+        for number, step in enumerate(row["rounds"], start=1):
+            parts += [
+                f"**critique {number}** (principle `{step['principle']}`)\n", _quoted(step["critique"]), f"**revision {number}**\n",
+                _quoted(step["revision"]),
+            ]
+    return "\n".join(parts)
+
+
+def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    return "\n".join(f"**{message['role']}**\n\n{_quoted(message['content'])}" for message in messages)
+
+
+def _verdicts(verdicts: Sequence[Row]) -> str:
+    lines = ["| principle | order | p(chosen) |", "|---|---|---|"]
+    for verdict in verdicts:
+        said = f"{verdict['p_chosen']:.3f}" if verdict["valid"] else f"invalid: {verdict['reason']}"
+        lines.append(f"| {verdict['principle']} | {verdict['order']} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(messages: Sequence[Mapping[str, str]]) -> str:
+    return messages[-1]["content"]
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in (text or "(empty)").split("\n")) + "\n"
