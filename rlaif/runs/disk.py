@@ -1,0 +1,55 @@
+"""What the disk may refuse, said once: every module here that writes does so under `told`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlaif.errors import RunError
+
+__all__ = ["sync_folder", "told", "write_whole"]
+
+
+@contextmanager
+def told(what: str, path: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `RunError` that says what could not be done, where, why, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        reason, remedy = _explain(error)
+        raise RunError(f"cannot {what}: {reason}", where=str(path), remedy=remedy) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader, or a crash, never meets half of it."""
+    partial = path.with_name(f".{path.name}.tmp")
+    with told("write the file", path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as the files."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explain(error: OSError) -> tuple[str, str]:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "no space left on the disk", "free some space and run the same command again: finished work is kept"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"not allowed ({error.strerror})", "name a folder that you may write to (--out)"
+        case errno.ENOTDIR | errno.EEXIST:
+            return "a file is in the way where a folder is due", "name another folder (--out), or move the file away"
+        case _:
+            return error.strerror or str(error), "check the path and the disk, then run again"

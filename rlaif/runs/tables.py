@@ -1,0 +1,266 @@
+"""Rows from a file or a dataset, whatever its format: each row a dict, each row that cannot be read a `Problem` with its line.
+
+The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, `.txt` (a prompt a line).
+What is no file is taken as a Hugging Face dataset: `org/name`, `org/name:split` or `org/name:config:split`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.errors import DataError, Problem
+
+__all__ = ["Row", "Table", "read_table"]
+
+HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[^:]+){0,2}$")
+LONGEST_CELL = 1 << 26
+"""Characters of the longest CSV cell; Python's own limit of 128 Ki is shorter than a retrieved document may be."""
+
+
+class Row(NamedTuple):
+    """One row and where it is: `file:line`."""
+
+    where: str
+    values: dict[str, Any]
+
+
+class Table(NamedTuple):
+    """All rows that could be read as such, and a problem for each that could not."""
+
+    rows: list[Row]
+    problems: list[Problem]
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that some row has, in order of appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.values))
+
+
+def read_table(source: str | Path) -> Table:
+    """Read all rows of a file or a hub dataset.
+
+    Raises:
+        DataError: There is no such file or dataset, it is a folder, empty, of an unknown format, or broken as a whole.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise DataError("this is a folder; a file is due here", where=str(source), remedy="name one file in it")
+    table = _read_file(source, path) if path.exists() else _read_hub(str(source), path)
+    if not table.rows and not table.problems:
+        raise DataError("the file is empty", where=str(source), remedy="give a file with at least one row")
+    return table
+
+
+def _read_file(source: str | Path, path: Path) -> Table:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"unknown file type {path.suffix!r}" if path.suffix else "the file name has no suffix", where=str(source),
+            remedy=f"use one of {' '.join(READERS)}",
+        )
+    try:
+        return _gather(reader(path))
+    except OSError as error:
+        what = f"cannot read the file ({error.strerror or error})"
+        raise DataError(what, where=str(source), remedy="check its permissions") from error
+
+
+def _gather(items: Iterator[Row | Problem]) -> Table:
+    table = Table(rows=[], problems=[])
+    for item in items:
+        if isinstance(item, Row):
+            table.rows.append(item)
+        else:
+            table.problems.append(item)
+    return table
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str] | Problem]:
+    """`(file:line, text)` of every line that is not blank; NUL bytes and what is not UTF-8 are problems."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if not raw.strip():
+                continue
+            if b"\0" in raw:
+                yield Problem("the line holds a NUL byte", where=where, remedy="remove it, or save the file as UTF-8")
+                continue
+            try:
+                yield where, raw.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                yield Problem(f"the line is not UTF-8 (byte {error.start + 1})", where=where, remedy="save the file as UTF-8")
+
+
+def _read_txt(path: Path) -> Iterator[Row | Problem]:
+    for line in _lines(path):
+        yield line if isinstance(line, Problem) else Row(where=line[0], values={"prompt": line[1]})
+
+
+def _read_jsonl(path: Path) -> Iterator[Row | Problem]:
+    for line in _lines(path):
+        yield line if isinstance(line, Problem) else _json_row(*line)
+
+
+def _json_row(where: str, text: str) -> Row | Problem:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        return Problem(f"not JSON: {error.msg} (column {error.colno})", where=where, remedy="write one JSON object a line")
+    except (ValueError, RecursionError) as error:
+        return Problem(f"not usable JSON: {error}", where=where, remedy="write one plain JSON object a line")
+    return _object_row(where, value)
+
+
+def _object_row(where: str, value: object) -> Row | Problem:
+    if not isinstance(value, dict):
+        return Problem(f"the row is {_json_type(value)}, not an object", where=where, remedy='write {"prompt": "…"}')
+    return Row(where=where, values=value)
+
+
+def _read_json(path: Path) -> Iterator[Row | Problem]:
+    """A list of objects; a file of one object a line is read as such, since many are named so."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            yield from _read_jsonl(path)
+            return
+        raise DataError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="write a list of objects") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the file is not UTF-8 (byte {error.start + 1})", where=str(path), remedy="save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not usable JSON: {error}", where=str(path), remedy="write a plain list of objects") from error
+    if not isinstance(value, list):
+        raise DataError(f"the file holds {_json_type(value)}, not a list", where=str(path), remedy='write [{"prompt": "…"}, …]')
+    for number, item in enumerate(value, start=1):
+        yield _object_row(f"{path}:item {number}", item)
+
+
+def _read_csv(path: Path) -> Iterator[Row | Problem]:
+    yield from _read_separated(path, ",")
+
+
+def _read_tsv(path: Path) -> Iterator[Row | Problem]:
+    yield from _read_separated(path, "\t")
+
+
+def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        # What is not UTF-8 becomes a lone surrogate, which a valid file cannot hold: so one bad row does not lose the others.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header: list[str] = []
+            start = 1
+            while True:
+                where, start = f"{path}:{reader.line_num + 1}", reader.line_num + 1
+                try:
+                    cells = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield Problem(f"{error} (lines {start} to {reader.line_num})", where=where, remedy="close the quotation mark")
+                    continue
+                if not any(cells):
+                    continue
+                if not header:
+                    header = _header(cells, where)
+                    continue
+                yield _separated_row(where, header, cells)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(cells: Sequence[str], where: str) -> list[str]:
+    header = [name.strip() for name in cells]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"the header names `{twice[0]}` twice", where=where, remedy="give each column its own name")
+    return header
+
+
+def _separated_row(where: str, header: Sequence[str], cells: Sequence[str]) -> Row | Problem:
+    if len(cells) != len(header):
+        return Problem(
+            f"the row has {len(cells)} cells, the header names {len(header)}", where=where,
+            remedy="put cells that hold the separator into double quotes",
+        )
+    values: dict[str, Any] = dict(zip(header, cells, strict=True))
+    for name, cell in values.items():
+        if "\0" in cell:
+            return Problem(f"`{name}` holds a NUL byte", where=where, remedy="remove it, or save the file as UTF-8")
+        if any("\udc80" <= character <= "\udcff" for character in cell):
+            return Problem(f"`{name}` is not UTF-8", where=where, remedy="save the file as UTF-8")
+        if cell.lstrip().startswith("[{"):
+            try:
+                values[name] = json.loads(cell)
+            except (ValueError, RecursionError) as error:
+                return Problem(
+                    f"`{name}` begins like a list of messages but is not JSON: {error}", where=where,
+                    remedy='write [{"role": "user", "content": "…"}]',
+                )
+    return Row(where=where, values=values)
+
+
+def _read_parquet(path: Path) -> Iterator[Row | Problem]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1000):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(where=f"{path}:row {number}", values=values)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"not a readable Parquet file: {error}", where=str(path), remedy="write it again, or use JSONL") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {
+    ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_tsv,
+    ".parquet": _read_parquet, ".txt": _read_txt,
+}
+
+
+def _read_hub(source: str, path: Path) -> Table:
+    """All rows of a Hugging Face dataset; its split `train` when none is named."""
+    if path.suffix.lower() in READERS or not HUB_NAME.match(source):
+        raise DataError(
+            "no such file", where=source, remedy="check the path; `builtin`, or a hub dataset as org/name:split, also work",
+        )
+    import datasets
+
+    name, *parts = source.split(":")
+    split = parts.pop() if parts else "train"
+    try:
+        rows = datasets.load_dataset(name, *parts, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"no such file, and no dataset from the Hugging Face hub: {error}", where=source,
+            remedy="check the name and the connection; write org/name:split or org/name:config:split",
+        ) from error
+    return Table(rows=[Row(where=f"{source}:row {number}", values=dict(row)) for number, row in enumerate(rows, start=1)], problems=[])
+
+
+def _json_type(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
