@@ -16,7 +16,7 @@ import pytest
 from rlaif.errors import RunError
 from rlaif.runs import disk, writers
 from rlaif.runs.disk import told, write_whole
-from rlaif.runs.writers import CHUNK, write_rows
+from rlaif.runs.writers import CHUNK, RowWriter, write_rows, write_text
 
 ROWS = [
     {"prompt": [{"role": "user", "content": "“你好” \u2028"}], "p": 0.1 + 0.2, "n": 1, "none": None, "s": "a\nb"},
@@ -125,3 +125,24 @@ def test_write_whole_leaves_no_trace_and_replaces(tmp_path: Path) -> None:
 def test_error_without_a_number(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="odd thing"), told("read it", tmp_path):
         raise OSError("odd thing")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_an_error_in_the_block_passes_and_closes_the_file(tmp_path: Path, format: writers.Format) -> None:
+    writer = RowWriter(tmp_path / "r", format)
+
+    def stumble() -> None:
+        with writer:
+            writer.write({"x": 1})
+            raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        stumble()
+    assert writer.rows == 1
+    with pytest.raises(ValueError, match="closed file"):
+        writer._file.write(b"more")
+
+
+def test_text_is_written_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "samples.md", "# “读”\n")
+    assert (tmp_path / "samples.md").read_text(encoding="utf-8") == "# “读”\n"
