@@ -1,0 +1,168 @@
+"""The torch engine: any causal language model of transformers, in this process.
+
+Label reading: prompts are sorted by length and cut into batches under a token budget, padded on the left; logits are formed for the
+last position only. Sampling: see `decoding`. Batches are planned over all requests before those already done are left out, so a batch
+that was finished as a whole is skipped as a whole, and a resumed run computes the others as an undisturbed run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
+from rlaif.engines.batching import pad_left, plan
+from rlaif.engines.chat import ChatFormat
+from rlaif.engines.decoding import Decoder, Job
+from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
+
+__all__ = ["HFEngine"]
+
+CPU_TOKENS, GPU_TOKENS = 4_096, 32_768
+CPU_ROWS, GPU_ROWS = 32, 256
+CPU_CACHE_BYTES = 1 << 30
+GPU_CACHE_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Requests for completions of one prompt. `cost` is the room a row needs: prompt and longest completion, in tokens."""
+
+    ids: Tokens
+    members: tuple[int, ...]
+    cost: int
+
+
+class HFEngine:
+    """Runs one model. See `rlaif.models.load_engine` for opening one by name.
+
+    Args:
+        model: A causal language model in eval mode, on its device.
+        tokenizer: Its tokenizer.
+        card: Who answers.
+        token_budget: Tokens, padding included, in one forward pass that reads labels; by device if `None`.
+        rows: Most completions sampled side by side; by device if `None`.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, card: EngineCard, *, token_budget: int | None = None, rows: int | None = None
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.form = ChatFormat(tokenizer, name=card.name)
+        self._card = card
+        on_cpu = model.device.type == "cpu"
+        self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)
+        self.rows = rows or (CPU_ROWS if on_cpu else GPU_ROWS)
+        self.ends = _end_tokens(model, tokenizer, self.form)
+        self.pad = next(iter(sorted(self.ends)), 0)
+        self.decoder = Decoder(model, tokenizer, ends=self.ends, pad=self.pad, stops=self.form.stops)
+
+    @property
+    def card(self) -> EngineCard:
+        """Who answers."""
+        return self._card
+
+    def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, LabelReading]]:
+        """Read the labels of every request that is not in `done`; yields a mapping a batch, the longest prompts first.
+
+        Invalid readings: `prompt_too_long`, `labels_alike`, `not_finite`.
+        """
+        prompts = list(find_labels(self.form, requests))
+        refused = {index: reading for index, prompt in enumerate(prompts) if (reading := self._refuse(prompt)) is not None}
+        if missing := {index: reading for index, reading in refused.items() if index not in done}:
+            yield missing
+        open_ones = [index for index in range(len(prompts)) if index not in refused]
+        for batch in plan([len(prompts[index].ids) for index in open_ones], budget=self.token_budget):
+            wanted = [open_ones[at] for at in batch if open_ones[at] not in done]
+            if wanted:
+                readings = self._read([prompts[index] for index in wanted])
+                yield dict(zip(wanted, readings, strict=True))
+
+    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+        """Sample a completion for every request that is not in `done`; yields a mapping a batch, the longest prompts first.
+
+        A prompt that leaves no room for `max_new_tokens` is refused with the reason `prompt_too_long`.
+        """
+        groups = self._groups(requests)
+        too_long = Generation(text="", finish="refused", tokens=0, reason="prompt_too_long")
+        refused = [index for group in groups if group.cost > self.card.context for index in group.members]
+        if missing := [index for index in refused if index not in done]:
+            yield dict.fromkeys(missing, too_long)
+        rows = [(group, index) for group in groups if group.cost <= self.card.context for index in group.members]
+        for batch in plan([group.cost for group, _ in rows], budget=self._cache_tokens(), rows=self.rows):
+            wanted = [rows[at] for at in batch if rows[at][1] not in done]
+            if wanted:
+                yield self._sample(wanted, requests)
+
+    def _refuse(self, prompt: LabelPrompt) -> LabelReading | None:
+        reason = prompt.reason or ("prompt_too_long" if len(prompt.ids) > self.card.context else "")
+        return LabelReading(logprobs=(), tokens=len(prompt.ids), reason=reason) if reason else None
+
+    @torch.inference_mode()
+    def _read(self, prompts: Sequence[LabelPrompt]) -> list[LabelReading]:
+        """One forward pass over a batch of prompts."""
+        batch = pad_left([prompt.ids for prompt in prompts], pad=self.pad, device=self.model.device)
+        output = self.model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, logits_to_keep=1
+        )
+        logprobs = output.logits[:, -1].float().log_softmax(-1)  # (B, V)
+        width = max(len(prompt.labels) for prompt in prompts)
+        labels = torch.tensor([[*prompt.labels, *[0] * (width - len(prompt.labels))] for prompt in prompts], device=logprobs.device)
+        values: list[list[float]] = logprobs.gather(1, labels).tolist()
+        finite: list[bool] = logprobs.gather(1, labels).isfinite().all(1).tolist()
+        return [_reading(*row) for row in zip(prompts, values, finite, strict=True)]
+
+    def _groups(self, requests: Sequence[GenerationRequest]) -> list[_Group]:
+        """The requests by prompt, in order of first appearance; samples of one prompt stay together."""
+        members: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            members.setdefault(self.form.render(request.messages), []).append(index)
+        texts = list(members)
+        groups = []
+        for text, ids in zip(texts, self.form.encode(texts), strict=True):
+            longest = max(requests[index].sampling.max_new_tokens for index in members[text])
+            groups.append(_Group(np.array(ids, dtype=np.int32), tuple(members[text]), len(ids) + longest))
+        return groups
+
+    def _sample(self, rows: Sequence[tuple[_Group, int]], requests: Sequence[GenerationRequest]) -> dict[int, Generation]:
+        """Decode one batch; the samples of a prompt are neighbours in it."""
+        jobs: list[Job] = []
+        for group, index in rows:
+            if jobs and jobs[-1].ids is group.ids:
+                jobs[-1].requests.append((index, requests[index]))
+            else:
+                jobs.append(Job(group.ids, [(index, requests[index])]))
+        return self.decoder.run(jobs)
+
+    def _cache_tokens(self) -> int:
+        """How many tokens the key-value caches of one batch may hold."""
+        config = self.model.config.get_text_config(decoder=True)
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        a_token: int = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
+        return max(self.token_budget, self._cache_bytes() // a_token)
+
+    def _cache_bytes(self) -> int:
+        """Room for the caches: fixed on a CPU, a share of all memory on a GPU; not of what is free, so that the plan never changes."""
+        device = self.model.device
+        if device.type != "cuda":
+            return CPU_CACHE_BYTES
+        return int(torch.cuda.get_device_properties(device).total_memory * GPU_CACHE_SHARE)
+
+
+def _reading(prompt: LabelPrompt, values: list[float], finite: bool) -> LabelReading:
+    if not finite:
+        return LabelReading(logprobs=(), tokens=len(prompt.ids), reason="not_finite")
+    return LabelReading(logprobs=tuple(values[: len(prompt.labels)]), tokens=len(prompt.ids))
+
+
+def _end_tokens(model: Any, tokenizer: Any, form: ChatFormat) -> frozenset[int]:
+    """The tokens that end a completion, by tokenizer, generation config and chat template."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(token) for token in (tokenizer.eos_token_id, *several, *form.turn_end) if token is not None)

@@ -1,0 +1,279 @@
+"""From what a user names (hub id, folder, GGUF file, alias) to a loaded model.
+
+`resolve` finds a local folder and a revision for it; everything else opens that folder with the Auto classes. The revision of a hub
+model is its commit hash, of a GGUF file its SHA-256, and of a folder a digest of its contents: config, tokenizer and weights in full
+up to `FULL_DIGEST_BYTES` together, beyond that each weight file by name, size, and its first and last MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from rlaif.engines.base import EngineCard
+from rlaif.engines.chat import ChatFormat
+from rlaif.engines.hf import HFEngine
+from rlaif.errors import ModelError
+from rlaif.models.alias import ALIASES, find_alias
+from rlaif.models.devices import pick_device, pick_dtype
+from rlaif.models.gguf import converted
+from rlaif.models.hub import snapshot
+from rlaif.models.quiet import quiet
+
+__all__ = [
+    "ModelSource", "ParameterCount", "count_parameters", "load_engine", "load_model", "load_token_count", "load_tokenizer", "resolve",
+]
+
+Log = Callable[[str], None]
+
+FULL_DIGEST_BYTES = 2 << 30
+EDGE = 1 << 20
+WEIGHT_SUFFIXES = {".safetensors", ".bin"}
+SMALL_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
+HUB_NAME = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM
+LOAD_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
+"""What the Auto classes raise on a broken or unfit model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that is on this machine.
+
+    Attributes:
+        name: As the user named it.
+        path: A folder that the Auto classes open.
+        revision: What its answers are journaled under.
+    """
+
+    name: str
+    path: Path
+    revision: str
+
+
+class ParameterCount(NamedTuple):
+    """How large a model is: all parameters (shared ones once), and those of the input embedding table among them."""
+
+    total: int
+    embedding: int
+
+
+def silent(line: str) -> None:
+    """The default log: says nothing."""
+
+
+def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSource:
+    """Find the model that `spec` names, fetching or converting it if need be.
+
+    Args:
+        spec: An alias (`smollm2-135m`), a folder, a `.gguf` file, or a hub id (`ORGANISATION/NAME`, with `@REVISION` if wanted).
+        weights: False fetches config and tokenizer only, where the weights are files of their own.
+        log: Told in a line what takes long.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be reached.
+    """
+    if spec in ALIASES:
+        path, revision = find_alias(spec, weights=weights, log=log)
+        return ModelSource(spec, path, revision)
+    local = Path(spec).expanduser()
+    if local.is_dir():
+        return _from_folder(spec, local, log)
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise ModelError("a file, but not a GGUF file", where=spec, remedy="pass a model folder, a .gguf file or a hub name")
+        return ModelSource(spec, *converted(local, source=f"file {local.name}"))
+    name = HUB_NAME.fullmatch(spec)
+    if name is None or spec.startswith((".", "/", "~")) or local.suffix == ".gguf":
+        raise ModelError("there is no such file or folder", where=spec, remedy=f"check the path; aliases: {', '.join(ALIASES)}")
+    path, commit = snapshot(name["repo"], revision=name["revision"], weights=weights)
+    return ModelSource(spec, path, commit)
+
+
+def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
+    if (folder / "config.json").is_file():
+        return ModelSource(spec, folder, folder_digest(folder))
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) == 1:
+        log(f"opening {files[0].name}")
+        return ModelSource(spec, *converted(files[0], source=f"file {files[0].name}"))
+    if files:
+        raise ModelError("the folder holds several GGUF files", where=spec, remedy="pass one of them by its own path")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError("the folder holds an adapter, not a model", where=spec, remedy="pass its base model, or a merged model")
+    remedy = "pass the folder that save_pretrained wrote"
+    raise ModelError("the folder holds no model: config.json is missing", where=spec, remedy=remedy)
+
+
+def folder_digest(folder: Path) -> str:
+    """16 hex digits that change when config, tokenizer or weights change (how: see the module's text)."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES | SMALL_SUFFIXES and path.is_file())
+    full = sum(path.stat().st_size for path in files) <= FULL_DIGEST_BYTES
+    whole = hashlib.sha256()
+    try:
+        for path in files:
+            partly = not full and path.suffix in WEIGHT_SUFFIXES
+            whole.update(f"{path.name}\0{_edges(path) if partly else _content(path)}\n".encode())
+    except OSError as error:
+        raise ModelError(f"the model cannot be read: {error}", where=str(folder), remedy="check the permissions") from None
+    return whole.hexdigest()[:16]
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _edges(path: Path) -> str:
+    """Size, first and last MiB: for safetensors that is the header (names, shapes, offsets) and a sample of the weights."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(EDGE)
+        file.seek(max(0, size - EDGE))
+        return hashlib.sha256(b"%d\0" % size + first + file.read(EDGE)).hexdigest()
+
+
+def load_tokenizer(source: ModelSource | str) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    source = _without_weights(source)
+    try:
+        with quiet():
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+    except LOAD_ERRORS as error:
+        remedy = "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
+        raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=source.name, remedy=remedy) from None
+    if len(tokenizer) == 0 or not any((source.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError("the model has no tokenizer", where=source.name, remedy="put its tokenizer.json into the folder")
+    return tokenizer
+
+
+def load_token_count(spec: str) -> ChatFormat:
+    """What a dry run needs: renders and counts conversations without the weights (a `TokenCount`)."""
+    return ChatFormat(load_tokenizer(spec), name=spec)
+
+
+def count_parameters(spec: str) -> ParameterCount:
+    """Count the parameters without loading them: the model is built on the meta device."""
+    source = _without_weights(spec)
+    config = _load_config(source)
+    try:
+        with quiet(), torch.device("meta"):
+            model = AUTO_MODEL.from_config(config)
+    except LOAD_ERRORS as error:
+        raise _unfit(source, error) from None
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return ParameterCount(total=total, embedding=model.get_input_embeddings().weight.numel())
+
+
+def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = "auto", log: Log = silent) -> Any:
+    """Load a causal language model: in eval mode, without gradients.
+
+    Args:
+        dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 where the machine computes it well, else float32.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first of CUDA, MPS, CPU, over all GPUs if there are several.
+
+    Raises:
+        ModelError: The model is no causal language model, lacks weights, or does not fit.
+    """
+    source = resolve(source, log=log) if isinstance(source, str) else source
+    config = _load_config(source)
+    place = pick_device(device)
+    options: dict[str, Any] = {"dtype": pick_dtype(dtype, place), "local_files_only": True, "output_loading_info": True}
+    if device == "auto" and place.type == "cuda" and torch.cuda.device_count() > 1:
+        options["device_map"] = "auto"
+    log(f"loading {source.name}")
+    try:
+        with quiet():
+            model, info = AUTO_MODEL.from_pretrained(source.path, config=config, **options)
+            if "device_map" not in options:
+                model.to(place)
+    except LOAD_ERRORS as error:
+        raise _unfit(source, error) from None
+    if missing := sorted(info["missing_keys"]):
+        what = f"{len(missing)} weights are missing from its files, first {missing[0]}"
+        raise ModelError(what, where=source.name, remedy="fetch or save the model again, whole")
+    return model.eval().requires_grad_(False)
+
+
+def load_engine(
+    spec: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    token_budget: int | None = None,
+    rows: int | None = None,
+    log: Log = silent,
+) -> HFEngine:
+    """Load a model and its tokenizer into an engine.
+
+    Args:
+        spec: See `resolve`.
+        dtype: See `load_model`.
+        device: See `load_model`.
+        token_budget: Tokens, padding included, that one forward pass may hold; by device if `None`.
+        rows: Most completions that are sampled side by side; by device if `None`.
+        log: Told in a line what takes long.
+
+    Raises:
+        ModelError: The model or its tokenizer cannot be found or loaded.
+    """
+    source = resolve(spec, log=log)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=dtype, device=device, log=log)
+    card = EngineCard(
+        name=spec, revision=source.revision, kind="hf", dtype=str(model.dtype).removeprefix("torch."),
+        context=context_length(model.config, tokenizer), chat=bool(tokenizer.chat_template),
+    )
+    return HFEngine(model, tokenizer, card, token_budget=token_budget, rows=rows)
+
+
+def context_length(config: Any, tokenizer: Any) -> int:
+    """Longest sequence that the model takes, in tokens; 2,048 where neither config nor tokenizer says."""
+    text = config.get_text_config(decoder=True)
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        if isinstance(value := getattr(text, name, None), int):
+            return value
+    limit = getattr(tokenizer, "model_max_length", 0)
+    return int(limit) if 0 < limit < 1 << 30 else 2048
+
+
+def _without_weights(source: ModelSource | str) -> ModelSource:
+    return resolve(source, weights=False) if isinstance(source, str) else source
+
+
+def _load_config(source: ModelSource) -> Any:
+    """The config, checked to be that of a causal language model."""
+    try:
+        with quiet():
+            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True)
+    except LOAD_ERRORS as error:
+        raise _unfit(source, error) from None
+    kinds = list(getattr(config, "architectures", None) or [])
+    if config.is_encoder_decoder or (kinds and not any(kind.endswith(CAUSAL) for kind in kinds)):
+        what = f"not a causal language model, but {', '.join(kinds) or config.model_type}"
+        raise ModelError(what, where=source.name, remedy="pass a model that generates text, such as smollm2-135m")
+    return config
+
+
+def _unfit(source: ModelSource, error: BaseException) -> ModelError:
+    if isinstance(error, torch.OutOfMemoryError):
+        return ModelError("the model does not fit into memory", where=source.name, remedy="use a smaller model, or --device cpu")
+    remedy = "rlaif loads causal language models that the installed transformers knows, without remote code"
+    return ModelError(f"the model cannot be loaded: {_first_line(error)}", where=source.name, remedy=remedy)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
