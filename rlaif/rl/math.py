@@ -1,0 +1,363 @@
+"""The formulas of PPO for language models, as pure tensor functions.
+
+A row is an episode: one completion. Tensors of shape (B, T) hold one entry a token, T counted over completion positions only;
+`is_real` (B, T) is True at the tokens that the policy sampled, its end-of-turn token included, and False at padding. What
+stands at padding never reaches a result, not even NaN. Sums are done in fp32 (fp64 where the input is), whatever the input.
+
+A loss takes `count`, the number of real tokens that its mean divides by. Left out, it is that of the tensors given. With the
+count of a whole minibatch, the results over its micro-batches add up to those over the minibatch, however ragged they are.
+
+Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438); Schulman et al. 2017 (PPO, 1707.06347); Ziegler et al. 2019 (1909.08593);
+Stiennon et al. 2020 (2009.01325); Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO" (2403.17031) and their
+"The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman 2020, "Approximating KL Divergence"
+(joschu.net/blog/kl-approx.html).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rlaif.errors import ConfigError, DataError
+
+__all__ = [
+    "Advantages", "PolicyLoss", "ValueLoss", "bradley_terry_loss", "exact_kl", "explained_variance", "gae", "kl_estimate",
+    "last_real", "masked_mean", "masked_sum", "masked_var", "penalise_missing_eos", "policy_loss", "token_entropy",
+    "token_logprobs", "token_rewards", "value_loss", "whiten",
+]
+
+CHUNK = 1 << 20
+"""Logits worked on at once in fp32 (4 MiB): what a formula over the vocabulary needs beyond its input and output."""
+
+
+# Means over real entries
+
+
+def masked_sum(values: Tensor, is_real: Tensor, dim: int | None = None) -> Tensor:
+    """The sum of `values` where `is_real`, over `dim` or over everything."""
+    kept = _real(values, is_real)
+    return kept.sum() if dim is None else kept.sum(dim)
+
+
+def masked_mean(values: Tensor, is_real: Tensor, dim: int | None = None, *, count: float | None = None) -> Tensor:
+    """The mean of `values` where `is_real`, over `dim` or over everything; NaN where nothing is real.
+
+    Args:
+        count: What to divide by instead of the number of real entries.
+    """
+    _same_shape(values=values, is_real=is_real)
+    if count is not None:
+        return masked_sum(values, is_real, dim) / count
+    return masked_sum(values, is_real, dim) / (is_real.sum() if dim is None else is_real.sum(dim))
+
+
+def masked_var(values: Tensor, is_real: Tensor) -> Tensor:
+    """The variance of `values` where `is_real`: the mean squared distance from the mean (divided by n, not by n - 1, as in
+    Ziegler's code and Huang's)."""
+    return masked_mean((_wide(values) - masked_mean(values, is_real)).square(), is_real)
+
+
+def whiten(values: Tensor, is_real: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
+    """Scale the real entries to variance 1 and, unless `keep_mean`, shift them to mean 0. The others stay as they are.
+
+    (v - mean) / sqrt(var + eps) [+ mean]. Advantages are shifted, rewards keep their mean (Huang).
+    """
+    mean = masked_mean(values, is_real)
+    white = (_wide(values) - mean) * torch.rsqrt(masked_var(values, is_real) + eps)
+    return torch.where(is_real, white + mean if keep_mean else white, _wide(values))
+
+
+# From logits to one number a token
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Log-probability (nats, fp32) of each token under softmax(logits / temperature), the distribution it was sampled from
+    (Huang: logits are divided by the sampling temperature).
+
+    No tensor of the size of `logits` is made on the way forward, and one (the gradient, in their own dtype) on the way back.
+
+    Args:
+        logits: (B, T, V); those at position t predict `tokens[:, t]`.
+        tokens: (B, T); a token id at padding too, any valid one.
+    """
+    _check_temperature(temperature)
+    _same_shape(logits=logits[..., 0], tokens=tokens)
+    return cast(Tensor, _TokenLogprobs.apply(logits, tokens, temperature))  # type: ignore[no-untyped-call]
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log p = x/τ at the token - logsumexp(x/τ), with d log p / dx = (onehot - p) / τ computed again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+        tokens = tokens.unsqueeze(2)
+        total = _by_chunks(lambda x: torch.logsumexp(_wide(x) / temperature, dim=1), logits).unsqueeze(2)
+        ctx.save_for_backward(logits, tokens, total)
+        ctx.temperature = temperature
+        return (_wide(logits.gather(2, tokens)) / temperature - total).squeeze(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, tokens, total = ctx.saved_tensors
+        scale = (grad / ctx.temperature).unsqueeze(2)
+        out = torch.empty_like(logits)
+        for part, x, token, z, g in zip(*(_chunks(y, logits.shape[2]) for y in (out, logits, tokens, total, scale)), strict=True):
+            softmax = (_wide(x) / ctx.temperature).sub_(z).exp_()
+            part.copy_(softmax.mul_(-g).scatter_add_(1, token, g))
+        return out, None, None
+
+
+def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Entropy (nats, fp32) of softmax(logits / temperature): logits (B, T, V) -> (B, T).
+
+    -Σ p log p. Meant for measuring: under `torch.no_grad` a chunk at a time is all that is held beside the logits.
+    """
+    _check_temperature(temperature)
+
+    def entropy(x: Tensor) -> Tensor:
+        p = (_wide(x) / temperature).softmax(dim=1)
+        return -torch.xlogy(p, p).sum(dim=1)
+
+    return _by_chunks(entropy, logits)
+
+
+def exact_kl(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """KL(policy ‖ reference) (nats, fp32) of the next-token distributions: both logits (B, T, V) -> (B, T).
+
+    Σ_v p(v) (log p(v) - log q(v)): the expectation that `kl_estimate` samples, given the same prefix. A token that only the
+    reference allows adds nothing; one that only the policy allows makes it infinite.
+    """
+    _check_temperature(temperature)
+    _same_shape(logits=logits, ref_logits=ref_logits)
+
+    def divergence(x: Tensor, y: Tensor) -> Tensor:
+        log_p, log_q = (_wide(x) / temperature).log_softmax(dim=1), (_wide(y) / temperature).log_softmax(dim=1)
+        p = log_p.exp()
+        return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=1)
+
+    return _by_chunks(divergence, logits, ref_logits)
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: Literal["k1", "k2", "k3"] = "k1") -> Tensor:
+    """Per-token estimate of KL(policy ‖ reference) from the log-probabilities of tokens that the policy sampled.
+
+    With d = log q - log p: k1 = -d (unbiased, of either sign; what PPO's rewards charge), k2 = d²/2 (biased, low variance),
+    k3 = exp(d) - 1 - d (unbiased, never negative). Schulman 2020.
+    """
+    d = _wide(ref_logprobs) - _wide(logprobs)
+    match kind:
+        case "k1":
+            return -d
+        case "k2":
+            return d.square() / 2
+        case "k3":
+            return torch.expm1(d) - d
+
+
+# Rewards and advantages
+
+
+def last_real(is_real: Tensor) -> Tensor:
+    """The position of each row's last real token: (B, T) -> (B,).
+
+    Raises:
+        DataError: A row has none.
+    """
+    if not bool(is_real.any(dim=1).all()):
+        raise DataError("an episode has no token, so its score has no place to go", remedy="drop empty completions before PPO")
+    return is_real.shape[1] - 1 - is_real.flip(1).int().argmax(dim=1)
+
+
+def penalise_missing_eos(scores: Tensor, has_eos: Tensor, *, penalty: float = 1.0) -> Tensor:
+    """Scores (B,), less `penalty` for the completions that never ended their turn (`has_eos` (B,) False).
+
+    Ziegler and Huang give those the fixed score -1. Subtracting, as TRL does, keeps the order among them, which
+    is all that there is to learn from early on, when most completions are cut.
+    """
+    _same_shape(scores=scores, has_eos=has_eos)
+    return _wide(scores) - penalty * (~has_eos).to(_wide(scores).dtype)
+
+
+def token_rewards(scores: Tensor, kl: Tensor, is_real: Tensor, *, beta: float) -> Tensor:
+    """What each token earned: -beta · kl, plus the score of the whole completion at its last real token; 0 at padding.
+
+    r_t = -β KL_t + [t = last] · score (Ziegler 2019, eq. 2; Stiennon 2020, §3.4).
+
+    Args:
+        scores: (B,).
+        kl: (B, T), `kl_estimate` (k1) or `exact_kl`.
+
+    Raises:
+        DataError: A row has no real token.
+    """
+    _same_shape(kl=kl, is_real=is_real)
+    rewards = -beta * _real(kl, is_real)
+    return rewards.scatter_add(1, last_real(is_real).unsqueeze(1), _wide(scores).to(rewards.dtype).unsqueeze(1))
+
+
+class Advantages(NamedTuple):
+    """Both (B, T), fp32, 0 at padding."""
+
+    advantages: Tensor
+    returns: Tensor
+    """advantages + values: what the value function should have said."""
+
+
+def gae(rewards: Tensor, values: Tensor, is_real: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Advantages:
+    """Generalised advantage estimates, along each row from its last real token back to its first.
+
+    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γλ A_{t+1}, with V = A = 0 past the end (Schulman 2016, eq. 16). A
+    completion cut at the token limit counts as ended there (Huang: no bootstrap). Steps are real tokens: padding on either
+    side, or between, is passed over. All (B, T); gradients do not flow through.
+    """
+    _same_shape(rewards=rewards, values=values, is_real=is_real)
+    rewards, values = _wide(rewards.detach()), _wide(values.detach())
+    advantages = torch.zeros_like(rewards)
+    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        real = is_real[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(real, delta + gamma * lam * next_advantage, next_advantage)
+        next_value = torch.where(real, values[:, t], next_value)
+        advantages[:, t] = torch.where(real, next_advantage, 0.0)
+    return Advantages(advantages=advantages, returns=torch.where(is_real, advantages + values, 0.0))
+
+
+# Losses
+
+
+class PolicyLoss(NamedTuple):
+    """Scalars, each a mean over real tokens."""
+
+    loss: Tensor
+    clip_fraction: Tensor
+    """Share of tokens where the clip took the gradient away."""
+    kl_k1: Tensor
+    """KL(old ‖ new) of this update by k1: mean of log old - log new."""
+    kl_k3: Tensor
+    """The same by k3."""
+
+
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, is_real: Tensor, clip: float = 0.2, count: float | None = None,
+) -> PolicyLoss:
+    """PPO's clipped surrogate, to be minimised: E[max(-ρA, -clamp(ρ, 1-ε, 1+ε) A)], ρ = exp(new - old) (Schulman 2017, eq. 7).
+
+    Args:
+        logprobs: (B, T), with gradient.
+        old_logprobs: (B, T), of the policy that sampled, at the same temperature.
+        advantages: (B, T), whitened.
+    """
+    _same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, is_real=is_real)
+    log_ratio = _real(logprobs, is_real) - _real(old_logprobs, is_real).detach()
+    advantages = _real(advantages, is_real).detach()
+    ratio = log_ratio.exp()
+    plain, clipped = -ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages
+
+    def mean(x: Tensor) -> Tensor:
+        return masked_mean(x, is_real, count=count)
+
+    with torch.no_grad():
+        fraction, k1, k3 = mean(clipped > plain), mean(-log_ratio), mean(torch.expm1(log_ratio) - log_ratio)
+    return PolicyLoss(loss=mean(torch.maximum(plain, clipped)), clip_fraction=fraction, kl_k1=k1, kl_k3=k3)
+
+
+class ValueLoss(NamedTuple):
+    """Scalars, each a mean over real tokens."""
+
+    loss: Tensor
+    clip_fraction: Tensor
+    """Share of tokens where the clipped error is the larger one."""
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, *, is_real: Tensor, clip: float = 0.2, count: float | None = None,
+) -> ValueLoss:
+    """Clipped squared error of the value function (Huang): ½ E[max((V - R)², (V_old + clamp(V - V_old, ±ε) - R)²)].
+
+    All (B, T); `clip` is in units of reward, infinity switches it off.
+    """
+    _same_shape(values=values, old_values=old_values, returns=returns, is_real=is_real)
+    values = _real(values, is_real)
+    old_values, returns = _real(old_values, is_real).detach(), _real(returns, is_real).detach()
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    plain, clipped = (values - returns).square(), (near - returns).square()
+    loss = masked_mean(torch.maximum(plain, clipped), is_real, count=count) / 2
+    return ValueLoss(loss=loss, clip_fraction=masked_mean(clipped > plain, is_real, count=count).detach())
+
+
+def explained_variance(values: Tensor, returns: Tensor, is_real: Tensor) -> Tensor:
+    """1 - Var(R - V) / Var(R) over real tokens: 1 is perfect, 0 no better than a constant, NaN when the returns are constant."""
+    _same_shape(values=values, returns=returns, is_real=is_real)
+    spread = masked_var(returns, is_real)
+    return torch.where(spread > 0, 1 - masked_var(_wide(returns) - _wide(values), is_real) / spread, torch.nan)
+
+
+def bradley_terry_loss(
+    reward_a: Tensor, reward_b: Tensor, p_a: Tensor, *, margin: Tensor | None = None, weight: Tensor | None = None,
+) -> Tensor:
+    """Soft-target Bradley–Terry loss of a reward model; the mean over rows, weighted by `weight`. All (B,).
+
+    -[p log σ(Δ - m) + (1 - p) log σ(-Δ - m)], Δ = reward_a - reward_b: the cross-entropy of Bai et al. 2022 (2212.08073) for
+    m = 0, and Llama 2's margin loss (2307.09288, eq. 2) for p = 1. Exchanging a and b (and p for 1 - p) changes nothing.
+
+    Args:
+        p_a: P(a is better), 0 to 1; 0 or 1 is a hard label.
+        margin: By how much the better one should win, at least 0.
+        weight: Relative weight of each row, at least 0.
+    """
+    _same_shape(reward_a=reward_a, reward_b=reward_b, p_a=p_a)
+    delta, p = _wide(reward_a) - _wide(reward_b), _wide(p_a)
+    gap = torch.zeros_like(delta) if margin is None else _wide(margin)
+    loss = p * torch.nn.functional.softplus(gap - delta) + (1 - p) * torch.nn.functional.softplus(gap + delta)
+    if weight is None:
+        return loss.mean()
+    _same_shape(reward_a=reward_a, weight=weight)
+    return (_wide(weight) * loss).sum() / _wide(weight).sum()
+
+
+# Shared by the above
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` in a dtype that a sum over it survives."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _real(x: Tensor, is_real: Tensor) -> Tensor:
+    """`x`, wide, with 0 at padding: neither a value nor a gradient passes there."""
+    return torch.where(is_real, _wide(x), 0.0)
+
+
+def _chunks(x: Tensor, vocabulary: int) -> Iterator[Tensor]:
+    """Views (t, ...) of (B, T, ...) in order, each of as many tokens as have `CHUNK` logits, or one."""
+    return (part for row in x.unbind() for part in torch.split(row, max(1, CHUNK // vocabulary)))
+
+
+def _by_chunks(formula: Callable[..., Tensor], *logits: Tensor) -> Tensor:
+    """`formula`, (t, V) -> (t,), of all the tokens of (B, T, V) tensors, some at a time: -> (B, T)."""
+    parts = [formula(*chunk) for chunk in zip(*(_chunks(x, x.shape[2]) for x in logits), strict=True)]
+    return torch.cat(parts).view(logits[0].shape[:2])
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ConfigError(
+            f"temperature is {temperature}: a log-probability has no meaning there",
+            remedy="sample at a temperature above 0 (1.0 is the usual one for PPO)",
+        )
+
+
+def _same_shape(**tensors: Tensor) -> None:
+    """Broadcasting would hide a forgotten axis: (B, T) against (B, 1) or (T,) is a mistake here.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if len({tuple(x.shape) for x in tensors.values()}) > 1:
+        raise ValueError("shapes differ: " + ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items()))
