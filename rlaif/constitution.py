@@ -25,7 +25,11 @@ line and a remedy. `Constitution.digest` covers the meaning: comments, key order
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +46,9 @@ __all__ = ["Half", "MAX_BYTES", "load_constitution", "parse_constitution", "requ
 Half = Literal["critique_revision", "comparison", "question"]
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Largest file read. 100,000 principles with all their texts are about 22 MiB."""
+"""Largest file read. 100,000 principles with all their texts are about 25 MiB."""
+
+UNUSUAL_BREAK = re.compile("[\r\x85\u2028\u2029\ufeff]")
 
 
 def load_constitution(source: str | Path) -> Constitution:
@@ -67,17 +73,18 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
         ConstitutionError: The text cannot be read as a constitution; every problem is listed.
     """
     report = Report(source)
-    root = compose(text, report)
-    if root is None and not report.count:
-        report.add(1, "the file is empty", "write `principles:` with at least one principle, as constitutions/default.yaml does")
-    constitution = read_constitution(root, report) if root is not None else None
+    with _without_collecting():
+        root = compose(text, report)
+        if root is None and not report.count:
+            report.add(1, "the file is empty", "write `principles:` with at least one principle, as constitutions/default.yaml does")
+        constitution = read_constitution(root, report) if root is not None else None
     report.finish()
     assert constitution is not None, "a text without problems has a constitution"
     return constitution
 
 
-def require(constitution: Constitution, half: Half, *, source: str = "") -> tuple[Principle, ...]:
-    """The principles that a stage can use, checked for the half it needs.
+def require(constitution: Constitution, half: Half, *, source: str = "") -> Constitution:
+    """The constitution of the principles that a stage can use, checked for the half it needs.
 
     A principle written for the other side alone is left aside: one with only critique or revision takes no part in judging, and
     one with only comparison or question takes none in revising (the Constitutional AI paper keeps two such lists). Any other
@@ -98,7 +105,7 @@ def require(constitution: Constitution, half: Half, *, source: str = "") -> tupl
         what = f"constitution `{constitution.name}` lacks what this stage needs: {_quoted(needed, ' and ')}"
         remedy = "add the texts below" + ("" if half == "critique_revision" else f", or judge with --protocol {_other(half)}")
         raise ConstitutionError(what, where=source, remedy=remedy, problems=first_problems(problems, len(problems)))
-    return tuple(concerned)
+    return constitution if len(concerned) == len(constitution.principles) else replace(constitution, principles=tuple(concerned))
 
 
 def to_yaml(constitution: Constitution) -> str:
@@ -110,7 +117,30 @@ def to_yaml(constitution: Constitution) -> str:
     head["principles"] = [_principle_dict(principle) for principle in constitution.principles]
     if constitution.examples:
         head["examples"] = [example.meaning() for example in constitution.examples]
-    return yaml.safe_dump(head, allow_unicode=True, sort_keys=False, width=100)
+    return yaml.dump(head, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts with unusual line breaks in double quotes, escaped; in single quotes PyYAML would lose them."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if UNUSUAL_BREAK.search(text) else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Pause the cycle collector: a tree of millions of values without a cycle would be walked over and over, at half the speed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _has_any(principle: Principle, keys: tuple[str, ...]) -> bool:

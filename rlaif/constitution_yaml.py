@@ -1,8 +1,9 @@
 """YAML that knows its line numbers, and a reader that reports every problem of a file at once.
 
 `compose` turns text into a tree of three node types. It builds the tree from libyaml's events rather than with `yaml.compose`:
-six times as fast on 100,000 principles, and the text of an unquoted scalar stays as written (`Yes` is not `True`). Aliases are
-refused, so that a small file cannot unfold into a large one; so are tags (`!!python/object`), deep nesting and second documents.
+that takes half the time on 100,000 principles, cannot overflow the stack, and leaves the text of an unquoted scalar as written
+(`Yes` is not `True`). Aliases are refused, so that a small file cannot unfold into a large one; so are tags
+(`!!python/object`), deep nesting and second documents.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import yaml
 from rlaif.errors import ConstitutionError, Problem
 
 __all__ = [
-    "MAX_DEPTH", "NULLS", "PROBLEMS_LISTED", "Mapping", "Node", "Report", "Scalar", "Series", "brief", "compose",
+    "MAX_DEPTH", "NULLS", "PROBLEMS_LISTED", "Mapping", "Node", "Report", "Scalar", "Series", "UNPRINTABLE", "brief", "compose",
     "first_problems",
 ]
 
@@ -68,25 +69,25 @@ class Report:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.problems: list[Problem] = []
+        self.problems: list[tuple[int, Problem]] = []
         self.count = 0
 
     def add(self, line: int, what: str, remedy: str) -> None:
         """Note a problem at a line (from 1); beyond the first 50 they are counted only."""
         self.count += 1
         if len(self.problems) < PROBLEMS_LISTED:
-            self.problems.append(Problem(what, where=f"{self.source}:{line}", remedy=remedy))
+            self.problems.append((line, Problem(what, where=f"{self.source}:{line}", remedy=remedy)))
 
     def finish(self) -> None:
-        """Raise what was found.
+        """Raise what was found, in the order of the lines.
 
         Raises:
             ConstitutionError: A problem was noted.
         """
         if self.count:
             problems = "1 problem" if self.count == 1 else f"{self.count} problems"
-            what = f"{self.source} cannot be used: {problems}"
-            raise ConstitutionError(what, problems=first_problems(self.problems, self.count))
+            ordered = [problem for _, problem in sorted(self.problems, key=lambda pair: pair[0])]
+            raise ConstitutionError(f"{self.source} cannot be used: {problems}", problems=first_problems(ordered, self.count))
 
     def fields(self, node: Node, what: str, allowed: Sequence[str]) -> dict[str, Node] | None:
         """The values of a mapping by key, unknown and repeated keys reported; `None` when the node is no mapping."""
