@@ -1,0 +1,155 @@
+"""`rlaif constitution`: show, check and import principle files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rlaif.constitution import load_constitution, to_yaml
+from rlaif.constitution_import import import_cai
+from rlaif.constitution_lint import lint as advice_on
+from rlaif.constitution_schema import constitution_schema
+from rlaif.errors import ConfigError, RlaifError
+from rlaif.types import Constitution
+
+__all__ = ["constitution"]
+
+TEXT_KEYS = ("critique", "revision", "comparison", "question")
+
+
+@click.group(epilog="""\b
+Examples:
+  rlaif constitution show default
+  rlaif constitution lint my.yaml --strict
+  rlaif constitution import RLMadisonInstructions.json --out cai.yaml
+""")
+def constitution() -> None:
+    """Show, check and import principle files.
+
+    A constitution is a YAML file of principles. A FILE is a path or the name of one that ships: default, default.zh, warmth,
+    concise.
+    """
+
+
+@constitution.command(epilog="""\b
+Examples:
+  rlaif constitution show warmth
+  rlaif constitution show constitutions/default.yaml --json | jq .digest
+""")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def show(file: str, as_json: bool) -> None:
+    """Show the principles of FILE: which texts each has, its weight, its tags."""
+    loaded = load_constitution(file)
+    if as_json:
+        click.echo(json.dumps(_as_dict(loaded), ensure_ascii=False, indent=2))
+    else:
+        _print_table(loaded)
+
+
+@constitution.command(epilog="""\b
+Examples:
+  rlaif constitution lint my.yaml
+  rlaif constitution lint constitutions/*.yaml --strict
+""")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--strict", is_flag=True, help="Fail on advice too.")
+@click.pass_context
+def lint(ctx: click.Context, files: tuple[str, ...], strict: bool) -> None:
+    """Check each FILE: errors with their lines, and advice on wording.
+
+    Exits with 1 when a file cannot be used, and under --strict when there is advice.
+    """
+    failed = False
+    for file in files:
+        try:
+            loaded = load_constitution(file)
+        except RlaifError as error:
+            click.echo(f"error: {error}", err=True)
+            failed = True
+            continue
+        advice = advice_on(loaded, source=file)
+        for problem in advice:
+            click.echo(f"warning: {problem}")
+        click.echo(f"{file}: {len(loaded.principles)} principles, {len(advice) or 'no'} warning{'' if len(advice) == 1 else 's'}")
+        failed = failed or (strict and bool(advice))
+    ctx.exit(1 if failed else 0)
+
+
+@constitution.command("import", epilog="""\b
+Examples:
+  rlaif constitution import RLMadisonInstructions.json CritiqueRevisionInstructions.json --out cai.yaml
+  rlaif constitution import CritiqueRevisionInstructions.json --name harmless > harmless.yaml
+""")
+@click.argument("files", metavar="FILE [FILE]", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="YAML file to write. [default: standard output]")
+@click.option("--name", default=None, help="Name of the constitution. [default: that of the --out file]")
+def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
+    """Turn the Constitutional AI paper's two JSON files into a constitution.
+
+    One FILE or both, in any order. Their principles stay separate: those with critique and revision, and those with a
+    comparison. The files are not part of rlaif; mind their terms.
+    """
+    imported = import_cai(files, name=name or (out.stem if out else "imported"))
+    text = to_yaml(imported)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    _write_new(out, text)
+    click.echo(f"{out}: {len(imported.principles)} principles, digest {imported.digest}")
+
+
+@constitution.command(epilog="""\b
+Example:
+  rlaif constitution schema > constitution.schema.json
+""")
+def schema() -> None:
+    """Print the JSON Schema of constitution files, for editors."""
+    click.echo(json.dumps(constitution_schema(), indent=2))
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        ConfigError: It is there, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"`{path}` exists", remedy="name another file with --out, or remove this one") from error
+    except OSError as error:
+        what = f"`{path}` cannot be written: {error.strerror or error}"
+        raise ConfigError(what, remedy="name a file in a folder that you may write to, with room left") from error
+
+
+def _as_dict(loaded: Constitution) -> dict[str, Any]:
+    return {
+        "name": loaded.name, "description": loaded.description, "language": loaded.language, "protocol": loaded.protocol,
+        "digest": loaded.digest,
+        "principles": [principle.meaning() | {"tags": list(principle.tags)} for principle in loaded.principles],
+        "examples": [example.meaning() for example in loaded.examples],
+    }
+
+
+def _print_table(loaded: Constitution) -> None:
+    # rich takes a tenth of a second to import, which help and --json need not pay.
+    from rich.table import Table
+    from rich.text import Text
+
+    from rlaif.cli.console import output
+
+    table = Table("principle", *TEXT_KEYS, "answers", "weight", "tags", title=Text(loaded.description or loaded.name))
+    for principle in loaded.principles:
+        halves = ["yes" if getattr(principle, key) else "-" for key in TEXT_KEYS]
+        answers = f"{principle.answers.good} / {principle.answers.bad}" if principle.answers else "-"
+        cells = [principle.id, *halves, answers, f"{principle.weight:g}", ", ".join(principle.tags)]
+        table.add_row(*(Text(cell) for cell in cells))
+    console = output()
+    console.print(table)
+    facts = f"{loaded.name}: {len(loaded.principles)} principles, {len(loaded.examples)} examples, language {loaded.language}, "
+    console.print(Text(f"{facts}protocol {loaded.protocol}, digest {loaded.digest}"), soft_wrap=True)

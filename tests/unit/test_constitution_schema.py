@@ -1,0 +1,69 @@
+"""The JSON Schema for editors says what the reader says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlaif.constitution_reader import EXAMPLE_KEYS, PRINCIPLE_KEYS, TOP_KEYS
+from rlaif.constitution_schema import constitution_schema
+from rlaif.resources import names, shipped
+
+SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "reference" / "constitution.schema.json"
+TYPES: dict[str, type | tuple[type, ...]] = {"object": dict, "array": list, "string": str, "boolean": bool, "number": (int, float)}
+
+
+def accepts(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a value is valid, by the keywords that our schema uses."""
+    kinds = schema.get("type", list(TYPES))
+    if not isinstance(value, tuple(TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))):  # type: ignore[arg-type]
+        return False
+    checks = [value in schema["enum"]] if "enum" in schema else []
+    checks += [any(accepts(part, value) for part in schema["anyOf"])] if "anyOf" in schema else []
+    if isinstance(value, str):
+        checks.append(re.search(schema.get("pattern", ""), value) is not None)
+    elif isinstance(value, list):
+        checks.append(schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)))
+        checks.append(not schema.get("uniqueItems") or len(set(value)) == len(value))
+        checks += [accepts(schema.get("items", {}), item) for item in value]
+    elif isinstance(value, dict):
+        known = schema.get("properties", {})
+        checks.append(set(schema.get("required", ())) <= set(value))
+        checks += [key in known and accepts(known[key], item) for key, item in value.items()] if known else []
+        checks += [set(needed) <= set(value) for key, needed in schema.get("dependentRequired", {}).items() if key in value]
+    elif isinstance(value, int | float):
+        checks.append(value > schema.get("exclusiveMinimum", float("-inf")))
+    return all(checks)
+
+
+def test_the_file_is_the_schema_in_the_code() -> None:
+    written = json.dumps(constitution_schema(), indent=2) + "\n"
+    assert SCHEMA_FILE.read_text("utf-8") == written, "rlaif constitution schema > docs/reference/constitution.schema.json"
+
+
+def test_schema_and_reader_know_the_same_keys() -> None:
+    properties = constitution_schema()["properties"]
+    assert tuple(properties) == TOP_KEYS
+    assert tuple(properties["principles"]["items"]["properties"]) == PRINCIPLE_KEYS
+    assert tuple(properties["examples"]["items"]["properties"]) == EXAMPLE_KEYS
+
+
+@pytest.mark.parametrize("name", names("constitutions"))
+def test_the_schema_accepts_what_ships(name: str) -> None:
+    text = (shipped("constitutions") / f"{name}.yaml").read_text("utf-8")
+    assert accepts(constitution_schema(), yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("text", [
+    "name: x", "principles: []", "principles: [{id: a}]", "principles: [{id: A, question: x}]", "principles: [{id: a, question: ' '}]",
+    "principles: [{id: a, comparison: x, answers: [a, b]}]", "principles: [{id: a, question: x, weight: 0}]",
+    "principles: [{id: a, question: x, answers: [a, a]}]", "principles: [{id: a, question: x, other: y}]",
+    "{principles: [{id: a, question: x}], protocol: both}", "{principles: [{id: a, question: x}], examples: [{a: x}]}",
+])
+def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
+    assert not accepts(constitution_schema(), yaml.safe_load(text))
