@@ -29,7 +29,6 @@ import gc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,8 +82,8 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
     return constitution
 
 
-def require(constitution: Constitution, half: Half, *, source: str = "") -> Constitution:
-    """The constitution of the principles that a stage can use, checked for the half it needs.
+def require(constitution: Constitution, half: Half, *, source: str = "") -> tuple[Principle, ...]:
+    """The principles that a stage can use, checked for the half it needs.
 
     A principle written for the other side alone is left aside: one with only critique or revision takes no part in judging, and
     one with only comparison or question takes none in revising (the Constitutional AI paper keeps two such lists). Any other
@@ -105,7 +104,7 @@ def require(constitution: Constitution, half: Half, *, source: str = "") -> Cons
         what = f"constitution `{constitution.name}` lacks what this stage needs: {_quoted(needed, ' and ')}"
         remedy = "add the texts below" + ("" if half == "critique_revision" else f", or judge with --protocol {_other(half)}")
         raise ConstitutionError(what, where=source, remedy=remedy, problems=first_problems(problems, len(problems)))
-    return constitution if len(concerned) == len(constitution.principles) else replace(constitution, principles=tuple(concerned))
+    return tuple(concerned)
 
 
 def to_yaml(constitution: Constitution) -> str:
