@@ -1,0 +1,235 @@
+"""A run: a folder that holds all of one piece of work, locked by the process that works in it.
+
+    RUN/run.json          name, command line, status, times, stages
+    RUN/recipe.yaml       the resolved recipe: `rlaif run RUN/recipe.yaml` does it again
+    RUN/journal.sqlite    every answer a model gave
+    RUN/STAGE/            a finished stage, with its manifest
+    RUN/superseded/       finished stages that a later one replaced
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+from rlaif import __version__
+from rlaif.errors import RunError
+from rlaif.runs.disk import told, write_whole
+from rlaif.runs.folders import remove_leftovers, stage_folder
+from rlaif.runs.manifest import MANIFEST, Manifest
+
+__all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run"]
+
+Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
+"""`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""
+RUN, LOCK, RECIPE, JOURNAL = "run.json", ".lock", "recipe.yaml", "journal.sqlite"
+LOCK_TRIES, LOCK_PAUSE = 5, 0.05
+"""`list_runs` holds the lock for an instant to see whether a run is alive; that must not turn a new run away."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `run.json` says.
+
+    Attributes:
+        started: When the latest command in this folder began; UTC, ISO 8601.
+        finished: When it ended; empty while it runs, and when it was killed.
+        stages: Finished stages, in the order they finished.
+        version: rlaif's version.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    status: Status
+    started: str
+    finished: str = ""
+    stages: tuple[str, ...] = ()
+    version: str = __version__
+    path: Path = Path()
+
+    def manifests(self) -> list[Manifest]:
+        """The manifests of its finished stages that are still there."""
+        paths = [self.path / stage / MANIFEST for stage in self.stages]
+        return [Manifest.read_json(path) for path in paths if path.exists()]
+
+
+class RunFolder:
+    """A run folder that this process works in. Use `open`, as a context manager: the way it is left sets the status."""
+
+    def __init__(self, path: Path, lock: IO[str], info: RunInfo) -> None:
+        self.path = path
+        self.info = info
+        self.cleared = remove_leftovers(path)
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, *, name: str = "", command: Sequence[str] | None = None) -> RunFolder:
+        """Create the folder, or continue in it, and lock it.
+
+        Args:
+            name: Shown in lists; the folder's name when empty.
+            command: The command line; that of this process when `None`.
+
+        Raises:
+            RunError: The path is a file, cannot be written to, or another process works in it.
+        """
+        path = Path(path)
+        with told("create the run folder", path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / LOCK).open("a+", encoding="utf-8")
+        try:
+            _lock(lock, path)
+            before = _read(path).stages if (path / RUN).exists() else ()
+            info = RunInfo(
+                name=name or path.resolve().name, command=tuple(sys.argv if command is None else command), status="running",
+                started=now(), stages=before, path=path,
+            )
+            run = cls(path, lock, info)
+            run._save()
+        except BaseException:
+            lock.close()
+            raise
+        return run
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.path / JOURNAL
+
+    def write_recipe(self, text: str) -> None:
+        """Keep the resolved recipe."""
+        write_whole(self.path / RECIPE, text)
+
+    def manifest(self, stage: str) -> Manifest | None:
+        """The manifest of a finished stage; `None` when it has not finished, or its manifest cannot be read."""
+        try:
+            return Manifest.read_json(self.path / stage / MANIFEST)
+        except RunError:
+            return None
+
+    def stage(self, name: str) -> AbstractContextManager[Path]:
+        """A folder to write a stage's files and manifest into; see `stage_folder`. Call `record` when it is there."""
+        return stage_folder(self.path, name)
+
+    def record(self, stage: str) -> None:
+        """Note in `run.json` that a stage has finished."""
+        stages = (*(name for name in self.info.stages if name != stage), stage)
+        self.info = replace(self.info, stages=stages)
+        self._save()
+
+    def close(self, status: Status) -> None:
+        """Note how the run ended, and let go of the folder."""
+        self.info = replace(self.info, status=status, finished=now())
+        try:
+            self._save()
+        finally:
+            self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close(_status(kind))
+        except RunError:
+            # On a full disk the status cannot be written either; the error that is under way says so already.
+            if kind is None:
+                raise
+
+    def _save(self) -> None:
+        values = {name: value for name, value in asdict(self.info).items() if name != "path"}
+        write_whole(self.path / RUN, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+
+
+def list_runs(root: Path) -> list[RunInfo]:
+    """The runs in the folders of `root` (and `root` itself, when it is one), the latest first; damaged ones last.
+
+    Raises:
+        RunError: `root` is no folder, or cannot be read.
+    """
+    with told("list the runs", root):
+        folders = [root, *(path for path in root.iterdir() if path.is_dir())]
+    runs = [_listed(folder) for folder in folders if (folder / RUN).exists()]
+    return sorted(runs, key=lambda info: (info.started, info.name), reverse=True)
+
+
+def read_run(path: Path) -> RunInfo:
+    """What is known of one run.
+
+    Raises:
+        RunError: It is no run folder, or `run.json` is damaged.
+    """
+    info = _read(path)
+    # A killed process leaves `running` behind, and its lock goes with it.
+    return replace(info, status="interrupted") if info.status == "running" and not _locked(path) else info
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _listed(folder: Path) -> RunInfo:
+    try:
+        return read_run(folder)
+    except RunError:
+        return RunInfo(name=folder.name, command=(), status="damaged", started="", path=folder)
+
+
+def _read(path: Path) -> RunInfo:
+    try:
+        values: dict[str, Any] = json.loads((path / RUN).read_text(encoding="utf-8"))
+        known = {each.name: values[each.name] for each in fields(RunInfo) if each.name in values}
+        known |= {"command": tuple(known["command"]), "stages": tuple(known["stages"]), "path": path}
+        return RunInfo(**known)
+    except OSError as error:
+        raise RunError(f"this is no run folder ({error.strerror})", where=str(path / RUN), remedy="see `rlaif runs list`") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        remedy = "remove this file; the stages and the journal beside it stay good"
+        raise RunError(f"{RUN} is damaged ({error})", where=str(path / RUN), remedy=remedy) from error
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    for attempt in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if attempt == LOCK_TRIES - 1:
+                file.seek(0)
+                raise RunError(
+                    f"process {file.read().strip() or 'unknown'} is at work in this run folder", where=str(path),
+                    remedy="wait until it has ended, stop it, or name another folder (--out)",
+                ) from error
+            time.sleep(LOCK_PAUSE)
+    with told("lock the run folder", path):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+
+
+def _locked(path: Path) -> bool:
+    try:
+        with (path / LOCK).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _status(kind: type[BaseException] | None) -> Status:
+    if kind is None:
+        return "finished"
+    return "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
