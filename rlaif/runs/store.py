@@ -155,7 +155,8 @@ class Journal:
             )
 
     def _use_write_ahead_log(self) -> None:
-        """Switch to WAL. The switch needs the file for itself and does not heed `busy_timeout`, hence the loop."""
+        """Switch to WAL. The switch needs the file for itself; SQLite does not always wait for it (where two processes switch at
+        once, waiting could be a deadlock), hence the loop."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:

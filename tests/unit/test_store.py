@@ -213,14 +213,33 @@ def test_locked_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         first._connection.execute("ROLLBACK")
 
 
-def test_wal_switch_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM sqlite_master"])
+def test_opening_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
     path = tmp_path / "j.sqlite"
     monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
-    holder = sqlite3.connect(path, isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
+    holder = _held(path, lock)
     with pytest.raises(RunError, match="another process"):
         Journal(path)
     holder.close()
+
+
+def test_opening_waits_for_a_reader_that_blocks_the_wal_switch(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    holder = _held(path, "BEGIN; SELECT * FROM sqlite_master")
+    release = threading.Timer(0.2, holder.close)
+    release.start()
+    with Journal(path) as journal:
+        assert journal.put_many("reading", {"k": 1}) == 1
+    release.join()
+
+
+def _held(path: Path, lock: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("CREATE TABLE passing (x)")
+    connection.execute("DROP TABLE passing")
+    for statement in lock.split("; "):
+        connection.execute(statement)
+    return connection
 
 
 def test_closed_journal(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_parquet_rows_of_two_minds(tmp_path: Path) -> None:
         write_rows(tmp_path / "r.parquet", [{"x": 1}] * CHUNK + [{"x": [1]}], "parquet")
     with pytest.raises(RunError, match="--format jsonl"):
         write_rows(tmp_path / "r.parquet", [{"x": 1}, {"x": "one"}], "parquet")
+    with pytest.raises(RunError, match="no child field"):
+        write_rows(tmp_path / "r.parquet", [{"x": {}}], "parquet")
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
