@@ -27,7 +27,8 @@ Examples:
 def runs() -> None:
     """List and show runs.
 
-    A run is a folder with its resolved recipe, a journal of all answers, and a folder with a manifest for each finished stage.
+    A run is a folder with its resolved recipe and a folder with a manifest for each finished stage; runs that lie beside
+    each other share a journal of all answers.
     """
 
 
@@ -114,7 +115,8 @@ def _print_list(found: list[tuple[RunInfo, list[Manifest]]]) -> None:
 
 def _facts(info: RunInfo) -> list[tuple[str, str]]:
     when = f"{info.started} to {info.finished}" if info.finished else info.started
-    files = [path for name in ("recipe.yaml", "journal.sqlite") if (path := info.path / name).exists()]
+    places = (info.path / "recipe.yaml", info.path.absolute().parent / "rlaif-journal.sqlite")
+    files = [path for path in places if path.exists()]
     return [
         ("command", shlex.join(info.command)), ("when", when), ("rlaif", info.version),
         ("stages", " ".join(info.stages) or "none yet"), *((path.stem, str(path)) for path in files),

@@ -25,8 +25,8 @@ class BaseStage(Settings):
     @model_validator(mode="before")
     @classmethod
     def _name_after_kind(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("name") and isinstance(values.get("stage"), str):
-            return {**values, "name": values["stage"].replace("_", "-")}
+        if isinstance(values, dict) and not values.get("name"):
+            return {**values, "name": str(cls.model_fields["stage"].default).replace("_", "-")}
         return values
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["completions_markdown", "preferences_markdown", "revisions_markdown", "spread"]
+__all__ = ["completions_markdown", "preferences_markdown", "read_spread", "revisions_markdown", "spread"]
 
 Row = Mapping[str, Any]
 
@@ -17,6 +19,18 @@ def spread(rows: Sequence[Row], count: int) -> list[Row]:
     if count == 1:
         return [rows[0]]
     return [rows[round(position * (len(rows) - 1) / (count - 1))] for position in range(count)]
+
+
+def read_spread(path: Path, count: int) -> list[Row]:
+    """`spread` over the rows of a JSONL or Parquet file."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    else:
+        with path.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+    return spread(rows, count)
 
 
 def completions_markdown(rows: Sequence[Row]) -> str:

@@ -2,7 +2,7 @@
 
     RUN/run.json          name, command line, status, times, stages
     RUN/recipe.yaml       the resolved recipe: `rlaif run RUN/recipe.yaml` does it again
-    RUN/journal.sqlite    every answer a model gave
+    RUN/../rlaif-journal.sqlite   every answer a model gave, shared by the runs beside each other
     RUN/STAGE/            a finished stage, with its manifest
     RUN/superseded/       finished stages that a later one replaced
 """
@@ -32,7 +32,7 @@ __all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run"]
 
 Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
 """`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""
-RUN, LOCK, RECIPE, JOURNAL = "run.json", ".lock", "recipe.yaml", "journal.sqlite"
+RUN, LOCK, RECIPE = "run.json", ".lock", "recipe.yaml"
 LOCK_TRIES, LOCK_PAUSE = 5, 0.05
 """`list_runs` holds the lock for an instant to see whether a run is alive; that must not turn a new run away."""
 
@@ -100,11 +100,6 @@ class RunFolder:
             lock.close()
             raise
         return run
-
-    @property
-    def journal(self) -> Path:
-        """Where the journal is."""
-        return self.path / JOURNAL
 
     def write_recipe(self, text: str) -> None:
         """Keep the resolved recipe."""

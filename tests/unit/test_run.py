@@ -22,7 +22,6 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     with RunFolder.open(path, command=["rlaif", "run", "a b.yaml"]) as run:
         assert read_run(path).status == "running"
         assert run.manifest("label") is None
-        assert run.journal == path / "journal.sqlite"
         run.write_recipe("stages: []\n")
         with run.stage("label") as folder:
             (folder / "rows.jsonl").write_text("", encoding="utf-8")

@@ -1,0 +1,112 @@
+"""Run a recipe for a command: progress while it runs, a summary at the end. Imports torch's users only when it is called."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlaif.config import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlaif.pipeline.run import RunResult, StageResult
+
+__all__ = ["execute"]
+
+EXAMPLES = 5
+"""Labelled pairs printed at the end."""
+EXCERPT = 300
+"""Characters of a text that are printed; the files hold all of it."""
+
+
+def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool) -> None:
+    """Run `recipe` and print its summary; with `dry_run`, print what would be done."""
+    # Threads that spin while they wait for each other slow down everything else on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from rlaif.cli.console import ConsoleProgress, output
+    from rlaif.pipeline.run import default_folder, run_recipe
+
+    folder = out or default_folder(recipe)
+    if dry_run:
+        from rlaif.cli.dry_run import show_plan
+        from rlaif.pipeline.plan import plan_recipe
+
+        show_plan(plan_recipe(recipe), folder)
+        return
+    with ConsoleProgress() as progress:
+        result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
+    console = output()
+    for stage in result.stages:
+        _show_stage(stage, console)
+    _show_end(result, console)
+
+
+def _show_stage(stage: StageResult, console: Console) -> None:
+    if stage.config.stage == "label":
+        _show_labels(stage, console)
+        return
+    counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.manifest.counts.items())
+    console.print(f"\n[bold]{stage.config.name}[/bold]  {counts}  ({stage.manifest.seconds:.0f} s)", soft_wrap=True)
+
+
+def _show_labels(stage: StageResult, console: Console) -> None:
+    from rich.table import Table
+
+    statistics = json.loads((stage.folder / "statistics.json").read_text(encoding="utf-8"))
+    counts, models = stage.manifest.counts, stage.manifest.models
+    console.print(f"\n[bold]{stage.config.name}[/bold]  judge {models['judge']}, {stage.manifest.parts['protocol']}", soft_wrap=True)
+    table = Table(title=None)
+    for name in ("principle", "verdicts", "invalid", "flip rate", "first shown wins", "mean strength"):
+        table.add_column(name, justify="left" if name == "principle" else "right")
+    for name, row in statistics["principles"].items():
+        table.add_row(name, *_cells(row))
+    table.add_section()
+    table.add_row("all", *_cells(statistics), style="bold")
+    console.print(table)
+    console.print(
+        f"comparisons {counts['comparisons']} = preferences {counts['preferences']} + unlabelled {counts['unlabelled']} + not best "
+        f"against worst {counts['not_best_worst']}; left out before: identical pairs {counts['identical_pairs']}, not drawn "
+        f"{counts['pairs_not_drawn']}\nties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
+        f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)", soft_wrap=True,
+    )
+    _show_examples(stage, console)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [str(row["verdicts"]), str(row["invalid"]), _rate(row["flip_rate"]), _rate(row["first_rate"]), _number(row["mean_strength"])]
+
+
+def _show_examples(stage: StageResult, console: Console) -> None:
+    from rich.markup import escape
+
+    from rlaif.report.samples import read_spread
+
+    for row in read_spread(stage.folder / next(iter(stage.manifest.outputs)), EXAMPLES):
+        console.print(f"\n[bold]{escape(row['id'])}[/bold]  p(chosen) = {row['p_chosen']:.3f}")
+        for name, messages in (("prompt", row["prompt"]), ("chosen", row["chosen"]), ("rejected", row["rejected"])):
+            console.print(f"  [dim]{name:>8}[/dim]  {escape(_excerpt(messages[-1]['content']))}", soft_wrap=True)
+
+
+def _show_end(result: RunResult, console: Console) -> None:
+    console.print(f"\nasked {result.asked} questions, took {result.reused} answers from {result.journal}", soft_wrap=True)
+    for stage in result.stages:
+        main = next(iter(stage.manifest.outputs))
+        console.print(f"{stage.config.name}: {stage.folder / main} ({stage.manifest.rows} rows), {stage.folder / 'samples.md'}", soft_wrap=True)
+    console.print(f"{result.seconds:.0f} s in all")
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split()) or "(empty)"
+    return line if len(line) <= EXCERPT else line[: EXCERPT - 1] + "…"
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

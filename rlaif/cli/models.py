@@ -1,0 +1,28 @@
+"""`rlaif models`."""
+
+from __future__ import annotations
+
+import click
+
+from rlaif.cli.options import examples
+
+__all__ = ["models"]
+
+
+@click.group()
+def models() -> None:
+    """Fetch and show models."""
+
+
+@models.command(epilog=examples("rlaif models fetch", "rlaif models fetch org/name"))
+@click.argument("model", default="smollm2-135m")
+def fetch(model: str) -> None:
+    """Bring MODEL (an alias, a hub id, a GGUF file) onto this machine, so that later commands need no network.
+
+    Prints where it is and its revision.
+    """
+    from rlaif.cli.console import say
+    from rlaif.models.load import resolve
+
+    source = resolve(model, log=say)
+    click.echo(f"{source.name}@{source.revision}\n{source.path}")

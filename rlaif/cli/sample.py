@@ -1,0 +1,32 @@
+"""`rlaif sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlaif.cli.execute import execute
+from rlaif.cli.options import common_options, examples, generation_options, prompt_options
+from rlaif.cli.settings import SAMPLING, make_recipe, pick
+from rlaif.config import SampleConfig
+
+__all__ = ["sample"]
+
+
+@click.command(epilog=examples(
+    "rlaif sample --prompts builtin:everyday --limit 8 --k 4",
+    "rlaif sample --prompts my_prompts.csv --prompt-column question --policy my/model --temperature 0.7",
+))
+@prompt_options
+@click.option("--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions a prompt.")
+@generation_options
+@common_options
+def sample(**options: Any) -> None:
+    """Sample K completions a prompt from a policy.
+
+    Writes completions.jsonl in TRL's conversational prompt-completion format. A draw depends on the seed, the prompt and its
+    index only: more prompts or a larger K add completions and change none.
+    """
+    recipe = make_recipe("sample", [SampleConfig.model_validate(pick(options, "k", *SAMPLING))], options)
+    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

@@ -1,0 +1,39 @@
+"""From a command's options to a recipe of one or two stages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlaif.config import Recipe, StageConfig
+from rlaif.errors import ConfigError, Problem
+
+__all__ = ["SAMPLING", "make_recipe", "pick"]
+
+PROMPTS = ("prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows")
+SAMPLING = (*PROMPTS, "policy", "max_new_tokens", "temperature", "top_p")
+"""Options of every stage that samples."""
+
+
+def pick(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options called `names`, those that were given."""
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any]) -> Recipe:
+    """A recipe of `stages` with the options that are common to all commands.
+
+    Raises:
+        ConfigError: The options do not go together.
+    """
+    common = pick(options, "model", "constitution", "seed", "dtype", "device")
+    if options.get("prompts_dir"):
+        common["prompts_dir"] = str(options["prompts_dir"])
+    try:
+        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run", stages=tuple(stages), **common)
+    except ValidationError as error:
+        problems = [Problem(str(details["msg"]).removeprefix("Value error, ")) for details in error.errors()]
+        raise ConfigError("the options do not go together", problems=problems) from error

@@ -1,0 +1,163 @@
+"""Audits on disk: written whole, found again by what they hold for; and the calibrations fitted beside them.
+
+An audit is a file `audit-ID.json` with `audit-ID.md` beside it; its `protocols` each carry the key (judge revision, constitution
+digest, template digest, protocol) under which `find_audit` looks it up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.errors import DataError, RunError
+from rlaif.judging.audit_report import AuditKey, AuditReport
+from rlaif.judging.calibration import Calibration
+from rlaif.judging.cases import Pair, plain, turn_half
+from rlaif.runs.disk import told, write_whole
+from rlaif.runs.readers import Read, Responses, read_responses
+from rlaif.runs.tables import read_table
+from rlaif.types import Comparison
+
+__all__ = [
+    "FoundAudit", "Pairs", "audit_file", "find_audit", "load_calibration", "read_pairs", "read_probes", "save_calibration",
+    "save_text",
+]
+
+PROBES = Path(__file__).resolve().parents[1] / "data" / "probes.jsonl"
+"""The probes that ship with rlaif."""
+
+
+class FoundAudit(NamedTuple):
+    """What a file says of one judge under one protocol.
+
+    Attributes:
+        line: One line to print.
+        grade: `trust`, `use with care` or `do not use`.
+        pairs: Human-labelled pairs that it rests on; 0: on probes alone.
+    """
+
+    path: Path
+    line: str
+    grade: str
+    pairs: int
+
+
+class Pairs(NamedTuple):
+    """Comparisons of a file.
+
+    Attributes:
+        labelled: Whether the file says which is the better one (columns `chosen` and `rejected`).
+        identical: Rows left out, as both completions are the same text.
+    """
+
+    pairs: tuple[Pair, ...]
+    labelled: bool
+    identical: int
+    read: Read[Responses]
+
+
+def read_pairs(source: str | Path, *, prompt_column: str = "prompt", skip_bad_rows: bool = False, seed: int = 0) -> Pairs:
+    """Comparisons from a file of pairs: `chosen` and `rejected` (people's choice), or `a` and `b` (no choice); half are turned.
+
+    A file of lists of completions gives every pair of neighbours in a list, without a choice.
+
+    Raises:
+        DataError: The file cannot be read, or holds no two different completions of one prompt.
+    """
+    read = read_responses(source, prompt_column=prompt_column, skip_bad_rows=skip_bad_rows)
+    labelled = {"chosen", "rejected"} <= set(read_table(source).columns)
+    found: list[Pair] = []
+    identical = 0
+    for item in read.items:
+        for first, second in item.pairs or [(i, i + 1) for i in range(len(item.completions) - 1)]:
+            a, b = item.completions[first], item.completions[second]
+            if a.text.strip() == b.text.strip():
+                identical += 1
+            else:
+                found.append(Pair(Comparison(prompt=item.prompt, a=a, b=b), a_wins=1.0 if labelled else None))
+    if not found:
+        remedy = "give pairs: columns chosen and rejected, or a and b"
+        raise DataError("no prompt has two different completions", where=str(source), remedy=remedy)
+    return Pairs(pairs=tuple(turn_half(found, seed=seed)), labelled=labelled, identical=identical, read=read)
+
+
+def read_probes(*, seed: int = 0) -> tuple[Pair, ...]:
+    """The comparisons with an obvious right answer that ship with rlaif; half are turned."""
+    return read_pairs(PROBES, seed=seed).pairs
+
+
+def audit_file(report: AuditReport) -> str:
+    """Name of a report's files, without suffix: the same judge under the same constitution keeps its name."""
+    return "audit-" + "-".join(each.key.id[:8] for each in report.protocols)
+
+
+def find_audit(folder: Path, key: AuditKey) -> FoundAudit | None:
+    """The newest audit in `folder` that holds for `key`; `None` when there is none.
+
+    Raises:
+        RunError: A file named as an audit is not one.
+    """
+    files = sorted(folder.glob("audit-*.json"), key=lambda path: path.stat().st_mtime, reverse=True) if folder.is_dir() else []
+    for path in files:
+        report = _read_json(path)
+        for part in _parts(report, path):
+            if part.get("key") == plain(key):
+                words = part["judgement"]["words"]
+                return FoundAudit(
+                    path=path, line=f"audit ({key.protocol}): {words}", grade=part["judgement"]["grade"],
+                    pairs=(part.get("ensemble") or {}).get("rows", 0),
+                )
+    return None
+
+
+def _parts(report: object, path: Path) -> Sequence[Mapping[str, Any]]:
+    parts = report.get("protocols") if isinstance(report, dict) else None
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and "words" in part.get("judgement", ()) for part in parts):
+        raise RunError("this file is not an audit", where=str(path), remedy="move it away, and run rlaif audit again")
+    return parts
+
+
+def save_calibration(path: Path, calibration: Calibration) -> None:
+    """Write a calibration as JSON.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    save_text(path, json.dumps(plain(calibration), indent=2) + "\n")
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        RunError: The file cannot be read.
+        DataError: It is not a calibration.
+    """
+    values = _read_json(path)
+    if not isinstance(values, dict):
+        raise DataError("this file is not a calibration", where=str(path), remedy="write one with rlaif audit --save-calibration")
+    return Calibration.from_dict(values, where=str(path))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a file whole, and its folder where there is none.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    with told("make the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+
+
+def _read_json(path: Path) -> object:
+    try:
+        found: object = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or error})"
+        raise RunError(what, where=str(path), remedy="check the path and its permissions") from error
+    except ValueError as error:
+        raise RunError(f"not valid JSON ({error})", where=str(path), remedy="write it anew with rlaif audit") from error
+    return found

@@ -1,0 +1,115 @@
+"""Run a recipe: every stage in order, each skipped when its key is that of the finished one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rlaif.config import Recipe, StageConfig
+from rlaif.digest import digest
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.jobs import Job, make_job
+from rlaif.progress import Progress, Silent
+from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, describe_outputs, stage_key
+from rlaif.runs.run import RunFolder, now
+from rlaif.runs.store import Journal
+
+__all__ = ["JOURNAL", "RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
+
+JOURNAL = "rlaif-journal.sqlite"
+"""Name of the journal, beside the run folders that share it."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: its settings, where it lies, its manifest, and whether it had been finished before."""
+
+    config: StageConfig
+    folder: Path
+    manifest: Manifest
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        asked: Answers that models gave in this run.
+        reused: Answers that came from the journal.
+    """
+
+    folder: Path
+    journal: Path
+    stages: tuple[StageResult, ...]
+    seconds: float
+    asked: int
+    reused: int
+
+
+def default_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
+    """`runs/NAME-DIGEST`: the same settings give the same folder, so that the same command continues or finds its run."""
+    return root / f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `rlaif run` reads."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+    return text
+
+
+def run_recipe(
+    recipe: Recipe, *, out: Path, journal: Path | None = None, command: Sequence[str] | None = None, progress: Progress | None = None
+) -> RunResult:
+    """Run `recipe` in the folder `out`.
+
+    Args:
+        journal: Where answers are kept; `rlaif-journal.sqlite` beside `out` when left out, shared by the runs there.
+        command: The command line, for the record.
+
+    Raises:
+        RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers are journaled.
+    """
+    progress = progress or Silent()
+    started = time.monotonic()
+    place = journal or out.absolute().parent / JOURNAL
+    with RunFolder.open(out, name=recipe.name, command=command) as run, Journal(place) as memo:
+        run.write_recipe(recipe_text(recipe))
+        context = Context(recipe, memo=memo, progress=progress)
+        jobs = [make_job(config, context) for config in recipe.stages]
+        stages = []
+        for job in jobs:
+            stages.append(_run_stage(job, run, context))
+            context.folders[job.config.name] = stages[-1].folder
+        asked = context.engines.asked()
+        return RunResult(
+            folder=out, journal=place, stages=tuple(stages), seconds=time.monotonic() - started, asked=asked["asked"],
+            reused=asked["reused"],
+        )
+
+
+def _run_stage(job: Job, run: RunFolder, context: Context) -> StageResult:
+    config = job.config
+    parts = {"stage": config.stage, **job.parts()}
+    before = run.manifest(config.name)
+    if before is not None and before.key == stage_key(parts):
+        context.progress.note(f"{config.name}: finished before, nothing to do")
+        return StageResult(config=config, folder=run.path / config.name, manifest=before, skipped=True)
+    if before is not None:
+        why = ", ".join(changed_parts(before.parts, parts))
+        context.progress.note(f"{config.name}: runs again, since {why}; the former result moves to superseded/")
+    started, clock = now(), time.monotonic()
+    with run.stage(config.name) as folder:
+        outcome = job.execute(folder)
+        manifest = Manifest(
+            stage=config.name, kind=config.stage, key=stage_key(parts), parts=parts, config=config.model_dump(mode="json"),
+            models=job.models(), started=started, finished=now(), seconds=round(time.monotonic() - clock, 3), counts=outcome.counts,
+            outputs=describe_outputs(folder, outcome.rows),
+        )
+        manifest.write_json(folder / MANIFEST)
+    run.record(config.name)
+    return StageResult(config=config, folder=run.path / config.name, manifest=manifest, skipped=False)
