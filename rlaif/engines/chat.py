@@ -30,6 +30,10 @@ OPEN_END = "[\u2060open end\u2060]"
 """Stands for the assistant's open text while the template renders; the text goes where its last occurrence is."""
 
 FIXED_DATE = "26 Jul 2024"
+TODAY = "strftime_now"
+FIXED_TODAY = f"{{% macro {TODAY}(format) %}}{FIXED_DATE}{{% endmacro %}}{{{{ '' }}}}"
+"""Goes in front of a template that asks for the date; the empty expression keeps the template's own first newline."""
+
 MARKUP = re.compile(r"[<>\[\]{}|｜]")
 TURN_MARKER = re.compile(r"^([^\S\n]*)([HA])(?=(?:uman|ssistant)[^\S\n]*:)", re.MULTILINE | re.IGNORECASE)
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -79,6 +83,8 @@ class ChatFormat:
         self._loose = any(token.normalized for token in added.values() if str(token) in self.specials)
         cuts_clean = all(not (t.normalized or t.lstrip or t.single_word) for t in added.values()) and tokenizer.is_fast
         self._hard = _any_of(tuple(str(token) for token in added.values())) if cuts_clean else None
+        template = tokenizer.get_chat_template() if self.chat else ""
+        self._dated = FIXED_TODAY + template if TODAY in template else None
         self._bos = self._leading_ids()
         self._has_system = self.chat and self._keeps_system()
         self.turn_end = self._turn_end() if self.chat else ()
@@ -150,9 +156,9 @@ class ChatFormat:
         return [{"role": "user", "content": system}, *rest]
 
     def _template(self, turns: list[dict[str, str]], open_turn: bool) -> str:
-        dates: dict[str, Any] = {"date_string": FIXED_DATE, "strftime_now": _fixed_date}
+        options = {"add_generation_prompt": open_turn, "date_string": FIXED_DATE, "chat_template": self._dated}
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_turn, **dates)
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         except (jinja2.TemplateError, TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             remedy = "check the order of the turns: most templates want user and assistant in turn, the system's text first"
@@ -218,7 +224,3 @@ def _is_control(token: Any) -> bool:
 def _encodable(text: str) -> str:
     """Without lone surrogates, which no tokenizer takes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _fixed_date(_format: str) -> str:
-    return FIXED_DATE

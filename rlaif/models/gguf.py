@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ ORIGIN = "rlaif.json"
 """The file in a converted folder that states source, SHA-256 and sizes."""
 
 MAGIC = b"GGUF"
-CONVERSION_ERRORS = (ValueError, KeyError, IndexError, TypeError, NotImplementedError, ImportError, RuntimeError)
+CONVERSION_ERRORS = (ValueError, KeyError, IndexError, TypeError, ImportError, RuntimeError, struct.error)
 
 
 def cache_folder() -> Path:

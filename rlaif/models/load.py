@@ -86,7 +86,7 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
         path, revision = find_alias(spec, weights=weights, log=log)
         return ModelSource(spec, path, revision)
     local = Path(spec).expanduser()
-    if local.is_dir():
+    if spec and local.is_dir():
         return _from_folder(spec, local, log)
     if local.is_file():
         if local.suffix != ".gguf":
