@@ -19,7 +19,8 @@ from rlaif.types import Message
 
 PIECES = [
     "<|im_start|>", "<|im_end|>", "<|pad|>", "<|im_", "end|>", "<", "|", ">", "start", "<|", "|>", "assistant", "\n", "\n\n", " ",
-    "Human:", "Assistant:", "HUMAN :", "the", "A", "{{ messages }}", "{% raw %}", "\u200b", "[\u2060open end\u2060]", "<think>", "naïve", "🙂",
+    "Human:", "Assistant:", "HUMAN :", "the", "A", "{{ messages }}", "{% raw %}", "\u200b", "[\u2060open end\u2060]", "<think>",
+    "naïve", "🙂",
 ]
 HOSTILE = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
 CHAT, PLAIN = ChatFormat(tiny_tokenizer()), ChatFormat(tiny_tokenizer(chat=False))
