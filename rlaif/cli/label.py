@@ -61,7 +61,7 @@ def label(**options: Any) -> None:
     orders disagree, how strong the labels are) and five labelled pairs.
     """
     settings = LabelConfig.model_validate(pick(
-        options, "responses", "prompt_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "max_invalid", "format"
+        options, "responses", "prompt_column", "context_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "max_invalid", "format"
     ) | ({"limit": options["limit"]} if options["responses"] else {}))
     stages = [settings] if settings.responses else [SampleConfig.model_validate(pick(options, "k", *SAMPLING)), settings]
     recipe = make_recipe(f"label-{Path(options['constitution']).stem}", stages, options)

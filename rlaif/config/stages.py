@@ -101,6 +101,9 @@ class LabelConfig(BaseStage):
     prompt_column: str = "prompt"
     """Column of `responses` that holds the prompt."""
 
+    context_column: str = "context"
+    """Column of `responses` that holds retrieved documents, if there is one."""
+
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many prompts of `responses` to take, from the top; all of them when left out."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlaif.digest import unit_from
 from rlaif.errors import DataError, RunError
 from rlaif.judging.audit_report import AuditKey, AuditReport
 from rlaif.judging.calibration import Calibration
@@ -58,10 +59,13 @@ class Pairs(NamedTuple):
     read: Read[Responses]
 
 
-def read_pairs(source: str | Path, *, prompt_column: str = "prompt", skip_bad_rows: bool = False, seed: int = 0) -> Pairs:
+def read_pairs(
+    source: str | Path, *, limit: int | None = None, prompt_column: str = "prompt", skip_bad_rows: bool = False, seed: int = 0,
+) -> Pairs:
     """Comparisons from a file of pairs: `chosen` and `rejected` (people's choice), or `a` and `b` (no choice); half are turned.
 
-    A file of lists of completions gives every pair of neighbours in a list, without a choice.
+    A file of lists of completions gives every pair of neighbours in a list, without a choice. `limit` keeps the first of them in
+    a hash order, so that raising it keeps the earlier ones.
 
     Raises:
         DataError: The file cannot be read, or holds no two different completions of one prompt.
@@ -80,7 +84,8 @@ def read_pairs(source: str | Path, *, prompt_column: str = "prompt", skip_bad_ro
     if not found:
         remedy = "give pairs: columns chosen and rejected, or a and b"
         raise DataError("no prompt has two different completions", where=str(source), remedy=remedy)
-    return Pairs(pairs=tuple(turn_half(found, seed=seed)), labelled=labelled, identical=identical, read=read)
+    drawn = sorted(found, key=lambda pair: unit_from(seed, "audit", pair.comparison.id))[:limit] if limit else found
+    return Pairs(pairs=tuple(turn_half(drawn, seed=seed)), labelled=labelled, identical=identical, read=read)
 
 
 def read_probes(*, seed: int = 0) -> tuple[Pair, ...]:

@@ -100,9 +100,11 @@ class Context:
         if not self.recipe.allow_prompt_overlap:
             check_disjoint({name: list(claimed.values()) for name, claimed in self._claimed.items()})
 
+    def source_of(self, config: LabelConfig) -> str:
+        """The name of the sample stage that `config` reads from: the one it names, or the last before it."""
+        before = self.recipe.stages[: [stage.name for stage in self.recipe.stages].index(config.name)]
+        return config.input or [stage.name for stage in before if isinstance(stage, SampleConfig)][-1]
+
     def sampled_by(self, config: LabelConfig) -> Path:
-        """The folder of the sample stage that `config` reads from."""
-        stages = self.recipe.stages
-        before = stages[: [stage.name for stage in stages].index(config.name)]
-        name = config.input or [stage.name for stage in before if isinstance(stage, SampleConfig)][-1]
-        return self.folders[name]
+        """The folder of that stage; it must have finished."""
+        return self.folders[self.source_of(config)]

@@ -214,7 +214,7 @@ class LabelJob:
         """See `Job`."""
         card = self.context.engines.card(self.judge)
         return {
-            "settings": _settings(self.config, "judge", "responses", "input", "prompt_column", "limit", "protocol"),
+            "settings": _settings(self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol"),
             "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
             "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
         }

@@ -1,0 +1,95 @@
+"""`rlaif prompts`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rlaif.cli.options import constitution_option, examples
+from rlaif.constitution import load_constitution
+from rlaif.errors import ConfigError
+from rlaif.prompts import LabelPrompt, PromptLibrary
+from rlaif.types import Comparison, Completion, Constitution, Message, Principle, Prompt
+
+__all__ = ["prompts"]
+
+KINDS = ("pairwise", "pointwise", "critique", "revise", "policy")
+
+
+@click.group()
+def prompts() -> None:
+    """Print exactly what a judge will read."""
+
+
+@prompts.command(epilog=examples(
+    "rlaif prompts render --kind pairwise --principle no-harm",
+    "rlaif prompts render --kind pointwise --constitution constitutions/warmth.yaml --a 'I am so happy for you!'",
+    "rlaif prompts render --prompts-dir my_prompts --model none",
+))
+@constitution_option
+@click.option("--kind", type=click.Choice(KINDS), default=None, help="Which prompt. [default: the constitution's protocol]")
+@click.option("--principle", default=None, metavar="ID", help="Principle to render. [default: the first that has the half]")
+@click.option("--prompt", "text", default="What is the capital of France?", show_default=True, help="The user's turn.")
+@click.option("--a", default="Paris.", show_default=True, help="The (first) completion.")
+@click.option("--b", default="I would rather not say.", show_default=True, help="The second completion.")
+@click.option("--critique", default="It could say more.", show_default=True, help="The critique that `revise` quotes.")
+@click.option("--prompts-dir", type=click.Path(path_type=Path), default=None, help="Folder of templates that replace ours.")
+@click.option(
+    "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
+    help="Whose chat template wraps the messages; `none` prints the messages alone.",
+)
+def render(
+    *, constitution: str, kind: str | None, principle: str | None, text: str, a: str, b: str, critique: str, prompts_dir: Path | None,
+    model: str,
+) -> None:
+    """Print a prompt as the model will read it, its chat template included; then the labels and the digest of the template."""
+    loaded = load_constitution(constitution)
+    chosen = kind or loaded.protocol
+    rule = _principle(loaded, chosen, principle, source=constitution)
+    library = PromptLibrary(loaded.language, prompts_dir)
+    prompt = Prompt(id="prompt", messages=(Message("user", text),))
+    first, second = (
+        Completion(id=f"prompt/{index}", prompt_id="prompt", index=index, text=each, finish="given", model="given")
+        for index, each in enumerate((a, b))
+    )
+    match chosen:
+        case "pairwise":
+            question = library.judge_pairwise(Comparison(prompt, first, second), rule, loaded)
+        case "pointwise":
+            question = library.judge_pointwise(prompt, first, rule)
+        case "critique":
+            question = LabelPrompt(library.critique(prompt, a, rule), ())
+        case "revise":
+            question = LabelPrompt(library.revise(prompt, a, critique, rule), ())
+        case _:
+            question = LabelPrompt(library.policy(prompt), ())
+    _print(question, model)
+    name = f"judge_{chosen}" if question.labels else chosen
+    click.echo(f"template {name}.j2, digest {library.digest(name)}", err=True)
+
+
+def _principle(constitution: Constitution, kind: str, id: str | None, *, source: str) -> Principle:
+    """The principle called `id`, or the first that has the half which `kind` needs."""
+    half = {"pairwise": "comparison", "pointwise": "question", "critique": "critique", "revise": "revision"}.get(kind, "id")
+    usable = [each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)]
+    if usable:
+        return usable[0]
+    named = f"named {id!r} " if id else ""
+    known = ", ".join(each.id for each in constitution.principles)
+    raise ConfigError(f"no principle {named}has a `{half}`", where=source, remedy=f"the principles are {known}")
+
+
+def _print(question: LabelPrompt, model: str) -> None:
+    """The messages in the model's chat template, or each under its role; then the labels."""
+    if model == "none":
+        for message in question.messages:
+            click.echo(f"[{message.role}]\n{message.content}\n")
+    else:
+        from rlaif.models.engines import open_token_count
+
+        counter = open_token_count(model)
+        click.echo(counter.render(question.messages))
+        click.echo(f"{counter.count(question.messages)} tokens", err=True)
+    if question.labels:
+        click.echo(f"labels: {' | '.join(question.labels)}", err=True)

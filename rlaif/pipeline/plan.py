@@ -1,0 +1,186 @@
+"""A dry run: what every stage would ask, how many tokens that is, and about how long it takes. No weights are loaded.
+
+Completions that do not exist yet are counted at their longest. Time comes from a short matrix multiplication in the arithmetic that
+the model would use: a forward pass costs about 2 FLOP a parameter and token (the embedding table is a look-up), and engines reach a
+share of the peak that was measured once (`PREFILL_SHARE`, `DECODE_SHARE`). An estimate, good to a factor of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rlaif.config import Recipe
+from rlaif.engines.base import TokenCount
+from rlaif.engines.journaled import Memo
+from rlaif.engines.scripted import load_scripted
+from rlaif.judging.judge import Judge
+from rlaif.models.engines import is_scripted, open_token_count
+from rlaif.models.load import count_parameters
+from rlaif.models.speed import matmul_rate
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.inputs import Completions
+from rlaif.pipeline.jobs import Job, LabelJob, ReviseJob, SampleJob, make_job
+from rlaif.progress import Progress, Silent
+from rlaif.stages.label import make_pairs
+from rlaif.types import Completion, Message
+
+__all__ = ["Plan", "StagePlan", "plan_recipe"]
+
+PREFILL_SHARE = 0.35
+"""Share of the measured matrix peak that reading a batch of prompts reaches."""
+DECODE_SHARE = 0.05
+"""The same for sampling at the default batch size, which waits for memory."""
+COUNTED = 64
+"""Prompts whose tokens are counted; the rest are taken to be as long on average."""
+PLACEHOLDER = "word "
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage would do.
+
+    Attributes:
+        counts: How many of what, in reading order.
+        read, write: Tokens that models would read and write at most.
+        seconds: Estimate; `None` for a scripted model.
+        example: One rendered prompt of each kind, by its name.
+    """
+
+    name: str
+    kind: str
+    model: str
+    counts: dict[str, int]
+    read: int
+    write: int
+    seconds: float | None
+    example: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe would do, stage by stage."""
+
+    name: str
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """The stages' estimates together; `None` when any is unknown."""
+        known = [stage.seconds for stage in self.stages]
+        return None if any(each is None for each in known) else math.fsum(each for each in known if each is not None)
+
+
+class _Forgetful:
+    """A memo that keeps nothing: a dry run asks nothing."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, object]:
+        return {}
+
+    def put_many(self, kind: str, values: object) -> int:
+        return 0
+
+
+def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
+    """Read the inputs of every stage, and count.
+
+    Raises:
+        RlaifError: An input cannot be read, or a tokenizer is not to be had.
+    """
+    memo: Memo = _Forgetful()
+    context = Context(recipe, memo=memo, progress=progress or Silent())
+    jobs = [make_job(config, context) for config in recipe.stages]
+    sampled = {job.config.name: job for job in jobs if isinstance(job, SampleJob)}
+    return Plan(name=recipe.name, stages=tuple(_plan(job, context, sampled) for job in jobs))
+
+
+def _plan(job: Job, context: Context, sampled: dict[str, SampleJob]) -> StagePlan:
+    if isinstance(job, SampleJob):
+        return _plan_sample(job, context)
+    if isinstance(job, ReviseJob):
+        return _plan_revise(job, context)
+    assert isinstance(job, LabelJob)
+    return _plan_label(job, context, sampled)
+
+
+def _plan_sample(job: SampleJob, context: Context) -> StagePlan:
+    config, counter = job.config, _counter(job.policy)
+    asked = [context.library.policy(prompt) for prompt in job.prompts]
+    read, write = _tokens(counter, asked), len(asked) * config.k * config.max_new_tokens
+    return StagePlan(
+        name=config.name, kind=config.stage, model=job.policy, read=read, write=write, seconds=_seconds(job.policy, context, read, write),
+        counts={"prompts": len(asked), "completions": len(asked) * config.k}, example={"policy": counter.render(asked[0])},
+    )
+
+
+def _plan_revise(job: ReviseJob, context: Context) -> StagePlan:
+    config, library, counter = job.config, context.library, _counter(job.policy)
+    text, principle = PLACEHOLDER * config.max_new_tokens, job.constitution.principles[0]
+    answers = [library.policy(prompt) for prompt in job.prompts]
+    critiques = [library.critique(prompt, text, principle) for prompt in job.prompts]
+    revisions = [library.revise(prompt, text, text, principle) for prompt in job.prompts]
+    read = _tokens(counter, answers) + config.rounds * (_tokens(counter, critiques) + _tokens(counter, revisions))
+    calls = len(answers) * (1 + 2 * config.rounds)
+    write = calls * config.max_new_tokens
+    return StagePlan(
+        name=config.name, kind=config.stage, model=job.policy, read=read, write=write, seconds=_seconds(job.policy, context, read, write),
+        counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
+        example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
+    )
+
+
+def _plan_label(job: LabelJob, context: Context, sampled: dict[str, SampleJob]) -> StagePlan:
+    config, counter = job.config, _counter(job.judge)
+    source = job.source if config.responses else _imagined(sampled[context.source_of(config)])
+    seed = context.seed(config)
+    comparisons = make_pairs(source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given).comparisons
+    judge = Judge(load_scripted("scripted"), job.protocol, job.constitution, principles=config.principles, seed=seed)
+    looked_at = comparisons[:COUNTED]
+    asked = list(dict.fromkeys(request for comparison in looked_at for request in judge.requests(comparison)))
+    share = len(asked) / max(1, len(looked_at) * judge.questions_each)  # pairs of one prompt share pointwise questions
+    questions = round(len(comparisons) * judge.questions_each * share)
+    read = round(_tokens(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions)
+    return StagePlan(
+        name=config.name, kind=config.stage, model=job.judge, read=read, write=0, seconds=_seconds(job.judge, context, read, 0),
+        counts={
+            "completions": len(source.completions), "comparisons": len(comparisons), "principles": len(job.constitution.principles),
+            "questions": questions,
+        },
+        example={job.protocol.template: counter.render(asked[0].messages)} if asked else {},
+    )
+
+
+def _imagined(job: SampleJob) -> Completions:
+    """Completions as long as they may get, for counting: they do not exist before the run."""
+    text = PLACEHOLDER * job.config.max_new_tokens
+    completions = [
+        Completion(id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=f"{text}{index}", finish="length", model=job.policy)
+        for prompt in job.prompts
+        for index in range(job.config.k)
+    ]
+    return Completions(prompts=job.prompts, completions=tuple(completions), given={})
+
+
+@lru_cache(maxsize=4)
+def _counter(model: str) -> TokenCount:
+    return open_token_count(model)
+
+
+def _tokens(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -> int:
+    """Tokens of all `conversations`, from an even sample of them."""
+    if not conversations:
+        return 0
+    step = max(1, len(conversations) // COUNTED)
+    sampled = conversations[::step]
+    return round(sum(counter.count(messages) for messages in sampled) / len(sampled) * len(conversations))
+
+
+def _seconds(model: str, context: Context, read: int, write: int) -> float | None:
+    if is_scripted(model):
+        return None
+    size = count_parameters(model)
+    flops_a_token = 2.0 * (size.total - size.embedding)
+    rate = matmul_rate(context.recipe.dtype, context.recipe.device)
+    return flops_a_token / rate * (read / PREFILL_SHARE + write / DECODE_SHARE)
