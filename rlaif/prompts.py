@@ -36,6 +36,8 @@ _FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.I
 _BLOCKS = ("system", "user", "answer", "labels")
 TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise")
 """The templates that the stages render; each is a file `NAME.j2`."""
+RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What an expression in a template may raise (`{{ 1 / 0 }}`, `{{ question[7] }}`, a file that includes itself)."""
 
 
 class Quoted(str):
@@ -135,7 +137,11 @@ class PromptLibrary:
             if name in found:
                 continue
             found[name] = self._source(name)
-            waiting += [used for used in meta.find_referenced_templates(self._environment.parse(found[name])) if used]
+            try:
+                parsed = self._environment.parse(found[name])
+            except TemplateSyntaxError as error:
+                raise _not_jinja(error, name) from error
+            waiting += [used for used in meta.find_referenced_templates(parsed) if used]
         return found
 
     def _source(self, name: str) -> str:
@@ -181,7 +187,7 @@ class PromptLibrary:
             raise ConfigError(f"the template has no block `{block}`", where=f"{name}.j2", remedy=f"blocks: {', '.join(_BLOCKS)}")
         try:
             return "".join(template.blocks[block](template.new_context(values))).strip()
-        except TemplateError as error:
+        except RENDER_ERRORS as error:
             raise ConfigError(f"the template cannot be rendered: {error}", where=f"{name}.j2, block {block}") from error
 
     def _template(self, name: str) -> Template:
@@ -190,7 +196,7 @@ class PromptLibrary:
         except TemplateNotFound as error:
             raise self._missing(f"{name}.j2") from error
         except TemplateSyntaxError as error:
-            raise ConfigError(f"the template is not valid jinja2: {error}", where=f"{name}.j2:{error.lineno}") from error
+            raise _not_jinja(error, f"{name}.j2") from error
 
 
 class _FolderLoader(BaseLoader):
@@ -205,8 +211,21 @@ class _FolderLoader(BaseLoader):
         for folder in self._folders:
             path = folder / template
             if path.is_file():
-                return path.read_text(encoding="utf-8"), str(path), None
+                return _read(path), str(path), None
         raise TemplateNotFound(template)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the template is not UTF-8 (byte {error.start + 1})", where=str(path), remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"the template cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def _not_jinja(error: TemplateSyntaxError, name: str) -> ConfigError:
+    return ConfigError(f"the template is not valid jinja2: {error.message}", where=f"{name}:{error.lineno}")
 
 
 def _finalize(value: Any) -> Any:
