@@ -193,6 +193,8 @@ class LabelJob:
         )
         half: Half = "comparison" if self.protocol.half == "comparison" else "question"
         self.constitution = _usable(context, half)
+        self.templates = context.library.digest(self.protocol.template)
+        """Digest of the judge's templates; read now, so that a broken one is found before anything is sampled."""
         if config.responses:
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
@@ -218,11 +220,6 @@ class LabelJob:
             "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
             "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
         }
-
-    @property
-    def templates(self) -> str:
-        """Digest of the judge's templates."""
-        return self.context.library.digest(self.protocol.template)
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
