@@ -40,6 +40,7 @@ class AuditSettings:
     Attributes:
         protocol: `both` audits the protocols that the constitution has texts for; `None` is the constitution's own.
         limit: Comparisons of `data` to draw; `None` takes all.
+        variants: Comparisons on which other labels and wordings are tried.
     """
 
     judge: str
@@ -51,6 +52,7 @@ class AuditSettings:
     limit: int | None = None
     probes: bool = True
     principles: PrincipleMode = "all"
+    variants: int = SENSITIVITY_ROWS
     own: str = ""
     seed: int = 0
     dtype: str = "auto"
@@ -108,7 +110,7 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
         report = audit(
             engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
             probes=inputs.probes, data=inputs.data, principles=settings.principles, own=settings.own, seed=settings.seed,
-            progress=progress, keep=kept.__setitem__,
+            sensitivity_rows=settings.variants, progress=progress, keep=kept.__setitem__,
         )
     base = settings.out / audit_file(report)
     files = [base.with_suffix(".json"), base.with_suffix(".md")]
@@ -129,7 +131,8 @@ def plan_audit(settings: AuditSettings, progress: Progress) -> Plan:
     """What `run_audit` would ask, without a model: only its tokenizer is read."""
     inputs = _inputs(settings, progress)
     questions = questions_of(
-        inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=settings.principles, sensitivity_rows=SENSITIVITY_ROWS,
+        inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=settings.principles,
+        sensitivity_rows=settings.variants,
     )
     counter = open_token_count(settings.judge)
     lengths = []

@@ -1,0 +1,89 @@
+"""`rlaif constitution diff`: what swapping one constitution for another changes in the labels."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlaif.cli.audit import audit_settings
+from rlaif.cli.options import common_options, examples
+
+if TYPE_CHECKING:
+    from rlaif.judging.difference import Difference
+
+__all__ = ["diff"]
+
+SHOWN = 10
+"""Principles and comparisons in the printed tables; the files have all."""
+
+
+@click.command(epilog=examples(
+    "rlaif constitution diff default my.yaml --on pairs.jsonl",
+    "rlaif constitution diff old.yaml new.yaml --on preferences.jsonl --protocol pointwise --limit 500",
+    "rlaif constitution diff warmth concise --on pairs.jsonl --json | jq .flipped",
+))
+@click.argument("a")
+@click.argument("b")
+@click.option("--on", "data", required=True, metavar="SOURCE", help="Pairs to judge: columns chosen and rejected, or a and b.")
+@click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
+@click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt: text or chat messages.")
+@click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted.")
+@click.option(
+    "--protocol", type=click.Choice(["pairwise", "pointwise"]), default=None, help="How the judge is asked. [default: that of A]",
+)
+@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs of --on to draw.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@common_options
+def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
+    """Judge the same pairs under constitutions A and B and tell what changes.
+
+    Share of flipped labels, agreement, the principles that drive the difference, the comparisons that move most, what leaving a
+    principle out would do, and which principles say the same. Written as JSON and Markdown.
+    """
+    from rlaif.cli.console import ConsoleProgress, output
+    from rlaif.judging.cases import plain
+    from rlaif.pipeline.auditing import plan_difference, run_difference
+
+    dry = given.pop("dry_run")
+    settings = audit_settings({"constitution": a, **given})
+    with ConsoleProgress() as progress:
+        if dry:
+            progress.note(f"{plan_difference(settings, b, progress)} questions at most")
+            return
+        compared = run_difference(settings, b, progress)
+    if as_json:
+        click.echo(json.dumps(plain(compared.found), ensure_ascii=False, indent=2))
+        return
+    console = output()
+    for part in (*_tables(compared.found), _facts(compared.found)):
+        console.print(part)
+    for path in compared.files:
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _facts(found: Difference) -> Any:
+    from rich.text import Text
+
+    from rlaif.judging.grade import share
+    from rlaif.report.audit import figure
+
+    return Text(
+        f"{found.a} → {found.b}: {share(found.flipped)} of {found.both} labels flip, κ {figure(found.kappa)}, "
+        f"mean change of P {found.shift:.3f}, {len(found.redundant)} redundant pairs of principles"
+    )
+
+
+def _tables(found: Difference) -> list[Any]:
+    from rich.table import Table
+
+    from rlaif.report.audit import percent
+
+    drivers = Table("principle", "in", "change", "own flips without it", "drives (points)", title="principles, by what they drive")
+    for each in found.influences[:SHOWN]:
+        drivers.add_row(each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+.1f}")
+    movers = Table("comparison", f"P in {found.a}", f"P in {found.b}", "by", title="comparisons that move most")
+    for mover in found.movers[:SHOWN]:
+        movers.add_row(mover.comparison_id, f"{mover.p_a:.2f}", f"{mover.p_b:.2f}", mover.principle)
+    return [drivers, movers]

@@ -1,0 +1,182 @@
+"""`audit.md` and `difference.md`: what was found about a judge, or about two constitutions, for a person to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rlaif.judging.agreement import Agreement
+from rlaif.judging.audit_report import AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
+from rlaif.judging.bias import Bias
+from rlaif.judging.difference import Difference, Mover
+from rlaif.judging.grade import share
+from rlaif.judging.sensitivity import Sensitivity
+
+__all__ = ["audit_markdown", "bias_rows", "difference_markdown", "figure", "percent", "sensitivity_rows"]
+
+EXCERPT = 300
+"""Characters of a text that a table of comparisons shows."""
+
+Cells = Sequence[object]
+
+
+def audit_markdown(report: AuditReport) -> str:
+    """An audit, the verdict first."""
+    parts = [f"# Audit of {report.judge} under `{report.constitution}`\n"]
+    parts += [f"- **{each.protocol}**: {each.judgement.words}." for each in report.protocols]
+    if report.suggestion:
+        parts.append(f"- **suggestion** ({report.suggestion.pairs}): {report.suggestion.words}.")
+    parts.append("\n" + _about(report))
+    if report.rules:
+        rows = [(f"always-{name}", share(value)) for name, value in report.rules._asdict().items()]
+        parts += ["## Rules that read nothing\n", _table(("rule", "accuracy"), rows)]
+    for each in report.protocols:
+        parts += _protocol(each)
+    return "\n".join(parts)
+
+
+def difference_markdown(found: Difference) -> str:
+    """What swapping one constitution for another changes."""
+    changed = {kind: [each.id for each in found.changes if each.change == kind] for kind in ("added", "removed", "changed")}
+    parts = [
+        f"# From constitution `{found.a}` to `{found.b}`\n",
+        f"Judge {found.judge}, {found.protocol}, {found.both} of {found.comparisons} comparisons with a label under both.\n",
+        f"- flipped labels: {share(found.flipped)}", f"- agreement (Cohen's κ): {figure(found.kappa)}",
+        f"- mean change of P(first): {found.shift:.3f}", f"- correlation of log-odds: {figure(found.correlation)}",
+    ]
+    parts += [f"- principles {kind}: {', '.join(ids) or 'none'}" for kind, ids in changed.items()]
+    influences = [
+        (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+.1f}") for each in found.influences
+    ]
+    header = ("principle", "in", "change", "own labels that flip without it", "drives (points of flipped labels)")
+    parts += ["\n## Principles, by what they drive\n", _table(header, influences)]
+    redundant = [(each.side, each.first, each.second, f"{each.correlation:.2f}") for each in found.redundant]
+    parts += ["## Redundant principles\n", _table(("in", "one", "other", "correlation"), redundant) if redundant else "None found.\n"]
+    parts += [f"## The {len(found.movers)} comparisons that move most\n", *(_mover(each) for each in found.movers)]
+    return "\n".join(parts)
+
+
+def percent(value: float | None) -> str:
+    """`37 %`, or a dash where there is nothing."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def figure(value: float | None) -> str:
+    """A figure with two digits, or a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def bias_rows(bias: Bias) -> list[tuple[str, str]]:
+    """The habits that were measured, a name and a figure each."""
+    rates = (
+        ("flips between the two orders", bias.flip_rate), ("for the completion shown first", bias.first_rate),
+        ("for the longer completion", bias.longer_rate), ("people, for the longer completion", bias.human_longer_rate),
+        (f"for its own completions ({bias.own_rows})", bias.own_rate),
+    )
+    rows = [(name, share(value)) for name, value in rates if value]
+    figures = (
+        ("correlation with length (Spearman)", bias.length_correlation),
+        ("agreement between principles (Krippendorff's α)", bias.agreement), ("the same, on P", bias.agreement_interval),
+    )
+    rows += [(name, f"{value:.2f}") for name, value in figures if value is not None]
+    rows += [("probability of the two labels together", percent(bias.label_mass)), ("ties", percent(bias.tie_rate))]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in bias.invalid_reasons.items())
+    return [*rows, ("invalid verdicts", percent(bias.invalid_rate) + (f" ({reasons})" if reasons else ""))]
+
+
+def sensitivity_rows(found: Iterable[Sensitivity]) -> list[tuple[str, ...]]:
+    """Each change: how many labels stay, by how much P moves, and the accuracy before and after."""
+    return [
+        (each.name, each.note) if each.note else
+        (
+            each.name, f"{share(each.same_label) if each.same_label else '–'} of {each.rows}", figure(each.shift),
+            f"{percent(each.accuracy_before)} → {percent(each.accuracy)}" if each.accuracy is not None else "–",
+        )
+        for each in found
+    ]
+
+
+def _about(report: AuditReport) -> str:
+    data = f"{report.data}: {report.pairs} comparisons, {report.labelled} with people's choice" if report.pairs else "probes only"
+    asked = "all principles" if report.principles == "all" else "one principle drawn a comparison"
+    return f"On {data}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals hold 95 %.\n"
+
+
+def _protocol(found: ProtocolAudit) -> list[str]:
+    parts = [f"## {found.protocol}\n", f"Grade: **{found.judgement.grade}**."]
+    parts += [f"- {reason}" for reason in found.judgement.reasons]
+    if found.ensemble:
+        parts += ["\n### Against people\n", *_against_people(found, found.ensemble)]
+    parts += ["\n### Habits\n", _table(("habit", "figure"), bias_rows(found.bias))]
+    if found.sensitivity:
+        header = ("change", "same label", "shift of P", "accuracy")
+        parts += ["### Changes that should not matter\n", _table(header, sensitivity_rows(found.sensitivity))]
+    if found.probes:
+        parts += ["### Probes\n", *_probes(found.probes)]
+    return [*parts, "### By principle\n", _principles(found.principles)]
+
+
+def _against_people(found: ProtocolAudit, ensemble: Agreement) -> list[str]:
+    facts = [
+        ("accuracy, all principles asked", share(ensemble.accuracy)),
+        ("accuracy of one principle alone, mean", percent(found.one_principle)),
+        ("accuracy in one order alone, mean", percent(found.one_order)), ("Cohen's κ", figure(ensemble.kappa)),
+        ("calibration error (ECE)", figure(ensemble.ece)), ("negative log-likelihood (0.69 says nothing)", figure(ensemble.nll)),
+        ("pairs without a label", str(ensemble.unlabelled)),
+    ]
+    reliability = [
+        (f"{each.low:.2f}–{each.high:.2f}", each.rows, f"{each.confidence:.3f}", f"{each.accuracy:.3f}")
+        for each in ensemble.reliability
+    ]
+    return [
+        _table((f"on {ensemble.rows} pairs", "figure"), facts), "Reliability:\n",
+        _table(("confidence", "pairs", "mean confidence", "accuracy"), reliability),
+    ]
+
+
+def _probes(probes: ProbeAudit) -> list[str]:
+    name, rule = probes.rules.best()
+    scope = f"with the tags {', '.join(probes.scope)}" if probes.scope else "in all, as no tag is the constitution's"
+    told = share(probes.in_scope.accuracy) + f" on the {probes.in_scope.rows}" if probes.in_scope else "no label on those"
+    rows = [
+        (tag, share(value), share(probes.own_principles[tag]) if tag in probes.own_principles else "–")
+        for tag, value in probes.by_tag.items()
+    ]
+    return [
+        f"{probes.rows} comparisons with an obvious right answer: {told} {scope} ({name}: {100 * rule.value:.0f} %).\n",
+        _table(("tag", "all principles", "principles with this tag"), rows),
+    ]
+
+
+def _principles(found: Sequence[PrincipleAudit]) -> str:
+    rows = [
+        (
+            each.id, share(each.accuracy.accuracy) if each.accuracy else "–", figure(each.accuracy.ece if each.accuracy else None),
+            figure(each.accuracy.kappa if each.accuracy else None), share(each.probes) if each.probes else "–",
+            percent(each.flip_rate), percent(each.first_rate), each.invalid,
+        )
+        for each in found
+    ]
+    return _table(("principle", "accuracy", "ECE", "κ", "probes", "flips", "first", "invalid"), rows)
+
+
+def _mover(mover: Mover) -> str:
+    flips = ", flips" if mover.flips else ""
+    head = f"### {mover.comparison_id}: P(first) {mover.p_a:.2f} → {mover.p_b:.2f}{flips}, by `{mover.principle}`\n"
+    return "\n".join([head, _quoted("user", mover.prompt), _quoted("first", mover.first), _quoted("second", mover.second)])
+
+
+def _quoted(name: str, text: str) -> str:
+    short = text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+    return f"**{name}**\n\n" + "\n".join(f"> {line}" for line in short.split("\n")) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Cells]) -> str:
+    """A Markdown table; a row that is too short is filled with dashes."""
+    lines = [_line(header), "|" + "---|" * len(header)]
+    lines += [_line([*row, *["–"] * (len(header) - len(row))]) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Cells) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
