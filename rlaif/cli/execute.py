@@ -69,15 +69,17 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     console.print(table)
     console.print(
         f"comparisons {counts['comparisons']} = preferences {counts['preferences']} + unlabelled {counts['unlabelled']} + not best "
-        f"against worst {counts['not_best_worst']}; left out before: identical pairs {counts['identical_pairs']}, not drawn "
-        f"{counts['pairs_not_drawn']}\nties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
+        f"against worst {counts['not_best_worst']}; left out before: identical pairs {counts['identical_pairs']}, repeated "
+        f"{counts['repeated_pairs']}, not drawn {counts['pairs_not_drawn']}\n"
+        f"ties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
         f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)", soft_wrap=True,
     )
     _show_examples(stage, console)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [str(row["verdicts"]), str(row["invalid"]), _rate(row["flip_rate"]), _rate(row["first_rate"]), _number(row["mean_strength"])]
+    counts = [str(row["verdicts"]), str(row["invalid"])]
+    return [*counts, _rate(row["flip_rate"]), _rate(row["first_rate"]), _number(row["mean_strength"])]
 
 
 def _show_examples(stage: StageResult, console: Console) -> None:
@@ -95,7 +97,8 @@ def _show_end(result: RunResult, console: Console) -> None:
     console.print(f"\nasked {result.asked} questions, took {result.reused} answers from {result.journal}", soft_wrap=True)
     for stage in result.stages:
         main = next(iter(stage.manifest.outputs))
-        console.print(f"{stage.config.name}: {stage.folder / main} ({stage.manifest.rows} rows), {stage.folder / 'samples.md'}", soft_wrap=True)
+        files = f"{stage.folder / main} ({stage.manifest.rows} rows), {stage.folder / 'samples.md'}"
+        console.print(f"{stage.config.name}: {files}", soft_wrap=True)
     console.print(f"{result.seconds:.0f} s in all")
 
 

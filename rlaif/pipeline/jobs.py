@@ -237,7 +237,8 @@ class LabelJob:
             verdicts = stack.enter_context(RowWriter(folder / "verdicts.jsonl", "jsonl"))
             preferences = stack.enter_context(RowWriter(folder / file, self.config.format))
             unlabelled = stack.enter_context(RowWriter(folder / "unlabelled.jsonl", "jsonl"))
-            to_read = _Spread(len(self.pairing.comparisons), TO_READ)
+            expected = len(self.source.prompts) if self.config.pairs == "best-worst" else len(self.pairing.comparisons)
+            to_read = _Spread(expected, TO_READ)
             for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
                 preferences.write(row)
                 to_read.add(row)
@@ -274,18 +275,18 @@ class LabelJob:
         pairing = self.pairing
         return {
             "prompts": len(self.source.prompts), "completions": len(self.source.completions), "bad_rows": self.source.bad_rows,
-            "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "pairs_not_drawn": pairing.not_drawn,
-            "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts, "invalid_verdicts": statistics.total.invalid,
-            "preferences": preferences, "unlabelled": statistics.unlabelled,
-            "not_best_worst": statistics.labelled - preferences,
+            "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "repeated_pairs": pairing.repeated,
+            "pairs_not_drawn": pairing.not_drawn, "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts,
+            "invalid_verdicts": statistics.total.invalid,
+            "preferences": preferences, "unlabelled": statistics.unlabelled, "not_best_worst": statistics.labelled - preferences,
         }
 
 
 class _Spread:
-    """Keeps about `count` rows of a stream of known length, evenly spread."""
+    """Keeps at most `count` rows of a stream of known length, evenly spread."""
 
     def __init__(self, length: int, count: int) -> None:
-        self._step = max(1, length // count)
+        self._step = max(1, -(-length // count))
         self._count = count
         self._seen = 0
         self.rows: list[Mapping[str, Any]] = []

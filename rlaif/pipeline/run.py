@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
 from rlaif.pipeline.context import Context
@@ -94,7 +95,7 @@ def run_recipe(
 
 def _run_stage(job: Job, run: RunFolder, context: Context) -> StageResult:
     config = job.config
-    parts = {"stage": config.stage, **job.parts()}
+    parts = {"stage": config.stage, "rlaif": __version__, **job.parts()}
     before = run.manifest(config.name)
     if before is not None and before.key == stage_key(parts):
         context.progress.note(f"{config.name}: finished before, nothing to do")

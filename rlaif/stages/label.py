@@ -26,6 +26,8 @@ class Pairing:
 
     comparisons: list[Comparison] = field(default_factory=list)
     identical: int = 0
+    repeated: int = 0
+    """Pairs that the data set against each other once more: they are judged once."""
     not_drawn: int = 0
     lone: int = 0
     """Prompts with a single completion: there is nothing to compare."""
@@ -50,8 +52,10 @@ def make_pairs(
     for prompt in prompts:
         own = by_prompt.get(prompt.id, [])
         result.lone += len(own) == 1
-        met = given.get(prompt.id) if given else None
-        possible = [(own[i], own[j]) for i, j in met] if met else list(combinations(own, 2))
+        met = list(given.get(prompt.id, ())) if given else []
+        distinct = dict.fromkeys((min(pair), max(pair)) for pair in met)
+        result.repeated += len(met) - len(distinct)
+        possible = [(own[i], own[j]) for i, j in distinct] or list(combinations(own, 2))
         different = [(a, b) for a, b in possible if a.text.strip() != b.text.strip()]
         result.identical += len(possible) - len(different)
         drawn = different
@@ -118,7 +122,7 @@ def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
     reasons = ", ".join(f"{reason} {count}" for reason, count in total.reasons.most_common())
     raise JudgingError(
         f"{total.invalid} of {total.verdicts} verdicts are invalid ({statistics.invalid_rate:.0%}, limit {limit:.0%}): {reasons}",
-        remedy="--max-invalid 1 writes verdicts.jsonl all the same, to see which; then use another judge, shorter texts or other labels",
+        remedy="--max-invalid 1 writes verdicts.jsonl all the same; see which, then use another judge, shorter texts or other labels",
     )
 
 
