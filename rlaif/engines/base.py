@@ -27,6 +27,8 @@ class EngineCard:
         dtype: Arithmetic of the forward pass, e.g. `bfloat16`.
         context: Longest sequence in tokens.
         chat: Whether the model has a chat template (else the plain form is used).
+        reads: How a served model is asked and its labels are read, in words (`chat, top 20 log-probabilities`, `chat, 8 votes`);
+            empty where there is one way only.
     """
 
     name: str
@@ -35,6 +37,7 @@ class EngineCard:
     dtype: str
     context: int
     chat: bool
+    reads: str = ""
 
     @property
     def label(self) -> str:
@@ -43,7 +46,8 @@ class EngineCard:
 
     def identity(self) -> dict[str, Any]:
         """The part of the card that an answer depends on, for journal keys."""
-        return {"revision": self.revision, "kind": self.kind, "dtype": self.dtype, "chat": self.chat}
+        identity = {"revision": self.revision, "kind": self.kind, "dtype": self.dtype, "chat": self.chat}
+        return identity | {"reads": self.reads} if self.reads else identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,197 @@
+"""One request to one server, through the `openai` client and retried by `tenacity` (both come with `rlaif[api]`).
+
+Every failure is sorted into one of three: *transient* (asked again, here or elsewhere; a reply that makes no sense too), *rejected*
+(this request, for good) and *fatal* (no request can succeed: the key is refused). The texts of these errors are ours; of a server's
+own text a short piece is told, with the key taken out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import openai
+import tenacity
+
+from rlaif.engines.api_key import ApiKey
+from rlaif.engines.servers import Server
+from rlaif.engines.wire import Malformed
+from rlaif.errors import ModelError
+
+__all__ = ["Clients", "Rejected", "Transient", "retrying"]
+
+Result = TypeVar("Result")
+
+FULL = (429, 503)
+AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524, 529)
+TOO_LONG = ("context length", "context window", "maximum context", "too long", "too many tokens", "context size", "context_length")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+BACKOFF_MAX = 30.0
+
+
+class Transient(Exception):
+    """May succeed when asked again; `elsewhere` says that another server should be asked."""
+
+    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.elsewhere = elsewhere
+
+
+class Rejected(Exception):
+    """The server will not answer this request; `detail` is its own word, redacted."""
+
+    def __init__(self, reason: str, detail: str = "", *, status: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+        self.status = status
+
+
+class Clients:
+    """One client a server, open as long as the `async with`.
+
+    Args:
+        key: Sent to every server.
+        timeout: Seconds for a whole request, however slowly its bytes come.
+        connections: Most at once to one server.
+    """
+
+    def __init__(self, servers: list[Server], *, key: ApiKey, timeout: float, connections: int) -> None:
+        self._key = key
+        self._timeout = timeout
+        self._clients = {server.url: _client(server.url, key, timeout, connections) for server in servers}
+
+    async def __aenter__(self) -> Clients:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for client in self._clients.values():
+            await client.close()
+
+    async def models(self, server: Server) -> Any:
+        """The body of `GET /models`."""
+        models = self._clients[server.url].models.with_raw_response
+        return await self._send(server, lambda: models.list())
+
+    async def complete(self, server: Server, api: Literal["chat", "completions"], body: Mapping[str, Any]) -> Any:
+        """The body of the answer to `POST /chat/completions` or `/completions`. Fields that the API does not know travel along."""
+        client = self._clients[server.url]
+        resource = client.chat.completions if api == "chat" else client.completions
+        known = {name: body[name] for name in ("model", "messages", "prompt") if name in body}
+        rest = {name: value for name, value in body.items() if name not in known}
+        send: Any = resource.with_raw_response.create
+        return await self._send(server, lambda: send(**known, extra_body=rest))
+
+    async def _send(self, server: Server, send: Callable[[], Awaitable[Any]]) -> Any:
+        """Send, and tell the server's window how it went.
+
+        Raises:
+            Transient, Rejected, ModelError: See the module; raised outside of the handler, so that no error carries the request.
+        """
+        sent_at = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout):
+                raw = await send()
+            payload = json.loads(raw.text)
+        except TimeoutError:
+            failure: Exception = Transient("timeout", elsewhere=True)
+        except (ValueError, RecursionError):
+            failure = Transient("bad_json")
+        except openai.APIStatusError as error:
+            failure = self._sort(server, error, sent_at)
+        except openai.APITimeoutError:
+            failure = Transient("timeout", elsewhere=True)
+        except openai.OpenAIError:
+            failure = Transient("connection", elsewhere=True)
+        else:
+            server.answered()
+            return payload
+        if isinstance(failure, Transient) and failure.elsewhere:
+            server.missed()
+        raise failure
+
+    def _sort(self, server: Server, error: openai.APIStatusError, sent_at: float) -> Exception:
+        """What a status other than 2xx means."""
+        status = error.status_code
+        if status in FULL:
+            server.window.narrow(sent_at, _retry_after(error.response.headers))
+            return Transient("rate_limited" if status == 429 else "overloaded")
+        if status in AGAIN or status >= 500:
+            return Transient(f"http_{status}", elsewhere=True)
+        detail = self._key.redact(_message(error))
+        if status == 401 or (status == 403 and "logprob" not in detail):
+            return ModelError(
+                f"the server refuses the key ({status})", where=server.url,
+                remedy="export RLAIF_API_KEY=…, or name the variable (--api-key-env) or the file (--api-key-file) that holds it",
+            )
+        if any(words in detail.lower() for words in TOO_LONG):
+            return Rejected("prompt_too_long", detail, status=status)
+        return Rejected(f"rejected_{status}", detail, status=status)
+
+
+async def retrying(
+    attempt: Callable[[], Awaitable[Result]], *, retries: int, backoff: float, retried: Callable[[], None]
+) -> Result:
+    """Call `attempt` until it raises neither `Transient` nor `Malformed`, `retries` times more at most.
+
+    Waits are exponential with jitter. A server's own `Retry-After` is heeded by its window, which the next attempt waits for.
+
+    Raises:
+        Transient: The last attempt failed too.
+    """
+
+    async def once() -> Result:
+        try:
+            return await attempt()
+        except Malformed as error:
+            failure = Transient(error.reason)
+        raise failure
+
+    # Waits lie between half and all of backoff · 2^attempt: the jitter keeps requests that failed together from coming together again.
+    wait = tenacity.wait_random_exponential(multiplier=backoff / 2, max=BACKOFF_MAX / 2) + tenacity.wait_exponential(
+        multiplier=backoff / 2, max=BACKOFF_MAX / 2,
+    )
+    policy = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Transient), stop=tenacity.stop_after_attempt(retries + 1), wait=wait, reraise=True,
+        before_sleep=lambda _state: retried(),
+    )
+    return await policy(once)
+
+
+def _client(url: str, key: ApiKey, timeout: float, connections: int) -> openai.AsyncOpenAI:
+    """A client that does not retry by itself. Proxies of the environment are not for a server on this machine."""
+    http = openai.DefaultAsyncHttpxClient(
+        timeout=timeout, trust_env=urlsplit(url).hostname not in LOOPBACK, follow_redirects=False, limits=_limits(connections),
+    )
+    return openai.AsyncOpenAI(api_key=key.reveal(), base_url=url, timeout=timeout, max_retries=0, http_client=http)
+
+
+def _limits(connections: int) -> Any:
+    """As many connections as requests: taken from the client library's own defaults, whose HTTP library has changed its name."""
+    kind = type(openai.DEFAULT_CONNECTION_LIMITS)
+    return kind(max_connections=connections, max_keepalive_connections=connections)
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body
+    message = body.get("message") if isinstance(body, dict) else body
+    return message if isinstance(message, str) else ""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks for, in any of the three spellings; 0 when it does not."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        if value.strip().replace(".", "", 1).isdigit():
+            return float(value) * scale
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError):
+        return 0.0

@@ -1,0 +1,161 @@
+"""What servers say of themselves, and what they turn out to do: asked once, before the first request.
+
+Asked: `GET /models`, for the revision and the context. Tried out, where the settings leave it open: whether log-probabilities come
+(else labels are read by votes), and whether an assistant's turn is continued when told to. The second shows in the number of prompt
+tokens: a turn that is left open takes fewer than one that is closed and followed by the opening of the next. A server that ignores the
+flag tells the same number twice; its conversations are folded (see `fold_turns`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from rlaif.digest import digest
+from rlaif.engines.asker import Asker
+from rlaif.engines.base import EngineCard, LabelRequest
+from rlaif.engines.calls import Rejected, Transient
+from rlaif.engines.forms import Form
+from rlaif.engines.openai import UNKNOWN_CONTEXT
+from rlaif.errors import ModelError
+from rlaif.types import Message
+
+__all__ = ["Handshake", "no_such_model", "shake_hands"]
+
+FEWEST_TOP = 5
+"""Most probable tokens that about every server tells that tells any."""
+PROBE = LabelRequest(messages=(Message("user", "Answer with one letter, A or B."),), labels=("A", "B"))
+OPEN_PROBE = LabelRequest(messages=(*PROBE.messages, Message("assistant", "Answer:")), labels=("A", "B"))
+
+
+class Handshake(NamedTuple):
+    """Who answers, and how to ask."""
+
+    card: EngineCard
+    form: Form
+
+
+async def shake_hands(asker: Asker, model: str, log: Callable[[str], None]) -> Handshake:
+    """Find out who answers and how to ask.
+
+    Raises:
+        ModelError: No server can be reached, the key is refused, the model is not there, or the servers serve different models.
+    """
+    settings = asker.settings
+    entry = await _entry(asker, model, log)
+    form = Form(
+        model=model, api=settings.api, top=settings.top_logprobs, votes=settings.votes,
+        continues=bool(settings.continues) or settings.api == "completions", extra=dict(settings.extra_body),
+    )
+    try:
+        form = await _with_reading(asker, form)
+        if settings.continues is None and settings.api == "chat":
+            form = replace(form, continues=await _continues(asker, form))
+    except Transient as error:
+        reason: object = error
+    except Rejected as error:
+        if error.status == 404:
+            raise no_such_model(asker, error) from None
+        reason = f"{error.reason} {error.detail}"
+    else:
+        return Handshake(_card(model, entry, form), form)
+    raise ModelError(f"the server does not answer a short question: {reason}", where=_where(asker), remedy="see the server's own log")
+
+
+def no_such_model(asker: Asker, error: Rejected) -> ModelError:
+    """The error of a server that answers 404."""
+    return ModelError(
+        f"the server knows no such model or address (404): {error.detail}", where=_where(asker),
+        remedy="check the model's name, and that the base URL ends where the server's API begins, mostly in /v1",
+    )
+
+
+async def _entry(asker: Asker, model: str, log: Callable[[str], None]) -> Mapping[str, Any]:
+    """What the servers list under the model's name; they must agree."""
+    listed = await asyncio.gather(*(_listed(asker, number) for number in range(len(asker.servers))))
+    reached = [entries for entries in listed if entries is not None]
+    if not reached:
+        raise ModelError("no server answers", where=_where(asker), remedy="start it (vllm serve MODEL), or correct --base-url")
+    for server, entries in zip(asker.servers, listed, strict=True):
+        if entries is None:
+            log(f"{server.url} does not answer; its share goes to the others until it does")
+    found = [entries[model] for entries in reached if model in entries]
+    if len({_revision(model, entry) for entry in found}) > 1:
+        raise ModelError(f"the servers serve different models as {model!r}", where=_where(asker), remedy="serve the same one on all")
+    names = sorted({name for entries in reached for name in entries})
+    if not found and names:
+        log(f"no server lists {model!r}; listed: {', '.join(names[:8])}")
+    return found[0] if found else {}
+
+
+async def _listed(asker: Asker, number: int) -> dict[str, Mapping[str, Any]] | None:
+    """The models of one server by name: empty when it has no list, `None` when it cannot be reached."""
+    try:
+        payload = await asker.models(asker.servers[number])
+    except Transient:
+        return None
+    except Rejected:
+        return {}
+    data = payload.get("data") if isinstance(payload, dict) else None
+    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    return {str(entry.get("id")): entry for entry in entries}
+
+
+async def _with_reading(asker: Asker, form: Form) -> Form:
+    """The form with the number of log-probabilities that the server tells; 0, so that labels are read by votes, when it tells none."""
+    if asker.settings.reads == "votes":
+        return replace(form, top=0)
+    for top in dict.fromkeys((form.top, min(form.top, FEWEST_TOP))):
+        for limit in ("max_tokens", "max_completion_tokens"):
+            tried = replace(form, top=top, limit=limit)
+            try:
+                reply = await asker.complete(tried.label(PROBE), home=0)
+            except Rejected as error:
+                if error.status == 404:
+                    raise
+                if "max_completion_tokens" not in error.detail:
+                    break
+                form = replace(form, limit="max_completion_tokens")
+            else:
+                if reply.choices[0].top:
+                    return tried
+                break
+    if asker.settings.reads == "logprobs":
+        raise ModelError("the server tells no log-probabilities", where=_where(asker), remedy="read labels by votes (reads: votes)")
+    return replace(form, top=0)
+
+
+async def _continues(asker: Asker, form: Form) -> bool:
+    opened = replace(form, continues=True).label(OPEN_PROBE)
+    closed = {name: value for name, value in opened.items() if name not in ("add_generation_prompt", "continue_final_message")}
+    for body in (opened, closed):
+        if not form.top:
+            body.pop("logprobs", None)
+            body.pop("top_logprobs", None)
+    try:
+        counts = [(await asker.complete(body, home=0)).counts.get("prompt", 0) for body in (opened, closed)]
+    except Rejected:
+        return False
+    return 0 < counts[0] < counts[1]
+
+
+def _card(model: str, entry: Mapping[str, Any], form: Form) -> EngineCard:
+    meta = entry.get("meta") if isinstance(entry.get("meta"), dict) else {}
+    told = [entry.get("max_model_len"), entry.get("context_length"), (meta or {}).get("n_ctx")]
+    context = next((value for value in told if isinstance(value, int) and value > 0), UNKNOWN_CONTEXT)
+    return EngineCard(
+        name=model, revision=_revision(model, entry), kind="openai", dtype="server", context=context, chat=form.api == "chat",
+        reads=form.describe(),
+    )
+
+
+def _revision(model: str, entry: Mapping[str, Any]) -> str:
+    """A digest of what the server says of the weights (vLLM's `root`, llama.cpp's `meta`); else the model's name."""
+    said = {name: entry[name] for name in ("root", "meta", "revision") if entry.get(name) not in (None, "", model)}
+    return digest([model, said]) if said else model
+
+
+def _where(asker: Asker) -> str:
+    return ", ".join(server.url for server in asker.servers)

@@ -1,0 +1,216 @@
+"""The engine behind an OpenAI-compatible API: vLLM, SGLang, the llama.cpp server, or a hosted model.
+
+    engine = open_openai("openai:Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
+
+Needs `pip install 'rlaif[api]'`. Several base URLs share the load. Every request ends in exactly one result: an answer, or one with
+the reason why there is none. What failed on the way (a time-out, a full server, a reply that makes no sense) is asked again, and when
+all tries are spent its reason begins with `transient:`, which journals do not keep.
+
+Labels are read from the log-probabilities of the answer's first token. A server that tells none is asked for sampled answers, which
+count as votes (`label_reading` says how); the card's `reads` tells which it was, and so does the manifest.
+
+Neither a greedy answer nor a seed, which is passed on, makes a server deterministic: its batches change the rounding. The journal
+does: an answer, once given, stays.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from rlaif.engines.api_key import ApiKey, read_api_key
+from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
+from rlaif.engines.costs import Ledger, Prices, Usage
+from rlaif.engines.servers import Server
+from rlaif.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from rlaif.engines.session import Session
+
+__all__ = ["ApiSettings", "OpenAIEngine", "open_openai"]
+
+LOCAL_URL = "http://localhost:8000/v1"
+"""Where `vllm serve` listens."""
+UNKNOWN_CONTEXT = 1 << 30
+"""Context of a server that does not tell: no limit on our side."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """How to talk to the servers.
+
+    Attributes:
+        api: `chat` (the server applies the chat template) or `completions` (base models, in the plain form).
+        reads: `logprobs`, `votes`, or `auto`: log-probabilities where the server tells them, else votes.
+        votes: Sampled answers a label; 1 takes one greedy answer.
+        top_logprobs: Most probable tokens to ask for; vLLM allows 20 and other servers down to 5.
+        continues: Whether the server continues an assistant's turn (vLLM, SGLang); `None` finds out.
+        concurrency: Requests at once to one server, at most.
+        timeout: Seconds for one request.
+        retries: Tries after the first.
+        backoff: Seconds before the first of them; doubled each time, with jitter.
+        give_up_after: Stop when so many requests in a row failed all their tries.
+        prices: Price of a million tokens.
+        max_cost: Stop before more than this is spent.
+        extra_body: Fields added to every request (`{"chat_template_kwargs": {"enable_thinking": False}}`); they replace ours.
+    """
+
+    api: Literal["chat", "completions"] = "chat"
+    reads: Literal["auto", "logprobs", "votes"] = "auto"
+    votes: int = 8
+    top_logprobs: int = 20
+    continues: bool | None = None
+    concurrency: int = 16
+    timeout: float = 120.0
+    retries: int = 6
+    backoff: float = 0.5
+    give_up_after: int = 64
+    prices: Prices = field(default_factory=Prices)
+    max_cost: float | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        for name in ("votes", "top_logprobs", "concurrency", "give_up_after", "timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number above 0")
+        if self.retries < 0 or self.backoff < 0:
+            raise ConfigError(f"retries is {self.retries}, backoff {self.backoff}", remedy="give numbers from 0")
+
+
+class OpenAIEngine:
+    """Asks one model through the API of one or more servers.
+
+    Nothing is sent before the first use of `card`, `generate` or `label_logprobs`; then the servers are asked what they serve and, as
+    far as the settings leave it open, how labels can be read (one to three requests of a few tokens).
+
+    Args:
+        model: The name under which the servers serve it.
+        base_urls: Where they listen, mostly ending in `/v1`.
+        key: For hosted ones.
+        settings: How to talk to them.
+        log: Hears what the user should know, a line at a time.
+
+    Raises:
+        ConfigError: A base URL is not one, or carries a user name, password or query.
+    """
+
+    def __init__(
+        self, model: str, base_urls: Sequence[str] = (LOCAL_URL,), *, key: ApiKey | None = None, settings: ApiSettings | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings or ApiSettings()
+        self.ledger = Ledger(self.settings.prices, self.settings.max_cost)
+        self._servers = [Server(url, self.settings.concurrency) for url in _checked_urls(base_urls)]
+        self._key = key or ApiKey()
+        self._log = log or _silent
+
+    def __repr__(self) -> str:
+        return f"OpenAIEngine({self.model!r}, {[server.url for server in self._servers]!r})"
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens and money used so far."""
+        return self.ledger.usage
+
+    @property
+    def card(self) -> EngineCard:
+        """Who answers; `reads` tells how.
+
+        Raises:
+            ModelError: No server can be reached, the key is refused, or the servers serve different models.
+        """
+        return self._session.card
+
+    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+        """As `Engine.generate`; yields each completion as it comes.
+
+        Raises:
+            CostLimitError: The next request could cost more than is left.
+            ModelError: The servers stopped answering.
+        """
+        return self._session.stream(requests, done, ask=self._session.generation, failed=_refused)
+
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = (),
+    ) -> Iterator[Mapping[int, LabelReading]]:
+        """As `Engine.label_logprobs`; yields and raises as `generate` does."""
+        return self._session.stream(requests, done, ask=self._session.reading, failed=_unread)
+
+    @cached_property
+    def _session(self) -> Session:
+        """What the servers can do, and the questions in the form that they take; made at the first use."""
+        session: Session = _api().connect(
+            self.model, self._servers, key=self._key, settings=self.settings, ledger=self.ledger, log=self._log,
+        )
+        return session
+
+
+def open_openai(
+    name: str, *, base_urls: Sequence[str] = (), api_key_env: str = "", api_key_file: Path | None = None,
+    settings: ApiSettings | None = None, log: Callable[[str], None] | None = None,
+) -> OpenAIEngine:
+    """The engine that `openai:MODEL` names, connected.
+
+    Args:
+        name: `openai:MODEL`.
+        base_urls: Where it is served; `http://localhost:8000/v1` when there are none.
+        api_key_env: Environment variable with the key; by default `RLAIF_API_KEY`, for api.openai.com also `OPENAI_API_KEY`.
+        api_key_file: File with the key on its first line.
+
+    Raises:
+        ModelError: The name is none, the extra is not installed, or the servers cannot be used.
+    """
+    prefix, _, model = name.partition(":")
+    if prefix != "openai" or not model:
+        raise ModelError(f"{name!r} names no served model", remedy="write openai:MODEL, with the name that the server serves it under")
+    urls = tuple(base_urls) or (LOCAL_URL,)
+    hosts = frozenset(urlsplit(url).hostname or "" for url in urls)
+    key = read_api_key(hosts=hosts, variable=api_key_env, file=api_key_file)
+    engine = OpenAIEngine(model, urls, key=key, settings=settings, log=log)
+    _ = engine.card
+    return engine
+
+
+def _api() -> Any:
+    """The part that needs the extra; imported late, so that everything else works without it."""
+    try:
+        return importlib.import_module("rlaif.engines.session")
+    except ImportError as error:
+        if error.name not in ("openai", "tenacity"):
+            raise
+        raise ModelError(f"the openai engine needs the package {error.name}", remedy="pip install 'rlaif[api]'") from None
+
+
+def _checked_urls(urls: Sequence[str]) -> list[str]:
+    if not urls:
+        raise ConfigError("there is no base URL", remedy=f"give --base-url {LOCAL_URL}")
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("a base URL is no http or https address", remedy=f"write it in full, as in {LOCAL_URL}")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+            raise ConfigError(
+                "a base URL may not carry a user name, a password or a query", where=where,
+                remedy="put the key into RLAIF_API_KEY, and leave only the address in the URL",
+            )
+    return list(dict.fromkeys(url.rstrip("/") for url in urls))
+
+
+def _refused(reason: str) -> Generation:
+    return Generation(text="", finish="refused", tokens=0, reason=reason)
+
+
+def _unread(reason: str) -> LabelReading:
+    return LabelReading(logprobs=(), reason=reason)
+
+
+def _silent(_text: str) -> None:
+    """Nothing is said."""
