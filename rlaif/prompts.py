@@ -34,7 +34,7 @@ FENCES = ("conversation", "system", "user", "assistant", "document", "example", 
 
 _FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.IGNORECASE)
 _BLOCKS = ("system", "user", "answer", "labels")
-TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise")
+TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise", "judge_cot")
 """The templates that the stages render; each is a file `NAME.j2`."""
 RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What an expression in a template may raise (`{{ 1 / 0 }}`, `{{ question[7] }}`, a file that includes itself)."""
@@ -91,7 +91,7 @@ class PromptLibrary:
         )
         self._environment.globals["quote"] = quote
 
-    # The five prompts -------------------------------------------------------------------------------------------------------
+    # The six prompts --------------------------------------------------------------------------------------------------------
 
     def policy(self, prompt: Prompt) -> tuple[Message, ...]:
         """What the policy reads: the conversation, with retrieved documents put before the last user turn."""
@@ -114,6 +114,13 @@ class PromptLibrary:
         return self._label_prompt(
             "judge_pairwise", 2, **_conversation(comparison.prompt), a=comparison.a.text, b=comparison.b.text,
             question=_half(principle, "comparison"), examples=constitution.examples,
+        )
+
+    def judge_cot(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
+        """Asks as `judge_pairwise` does, for reasons first; the last message is how the label's line begins, behind the reasons."""
+        return self._label_prompt(
+            "judge_cot", 2, **_conversation(comparison.prompt), a=comparison.a.text, b=comparison.b.text,
+            question=_half(principle, "comparison"),
         )
 
     def judge_pointwise(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:

@@ -209,6 +209,7 @@ class Verdict:
         logit_a: Log-odds that `a` is the better one, whichever order it was shown in (nats); `None` when invalid.
         reason: Why the verdict is invalid; empty when it is valid.
         evidence: What the judge answered, for the record: label log-probabilities by label, and their total mass.
+        reasoning: What the judge wrote before its label; empty unless the protocol is `cot`.
     """
 
     comparison_id: str
@@ -217,6 +218,7 @@ class Verdict:
     logit_a: float | None
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)
+    reasoning: str = ""
 
     @property
     def valid(self) -> bool:
