@@ -152,11 +152,11 @@ def test_a_fault_that_passes_changes_no_answer(fault: Action) -> None:
 
 def test_slow_bytes_end_in_a_timeout_and_are_asked_again() -> None:
     with MisbehavingServer() as server:
-        engine = engine_for(server, timeout=0.4)
+        engine = engine_for(server, timeout=1.0)
         _ = engine.card
-        server.misbehave(slow(3.0))
+        server.misbehave(slow(6.0))
         assert_all_true(engine, 3)
-        assert engine.usage.retries == 1
+        assert engine.usage.retries >= 1
 
 
 def test_a_duplicated_answer_counts_once() -> None:
@@ -248,7 +248,6 @@ def test_transient_failures_are_not_journaled_and_asked_again(tmp_path: Path) ->
         server.misbehave(status(500), status(400), answer())
         first = collect_any(JournaledEngine(engine, journal).label_logprobs(questions(3)))
         assert [first[number].reason for number in range(3)] == ["transient:http_500", "rejected_400", ""]
-        time.sleep(1.1)  # the server cools down after its failure
         second = collect_any(JournaledEngine(engine, journal).label_logprobs(questions(3)))
         assert [second[number].reason for number in range(3)] == ["", "rejected_400", ""]
         assert len(server.asked) == 4
