@@ -10,6 +10,7 @@
         comparison: Which response is more polite?
         question: Is the response polite?
         answers: [Yes, No]     # the good one first
+        lead: "Answer:"        # how the judge's answer begins, up to one of `answers`
         weight: 1
         tags: [tone]
     examples:                  # worked pairwise judgements for the judge to read first

@@ -14,7 +14,7 @@ __all__ = ["EXAMPLE_KEYS", "ID", "LANGUAGE", "PRINCIPLE_KEYS", "PROTOCOLS", "ROL
 
 TOP_KEYS = ("name", "description", "language", "protocol", "principles", "examples")
 TEXT_KEYS = ("critique", "revision", "comparison", "question")
-PRINCIPLE_KEYS = ("id", *TEXT_KEYS, "answers", "weight", "tags")
+PRINCIPLE_KEYS = ("id", *TEXT_KEYS, "answers", "lead", "weight", "tags")
 EXAMPLE_KEYS = ("conversation", "a", "b", "principle", "answer")
 ROLES = ("system", "user", "assistant")
 PROTOCOLS = ("pairwise", "pointwise")
@@ -94,14 +94,15 @@ def _principle(node: Node, place: int, report: Report) -> Principle | None:
     texts = {key: report.text(fields[key], f"`{key}` of {label}") for key in TEXT_KEYS if key in fields}
     if not texts:
         report.add(node.line, f"{label} has no text", f"write at least one of {', '.join(TEXT_KEYS)}")
-    if "answers" in fields and "question" not in fields:
-        remedy = "write the question, or leave the answers out"
-        report.add(fields["answers"].line, f"{label} has `answers` but no `question`", remedy)
+    for key in ("answers", "lead"):
+        if key in fields and "question" not in fields:
+            report.add(fields[key].line, f"{label} has `{key}` but no `question`", f"write the question, or leave `{key}` out")
     answers = _answers(fields["answers"], label, report) if "answers" in fields else None
+    lead = report.text(fields["lead"], f"`lead` of {label}") if "lead" in fields else None
     weight = report.number(fields["weight"], f"`weight` of {label}") if "weight" in fields else 1.0
     tags = report.series(fields["tags"], f"`tags` of {label}") if "tags" in fields else []
     words = tuple(word for tag in tags if (word := report.text(tag, f"a tag of {label}")))
-    return Principle(id=id, answers=answers, weight=weight or 1.0, tags=words, **texts)
+    return Principle(id=id, answers=answers, lead=lead, weight=weight or 1.0, tags=words, **texts)
 
 
 def _id(node: Node | None, line: int, place: int, report: Report) -> str:

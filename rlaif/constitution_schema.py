@@ -51,7 +51,7 @@ def _principle() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["id"],
         "anyOf": [{"required": [key]} for key in TEXT_KEYS],
-        "dependentRequired": {"answers": ["question"]},
+        "dependentRequired": {"answers": ["question"], "lead": ["question"]},
         "properties": {
             "id": {"type": "string", "pattern": f"^{ID.pattern}$", "description": "Short name, unique in the file."},
             "critique": _text("Asks a model to identify what breaks this rule in the assistant's last response."),
@@ -63,6 +63,7 @@ def _principle() -> dict[str, Any]:
                 "items": {"type": ["string", "boolean", "number"], "pattern": r"\S"},
                 "description": "The good answer of `question`, then the bad one; the template's own (Yes, No) when left out.",
             },
+            "lead": _text("How the answer to `question` begins, up to where one of `answers` follows: `The tone of this text is`."),
             "weight": {"type": "number", "exclusiveMinimum": 0, "default": 1, "description": "Relative weight."},
             "tags": {"type": "array", "items": _text("A word to group by."), "description": "Groups for reports."},
         },

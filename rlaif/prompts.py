@@ -1,7 +1,8 @@
 """Prompt templates: jinja2 files that turn principles and conversations into chat messages.
 
 A template is a file of named blocks, one a message: `system` (optional), `user`, `answer` (optional: how the assistant's turn
-begins) and, for judges, `labels` (the strings to choose from, one a line). What varies least stands first and the principle
+begins) and, for judges, `labels` (the strings to choose from, one a line; in double
+quotes where a leading space belongs to it, as after an `answer` that ends in a word). What varies least stands first and the principle
 last, so that all the questions about one comparison share a prefix.
 
 Whatever enters a template is data. The environment is sandboxed and strict; a value is inserted once and never read as jinja;
@@ -127,7 +128,7 @@ class PromptLibrary:
         """Asks the principle's question about one completion; labels: the good answer, the bad answer."""
         return self._label_prompt(
             "judge_pointwise", 2, **_conversation(prompt), response=completion.text,
-            question=_half(principle, "question"), answers=principle.answers or self._answers,
+            question=_half(principle, "question"), answers=principle.answers or self._answers, lead=principle.lead or "",
         )
 
     # Digest -----------------------------------------------------------------------------------------------------------------
@@ -186,7 +187,8 @@ class PromptLibrary:
         return tuple(Message(role=roles[block], content=text) for block, text in texts.items() if text)  # type: ignore[arg-type]
 
     def _block_lines(self, name: str, block: str, values: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(line.strip() for line in self._block(name, block, values).split("\n") if line.strip())
+        lines = (line.strip() for line in self._block(name, block, values).split("\n"))
+        return tuple(line[1:-1] if len(line) > 2 and line[0] == line[-1] == '"' else line for line in lines if line)
 
     def _block(self, name: str, block: str, values: dict[str, Any]) -> str:
         template = self._template(name)

@@ -54,6 +54,7 @@ class Principle:
         comparison: Asks a judge which of two completions keeps the rule better (pairwise).
         question: Asks a judge about one completion alone (pointwise); its answers are `answers`.
         answers: The good and the bad answer of `question`; `None` means the template's own (yes, no).
+        lead: How the judge's answer to `question` begins, up to where one of `answers` follows; `None` means the template's own.
         weight: Relative weight when principles are drawn or averaged; greater than 0.
         tags: Words to group principles by in reports.
     """
@@ -64,6 +65,7 @@ class Principle:
     comparison: str | None = None
     question: str | None = None
     answers: Answers | None = None
+    lead: str | None = None
     weight: float = 1.0
     tags: tuple[str, ...] = ()
 
@@ -72,7 +74,7 @@ class Principle:
         answers = [self.answers.good, self.answers.bad] if self.answers else None
         return {
             "id": self.id, "critique": self.critique, "revision": self.revision, "comparison": self.comparison,
-            "question": self.question, "answers": answers, "weight": float(self.weight),
+            "question": self.question, "answers": answers, "lead": self.lead, "weight": float(self.weight),
         }
 
 

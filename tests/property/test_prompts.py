@@ -32,7 +32,7 @@ def test_fences_of_a_pairwise_prompt_are_those_of_the_template(user: str, a: str
     counts = {tag: (text.count(f"<{tag}>"), text.count(f"</{tag}>")) for tag in FENCES}
     expected = {tag: (1, 1) if tag in ("conversation", "user", "response_a", "response_b") else (0, 0) for tag in FENCES}
     assert counts == expected
-    assert rendered.labels == ("A", "B")
+    assert rendered.labels == (" A", " B")
     assert text.rstrip().endswith("b for response_b.")
 
 

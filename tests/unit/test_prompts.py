@@ -30,7 +30,7 @@ def test_pairwise_puts_what_varies_least_first() -> None:
     text = "\n".join(message.content for message in rendered.messages)
     places = [text.index(part) for part in ("Hello?", "FIRST", "SECOND", "Which response is kinder?")]
     assert places == sorted(places)
-    assert rendered.labels == ("A", "B")
+    assert rendered.labels == (" A", " B")
     assert [message.role for message in rendered.messages] == ["system", "user", "assistant"]
 
 
@@ -43,9 +43,9 @@ def test_swapping_exchanges_the_completions_and_nothing_else() -> None:
 
 def test_pointwise_labels_are_the_principles_answers_or_the_templates() -> None:
     library = PromptLibrary()
-    assert library.judge_pointwise(PROMPT, COMPARISON.a, PRINCIPLE).labels == ("Yes", "No")
+    assert library.judge_pointwise(PROMPT, COMPARISON.a, PRINCIPLE).labels == (" Yes", " No")
     warmth = load_constitution("warmth").principles[0]
-    assert library.judge_pointwise(PROMPT, COMPARISON.a, warmth).labels == ("positive", "negative")
+    assert library.judge_pointwise(PROMPT, COMPARISON.a, warmth).labels == (" positive", " negative")
 
 
 def test_chinese_templates_are_used_for_a_chinese_constitution() -> None:
