@@ -1,0 +1,132 @@
+"""Episodes: prompts, the completions that a policy sampled for them, and the forward pass over both.
+
+A forward pass is over rows that are padded on the right: under causal attention nothing real ever looks at padding, so no mask is
+needed, and positions count from 0 in each row (Huang et al. 2024, 2403.17031, detail 3). What the rows of a pass have in common at
+their start (the system turn of a chat template; with several samples a prompt, the prompt) is computed once and its keys and
+values are shared, with gradients: they are sums over the rows, as they would be otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from rlaif.models.shared_base import SharedBase
+from rlaif.types import Completion, Prompt
+
+__all__ = ["Episodes", "Row", "common_prefix", "micro_batches", "prefill", "prefix_to_share", "response_states"]
+
+MIN_PREFIX = 8
+"""A shorter common prefix is not worth a pass of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one completion belongs to."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Completions of one rollout. B rows; T, the longest completion in tokens; H, the width of the base.
+
+    Attributes:
+        tokens: (B, T), 0 at padding, which is on the right.
+        is_real: (B, T), True at sampled tokens, the end token included.
+        has_eos: (B,), True where the policy ended its turn by itself.
+        states: (B, T, H), the policy's hidden states that the tokens were drawn from.
+        logprobs: (B, T), fp32, log-probabilities of the tokens under the policy that sampled them, from `states`.
+    """
+
+    rows: tuple[Row, ...]
+    tokens: Tensor
+    is_real: Tensor
+    has_eos: Tensor
+    states: Tensor
+    logprobs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def prompt_ids(self) -> list[tuple[int, ...]]:
+        """The prompt of each row, in tokens."""
+        return [row.prompt_ids for row in self.rows]
+
+    def part(self, rows: Sequence[int]) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
+        """What a forward pass over `rows` takes: prompts, tokens and `is_real`."""
+        index = list(rows)
+        return [self.rows[row].prompt_ids for row in index], self.tokens[index], self.is_real[index]
+
+
+def micro_batches(prompts: Sequence[Sequence[int]], rows: Sequence[int], size: int) -> list[list[int]]:
+    """Cut `rows` into groups of at most `size`, those with the most alike prompts together, so that they share a prefix."""
+    order = sorted(rows, key=lambda row: (tuple(prompts[row]), row))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def prefix_to_share(base: SharedBase, prompts: Sequence[Sequence[int]], longest: int) -> int:
+    """How many tokens at the start of all prompts are worth computing once; 0 where the model cannot share them.
+
+    A sliding window shorter than the `longest` row counts columns, and shared columns are not next to those that follow them.
+    """
+    window = getattr(base.model.config.get_text_config(decoder=True), "sliding_window", None)
+    if len(prompts) < 2 or (window and longest >= window):
+        return 0
+    shared = common_prefix(prompts)
+    return shared if shared >= MIN_PREFIX else 0
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts have in common at their start; at least the last token of each stays out."""
+    ordered = sorted(map(tuple, prompts))  # in lexicographic order every other one lies between the first and the last
+    first, last, limit = ordered[0], ordered[-1], min(map(len, ordered)) - 1
+    return next((at for at in range(limit) if first[at] != last[at]), max(limit, 0))
+
+
+def prefill(base: SharedBase, ids: Sequence[int], copies: int) -> DynamicCache:
+    """The active role's keys and values of `ids`, computed once and shared by `copies` rows."""
+    cache = DynamicCache(config=base.model.config)
+    if ids:
+        row = torch.tensor([list(ids)], device=base.device)
+        base.hidden(row, torch.ones_like(row), past_key_values=cache)
+        if copies > 1:
+            cache.batch_repeat_interleave(copies)
+    return cache
+
+
+def response_states(
+    base: SharedBase, prompts: Sequence[Sequence[int]], tokens: Tensor, is_real: Tensor, *, share: bool = True,
+) -> Tensor:
+    """The active role's hidden states that predict each token of the completions.
+
+    Args:
+        prompts: Token ids of each row's prompt.
+        tokens: (B, T), padded on the right.
+        is_real: (B, T).
+        share: Compute a common prefix of the prompts once. Must be off where layers are recomputed (they take no cache).
+
+    Returns:
+        (B, T, H); what is at padding has no meaning.
+    """
+    shared = prefix_to_share(base, prompts, max(map(len, prompts)) + tokens.shape[1]) if share else 0
+    # The last token of a completion predicts nothing that is needed.
+    completions = [ids[: length - 1] for ids, length in zip(tokens.tolist(), is_real.sum(1).tolist(), strict=True)]
+    inputs = [[*ids[shared:], *completion] for ids, completion in zip(prompts, completions, strict=True)]
+    width = max(map(len, inputs))
+    rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in inputs], device=base.device)
+    positions = torch.arange(shared, shared + width, device=base.device).expand(len(inputs), -1)
+    mask = torch.ones(len(inputs), shared + width, dtype=torch.long, device=base.device)
+    cache = {"past_key_values": prefill(base, prompts[0][:shared], len(prompts))} if shared else {}
+    states = base.hidden(rows, mask, positions, **cache)
+    # The state at the prompt's last token predicts the first of the completion.
+    start = torch.tensor([len(ids) - shared - 1 for ids in prompts], device=base.device)
+    at = (start.unsqueeze(1) + torch.arange(tokens.shape[1], device=base.device)).clamp(max=width - 1)
+    return states.gather(1, at.unsqueeze(2).expand(-1, -1, states.shape[2]))
