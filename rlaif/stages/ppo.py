@@ -1,0 +1,184 @@
+"""Train a policy by PPO against a reward: the loop over steps, with its checkpoints, its limits and its exact resumption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlaif.config.training_ppo import PpoConfig
+from rlaif.digest import digest, seed_from
+from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.models.shared_base import SharedBase
+from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
+from rlaif.rl.ppo import Metrics, StepReport, ppo_step
+from rlaif.rl.rewards import RewardFunction
+from rlaif.rl.rollout import Question
+from rlaif.types import Message, Prompt
+
+__all__ = ["POLICY", "PpoResult", "PtxRow", "train_ppo"]
+
+PATIENCE = 3
+"""Rollouts at the start that may have one and the same score throughout before the reward is taken for a constant."""
+
+FREE = {"checkpoint_every", "name"}
+"""Settings that may differ when a run goes on."""
+
+
+@dataclass(frozen=True)
+class PpoResult:
+    """What training did. The policy is the adapter `policy` of the base that was given.
+
+    Attributes:
+        history: The metrics of the steps that this call ran.
+        first_step: Where it began: 0, or the step of the checkpoint it went on from.
+        stopped: Why it ended before its last step; empty when it did not.
+    """
+
+    history: tuple[Metrics, ...]
+    first_step: int
+    stopped: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Steps done in all, those before a resumption among them."""
+        return self.first_step + len(self.history)
+
+
+def train_ppo(
+    prompts: Sequence[Prompt], *, base: SharedBase, reward: RewardFunction, config: PpoConfig, seed: int,
+    messages: Callable[[Prompt], Sequence[Message]] = lambda prompt: prompt.messages,
+    ptx: Sequence[PtxRow] = (),
+    on_step: Callable[[Metrics], None] = lambda metrics: None,
+    on_rollout: Callable[[StepReport], None] = lambda report: None,
+    checkpoint_folder: Path | None = None,
+) -> PpoResult:
+    """Train the adapter `policy` of `base`, which must not have one yet.
+
+    Args:
+        messages: What the policy reads of a prompt (its retrieved documents, for one).
+        ptx: The data of PPO-ptx, where the settings ask for it.
+        on_step: Told the metrics of each step.
+        on_rollout: Told the completions and scores of each step.
+        checkpoint_folder: Checkpoints are written here, and training goes on from the newest one there.
+
+    Raises:
+        ConfigError: The settings need what was not given.
+        DataError: There are no prompts, one is too long, or the reward is a constant.
+        RunError: The checkpoint is damaged, or is one of another run.
+    """
+    _check(prompts, config, ptx)
+    learner = Learner(base, config, seed=seed, ptx=ptx)
+    asked = [learner.sampler.question(prompt, messages(prompt)) for prompt in prompts]
+    identity = _identity(base, config, asked, seed)
+    first = _resume(learner, checkpoint_folder, identity) if checkpoint_folder else 0
+    history: list[Metrics] = []
+    flat, stopped = first == 0, ""
+    for step in range(first, config.steps):
+        try:
+            report = ppo_step(learner, draw_prompts(asked, config, seed=seed, step=step), reward, step=step)
+        except RunawayError as error:
+            learner.roll_back()
+            stopped = f"step {step}: {error.what}; the last good weights are back"
+            break
+        history.append(report.metrics)
+        on_step(report.metrics)
+        on_rollout(report)
+        flat = flat and len(set(report.scores.total)) == 1
+        if flat and step + 1 == PATIENCE:
+            raise _constant(report)
+        if checkpoint_folder and (step + 1) % config.checkpoint_every == 0:
+            tensors, state = learner_state(learner)
+            save_checkpoint(checkpoint_folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
+    return PpoResult(history=tuple(history), first_step=first, stopped=stopped)
+
+
+def draw_prompts(asked: Sequence[Question], config: PpoConfig, *, seed: int, step: int) -> list[Question]:
+    """The prompts of a step: all prompts in random order, then all in another order, and so on."""
+    count = config.episodes // config.samples_per_prompt
+    return [asked[_order(len(asked), seed, at // len(asked))[at % len(asked)]] for at in range(step * count, (step + 1) * count)]
+
+
+def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Everything that a step changes, as tensors and JSON values."""
+    tensors = _places(learner)
+    for name, optimizer in (("policy_adam", learner.policy_optimizer), ("value_adam", learner.value_optimizer)):
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{key}": value for key, value in moments.items()}
+    return tensors, {"kl": learner.kl.state_dict()}
+
+
+@torch.no_grad()
+def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Go on from what `learner_state` gave.
+
+    Raises:
+        RunError: The tensors are not those of this learner.
+    """
+    tensors = checkpoint.tensors
+    for name, place in _places(learner).items():
+        if name not in tensors or tensors[name].shape != place.shape:
+            raise RunError(f"the checkpoint does not fit the model: {name}", remedy="use the base that the run was started with")
+        place.copy_(tensors[name])
+    for name, optimizer in (("policy_adam", learner.policy_optimizer), ("value_adam", learner.value_optimizer)):
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith(f"{name}."):
+                _, index, moment = key.split(".")
+                moments.setdefault(int(index), {})[moment] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    learner.kl.load_state_dict(checkpoint.state["kl"])
+
+
+def _places(learner: Learner) -> dict[str, Tensor]:
+    """The learner's own tensors by name, but for those of the optimisers."""
+    lists: dict[str, Sequence[Tensor]] = {"policy": learner.policy_weights, "good": learner.good, "value": learner.value_weights}
+    places = {f"{name}.{index}": tensor for name, tensors in lists.items() for index, tensor in enumerate(tensors)}
+    return places | {f"head.{name}": buffer for name, buffer in learner.head.named_buffers()}
+
+
+def _resume(learner: Learner, folder: Path, identity: Mapping[str, object]) -> int:
+    """Load the newest checkpoint of `folder`, if there is one; the step to go on with."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        return 0
+    checkpoint = load_checkpoint(path)
+    saved = checkpoint.state["run"]
+    if differing := sorted(key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key)):
+        remedy = "go on with the settings, prompts and model that it was started with, or give the new run a folder of its own"
+        raise RunError(f"the checkpoint is of another run; different: {', '.join(differing)}", where=str(path), remedy=remedy)
+    load_learner(learner, checkpoint)
+    return checkpoint.step
+
+
+def _identity(base: SharedBase, config: PpoConfig, asked: Sequence[Question], seed: int) -> dict[str, object]:
+    """What must be the same for a run to go on, as JSON values."""
+    settings = config.model_dump(mode="json", exclude=FREE)
+    return {**settings, "seed": seed, "base": base.identity, "prompts (as read)": digest([list(question.ids) for question in asked])}
+
+
+def _order(count: int, seed: int, turn: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed_from(seed, "prompts", turn))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def _check(prompts: Sequence[Prompt], config: PpoConfig, ptx: Sequence[PtxRow]) -> None:
+    if not prompts:
+        raise DataError("there are no prompts to train on", remedy="look at `prompts`, `split` and `limit`")
+    if config.ptx and not ptx:
+        remedy = "give rows of prompt and completion, or leave `ptx` out"
+        raise ConfigError("PPO-ptx has no data", where=config.ptx.data, remedy=remedy)
+    if any(not row.completion or not row.prompt for row in ptx):
+        raise DataError("a row of the PPO-ptx data has no prompt or no completion", remedy="drop empty rows")
+
+
+def _constant(report: StepReport) -> DataError:
+    score = report.scores.total[0]
+    return DataError(
+        f"the reward gave {score:g} to every completion of the first {PATIENCE} rollouts: there is nothing to learn from",
+        remedy="look at the completions and at the reward's parts in the metrics; a rule that all keep or none keeps cannot teach",
+    )
