@@ -46,7 +46,7 @@ class LoraSettings:
     """
 
     rank: int = 16
-    alpha: int = 32
+    alpha: float = 32.0
 
 
 class SharedBase:
@@ -123,6 +123,11 @@ class SharedBase:
         """The adapters there are, in the order they were added."""
         return () if self._peft is None else tuple(self._peft.peft_config)
 
+    @property
+    def training(self) -> frozenset[str]:
+        """The adapters whose weights require gradients."""
+        return frozenset(self._training)
+
     @contextmanager
     def role(self, name: str) -> Iterator[SharedBase]:
         """Run as `name` inside the block and as before after it; blocks may be nested.
@@ -148,7 +153,8 @@ class SharedBase:
         """
         lora = lora or LoraSettings()
         self._inject(role, peft.LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM", bias="none",
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0,  # type: ignore[arg-type]  # PEFT only divides it by r
+            target_modules="all-linear", task_type="CAUSAL_LM", bias="none",
         ), seed=seed)
         self.train_role(role, train)
 

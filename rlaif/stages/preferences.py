@@ -1,0 +1,134 @@
+"""Preference rows read for training: checked, told apart by prompt, and encoded once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlaif.digest import digest, unit_from
+from rlaif.errors import DataError, Problem
+from rlaif.types import Message
+
+__all__ = ["PreferencePair", "pairs_from_rows", "split_by_prompt"]
+
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A prompt, the completion that was chosen, the one that was not, and how sure the judge was.
+
+    Attributes:
+        p_chosen: P(the chosen one is better), 0 to 1; 1 where the row does not say.
+        weight: Relative weight in the loss.
+        principles: Ids of the principles that were asked.
+        source: Which file or stage it is from, for reports.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    p_chosen: float = 1.0
+    weight: float = 1.0
+    principles: tuple[str, ...] = ()
+    source: str = ""
+    constitution: str = ""
+    group: str = field(default="", compare=False)
+    """Digest of the prompt: pairs of one prompt stay on one side of a split."""
+
+    def conversation(self, completion: str) -> tuple[Message, ...]:
+        """The prompt with a completion."""
+        return (*self.prompt, Message(role="assistant", content=completion))
+
+
+def pairs_from_rows(
+    rows: Iterable[Mapping[str, Any]], *, source: str = "", weight: float = 1.0, hard: bool = False
+) -> list[PreferencePair]:
+    """Preference rows, in TRL's conversational format with our columns where they are there, as pairs.
+
+    Args:
+        source: Named in errors and reports.
+        weight: Multiplies the `weight` of each row (1 where there is none).
+        hard: Read every label as certain.
+
+    Raises:
+        DataError: Rows that cannot be trained on; the message lists them all.
+    """
+    pairs: list[PreferencePair] = []
+    problems: list[Problem] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            pairs.append(_pair(row, source, weight, hard))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            said = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+            problems.append(Problem(said, where=f"{source or 'preferences'}, row {number}"))
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(pairs) + len(problems)} preferences cannot be trained on", problems=problems[:SHOWN_PROBLEMS],
+            remedy="each needs prompt, chosen and rejected as lists of messages, and p_chosen, if given, between 0 and 1",
+        )
+    return pairs
+
+
+def split_by_prompt(pairs: Sequence[PreferencePair], share: float, *, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Training pairs and held-out pairs: `share` of the prompts, at least one, drawn by hash, with all their pairs.
+
+    Raises:
+        DataError: Fewer than three prompts: two are needed to learn from, one to hold out.
+    """
+    groups = sorted({pair.group for pair in pairs}, key=lambda group: unit_from(seed, "held out", group))
+    if len(groups) < 3:
+        raise DataError(
+            f"preferences on {len(groups)} prompts are too few to learn from and to hold some out", remedy="label more prompts",
+        )
+    held = set(groups[: min(len(groups) - 2, max(1, round(share * len(groups))))])
+    return [pair for pair in pairs if pair.group not in held], [pair for pair in pairs if pair.group in held]
+
+
+def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> PreferencePair:
+    prompt = tuple(_message(turn) for turn in row["prompt"])
+    chosen, rejected = (_completion(row[name], name) for name in ("chosen", "rejected"))
+    if not prompt or prompt[-1].role != "user":
+        raise ValueError("the prompt does not end with the user's turn")
+    if chosen == rejected:
+        raise ValueError("chosen and rejected are the same text, so there is nothing to learn")
+    p = _number(row.get("p_chosen"), 1.0, "p_chosen")
+    own = _number(row.get("weight"), 1.0, "weight")
+    if not 0 <= p <= 1:
+        raise ValueError(f"p_chosen is {p}, not a probability")
+    if own < 0:
+        raise ValueError(f"weight is {own}, below 0")
+    asked = dict.fromkeys(str(verdict["principle"]) for verdict in row.get("verdicts") or () if verdict.get("valid", True))
+    return PreferencePair(
+        id=str(row.get("id", "")), prompt=prompt, chosen=chosen, rejected=rejected, p_chosen=1.0 if hard else p,
+        weight=weight * own, principles=tuple(asked), source=source, constitution=str(row.get("constitution_digest") or ""),
+        group=digest([[message.role, message.content] for message in prompt]),
+    )
+
+
+def _message(turn: Mapping[str, Any]) -> Message:
+    role, content = turn["role"], turn["content"]
+    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        raise ValueError(f"not a chat message: {str(turn)[:80]}")
+    return Message(role=role, content=content)
+
+
+def _completion(turns: Any, name: str) -> str:
+    """The text of TRL's one-message list."""
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or len(turns) != 1:
+        raise ValueError(f"{name} is not a list of one assistant message")
+    message = _message(turns[0])
+    if message.role != "assistant":
+        raise ValueError(f"{name} is not the assistant's message")
+    return message.content
+
+
+def _number(value: Any, default: float, name: str) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return float(value)
