@@ -16,6 +16,7 @@ from rlaif import stats
 from rlaif.digest import unit_from
 from rlaif.judging.agreement import Agreement, agreement
 from rlaif.judging.cases import Case
+from rlaif.judging.grade import share
 
 __all__ = ["Suggestion", "halves", "mean_logit", "suggest"]
 
@@ -91,7 +92,7 @@ def _confirm(
         return None
     confirmed = found.accuracy.low > 0.5 and found.accuracy.value >= whole.accuracy.value
     kept = "all principles" if set(principles) == set(everything) else f"{len(principles)} of {len(everything)} principles"
-    told = f"{found.accuracy.value:.0%} [{found.accuracy.low:.0%}, {found.accuracy.high:.0%}] on the half it was not chosen on"
+    told = f"{share(found.accuracy)} on the half it was not chosen on"
     if confirmed:
         words = f"use {protocol} with {kept} ({', '.join(principles)}): {told}"
     else:

@@ -75,7 +75,11 @@ class Sensitivity:
 
 
 class Relabelled(Pairwise):
-    """Pairwise with other label strings. `mapping` takes the template's labels, first and second, to those to use."""
+    """Pairwise with other label strings.
+
+    Args:
+        mapping: What the template's labels, first and second, become; a space before a label stays.
+    """
 
     def __init__(self, library: PromptLibrary, constitution: Constitution, mapping: tuple[str, str]) -> None:
         super().__init__(library, constitution)
@@ -87,12 +91,13 @@ class Relabelled(Pairwise):
         return tuple(self._relabel(request, asked) for request in super().questions(comparison, principle))
 
     def _relabel(self, request: LabelRequest, asked: str) -> LabelRequest:
-        names = dict(zip(request.labels, self._mapping, strict=True))
+        names = dict(zip((label.strip() for label in request.labels), self._mapping, strict=True))
         messages = tuple(
             Message(message.role, _relabel_text(message.content, asked, names)) if message.role == "user" else message
             for message in request.messages
         )
-        return LabelRequest(messages=messages, labels=self._mapping)
+        labels = tuple(label.replace(label.strip(), names[label.strip()]) for label in request.labels)
+        return LabelRequest(messages=messages, labels=labels)
 
 
 class ReversedAnswers(Pointwise):
@@ -100,7 +105,7 @@ class ReversedAnswers(Pointwise):
 
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """As `Pointwise.questions`, the answers exchanged."""
-        good, bad = super().questions(comparison, principle)[0].labels
+        good, bad = (label.strip() for label in super().questions(comparison, principle)[0].labels)
         return super().questions(comparison, replace(principle, answers=Answers(good=bad, bad=good)))
 
     def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
@@ -119,7 +124,7 @@ def variants(name: str, *, library: PromptLibrary, constitution: Constitution, s
     principle = constitution.principles[0]
     before = base.questions(sample, principle)
     if name == "pairwise":
-        first, second = before[0].labels
+        first, second = (label.strip() for label in before[0].labels)
         for title, mapping in ((f"labels 1/2 for {first}/{second}", ("1", "2")), ("labels exchanged", (second, first))):
             protocol = Relabelled(library, _relabel_examples(constitution, mapping), mapping)
             shown = protocol.questions(sample, principle)[0].messages != before[0].messages
