@@ -18,6 +18,7 @@ from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelR
 from rlaif.engines.batching import pad_left, plan
 from rlaif.engines.chat import ChatFormat
 from rlaif.engines.decoding import Decoder, Job
+from rlaif.engines.fine_head import fine_head
 from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
 
 __all__ = ["HFEngine"]
@@ -107,9 +108,10 @@ class HFEngine:
     def _read(self, prompts: Sequence[LabelPrompt]) -> list[LabelReading]:
         """One forward pass over a batch of prompts."""
         batch = pad_left([prompt.ids for prompt in prompts], pad=self.pad, device=self.model.device)
-        output = self.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, logits_to_keep=1
-        )
+        with fine_head(self.model, {label for prompt in prompts for label in prompt.labels}):
+            output = self.model(
+                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, logits_to_keep=1
+            )
         logprobs = output.logits[:, -1].float().log_softmax(-1)  # (B, V)
         width = max(len(prompt.labels) for prompt in prompts)
         labels = torch.tensor([[*prompt.labels, *[0] * (width - len(prompt.labels))] for prompt in prompts], device=logprobs.device)

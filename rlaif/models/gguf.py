@@ -7,14 +7,17 @@ once a machine. A folder appears whole (temporary name, then a rename), and `rla
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import mmap
 import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +101,10 @@ def _convert(file: Path, sha256: str, source: str) -> Path:
     work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=final.parent))
     try:
         # The reader draws a progress bar that has no switch.
-        with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        with quiet(), contextlib.redirect_stderr(io.StringIO()), _parsed_once():
             _write_model(file, work)
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
-        versions = {"transformers": transformers.__version__, "gguf": getattr(gguf, "__version__", "")}
+        versions = {name: metadata.version(name) for name in ("transformers", "gguf")}
         origin = {"source": source, "sha256": sha256, "converter": CONVERTER, "versions": versions, "sizes": sizes}
         (work / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
         _publish(work, final)
@@ -131,8 +134,31 @@ def _write_model(file: Path, folder: Path) -> None:
 
 
 def _pre_tokenizer(file: Path) -> str:
-    field = gguf.GGUFReader(file).fields.get("tokenizer.ggml.pre")
-    return "" if field is None else str(field.contents())
+    """The name of the pre-tokenizer, read from the bytes behind its key: type 8 (string), length, text."""
+    key = b"tokenizer.ggml.pre" + struct.pack("<I", 8)
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(key)
+        if at < 0:
+            return ""
+        start = at + len(key) + 8
+        (length,) = struct.unpack("<Q", content[start - 8 : start])
+        return content[start : start + length].decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers parses the file three times and builds one table for every module of the model; inside the block, once each.
+
+    For SmolLM2-135M that halves the time of a conversion.
+    """
+    slow = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in slow.items():
+        setattr(gguf, name, functools.cache(function))
+    try:
+        yield
+    finally:
+        for name, function in slow.items():
+            setattr(gguf, name, function)
 
 
 def _publish(work: Path, final: Path) -> None:

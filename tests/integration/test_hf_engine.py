@@ -18,6 +18,7 @@ from rlaif.engines.base import EngineCard, GenerationRequest, LabelRequest, Samp
 from rlaif.engines.batching import plan
 from rlaif.engines.decoding import BLOCK, draw
 from rlaif.engines.hf import HFEngine
+from rlaif.engines.labels import find_labels
 from rlaif.models.load import load_engine
 from rlaif.types import Message
 
@@ -275,3 +276,19 @@ def test_a_folder_opens(tmp_path: Path) -> None:
     same = gather(engine().label_logprobs(requests))
     for index, reading in gather(judge.label_logprobs(requests)).items():
         assert reading.logprobs == pytest.approx(same[index].logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_label_logits_are_float32_in_a_bfloat16_model(kind: Kind) -> None:
+    judge = engine(kind, token_budget=1)
+    judge.model.to(torch.bfloat16)
+    requests = questions(6)
+    for index, reading in gather(judge.label_logprobs(requests)).items():
+        prompt = next(find_labels(judge.form, [requests[index]]))
+        with torch.no_grad():
+            hidden = judge.model.base_model(input_ids=torch.tensor([prompt.ids.tolist()])).last_hidden_state[0, -1].float()
+            logits = judge.model.get_output_embeddings().weight[list(prompt.labels)].float() @ hidden
+        if cap := getattr(judge.model.config, "final_logit_softcapping", None):
+            logits = cap * (logits / cap).tanh()
+        assert reading.logprobs[0] - reading.logprobs[1] == pytest.approx(float(logits[0] - logits[1]), abs=1e-4)
+    assert not judge.model.get_output_embeddings()._forward_hooks
