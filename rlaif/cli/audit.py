@@ -78,13 +78,18 @@ def audit(**given: Any) -> None:
 
 def audit_settings(given: dict[str, Any]) -> AuditSettings:
     """The settings that the options of a command say."""
+    from rlaif.cli.settings import make_recipe, pick
+    from rlaif.config import LabelConfig
     from rlaif.pipeline.auditing import AuditSettings
 
-    model = given.pop("model")
-    out = given.pop("out") or FOLDER
-    journal = given.pop("journal") or out.parent / JOURNAL
-    calibration = given.pop("save_calibration", None)
-    return AuditSettings(judge=given.pop("judge") or model, out=out, journal=journal, calibration=calibration, **given)
+    recipe = make_recipe("audit", [LabelConfig()], given)
+    out = given["out"] or FOLDER
+    return AuditSettings(
+        judge=given["judge"] or recipe.model, constitution=given["constitution"], server=recipe.server, dtype=recipe.dtype,
+        device=recipe.device, prompts_dir=given["prompts_dir"], seed=recipe.seed, out=out,
+        journal=given["journal"] or out.parent / JOURNAL, calibration=given.get("save_calibration"),
+        **pick(given, "data", "prompt_column", "skip_bad_rows", "protocol", "limit", "probes", "principles", "variants", "own"),
+    )
 
 
 def _print_plan(plan: Plan, progress: Progress) -> None:

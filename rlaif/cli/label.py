@@ -10,15 +10,15 @@ import click
 from rlaif.cli.execute import execute
 from rlaif.cli.options import common_options, constitution_option, examples, generation_options, prompt_options
 from rlaif.cli.settings import SAMPLING, make_recipe, pick
-from rlaif.config import LabelConfig, SampleConfig
+from rlaif.config import LabelConfig, SampleConfig, StageConfig
 
 __all__ = ["label"]
 
 
-class _Pairs(click.ParamType):
+class _Pairs(click.ParamType[str | int]):
     """`all`, `best-worst` or a whole number from 1."""
 
-    name = "all|best-worst|N"
+    name = "pairs"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:
         if isinstance(value, int) or value in ("all", "best-worst"):
@@ -33,6 +33,7 @@ class _Pairs(click.ParamType):
     "rlaif label --constitution constitutions/warmth.yaml --prompts builtin:everyday --k 8 --pairs best-worst",
     "rlaif label --prompts my_prompts.jsonl --policy my/model --judge org/judge --out runs/mine",
     "rlaif label --responses pairs.jsonl --protocol pairwise --principles all",
+    "rlaif label --constitution my.yaml --judge openai:Qwen/Qwen3-8B --base-url http://localhost:8000/v1 --protocol cot",
     "rlaif label --constitution my.yaml --dry-run",
 ))
 @constitution_option
@@ -42,14 +43,17 @@ class _Pairs(click.ParamType):
 @generation_options
 @click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
 @click.option(
-    "--protocol", type=click.Choice(["pairwise", "pointwise"]), default=None,
-    help="pairwise: two completions, labels A and B, both orders; pointwise: each alone. [default: the constitution's]",
+    "--protocol", type=click.Choice(["pairwise", "pointwise", "cot"]), default=None,
+    help="pairwise: two completions, labels A and B, both orders; pointwise: each alone; cot: pairwise after reasoning. "
+    "[default: the constitution's]",
 )
-@click.option("--pairs", type=_Pairs(), default="all", show_default=True, help="Pairs a prompt: all, best-worst, or a number drawn.")
+@click.option("--pairs", type=_Pairs(), metavar="all|best-worst|N", default="all", show_default=True, help="Pairs a prompt: all, best-worst, or a number drawn.")
 @click.option(
     "--principles", type=click.Choice(["sample", "all"]), default="sample", show_default=True,
     help="sample: one a comparison, drawn by weight; all: every one, averaged by weight.",
 )
+@click.option("--clamp", type=click.FloatRange(0.5, 1, min_open=True), default=0.6, show_default=True, help="cot: largest probability.")
+@click.option("--reasoning-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="cot: longest reasoning.")
 @click.option("--max-invalid", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Fail above this share of invalid verdicts.")
 @click.option("--format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True, help="Format of the preferences.")
 @common_options
@@ -61,10 +65,11 @@ def label(**options: Any) -> None:
     orders disagree, how strong the labels are) and five labelled pairs.
     """
     settings = LabelConfig.model_validate(pick(
-        options, "responses", "prompt_column", "context_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "max_invalid", "format"
+        options, "responses", "prompt_column", "context_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "clamp",
+        "reasoning_tokens", "max_invalid", "format"
     ) | ({"limit": options["limit"]} if options["responses"] else {}))
-    stages = [settings] if settings.responses else [SampleConfig.model_validate(pick(options, "k", *SAMPLING)), settings]
-    recipe = make_recipe(f"label-{Path(options['constitution']).stem}", stages, options)
+    sampling: list[StageConfig] = [] if settings.responses else [SampleConfig.model_validate(pick(options, "k", *SAMPLING))]
+    recipe = make_recipe(f"label-{Path(options['constitution']).stem}", [*sampling, settings], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
 
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "constitution": ("rlaif.cli.constitution:constitution", "Show, check and import principle files."),
     "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
     "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),
+    "audit": ("rlaif.cli.audit:audit", "Audit a judge before its labels are trusted."),
     "runs": ("rlaif.cli.runs:runs", "List and show runs."),
     "models": ("rlaif.cli.models:models", "Fetch and show models."),
 }

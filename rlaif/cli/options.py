@@ -59,10 +59,16 @@ generation_options = _stack(
 common_options = _stack(
     click.option(
         "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
-        help="Model for every role that names no other: hub id, folder, GGUF file or alias.",
+        help="Model for every role that names no other: hub id, folder, GGUF file, alias, or openai:MODEL (see --base-url).",
     ),
     click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …"),
+    click.option("--base-url", multiple=True, metavar="URL", help="Server of models named openai:MODEL; repeat to share the load."),
+    click.option("--api-key-env", default=None, metavar="NAME", help="Environment variable with the server's key."),
+    click.option("--api-key-file", type=click.Path(path_type=Path), default=None, help="File with the server's key."),
+    click.option("--price-input", type=click.FloatRange(min=0), default=None, help="Price of a million tokens read."),
+    click.option("--price-output", type=click.FloatRange(min=0), default=None, help="Price of a million tokens written."),
+    click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), default=None, help="Stop before more than this is spent."),
     click.option("--prompts-dir", type=click.Path(path_type=Path), default=None, help="Folder of templates that replace ours."),
     click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw."),
     click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"),

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlaif.config import Recipe, StageConfig
+from rlaif.config.stages import ServerConfig
 from rlaif.errors import ConfigError, Problem
 
 __all__ = ["SAMPLING", "make_recipe", "pick"]
@@ -32,8 +33,13 @@ def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any
     common = pick(options, "model", "constitution", "seed", "dtype", "device")
     if options.get("prompts_dir"):
         common["prompts_dir"] = str(options["prompts_dir"])
+    server = pick(options, "api_key_env", "price_input", "price_output", "max_cost")
+    if options.get("api_key_file"):
+        server["api_key_file"] = str(options["api_key_file"])
+    if options.get("base_url"):
+        server["base_urls"] = tuple(options["base_url"])
     try:
-        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run", stages=tuple(stages), **common)
+        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run", stages=tuple(stages), server=ServerConfig.model_validate(server), **common)
     except ValidationError as error:
         problems = [Problem(str(details["msg"]).removeprefix("Value error, ")) for details in error.errors()]
         raise ConfigError("the options do not go together", problems=problems) from error

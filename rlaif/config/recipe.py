@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.stages import BaseStage, LabelConfig, ReviseConfig, SampleConfig, Settings
+from rlaif.config.stages import BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
 
 __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_schema"]
 
@@ -47,6 +47,9 @@ class Recipe(Settings):
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, …"""
+
+    server: ServerConfig = ServerConfig()
+    """Where models named `openai:MODEL` are served."""
 
     stages: tuple[StageConfig, ...]
     """What runs, in this order."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "Settings", "Split"]
+__all__ = ["BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig", "Settings", "Split"]
 
 Split = Literal["sft", "label", "rl", "eval", "all"]
 
@@ -69,6 +69,34 @@ class GenerationSettings(Settings):
     """Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own distribution."""
 
 
+class ServerConfig(Settings):
+    """Where a model named `openai:MODEL` is served, and how much may be spent on it."""
+
+    base_urls: tuple[str, ...] = ()
+    """Addresses of OpenAI-compatible servers that share the load; `http://localhost:8000/v1` when there are none."""
+
+    api_key_env: str = ""
+    """Environment variable that holds the key; RLAIF_API_KEY when left out. The key itself never stands in a recipe."""
+
+    api_key_file: str | None = None
+    """File that holds the key on its first line."""
+
+    concurrency: Annotated[int, Field(ge=1)] = 16
+    """Requests at once to one server, at most; fewer while it says that it is busy."""
+
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds for one request."""
+
+    price_input: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million tokens read."""
+
+    price_output: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million tokens written."""
+
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """Stop before more than this is spent; what was answered is kept."""
+
+
 class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """Sample K completions a prompt."""
 
@@ -113,8 +141,14 @@ class LabelConfig(BaseStage):
     judge: str | None = None
     """Model that judges; the recipe's `model` when left out."""
 
-    protocol: Literal["pairwise", "pointwise"] | None = None
-    """How it is asked; what the constitution was written for when left out."""
+    protocol: Literal["pairwise", "pointwise", "cot"] | None = None
+    """How it is asked; what the constitution was written for when left out. `cot` reasons before a pairwise label."""
+
+    clamp: Annotated[float, Field(gt=0.5, le=1)] = 0.6
+    """`cot` only: highest probability a verdict may give to either side (Bai et al. 2022 clamp to 40-60 %); 1 leaves it as it is."""
+
+    reasoning_tokens: Annotated[int, Field(ge=1)] = 256
+    """`cot` only: longest reasoning in tokens."""
 
     pairs: Literal["all", "best-worst"] | Annotated[int, Field(ge=1)] = "all"
     """Pairs a prompt: all, a number drawn at random, or only the best against the worst after all were judged."""

@@ -27,7 +27,7 @@ from rlaif.progress import Progress
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Constitution, Message, Principle, Verdict
 
-__all__ = ["CLAMP", "ChainOfThought", "ReasonedReading", "ReasoningJudge", "Reasons", "split_reasons"]
+__all__ = ["CLAMP", "REASONING_TOKENS", "ChainOfThought", "ReasonedReading", "ReasoningJudge", "Reasons", "split_reasons"]
 
 CLAMP = 0.6
 """Highest probability that a verdict may give to either side (Bai et al. 2022: labels between 40 and 60 %)."""

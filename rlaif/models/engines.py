@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from rlaif.engines.base import Engine, TokenCount
+from rlaif.engines.openai import ApiSettings, open_openai
 from rlaif.engines.scripted import load_scripted
-from rlaif.models.load import load_engine, load_token_count
+from rlaif.models.load import load_engine, load_token_count, silent
 
-__all__ = ["is_scripted", "open_engine", "open_token_count"]
+__all__ = ["Served", "is_scripted", "is_served", "open_engine", "open_token_count"]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Where models named `openai:MODEL` are served; see `open_openai`."""
+
+    base_urls: tuple[str, ...] = ()
+    api_key_env: str = ""
+    api_key_file: Path | None = None
+    settings: ApiSettings = field(default_factory=ApiSettings)
 
 
 def is_scripted(spec: str) -> bool:
@@ -16,21 +29,34 @@ def is_scripted(spec: str) -> bool:
     return spec == "scripted" or spec.startswith("scripted:")
 
 
-def open_engine(spec: str, *, dtype: str = "auto", device: str = "auto", log: Callable[[str], None] = str) -> Engine:
-    """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), or `scripted…`.
+def is_served(spec: str) -> bool:
+    """Whether `spec` names a model behind a server: `openai:MODEL`."""
+    return spec.startswith("openai:")
+
+
+def open_engine(
+    spec: str, *, dtype: str = "auto", device: str = "auto", served: Served | None = None, log: Callable[[str], None] = silent
+) -> Engine:
+    """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), `openai:MODEL`, or `scripted…`.
 
     Raises:
         ModelError: It cannot be loaded.
     """
     if is_scripted(spec):
         return load_scripted(spec)
+    if is_served(spec):
+        place = served or Served()
+        return open_openai(
+            spec, base_urls=place.base_urls, api_key_env=place.api_key_env, api_key_file=place.api_key_file,
+            settings=place.settings, log=log,
+        )
     return load_engine(spec, dtype=dtype, device=device, log=log)
 
 
 def open_token_count(spec: str) -> TokenCount:
-    """Renders and counts as the engine of `spec` would, without its weights.
+    """Renders and counts as the engine of `spec` would, without its weights. A served model's tokens are counted as words.
 
     Raises:
         ModelError: Its tokenizer cannot be loaded.
     """
-    return load_scripted(spec) if is_scripted(spec) else load_token_count(spec)
+    return load_scripted("scripted" if is_served(spec) else spec) if is_scripted(spec) or is_served(spec) else load_token_count(spec)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-from rlaif.models.load import pick_device, pick_dtype
+from rlaif.models.devices import pick_device, pick_dtype
 
 __all__ = ["matmul_rate"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from rlaif.config.stages import ServerConfig
 from rlaif.constitution import Half, load_constitution, require
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.errors import ConstitutionError, DataError
@@ -18,8 +19,9 @@ from rlaif.judging.cases import Case, Pair, judge_pairs, plain
 from rlaif.judging.difference import Difference, Side, difference
 from rlaif.judging.judge import Judge, PrincipleMode
 from rlaif.judging.protocols import QUESTIONS, protocol_named
-from rlaif.models.engines import open_engine, open_token_count
+from rlaif.models.engines import open_token_count
 from rlaif.pipeline.audits import Pairs, audit_file, read_pairs, read_probes, save_calibration, save_text
+from rlaif.pipeline.context import EnginePool
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown, difference_markdown
@@ -55,6 +57,7 @@ class AuditSettings:
     variants: int = SENSITIVITY_ROWS
     own: str = ""
     seed: int = 0
+    server: ServerConfig = ServerConfig()
     dtype: str = "auto"
     device: str = "auto"
     prompts_dir: Path | None = None
@@ -106,7 +109,7 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
     inputs = _inputs(settings, progress)
     kept: dict[str, Sequence[Case]] = {}
     with Journal(settings.journal) as journal:
-        engine = JournaledEngine(open_engine(settings.judge, dtype=settings.dtype, device=settings.device, log=progress.note), journal)
+        engine = _engine(settings, journal, progress)
         report = audit(
             engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
             probes=inputs.probes, data=inputs.data, principles=settings.principles, own=settings.own, seed=settings.seed,
@@ -160,7 +163,7 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
     name, usable, read = _both_sides(settings, other, progress)
     sides = []
     with Journal(settings.journal) as journal:
-        engine = JournaledEngine(open_engine(settings.judge, dtype=settings.dtype, device=settings.device, log=progress.note), journal)
+        engine = _engine(settings, journal, progress)
         for constitution in usable:
             library = PromptLibrary(constitution.language, settings.prompts_dir)
             protocol = protocol_named(name, library=library, constitution=constitution)
@@ -204,6 +207,11 @@ def _inputs(settings: AuditSettings, progress: Progress) -> _Inputs:
         constitution=constitution, usable=usable, library=PromptLibrary(constitution.language, settings.prompts_dir),
         pairs=read.pairs if read else (), probes=probes, data=Path(settings.data).name if settings.data else "",
     )
+
+
+def _engine(settings: AuditSettings, journal: Journal, progress: Progress) -> JournaledEngine:
+    pool = EnginePool(journal, dtype=settings.dtype, device=settings.device, server=settings.server, note=progress.note)
+    return pool.get(settings.judge)
 
 
 def _usable(constitution: Constitution, settings: AuditSettings, progress: Progress) -> dict[str, Constitution]:

@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from rlaif.config import LabelConfig, Recipe, SampleConfig, StageConfig
+from rlaif.config.stages import ServerConfig
 from rlaif.constitution import load_constitution
 from rlaif.engines.base import Engine, EngineCard
+from rlaif.engines.costs import Prices
 from rlaif.engines.journaled import JournaledEngine, Memo
-from rlaif.models.engines import open_engine
+from rlaif.engines.openai import ApiSettings
+from rlaif.models.engines import Served, open_engine
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.runs.splits import check_disjoint
@@ -22,8 +25,9 @@ __all__ = ["Context", "EnginePool"]
 class EnginePool:
     """Engines by the name the user gave; the same name is loaded once, whatever roles it plays."""
 
-    def __init__(self, memo: Memo, *, dtype: str, device: str, note: Callable[[str], None]) -> None:
+    def __init__(self, memo: Memo, *, dtype: str, device: str, server: ServerConfig, note: Callable[[str], None]) -> None:
         self._memo = memo
+        self._served = _served(server)
         self._dtype = dtype
         self._device = device
         self._note = note
@@ -36,7 +40,7 @@ class EnginePool:
         return self._engines[spec]
 
     def _open(self, spec: str) -> Engine:
-        return open_engine(spec, dtype=self._dtype, device=self._device, log=self._note)
+        return open_engine(spec, dtype=self._dtype, device=self._device, served=self._served, log=self._note)
 
     def card(self, spec: str) -> EngineCard:
         """Who answers under `spec`."""
@@ -63,7 +67,7 @@ class Context:
     def __init__(self, recipe: Recipe, *, memo: Memo, progress: Progress) -> None:
         self.recipe = recipe
         self.progress = progress
-        self.engines = EnginePool(memo, dtype=recipe.dtype, device=recipe.device, note=progress.note)
+        self.engines = EnginePool(memo, dtype=recipe.dtype, device=recipe.device, server=recipe.server, note=progress.note)
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
         self._claimed: dict[str, dict[str, Prompt]] = {}
@@ -108,3 +112,12 @@ class Context:
     def sampled_by(self, config: LabelConfig) -> Path:
         """The folder of that stage; it must have finished."""
         return self.folders[self.source_of(config)]
+
+
+def _served(server: ServerConfig) -> Served:
+    settings = ApiSettings(
+        concurrency=server.concurrency, timeout=server.timeout, prices=Prices(input=server.price_input, output=server.price_output),
+        max_cost=server.max_cost,
+    )
+    key_file = Path(server.api_key_file) if server.api_key_file else None
+    return Served(base_urls=server.base_urls, api_key_env=server.api_key_env, api_key_file=key_file, settings=settings)

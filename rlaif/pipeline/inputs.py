@@ -91,7 +91,9 @@ def load_completions(folder: Path) -> Completions:
 def load_responses(config: LabelConfig, progress: Progress) -> Completions:
     """The completions or pairs of the file that `config.responses` names."""
     assert config.responses is not None
-    read = read_responses(config.responses, prompt_column=config.prompt_column, context_column=config.context_column, skip_bad_rows=config.skip_bad_rows)
+    read = read_responses(
+        config.responses, prompt_column=config.prompt_column, context_column=config.context_column, skip_bad_rows=config.skip_bad_rows
+    )
     _tell(read, config.responses, progress)
     items = read.items[: config.limit] if config.limit else read.items
     return Completions(

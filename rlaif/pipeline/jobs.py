@@ -15,7 +15,8 @@ from rlaif.constitution import Half, require
 from rlaif.digest import digest
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
-from rlaif.judging.protocols import JudgingProtocol, protocol_named
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.protocols import JudgingProtocol
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import Completions, load_completions, load_prompts, load_responses, prompts_digest
 from rlaif.report.samples import completions_markdown, preferences_markdown, revisions_markdown, spread
@@ -49,7 +50,10 @@ class Outcome(NamedTuple):
 class Job(Protocol):
     """One stage of a run."""
 
-    config: StageConfig
+    @property
+    def config(self) -> StageConfig:
+        """The stage's settings."""
+        ...
 
     def parts(self) -> dict[str, str]:
         """What the result depends on, a digest or a short value each, under names that a reader understands."""
@@ -188,8 +192,9 @@ class LabelJob:
         self.config = config
         self.context = context
         self.judge = context.model(config.judge)
-        self.protocol: JudgingProtocol = protocol_named(
-            config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution
+        self.protocol: JudgingProtocol = open_protocol(
+            config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution,
+            clamp=config.clamp,
         )
         half: Half = "comparison" if self.protocol.half == "comparison" else "question"
         self.constitution = _usable(context, half)
@@ -228,9 +233,9 @@ class LabelJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, statistics = self.context, LabelStatistics()
-        judge = Judge(
+        judge = open_judge(
             context.engines.get(self.judge), self.protocol, self.constitution, principles=self.config.principles,
-            seed=context.seed(self.config), progress=context.progress,
+            seed=context.seed(self.config), progress=context.progress, reasoning_tokens=self.config.reasoning_tokens,
         )
         file = f"preferences.{self.config.format}"
         with ExitStack() as stack:

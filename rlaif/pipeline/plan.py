@@ -17,7 +17,7 @@ from rlaif.engines.base import TokenCount
 from rlaif.engines.journaled import Memo
 from rlaif.engines.scripted import load_scripted
 from rlaif.judging.judge import Judge
-from rlaif.models.engines import is_scripted, open_token_count
+from rlaif.models.engines import is_scripted, is_served, open_token_count
 from rlaif.models.load import count_parameters
 from rlaif.models.speed import matmul_rate
 from rlaif.pipeline.context import Context
@@ -92,7 +92,7 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     memo: Memo = _Forgetful()
     context = Context(recipe, memo=memo, progress=progress or Silent())
     jobs = [make_job(config, context) for config in recipe.stages]
-    sampled = {job.config.name: job for job in jobs if isinstance(job, SampleJob)}
+    sampled: dict[str, SampleJob] = {job.config.name: job for job in jobs if isinstance(job, SampleJob)}
     return Plan(name=recipe.name, stages=tuple(_plan(job, context, sampled) for job in jobs))
 
 
@@ -110,7 +110,8 @@ def _plan_sample(job: SampleJob, context: Context) -> StagePlan:
     asked = [context.library.policy(prompt) for prompt in job.prompts]
     read, write = _tokens(counter, asked), len(asked) * config.k * config.max_new_tokens
     return StagePlan(
-        name=config.name, kind=config.stage, model=job.policy, read=read, write=write, seconds=_seconds(job.policy, context, read, write),
+        name=config.name, kind=config.stage, model=job.policy, read=read, write=write,
+        seconds=_seconds(job.policy, context, read, write),
         counts={"prompts": len(asked), "completions": len(asked) * config.k}, example={"policy": counter.render(asked[0])},
     )
 
@@ -125,7 +126,8 @@ def _plan_revise(job: ReviseJob, context: Context) -> StagePlan:
     calls = len(answers) * (1 + 2 * config.rounds)
     write = calls * config.max_new_tokens
     return StagePlan(
-        name=config.name, kind=config.stage, model=job.policy, read=read, write=write, seconds=_seconds(job.policy, context, read, write),
+        name=config.name, kind=config.stage, model=job.policy, read=read, write=write,
+        seconds=_seconds(job.policy, context, read, write),
         counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
         example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
     )
@@ -156,7 +158,9 @@ def _imagined(job: SampleJob) -> Completions:
     """Completions as long as they may get, for counting: they do not exist before the run."""
     text = PLACEHOLDER * job.config.max_new_tokens
     completions = [
-        Completion(id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=f"{text}{index}", finish="length", model=job.policy)
+        Completion(
+            id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=f"{text}{index}", finish="length", model=job.policy
+        )
         for prompt in job.prompts
         for index in range(job.config.k)
     ]
@@ -178,7 +182,7 @@ def _tokens(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -> 
 
 
 def _seconds(model: str, context: Context, read: int, write: int) -> float | None:
-    if is_scripted(model):
+    if is_scripted(model) or is_served(model):
         return None
     size = count_parameters(model)
     flops_a_token = 2.0 * (size.total - size.embedding)

@@ -37,7 +37,8 @@ def completions_markdown(rows: Sequence[Row]) -> str:
     """Completions under their prompts."""
     parts = ["# Completions to read\n"]
     for row in rows:
-        parts += [f"## {row['id']} ({row['finish']}, {row['tokens']} tokens)\n", _conversation(row["prompt"]), _quoted(_text(row["completion"]))]
+        head = f"## {row['id']} ({row['finish']}, {row['tokens']} tokens)\n"
+        parts += [head, _conversation(row["prompt"]), _quoted(_text(row["completion"]))]
     return "\n".join(parts)
 
 

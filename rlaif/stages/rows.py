@@ -65,7 +65,8 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """One verdict as it was given, `a` and `b` as the comparison has them; for the record, valid or not."""
     return {
         "comparison_id": verdict.comparison_id, "principle": verdict.principle_id, "order": str(verdict.order),
-        "valid": verdict.valid, "reason": verdict.reason, "p_a": _probability(verdict.logit_a), "logit_a": _rounded(verdict.logit_a),
+        "valid": verdict.valid, "reason": verdict.reason, "reasoning": verdict.reasoning,
+        "p_a": _probability(verdict.logit_a), "logit_a": _rounded(verdict.logit_a),
         "logprobs": {name: round(value, DIGITS) for name, value in sorted(verdict.evidence.items())},
     }
 
