@@ -79,10 +79,10 @@ def audit(**given: Any) -> None:
 def audit_settings(given: dict[str, Any]) -> AuditSettings:
     """The settings that the options of a command say."""
     from rlaif.cli.settings import make_recipe, pick
-    from rlaif.config import LabelConfig
+    from rlaif.config import SampleConfig
     from rlaif.pipeline.auditing import AuditSettings
 
-    recipe = make_recipe("audit", [LabelConfig()], given)
+    recipe = make_recipe("audit", [SampleConfig()], given)
     out = given["out"] or FOLDER
     return AuditSettings(
         judge=given["judge"] or recipe.model, constitution=given["constitution"], server=recipe.server, dtype=recipe.dtype,

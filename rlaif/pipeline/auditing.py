@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -57,7 +57,7 @@ class AuditSettings:
     variants: int = SENSITIVITY_ROWS
     own: str = ""
     seed: int = 0
-    server: ServerConfig = ServerConfig()
+    server: ServerConfig = field(default_factory=ServerConfig)
     dtype: str = "auto"
     device: str = "auto"
     prompts_dir: Path | None = None
