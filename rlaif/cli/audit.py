@@ -36,8 +36,8 @@ JOURNAL = "rlaif-journal.sqlite"
 @click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt: text or chat messages.")
 @click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted.")
 @click.option(
-    "--protocol", type=click.Choice(["both", "pairwise", "pointwise"]), default="both", show_default=True,
-    help="How the judge is asked; both compares them.",
+    "--protocol", type=click.Choice(["both", "pairwise", "pointwise", "cot"]), default="both", show_default=True,
+    help="How the judge is asked; both compares pairwise and pointwise; cot reasons first.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs of --data to draw.")
 @click.option("--probes/--no-probes", default=True, show_default=True, help="Ask the built-in comparisons with an obvious answer too.")

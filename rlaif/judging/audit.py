@@ -17,8 +17,9 @@ from rlaif.judging.audit_report import AuditKey, AuditReport, PrincipleAudit, Pr
 from rlaif.judging.bias import habits
 from rlaif.judging.cases import Case, Pair, judge_pairs
 from rlaif.judging.grade import Basis, judgement
-from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import QUESTIONS, protocol_named
+from rlaif.judging.judge import PrincipleMode
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.protocols import QUESTIONS
 from rlaif.judging.selection import FEWEST, Suggestion, mean_logit, suggest
 from rlaif.judging.sensitivity import Sensitivity, Variant, measure, variants
 from rlaif.progress import Progress, Silent
@@ -29,6 +30,8 @@ __all__ = ["audit", "audit_key", "questions_of"]
 
 SENSITIVITY_ROWS = 100
 """Comparisons that each change of labels or wording is tried on, one principle each."""
+CHANGES = {"pairwise": 4, "pointwise": 3, "cot": 2}
+"""Most changes that each protocol is tried under."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def audit(
 
 def audit_key(engine: Engine, library: PromptLibrary, constitution: Constitution, protocol: str) -> AuditKey:
     """The key of an audit of `engine` under `protocol`."""
-    template = protocol_named(protocol, library=library, constitution=constitution).template
+    template = open_protocol(protocol, library=library, constitution=constitution).template
     return AuditKey(
         judge_revision=engine.card.revision, constitution_digest=constitution.digest, template_digest=library.digest(template),
         protocol=protocol,
@@ -95,8 +98,7 @@ def questions_of(usable: Mapping[str, Constitution], *, pairs: int, probes: int,
     total = 0
     for name, constitution in usable.items():
         each = len(constitution.principles) if mode == "all" else 1
-        changes = 4 if name == "pairwise" else 3
-        total += QUESTIONS * ((pairs + probes) * each + changes * min(sensitivity_rows, pairs or probes))
+        total += QUESTIONS * ((pairs + probes) * each + CHANGES[name] * min(sensitivity_rows, pairs or probes))
     return total
 
 
@@ -105,8 +107,8 @@ def _gather(
     probes: Sequence[Pair], mode: PrincipleMode, seed: int, sensitivity_rows: int, progress: Progress,
 ) -> _Judged:
     """Ask everything about one protocol."""
-    protocol = protocol_named(name, library=library, constitution=constitution)
-    judge = Judge(engine, protocol, constitution, principles=mode, seed=seed, progress=progress)
+    protocol = open_protocol(name, library=library, constitution=constitution)
+    judge = open_judge(engine, protocol, constitution, principles=mode, seed=seed, progress=progress)
     total = (len(pairs) + len(probes)) * judge.questions_each
     progress.begin(f"{name}: judging {len(pairs)} comparisons and {len(probes)} probes", total)
     cases, answered = list(judge_pairs(judge, pairs)), list(judge_pairs(judge, probes))
@@ -135,7 +137,7 @@ def _protocol_audit(found: _Judged, *, constitution: Constitution, rules: Baseli
     labelled = [case for case in found.cases if case.pair.a_wins is not None]
     return ProtocolAudit(
         key=found.key, ensemble=ensemble, one_principle=one_principle_accuracy(labelled),
-        one_order=one_order_accuracy(labelled) if found.key.protocol == "pairwise" else None, bias=bias,
+        one_order=one_order_accuracy(labelled) if found.key.protocol != "pointwise" else None, bias=bias,
         principles=tuple(_principle_audit(each.id, each.tags, found) for each in constitution.principles),
         sensitivity=tuple(found.sensitivity), probes=probes,
         judgement=judgement(basis, bias, found.sensitivity, protocol=found.key.protocol),

@@ -124,7 +124,7 @@ def _slight_accuracy(basis: Basis) -> Iterator[str]:
 
 
 def _facts(basis: Basis | None, bias: Bias, protocol: str) -> str:
-    how = "both-order accuracy" if protocol == "pairwise" else "pointwise accuracy"
+    how = "pointwise accuracy" if protocol == "pointwise" else "both-order accuracy"
     told = "accuracy unknown"
     if basis:
         what = "pairs" if basis.kind == "pairs" else "built-in probes"

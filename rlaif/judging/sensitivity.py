@@ -17,8 +17,8 @@ from rlaif.engines.base import Engine, LabelReading, LabelRequest
 from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.agreement import agreement
 from rlaif.judging.cases import Case, Pair, judge_pairs
-from rlaif.judging.judge import Judge
-from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise, protocol_named
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary, neutralize_fences
 from rlaif.types import Answers, Comparison, Constitution, Message, Principle, Verdict
@@ -120,7 +120,7 @@ def variants(name: str, *, library: PromptLibrary, constitution: Constitution, s
     Args:
         sample: Any comparison, to see what the template does with it.
     """
-    base = protocol_named(name, library=library, constitution=constitution)
+    base = open_protocol(name, library=library, constitution=constitution)
     principle = constitution.principles[0]
     before = base.questions(sample, principle)
     if name == "pairwise":
@@ -137,12 +137,12 @@ def variants(name: str, *, library: PromptLibrary, constitution: Constitution, s
         yield Sensitivity(name="wording", kind="wording", note=f"no rewording is known for language `{constitution.language}`")
     for title, reword in rewordings:
         changed = _reworded(constitution, base.half, reword)
-        yield Variant(title, "wording", protocol_named(name, library=library, constitution=changed), changed)
+        yield Variant(title, "wording", open_protocol(name, library=library, constitution=changed), changed)
 
 
 def measure(variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: int, progress: Progress) -> Sensitivity:
     """Judge the pairs of `cases` under `variant`, one principle drawn each, and compare with their verdicts."""
-    judge = Judge(engine, variant.protocol, variant.constitution, principles="sample", seed=seed, progress=progress)
+    judge = open_judge(engine, variant.protocol, variant.constitution, principles="sample", seed=seed, progress=progress)
     pairs: list[Pair] = []
     before: list[float] = []
     after: list[float] = []

@@ -17,8 +17,9 @@ from rlaif.judging.audit_report import AuditReport, ProtocolAudit
 from rlaif.judging.calibration import Calibration, fit_calibration
 from rlaif.judging.cases import Case, Pair, judge_pairs, plain
 from rlaif.judging.difference import Difference, Side, difference
-from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import QUESTIONS, protocol_named
+from rlaif.judging.judge import PrincipleMode
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.protocols import QUESTIONS
 from rlaif.models.engines import open_token_count
 from rlaif.pipeline.audits import Pairs, audit_file, read_pairs, read_probes, save_calibration, save_text
 from rlaif.pipeline.context import EnginePool
@@ -30,7 +31,8 @@ from rlaif.types import Constitution
 
 __all__ = ["AuditSettings", "Audited", "Compared", "Plan", "plan_audit", "plan_difference", "run_audit", "run_difference"]
 
-HALVES: Mapping[str, Half] = {"pairwise": "comparison", "pointwise": "question"}
+HALVES: Mapping[str, Half] = {"pairwise": "comparison", "pointwise": "question", "cot": "comparison"}
+BOTH = ("pairwise", "pointwise")
 COUNTED = 20
 """Comparisons whose questions are rendered to estimate tokens."""
 
@@ -50,7 +52,7 @@ class AuditSettings:
     data: str | None = None
     prompt_column: str = "prompt"
     skip_bad_rows: bool = False
-    protocol: Literal["both", "pairwise", "pointwise"] | None = "both"
+    protocol: Literal["both", "pairwise", "pointwise", "cot"] | None = "both"
     limit: int | None = None
     probes: bool = True
     principles: PrincipleMode = "all"
@@ -140,7 +142,7 @@ def plan_audit(settings: AuditSettings, progress: Progress) -> Plan:
     counter = open_token_count(settings.judge)
     lengths = []
     for name, constitution in inputs.usable.items():
-        protocol = protocol_named(name, library=inputs.library, constitution=constitution)
+        protocol = open_protocol(name, library=inputs.library, constitution=constitution)
         for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
             requests = protocol.questions(pair.comparison, constitution.principles[0])
             lengths += [counter.count(request.messages) for request in requests]
@@ -166,8 +168,8 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
         engine = _engine(settings, journal, progress)
         for constitution in usable:
             library = PromptLibrary(constitution.language, settings.prompts_dir)
-            protocol = protocol_named(name, library=library, constitution=constitution)
-            judge = Judge(engine, protocol, constitution, principles="all", seed=settings.seed, progress=progress)
+            protocol = open_protocol(name, library=library, constitution=constitution)
+            judge = open_judge(engine, protocol, constitution, principles="all", seed=settings.seed, progress=progress)
             progress.begin(f"judging under {constitution.name}", len(read.pairs) * judge.questions_each)
             sides.append(Side(constitution=constitution, cases=list(judge_pairs(judge, read.pairs))))
     found = difference(*sides, judge=engine.card.label, protocol=name)
@@ -216,7 +218,7 @@ def _engine(settings: AuditSettings, journal: Journal, progress: Progress) -> Jo
 
 def _usable(constitution: Constitution, settings: AuditSettings, progress: Progress) -> dict[str, Constitution]:
     """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left out."""
-    asked = tuple(HALVES) if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
+    asked = BOTH if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
     usable: dict[str, Constitution] = {}
     refused: list[ConstitutionError] = []
     for name in asked:

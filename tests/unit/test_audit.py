@@ -158,6 +158,16 @@ def test_the_report_is_json_and_keyed() -> None:
     assert len(keys) == 4
 
 
+def test_the_reasoning_judge_is_audited_too() -> None:
+    engine = ScriptedEngine(generate=lambda request: "Both are fine.", labels=reader()._labels, revision="reasons")
+    (found,) = run(engine, constitution("kind"), pairs(20), [], protocols=("cot",)).protocols
+    assert found.ensemble is not None
+    assert found.ensemble.accuracy.value == 1.0
+    assert found.one_order == 1.0
+    assert [each.name for each in found.sensitivity] == ["wording: synonyms", "wording: framed"]
+    assert "both-order accuracy 100 %" in found.judgement.words
+
+
 def test_cases_are_handed_on() -> None:
     kept: dict[str, int] = {}
     run(reader(), constitution("kind"), pairs(5), [], keep=lambda name, cases: kept.update({name: len(cases)}))

@@ -19,7 +19,9 @@ from rlaif.errors import ConfigError, ConstitutionError, DataError, RunError
 from rlaif.judging.audit import audit, audit_key
 from rlaif.judging.audit_report import AuditReport
 from rlaif.judging.cases import plain
+from rlaif.pipeline.auditing import AuditSettings, run_difference
 from rlaif.pipeline.audits import audit_file, find_audit, load_calibration, read_pairs, read_probes, save_text
+from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown
 from rlaif.types import Constitution
@@ -208,6 +210,12 @@ def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     assert isinstance(run.exception, ConstitutionError)
     run = CliRunner().invoke(audit_command, ["--judge", JUDGE, "--constitution", str(tmp_path / "none.yaml"), "--out", out])
     assert isinstance(run.exception, ConfigError)
+
+
+def test_two_constitutions_need_comparisons(tmp_path: Path) -> None:
+    settings = AuditSettings(judge="scripted", constitution="warmth", journal=tmp_path / "j.sqlite", out=tmp_path)
+    with pytest.raises(DataError, match="nothing to compare"):
+        run_difference(settings, "concise", Silent())
 
 
 def test_skipped_rows_and_equal_pairs_are_told(tmp_path: Path) -> None:
