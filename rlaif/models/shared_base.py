@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import peft
 import torch
@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlaif.errors import ModelError
 from rlaif.models.load import context_length, load_model, load_tokenizer, resolve
 from rlaif.models.low_rank import LowRankLinear
+from rlaif.models.quantized import load_quantized
 
 __all__ = ["REFERENCE", "LoraSettings", "SharedBase"]
 
@@ -76,19 +77,23 @@ class SharedBase:
     @classmethod
     def load(
         cls, spec: str, *, dtype: str = "auto", device: str = "auto", merge_adapter: Path | None = None,
-        log: Callable[[str], None] = lambda line: None,
+        quantization: Literal["none", "4bit"] = "none", log: Callable[[str], None] = lambda line: None,
     ) -> SharedBase:
         """Load the model that `spec` names (an alias, a folder, a GGUF file or a hub id).
 
         Args:
             merge_adapter: Folder of a LoRA adapter to fold into the weights first: the reference is then the fine-tuned policy.
+            quantization: `4bit` holds the frozen weights in 4 bits; nothing can be merged into them.
 
         Raises:
+            ConfigError: 4-bit weights cannot be used on this machine.
             ModelError: The model or the adapter cannot be loaded, or the adapter is of another base.
         """
         source = resolve(spec, log=log)
-        model = load_model(source, dtype=dtype, device=device, log=log)
-        base = cls(model, load_tokenizer(source), name=spec, identity=source.revision)
+        quantized = quantization == "4bit"
+        model = load_quantized(source, device=device) if quantized else load_model(source, dtype=dtype, device=device, log=log)
+        identity = f"{source.revision}-4bit" if quantized else source.revision
+        base = cls(model, load_tokenizer(source), name=spec, identity=identity)
         if merge_adapter is not None:
             base.load_adapter("merged", merge_adapter)
             base.merge("merged")

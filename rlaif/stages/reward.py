@@ -43,7 +43,7 @@ from rlaif.stages.reward_report import (
     reliability,
 )
 
-__all__ = ["Gold", "RewardResult", "train_reward"]
+__all__ = ["Gold", "RewardResult", "encode_pairs", "train_reward"]
 
 Gold = Callable[[Sequence[dict[str, str]], str], float]
 """A metric that no training signal touches: of the prompt's messages and a completion."""
@@ -53,6 +53,8 @@ REFERENCES = 256
 """Completions that the normalisation is measured on at most."""
 
 PROBES = 8
+SURE = 0.02
+"""For margins: labels nearer to 0 or 1 are read as this far from them, so that a hard label's margin is finite."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ def train_reward(
     # 1. Check, encode, hold out.
     usable, dropped = _fitting(pairs, base, config)
     _check_labels(usable)
-    train, held_out = (_encode(part, base, config) for part in split_by_prompt(usable, config.held_out, seed=seed))
+    train, held_out = (
+        _Part(part, encode_pairs(part, base, config)) for part in split_by_prompt(usable, config.held_out, seed=seed)
+    )
     share = config.share_prompt and same_states(base, train.labelled.trees)
     work = _Work(base=base, config=config, train=train, held_out=held_out, share=share, progress=progress, log=log)
     # 2, 3. Each member: the head, then the adapter that continues from it.
@@ -207,12 +211,14 @@ def _trees(pairs: Sequence[PreferencePair], base: SharedBase) -> list[Tree]:
     ]
 
 
-def _encode(pairs: list[PreferencePair], base: SharedBase, config: RewardConfig) -> _Part:
-    hard = config.labels == "hard"
-    p = torch.tensor([float(pair.p_chosen >= 0.5) if hard else pair.p_chosen for pair in pairs])
-    sure = judge_differences(torch.tensor([pair.p_chosen for pair in pairs]).clamp(0.02, 0.98)).abs().float()
-    weight = torch.tensor([pair.weight for pair in pairs])
-    return _Part(pairs, LabelledPairs(_trees(pairs, base), p, weight, config.margin * sure))
+def encode_pairs(pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig) -> LabelledPairs:
+    """The pairs as token ids with the labels that the settings ask for."""
+    given = torch.tensor([pair.p_chosen for pair in pairs])
+    return LabelledPairs(
+        trees=_trees(pairs, base), p_chosen=(given >= 0.5).float() if config.labels == "hard" else given,
+        weight=torch.tensor([pair.weight for pair in pairs]),
+        margin=config.margin * judge_differences(given.clamp(SURE, 1 - SURE)).abs().float(),
+    )
 
 
 # 2, 3
