@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,6 +58,6 @@ def prompts(count: int = 8) -> list[Prompt]:
     return [Prompt(id=f"p{index}", messages=(Message("user", text),)) for index, text in enumerate(texts)]
 
 
-def share_of_vowels(prompt: Prompt, text: str) -> float:
+def share_of_vowels(messages: Sequence[dict[str, str]], text: str) -> float:
     """The toy reward: best 1."""
     return sum(letter in "aeio" for letter in text) / max(len(text), 1)

@@ -23,7 +23,8 @@ __all__ = [
     "Scores", "import_function",
 ]
 
-Function = Callable[[Prompt, str], float]
+Function = Callable[[Sequence[dict[str, str]], str], float]
+"""A score of the prompt's messages (`role`, `content`) and a completion."""
 
 
 class Scores(NamedTuple):
@@ -67,11 +68,14 @@ class ScoredReward:
 
 class _OneByOne(ScoredReward):
     def __init__(self, name: str, function: Function) -> None:
-        super().__init__(name, lambda prompts, completions: [function(p, c.text) for p, c in zip(prompts, completions, strict=True)])
+        super().__init__(name, lambda prompts, completions: [
+            function([message.as_dict() for message in prompt.messages], completion.text)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ])
 
 
 class FunctionReward(_OneByOne):
-    """A function of your own, `(prompt, text) -> number`, or where it can be imported from (`package.module:name`)."""
+    """A function of your own, `(messages, completion) -> number`, or where it can be imported from (`package.module:name`)."""
 
     def __init__(self, function: Function | str, *, name: str = "function") -> None:
         super().__init__(name, import_function(function) if isinstance(function, str) else function)
@@ -190,5 +194,5 @@ def import_function(path: str) -> Function:
         remedy = "write package.module:name, and start where Python can import the module"
         raise ConfigError(f"the reward function cannot be imported: {error}", where=path, remedy=remedy) from error
     if not callable(found):
-        raise ConfigError("the reward is no function", where=path, remedy="name a function of (prompt, completion)")
+        raise ConfigError("the reward is no function", where=path, remedy="name a function of (messages, completion)")
     return found

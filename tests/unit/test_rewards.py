@@ -37,12 +37,13 @@ def scored(reward: RewardFunction, *texts: str) -> tuple[float, ...]:
     return reward([PROMPT] * len(texts), completions(*texts)).total
 
 
-def length_of(prompt: Prompt, text: str) -> float:
+def length_of(messages: Sequence[dict[str, str]], text: str) -> float:
     return float(len(text))
 
 
 def test_a_function_given_or_imported() -> None:
     assert scored(FunctionReward(length_of), "abc", "") == (3.0, 0.0)
+    assert scored(FunctionReward(lambda messages, text: float(messages == [{"role": "user", "content": "Hello"}])), "") == (1.0,)
     assert scored(FunctionReward("operator:contains", name="never"), *[]) == ()
     assert scored(FunctionReward(f"{__name__}:length_of"), "ab") == (2.0,)
 
