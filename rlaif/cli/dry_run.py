@@ -32,13 +32,13 @@ def show_plan(plan: Plan, folder: Path) -> None:
         table.add_row(stage.name, stage.model, counts, f"{stage.read:,}", f"{stage.write:,}", duration(stage.seconds))
     console.print(table)
     console.print(
-        f"about {duration(plan.seconds)} in all on this machine, good to a factor of two; answers in the journal cost nothing\n"
+        f"about {duration(plan.seconds)} for what can be estimated here, good to a factor of two; answers in the journal cost nothing\n"
         f"the run would be in {folder}; nothing was asked, nothing was written", soft_wrap=True,
     )
 
 
 def duration(seconds: float | None) -> str:
-    """`seconds` for a reader: `40 s`, `12 min`, `3.5 h`; a dash where unknown."""
+    """`seconds` for a reader: `40 s`, `12 min`, `3.5 h`; a dash where unknown (scripted and served models, training)."""
     if seconds is None:
         return "-"
     if seconds < 90:

@@ -47,15 +47,27 @@ class _Pairs(click.ParamType[str | int]):
     help="pairwise: two completions, labels A and B, both orders; pointwise: each alone; cot: pairwise after reasoning. "
     "[default: the constitution's]",
 )
-@click.option("--pairs", type=_Pairs(), metavar="all|best-worst|N", default="all", show_default=True, help="Pairs a prompt: all, best-worst, or a number drawn.")
+@click.option(
+    "--pairs", type=_Pairs(), metavar="all|best-worst|N", default="all", show_default=True,
+    help="Pairs a prompt: all, best-worst, or a number drawn.",
+)
 @click.option(
     "--principles", type=click.Choice(["sample", "all"]), default="sample", show_default=True,
     help="sample: one a comparison, drawn by weight; all: every one, averaged by weight.",
 )
-@click.option("--clamp", type=click.FloatRange(0.5, 1, min_open=True), default=0.6, show_default=True, help="cot: largest probability.")
+@click.option(
+    "--clamp", type=click.FloatRange(0.5, 1, min_open=True), default=0.6, show_default=True,
+    help="cot: largest probability.",
+)
 @click.option("--reasoning-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="cot: longest reasoning.")
-@click.option("--max-invalid", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Fail above this share of invalid verdicts.")
-@click.option("--format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True, help="Format of the preferences.")
+@click.option(
+    "--max-invalid", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+    help="Fail above this share of invalid verdicts.",
+)
+@click.option(
+    "--format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True,
+    help="Format of the preferences.",
+)
 @common_options
 def label(**options: Any) -> None:
     """Label pairs of completions under a constitution.

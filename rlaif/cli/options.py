@@ -45,7 +45,10 @@ prompt_options = _stack(
         "--split", type=click.Choice(["sft", "label", "rl", "eval", "all"]), default=None,
         help="Part of the prompts, divided by hash. [default: the command's own part of the built-in prompts, all of yours]",
     ),
-    click.option("--limit", type=click.IntRange(min=1), default=None, help="Prompts to draw. [default: 24 built-in ones, all of yours]"),
+    click.option(
+        "--limit", type=click.IntRange(min=1), default=None,
+        help="Prompts to draw. [default: 24 built-in ones, all of yours]",
+    ),
     click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted and listed."),
 )
 

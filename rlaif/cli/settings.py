@@ -39,7 +39,8 @@ def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any
     if options.get("base_url"):
         server["base_urls"] = tuple(options["base_url"])
     try:
-        return Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run", stages=tuple(stages), server=ServerConfig.model_validate(server), **common)
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
+        return Recipe(name=plain, stages=tuple(stages), server=ServerConfig.model_validate(server), **common)
     except ValidationError as error:
         problems = [Problem(str(details["msg"]).removeprefix("Value error, ")) for details in error.errors()]
         raise ConfigError("the options do not go together", problems=problems) from error

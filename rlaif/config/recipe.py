@@ -7,15 +7,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rlaif.config.stages import BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
+from rlaif.config.training import RewardConfig
+from rlaif.config.training_ppo import PpoConfig
 
 __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_schema"]
 
 DEFAULT_MODEL = "smollm2-135m"
 
-STAGE_KINDS: dict[str, type[BaseStage]] = {"sample": SampleConfig, "revise": ReviseConfig, "label": LabelConfig}
+STAGE_KINDS: dict[str, type[BaseStage]] = {
+    "sample": SampleConfig, "revise": ReviseConfig, "label": LabelConfig, "reward": RewardConfig, "ppo": PpoConfig,
+}
 """The kinds of stage and their settings."""
 
-StageConfig = Annotated[SampleConfig | ReviseConfig | LabelConfig, Field(discriminator="stage")]
+StageConfig = Annotated[SampleConfig | ReviseConfig | LabelConfig | RewardConfig | PpoConfig, Field(discriminator="stage")]
 
 
 class Recipe(Settings):

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig", "Settings", "Split"]
+__all__ = [
+    "BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig", "Settings",
+    "Split",
+]
 
 Split = Literal["sft", "label", "rl", "eval", "all"]
 

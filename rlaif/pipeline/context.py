@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from rlaif.config import LabelConfig, Recipe, SampleConfig, StageConfig
-from rlaif.config.stages import ServerConfig
+from rlaif.config import Recipe
+from rlaif.config.stages import BaseStage, ServerConfig
 from rlaif.constitution import load_constitution
+from rlaif.digest import digest
 from rlaif.engines.base import Engine, EngineCard
 from rlaif.engines.costs import Prices
+from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
 from rlaif.engines.openai import ApiSettings
+from rlaif.errors import ConfigError, DataError
 from rlaif.models.engines import Served, open_engine
+from rlaif.models.reward_files import load_reward_model
+from rlaif.models.reward_model import RewardModel
+from rlaif.models.shared_base import SharedBase
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.runs.splits import check_disjoint
@@ -62,14 +69,19 @@ class Context:
         recipe: The resolved recipe.
         memo: Where answers are kept.
         progress: Hears of the work.
+        path: The run folder.
     """
 
-    def __init__(self, recipe: Recipe, *, memo: Memo, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, *, memo: Memo, progress: Progress, path: Path = Path()) -> None:
         self.recipe = recipe
+        self.path = path
         self.progress = progress
         self.engines = EnginePool(memo, dtype=recipe.dtype, device=recipe.device, server=recipe.server, note=progress.note)
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
+        self.rewards: dict[str, RewardModel] = {}
+        """Reward models on their base, by the stage that trained them."""
+        self._bases: dict[str, SharedBase] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}
 
     @cached_property
@@ -83,7 +95,7 @@ class Context:
         folder = Path(self.recipe.prompts_dir) if self.recipe.prompts_dir else None
         return PromptLibrary(self.constitution.language, folder)
 
-    def seed(self, config: StageConfig) -> int:
+    def seed(self, config: BaseStage) -> int:
         """The stage's seed, or the recipe's."""
         return self.recipe.seed if config.seed is None else config.seed
 
@@ -104,14 +116,65 @@ class Context:
         if not self.recipe.allow_prompt_overlap:
             check_disjoint({name: list(claimed.values()) for name, claimed in self._claimed.items()})
 
-    def source_of(self, config: LabelConfig) -> str:
-        """The name of the sample stage that `config` reads from: the one it names, or the last before it."""
-        before = self.recipe.stages[: [stage.name for stage in self.recipe.stages].index(config.name)]
-        return config.input or [stage.name for stage in before if isinstance(stage, SampleConfig)][-1]
+    def earlier(self, config: BaseStage, kind: str, named: str | None) -> str:
+        """The name of the stage that `config` reads from: `named`, or the last one of `kind` before it.
 
-    def sampled_by(self, config: LabelConfig) -> Path:
+        Raises:
+            ConfigError: There is none.
+        """
+        names = [stage.name for stage in self.recipe.stages]
+        before = self.recipe.stages[: names.index(config.name)]
+        found = [stage.name for stage in before if stage.stage == kind and named in (None, stage.name)]
+        if not found:
+            wanted = f"stage {named!r}" if named else f"a {kind} stage"
+            remedy = f"put a stage of kind `{kind}` before it, or name one"
+            raise ConfigError(f"stage {config.name!r} needs {wanted} before it", remedy=remedy)
+        return found[-1]
+
+    def folder_of(self, config: BaseStage, kind: str, named: str | None) -> Path:
         """The folder of that stage; it must have finished."""
-        return self.folders[self.source_of(config)]
+        return self.folders[self.earlier(config, kind, named)]
+
+    def work_folder(self, stage: str) -> Path:
+        """Where a stage keeps what lets it go on after an interruption; lies beside its folder."""
+        return self.path / f".work-{stage}"
+
+    # Training ---------------------------------------------------------------------------------------------------------------
+
+    def base(self, spec: str | None = None) -> SharedBase:
+        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of that name."""
+        name = self.model(spec)
+        if name not in self._bases:
+            engine = self.engines.get(name).engine
+            if not isinstance(engine, HFEngine):
+                remedy = "name a hub id, a folder or an alias"
+                raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
+            self._bases[name] = SharedBase.from_model(engine.model, engine.tokenizer, name=name, identity=engine.card.revision)
+        return self._bases[name]
+
+    def reward_source(self, config: BaseStage, named: str | None) -> tuple[str, Path]:
+        """Name and folder of a reward model: of a reward stage of this run, or a folder that holds one."""
+        if named and named not in {stage.name for stage in self.recipe.stages}:
+            return Path(named).name, Path(named)
+        stage = self.earlier(config, "reward", named)
+        return stage, self.folders[stage] / "model"
+
+    def reward_model(self, config: BaseStage, named: str | None) -> RewardModel:
+        """A reward model on its base; the one that was just trained, or loaded from its folder."""
+        name, folder = self.reward_source(config, named)
+        if name not in self.rewards:
+            self.rewards[name] = load_reward_model(
+                self.base(), folder, name=name, constitution=self.constitution.digest, log=self.progress.note
+            )
+        return self.rewards[name]
+
+    def reward_digest(self, config: BaseStage, named: str | None) -> str:
+        """Digest of the files of a reward model."""
+        _, folder = self.reward_source(config, named)
+        if not folder.is_dir():
+            raise DataError("there is no reward model", where=str(folder), remedy="name a reward stage, or a folder that one left")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
 def _served(server: ServerConfig) -> Served:

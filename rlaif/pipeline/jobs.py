@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rlaif.config import LabelConfig, ReviseConfig, SampleConfig, StageConfig
+from rlaif.config.stages import BaseStage
 from rlaif.constitution import Half, require
 from rlaif.digest import digest
 from rlaif.judging.aggregate import LabelStatistics
@@ -27,7 +28,7 @@ from rlaif.stages.rows import completion_row, preference_row, revision_row, sft_
 from rlaif.stages.sample import sample
 from rlaif.types import Constitution, Prompt
 
-__all__ = ["BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "make_job"]
+__all__ = ["BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "settings_digest", "usable"]
 
 BUILTIN_LIMIT = 24
 """Built-in prompts that a stage draws when no limit is set: a first look, not a study."""
@@ -68,22 +69,7 @@ class Job(Protocol):
         ...
 
 
-def make_job(config: StageConfig, context: Context) -> Job:
-    """The job of a stage's settings; reads its inputs.
-
-    Raises:
-        RlaifError: An input cannot be read, or the constitution lacks what the stage needs.
-    """
-    match config:
-        case SampleConfig():
-            return SampleJob(config, context)
-        case ReviseConfig():
-            return ReviseJob(config, context)
-        case LabelConfig():
-            return LabelJob(config, context)
-
-
-def _settings(config: StageConfig, *leave_out: str) -> str:
+def settings_digest(config: BaseStage, *leave_out: str) -> str:
     """Digest of the settings that may change the result; names, sources and models are covered by parts of their own."""
     values = config.model_dump(mode="json")
     return digest({key: value for key, value in values.items() if key not in ("stage", "name", "seed", "skip_bad_rows", *leave_out)})
@@ -105,7 +91,7 @@ class SampleJob:
         """See `Job`."""
         card = self.context.engines.card(self.policy)
         return {
-            "settings": _settings(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
+            "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
             "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
             "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
         }
@@ -140,14 +126,14 @@ class ReviseJob:
             config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
         )
         self.policy = context.model(config.policy)
-        self.constitution = _usable(context, "critique_revision")
+        self.constitution = usable(context, "critique_revision")
         context.claim_prompts("sft", self.prompts)
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         card = self.context.engines.card(self.policy)
         return {
-            "settings": _settings(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
+            "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
             "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
             "constitution": self.context.constitution.digest,
             "templates": self.context.library.digest("policy", "critique", "revise"), "seed": str(self.context.seed(self.config)),
@@ -197,7 +183,7 @@ class LabelJob:
             clamp=config.clamp,
         )
         half: Half = "comparison" if self.protocol.half == "comparison" else "question"
-        self.constitution = _usable(context, half)
+        self.constitution = usable(context, half)
         self.templates = context.library.digest(self.protocol.template)
         """Digest of the judge's templates; read now, so that a broken one is found before anything is sampled."""
         if config.responses:
@@ -207,7 +193,7 @@ class LabelJob:
     @cached_property
     def source(self) -> Completions:
         """The completions of the stage that is read from; it has finished by the time they are needed."""
-        return load_completions(self.context.sampled_by(self.config))
+        return load_completions(self.context.folder_of(self.config, "sample", self.config.input))
 
     @cached_property
     def pairing(self) -> Pairing:
@@ -221,7 +207,9 @@ class LabelJob:
         """See `Job`."""
         card = self.context.engines.card(self.judge)
         return {
-            "settings": _settings(self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol"),
+            "settings": settings_digest(
+                self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol"
+            ),
             "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
             "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
         }
@@ -302,7 +290,7 @@ class _Spread:
         self._seen += 1
 
 
-def _usable(context: Context, half: Half) -> Constitution:
+def usable(context: Context, half: Half) -> Constitution:
     """The constitution, with the principles that the stage can use."""
     constitution = context.constitution
     return replace(constitution, principles=require(constitution, half, source=context.recipe.constitution))

@@ -22,7 +22,8 @@ from rlaif.models.load import count_parameters
 from rlaif.models.speed import matmul_rate
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import Completions
-from rlaif.pipeline.jobs import Job, LabelJob, ReviseJob, SampleJob, make_job
+from rlaif.pipeline.jobs import Job, LabelJob, ReviseJob, SampleJob
+from rlaif.pipeline.making import make_job
 from rlaif.progress import Progress, Silent
 from rlaif.stages.label import make_pairs
 from rlaif.types import Completion, Message
@@ -68,9 +69,9 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """The stages' estimates together; `None` when any is unknown."""
-        known = [stage.seconds for stage in self.stages]
-        return None if any(each is None for each in known) else math.fsum(each for each in known if each is not None)
+        """The estimates together, of the stages that have one; `None` when none has."""
+        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
+        return math.fsum(known) if known else None
 
 
 class _Forgetful:
@@ -101,8 +102,9 @@ def _plan(job: Job, context: Context, sampled: dict[str, SampleJob]) -> StagePla
         return _plan_sample(job, context)
     if isinstance(job, ReviseJob):
         return _plan_revise(job, context)
-    assert isinstance(job, LabelJob)
-    return _plan_label(job, context, sampled)
+    if isinstance(job, LabelJob):
+        return _plan_label(job, context, sampled)
+    return _plan_training(job, context)
 
 
 def _plan_sample(job: SampleJob, context: Context) -> StagePlan:
@@ -135,7 +137,7 @@ def _plan_revise(job: ReviseJob, context: Context) -> StagePlan:
 
 def _plan_label(job: LabelJob, context: Context, sampled: dict[str, SampleJob]) -> StagePlan:
     config, counter = job.config, _counter(job.judge)
-    source = job.source if config.responses else _imagined(sampled[context.source_of(config)])
+    source = job.source if config.responses else _imagined(sampled[context.earlier(config, "sample", config.input)])
     seed = context.seed(config)
     comparisons = make_pairs(source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given).comparisons
     judge = Judge(load_scripted("scripted"), job.protocol, job.constitution, principles=config.principles, seed=seed)
@@ -151,6 +153,16 @@ def _plan_label(job: LabelJob, context: Context, sampled: dict[str, SampleJob]) 
             "questions": questions,
         },
         example={job.protocol.template: counter.render(asked[0].messages)} if asked else {},
+    )
+
+
+def _plan_training(job: Job, context: Context) -> StagePlan:
+    """A training stage is not estimated: what it learns from does not exist yet."""
+    config = job.config
+    wanted = ("epochs", "steps", "episodes", "k", "rounds", "max_new_tokens", "lora_rank")
+    counts = {name: value for name, value in config.model_dump().items() if name in wanted and isinstance(value, int)}
+    return StagePlan(
+        name=config.name, kind=config.stage, model=context.recipe.model, counts=counts, read=0, write=0, seconds=None, example={}
     )
 
 

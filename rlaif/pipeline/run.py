@@ -13,7 +13,8 @@ from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
 from rlaif.pipeline.context import Context
-from rlaif.pipeline.jobs import Job, make_job
+from rlaif.pipeline.jobs import Job
+from rlaif.pipeline.making import make_job
 from rlaif.progress import Progress, Silent
 from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, describe_outputs, stage_key
 from rlaif.runs.run import RunFolder, now
@@ -80,7 +81,7 @@ def run_recipe(
     place = journal or out.absolute().parent / JOURNAL
     with RunFolder.open(out, name=recipe.name, command=command) as run, Journal(place) as memo:
         run.write_recipe(recipe_text(recipe))
-        context = Context(recipe, memo=memo, progress=progress)
+        context = Context(recipe, memo=memo, progress=progress, path=out)
         jobs = [make_job(config, context) for config in recipe.stages]
         stages = []
         for job in jobs:
