@@ -9,18 +9,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.training_ppo import (
+    FormatPart,
+    FunctionPart,
+    JudgePart,
+    LengthPart,
+    ModelPart,
+    PatternPart,
+    PpoConfig,
+    RewardPart,
+)
 from rlaif.digest import digest, seed_from
 from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.models.reward_model import Conversation, TurnFormat
 from rlaif.models.shared_base import SharedBase
 from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import Metrics, StepReport, ppo_step
-from rlaif.rl.rewards import RewardFunction
+from rlaif.rl.rewards import FormatReward, FunctionReward, LengthReward, PatternReward, RewardFunction, RewardSum
 from rlaif.rl.rollout import Question
 from rlaif.types import Message, Prompt
 
-__all__ = ["POLICY", "PpoResult", "PtxRow", "train_ppo"]
+__all__ = ["POLICY", "PpoResult", "PtxRow", "ptx_rows", "reward_of", "train_ppo"]
 
 PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a constant."""
@@ -95,6 +105,45 @@ def train_ppo(
             tensors, state = learner_state(learner)
             save_checkpoint(checkpoint_folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
     return PpoResult(history=tuple(history), first_step=first, stopped=stopped)
+
+
+def reward_of(
+    parts: Mapping[str, RewardPart], *, model: Callable[[ModelPart], RewardFunction], judge: Callable[[JudgePart], RewardFunction],
+) -> RewardSum:
+    """The reward that the settings describe.
+
+    Args:
+        model: Opens the reward model of a part.
+        judge: Opens the judge of a part.
+
+    Raises:
+        ConfigError: A function cannot be imported.
+    """
+    def opened(name: str, part: RewardPart) -> RewardFunction:
+        match part:
+            case ModelPart():
+                return model(part)
+            case JudgePart():
+                return judge(part)
+            case FunctionPart():
+                return FunctionReward(part.function, name=name)
+            case LengthPart():
+                return LengthReward(min_words=part.min_words, max_words=part.max_words, name=name)
+            case PatternPart():
+                return PatternReward(part.pattern, name=name)
+            case FormatPart():
+                return FormatReward(part.pattern, name=name)
+
+    return RewardSum({name: (part.weight, opened(name, part)) for name, part in parts.items()})
+
+
+def ptx_rows(base: SharedBase, conversations: Sequence[Conversation]) -> list[PtxRow]:
+    """The data of PPO-ptx in tokens; each conversation ends with the assistant's message, whose turn is closed.
+
+    Raises:
+        DataError: One does not.
+    """
+    return [PtxRow(prompt=tuple(prompt), completion=tuple(ids)) for prompt, ids in TurnFormat(base).encode(conversations)]
 
 
 def draw_prompts(asked: Sequence[Question], config: PpoConfig, *, seed: int, step: int) -> list[Question]:

@@ -15,7 +15,8 @@ from rlaif.models.shared_base import SharedBase
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import ppo_step
 from rlaif.rl.rewards import FunctionReward, RewardSum
-from rlaif.stages.ppo import PpoResult, draw_prompts, train_ppo
+from rlaif.stages.ppo import PpoResult, draw_prompts, ptx_rows, reward_of, train_ppo
+from rlaif.types import Completion, Message
 
 QUICK: dict[str, Any] = {
     "episodes": 16, "samples_per_prompt": 2, "max_new_tokens": 6, "missing_eos_penalty": 0.0, "lora_rank": 4, "lora_alpha": 8.0,
@@ -176,6 +177,28 @@ def test_parts_of_the_reward_are_logged_apart() -> None:
     result = train_ppo(prompts(), base=toy_base(), reward=reward, config=PpoConfig(**QUICK | {"steps": 1}), seed=0)
     metrics = {name: float(value or 0) for name, value in result.history[0].items()}
     assert metrics["reward"] == pytest.approx(2 * metrics["reward/vowels"] - metrics["reward/long"], abs=1e-5)
+
+
+def test_the_reward_that_the_settings_describe() -> None:
+    parts = {
+        "m": {"kind": "model", "weight": 2.0}, "j": {"kind": "judge"},
+        "f": {"kind": "function", "function": "toy_policy:share_of_vowels"},
+        "l": {"kind": "length", "max_words": 1}, "x": {"kind": "pattern", "pattern": "b"},
+        "y": {"kind": "format", "pattern": "[a-z]+"},
+    }
+    config = PpoConfig.model_validate({"reward": parts})
+    ten, half = FunctionReward(lambda messages, text: 10.0), FunctionReward(lambda messages, text: 0.5)
+    reward = reward_of(config.reward, model=lambda part: ten, judge=lambda part: half)
+    said = Completion(id="p/0", prompt_id="p", index=0, text="ab ab", finish="stop", model="m")
+    found = reward(prompts(1), [said])
+    parts_found = {name: values[0] for name, values in found.parts.items()}
+    assert parts_found == {"m": 10.0, "j": 0.5, "f": 0.4, "l": -1.0, "x": -1.0, "y": -1.0}
+    assert found.total == (pytest.approx(20.0 + 0.5 + 0.4 - 3.0),)
+
+
+def test_ptx_rows_are_tokens_with_the_turn_closed() -> None:
+    (row,) = ptx_rows(toy_base(), [(Message("user", "ab"), Message("assistant", "pp"))])
+    assert row == PtxRow(prompt=(2, 4, 5, 3), completion=(19, 19, 1))
 
 
 def test_every_prompt_is_asked_before_any_comes_again() -> None:
