@@ -41,7 +41,7 @@ def update(learner: Learner, episodes: Episodes, targets: Targets, *, step: int)
         Means over the optimiser's steps; `update_kl`, KL(sampled ‖ now) by k3 in nats a token, as last seen.
 
     Raises:
-        RunawayError: A loss is too large or no number.
+        RunawayError: A loss is too large or no number, or a gradient is none.
     """
     config, tally, last = learner.config, Tally(), Tally()
     old = _old_logprobs(learner, episodes) if config.minibatches > 1 else None
@@ -57,6 +57,8 @@ def update(learner: Learner, episodes: Episodes, targets: Targets, *, step: int)
             learner.value_optimizer.step()
             if step >= config.value_warmup:
                 norm = torch.nn.utils.clip_grad_norm_(learner.policy_weights, config.max_grad_norm)
+                if not torch.isfinite(norm):
+                    raise RunawayError(f"the norm of the policy's gradient is {norm:.4g}", remedy="use lower learning rates")
                 learner.policy_optimizer.step()
                 last.add({"grad_norm": norm})
             tally.add(last.sums)

@@ -149,6 +149,14 @@ def test_when_a_loss_runs_away_the_step_is_undone() -> None:
     assert all(torch.equal(now, then) for now, then in zip(learner.policy_weights, before, strict=True))
 
 
+def test_a_gradient_that_is_no_number_takes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda weights, limit: torch.tensor(float("nan")))
+    base, untouched = toy_base(), toy_base()
+    assert "the norm of the policy's gradient is nan" in train(base).stopped
+    Learner(untouched, PpoConfig(**QUICK), seed=0)
+    assert all(torch.equal(one, two) for one, two in zip(base.trainable(POLICY), untouched.trainable(POLICY), strict=True))
+
+
 def test_value_warmup_leaves_the_policy_alone() -> None:
     base = toy_base()
     result = train(base, steps=3, value_warmup=2)
