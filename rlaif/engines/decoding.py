@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from rlaif.engines.base import Generation, GenerationRequest, Sampling
 from rlaif.engines.batching import pad_left
+from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import Tokens
 
 __all__ = ["Decoder", "Job", "draw"]
@@ -181,9 +182,10 @@ class Decoder:
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Logits of the last position, `(B, V)`; the cache grows."""
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        with tuned_head(self.model):
+            output = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
         last: torch.Tensor = output.logits[:, -1]
         return last
 

@@ -18,12 +18,12 @@ from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelR
 from rlaif.engines.batching import pad_left, plan
 from rlaif.engines.chat import ChatFormat
 from rlaif.engines.decoding import Decoder, Job
-from rlaif.engines.fine_head import fine_head
+from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
 
 __all__ = ["HFEngine"]
 
-CPU_TOKENS, GPU_TOKENS = 4_096, 32_768
+CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 CPU_ROWS, GPU_ROWS = 32, 256
 CPU_CACHE_BYTES = 1 << 30
 GPU_CACHE_SHARE = 0.4
@@ -108,7 +108,7 @@ class HFEngine:
     def _read(self, prompts: Sequence[LabelPrompt]) -> list[LabelReading]:
         """One forward pass over a batch of prompts."""
         batch = pad_left([prompt.ids for prompt in prompts], pad=self.pad, device=self.model.device)
-        with fine_head(self.model, {label for prompt in prompts for label in prompt.labels}):
+        with tuned_head(self.model, fine={label for prompt in prompts for label in prompt.labels}):
             output = self.model(
                 input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, logits_to_keep=1
             )

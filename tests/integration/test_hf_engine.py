@@ -292,3 +292,22 @@ def test_label_logits_are_float32_in_a_bfloat16_model(kind: Kind) -> None:
             logits = cap * (logits / cap).tanh()
         assert reading.logprobs[0] - reading.logprobs[1] == pytest.approx(float(logits[0] - logits[1]), abs=1e-4)
     assert not judge.model.get_output_embeddings()._forward_hooks
+
+
+def test_the_output_layer_is_given_contiguous_input_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = engine()
+    head = judge.model.get_output_embeddings()
+    strided: list[bool] = []
+    forward = head.forward
+
+    def record(hidden: torch.Tensor) -> torch.Tensor:
+        strided.append(not hidden.is_contiguous())
+        return forward(hidden)
+
+    monkeypatch.setattr(head, "forward", record)
+    gather(judge.label_logprobs(questions(5)))
+    gather(judge.generate(samples(3, k=2)))
+    assert len(strided) > 5
+    assert not any(strided)
+    assert not head._forward_hooks
+    assert not head._forward_pre_hooks
