@@ -118,7 +118,7 @@ def _protocol(found: ProtocolAudit) -> list[str]:
 
 def _against_people(found: ProtocolAudit, ensemble: Agreement) -> list[str]:
     facts = [
-        ("accuracy, all principles asked", share(ensemble.accuracy)),
+        ("accuracy of the labels", share(ensemble.accuracy)),
         ("accuracy of one principle alone, mean", percent(found.one_principle)),
         ("accuracy in one order alone, mean", percent(found.one_order)), ("Cohen's κ", figure(ensemble.kappa)),
         ("calibration error (ECE)", figure(ensemble.ece)), ("negative log-likelihood (0.69 says nothing)", figure(ensemble.nll)),
