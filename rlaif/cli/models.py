@@ -9,7 +9,7 @@ from rlaif.cli.options import examples
 __all__ = ["models"]
 
 
-@click.group()
+@click.group(epilog=examples("rlaif models fetch"))
 def models() -> None:
     """Fetch and show models."""
 

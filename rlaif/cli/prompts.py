@@ -17,7 +17,7 @@ __all__ = ["prompts"]
 KINDS = ("pairwise", "pointwise", "critique", "revise", "policy")
 
 
-@click.group()
+@click.group(epilog=examples("rlaif prompts render --kind pairwise"))
 def prompts() -> None:
     """Print exactly what a judge will read."""
 

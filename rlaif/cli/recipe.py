@@ -12,7 +12,7 @@ from rlaif.config import load_recipe, recipe_schema
 __all__ = ["recipe"]
 
 
-@click.group()
+@click.group(epilog=examples("rlaif recipe show recipes/quickstart.yaml", "rlaif recipe schema"))
 def recipe() -> None:
     """Show recipes and their JSON schema."""
 
