@@ -1,7 +1,8 @@
 """Helpers of the tests of the whole program: call its command line, read its files, and start runs that are going to be killed.
 
-The engines here are scripted. `swift` and `slow` give the same answers under the same name, so a run that was killed under `slow` can be
-compared, byte by byte, with an undisturbed one under `swift`. Both note every question they answer in the file that `ASKED` names.
+The engines here are scripted. `swift` and `slow` give the same answers under the same name, so a run that was killed under `slow`
+can be compared, byte by byte, with an undisturbed one under `swift`. Both note every question they answer in the file that the
+variable `ASKED` names.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_key_in_a_recipe() -> None:
     write("r.yaml", "name: x\nmodle: scripted\nstages:\n  - stage: sample\n    kk: 3\n")
     refused(
-        call("run", "r.yaml"), "r.yaml:2: modle: unknown key `modle`", "did you mean `model`?", "r.yaml:5: stages.0.kk: unknown key `kk`",
-        "did you mean `k`?",
+        call("run", "r.yaml"), "r.yaml:2: modle: unknown key `modle`", "did you mean `model`?",
+        "r.yaml:5: stages.0.kk: unknown key `kk`", "did you mean `k`?",
     )
 
 
@@ -238,7 +238,8 @@ def test_a_wheel_holds_what_it_needs_and_runs_from_anywhere(tmp_path: Path) -> N
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("rlaif-*.whl")
     target = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)], env=clean, check=True, timeout=120)
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    subprocess.run(install, env=clean, check=True, timeout=120)
     for kind, suffix in (("constitutions", ".yaml"), ("prompts", ".j2"), ("recipes", ".yaml")):
         ours = {path.relative_to(ROOT / kind) for path in (ROOT / kind).rglob(f"*{suffix}")}
         found = {path.relative_to(target / "rlaif/_shipped" / kind) for path in (target / "rlaif/_shipped" / kind).rglob(f"*{suffix}")}

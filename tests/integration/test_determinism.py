@@ -104,7 +104,7 @@ def test_batch_size_changes_no_label(
     assert len({row["p_a"] for row in alone}) > 5
     for batched in together:
         for one, other in zip(alone, batched, strict=True):
-            assert (one["comparison_id"], one["principle"], one["order"]) == (other["comparison_id"], other["principle"], other["order"])
+            assert all(one[name] == other[name] for name in ("comparison_id", "principle", "order"))
             assert abs(one["p_a"] - other["p_a"]) < 1e-3
 
 

@@ -15,7 +15,7 @@ from tiny import save_tiny
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 # TRL itself still uses names that transformers is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated and will be removed:FutureWarning:transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated and will be:FutureWarning:transformers")
 COMMON: dict[str, Any] = {
     "max_steps": 1, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no",
     "disable_tqdm": True, "learning_rate": 1e-3, "max_length": 256, "seed": 0,

@@ -153,8 +153,11 @@ def test_best_worst_counts_all_and_keeps_one_a_prompt() -> None:
 
 def test_no_label_without_a_valid_verdict() -> None:
     statistics = LabelStatistics()
-    engine = ScriptedEngine(labels=lambda request: [math.nan, 0.0] if "Question 1?" in request.messages[1].content else pseudo_labels(request))
-    found = labelled(engine, pairs="all", statistics=statistics)
+
+    def labels(request: LabelRequest) -> list[float]:
+        return [math.nan, 0.0] if "Question 1?" in request.messages[1].content else pseudo_labels(request)
+
+    found = labelled(ScriptedEngine(labels=labels), pairs="all", statistics=statistics)
     assert [preference is None for _, preference in found] == [False] * 6 + [True] * 6 + [False] * 6
     assert (statistics.unlabelled, statistics.total.invalid, dict(statistics.total.reasons)) == (6, 12, {"not_finite": 12})
 
@@ -162,8 +165,8 @@ def test_no_label_without_a_valid_verdict() -> None:
 def test_too_many_invalid_verdicts_are_refused_with_their_reasons() -> None:
     statistics = LabelStatistics()
     for number in range(10):
-        valid = number >= 3
-        verdict = Verdict("c", "p", Order.ALONE, 1.0 if valid else None, reason="" if valid else ("labels_alike", "not_finite")[number % 2])
+        reason = ("labels_alike", "not_finite")[number % 2] if number < 3 else ""
+        verdict = Verdict("c", "p", Order.ALONE, None if reason else 1.0, reason=reason)
         statistics.add([verdict], verdict.logit_a)
     check_invalid_rate(statistics, 0.3)
     with pytest.raises(JudgingError, match=r"3 of 10 verdicts are invalid \(30%, limit 29%\): labels_alike 2, not_finite 1"):

@@ -18,7 +18,8 @@ PROMPT = Prompt(id="q", messages=(Message("system", "Be kind."), Message("user",
 
 
 def completion(index: int, text: str = "") -> Completion:
-    return Completion(id=f"q/{index}", prompt_id="q", index=index, text=text or f"text {index}", finish="length", model="m@1", tokens=7)
+    said = text or f"text {index}"
+    return Completion(id=f"q/{index}", prompt_id="q", index=index, text=said, finish="length", model="m@1", tokens=7)
 
 
 def preference(logit: float) -> Preference:

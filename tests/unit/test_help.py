@@ -1,0 +1,106 @@
+"""Help: of every command, quick, with an example, and without torch."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from rlaif.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow", "pandas", "numpy", "rich.progress")
+HELP_SECONDS = 0.5
+
+IMPORT = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+HELP = "import sys\nfrom rlaif.cli.main import main\ntry: main([*sys.argv[1:], '--help'])\nexcept SystemExit: pass\n"
+TELL = "print('\\0' + ' '.join(sys.modules))"
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """The path of every command, groups included, the root first."""
+    yield ()
+    for name in COMMANDS:
+        yield (name,)
+        command = cli.get_command(click.Context(cli), name)
+        if isinstance(command, click.Group):
+            yield from ((name, below) for below in command.commands)
+
+
+class Ran(NamedTuple):
+    """What a fresh Python printed, the modules that it had loaded at the end, and the CPU seconds that it took: unlike the clock,
+    they do not depend on who else is busy."""
+
+    text: str
+    modules: frozenset[str]
+    seconds: float
+
+
+def python(code: str, *arguments: str) -> Ran:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", code + TELL, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    text, _, modules = done.stdout.partition("\0")
+    return Ran(text, frozenset(modules.split()), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def heavy(modules: frozenset[str]) -> list[str]:
+    return [name for name in HEAVY if name in modules]
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    command: click.Command = cli
+    context = click.Context(cli, info_name="rlaif")
+    for name in path:
+        assert isinstance(command, click.Group)
+        found = command.get_command(context, name)
+        assert found is not None
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    text = command.get_help(context)
+    assert f"Usage: rlaif {' '.join(path)}".rstrip() in text
+    assert "Example" in text
+    assert f"  rlaif {' '.join(path)}".rstrip() in text.partition("Example")[2]
+    silent = {str(each.name) for each in command.params if isinstance(each, click.Option) and not each.help}
+    assert silent <= SELF_EVIDENT, "options without a line of help"
+
+
+SELF_EVIDENT = {"dtype"}
+"""Options whose choices say it all."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_quick_and_loads_nothing_heavy(name: str) -> None:
+    ran = python(HELP, name)
+    assert ran.text.startswith(f"Usage: rlaif {name}")
+    assert COMMANDS[name][0].partition(":")[0] in ran.modules
+    assert heavy(ran.modules) == []
+    if ran.seconds >= HELP_SECONDS:  # once more: the first time may have compiled the modules
+        ran = python(HELP, name)
+    assert ran.seconds < HELP_SECONDS
+
+
+def test_the_light_parts_stay_light() -> None:
+    """These never import torch: a person can check a constitution, read a run or plan a recipe on a small machine."""
+    names = ("errors", "types", "digest", "constitution", "constitution_import", "constitution_lint", "prompts", "config", "resources",
+             "progress", "stats", "runs.run", "runs.store", "runs.readers", "runs.writers", "runs.splits", "judging.judge",
+             "judging.aggregate", "judging.protocols", "engines.base", "engines.scripted", "engines.journaled", "stages.label",
+             "stages.sample", "stages.revise", "stages.rows")
+    loaded = python(IMPORT, *(f"rlaif.{name}" for name in names)).modules
+    assert [name for name in heavy(loaded) if name != "numpy"] == []
+    assert "rlaif.stages.label" in loaded
+
+
+def test_the_root_lists_every_command() -> None:
+    text = python(HELP).text
+    for name, (_, line) in COMMANDS.items():
+        assert f"  {name} " in text
+        assert line.split()[0] in text

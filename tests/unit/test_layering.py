@@ -1,0 +1,101 @@
+"""Imports go one way: cli -> pipeline -> stages -> {judging, models, rl} -> {engines, prompts, constitution} -> types, errors."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import rlaif
+
+PACKAGE = Path(rlaif.__file__).parent
+
+BASE = frozenset({"__init__", "errors", "types", "digest", "progress", "resources", "stats", "metrics"})
+"""What stands below everything: plain values and small helpers, which import only each other."""
+
+BELOW: dict[str, frozenset[str]] = {
+    "constitution": frozenset(),
+    "prompts": frozenset(),
+    "engines": frozenset(),
+    "config": frozenset(),
+    "runs": frozenset(),
+    "judging": frozenset({"engines", "prompts", "constitution"}),
+    "models": frozenset({"engines"}),
+    "rl": frozenset({"engines", "prompts", "judging", "models", "config"}),
+    "stages": frozenset({"engines", "prompts", "constitution", "judging", "models", "rl", "config"}),
+    "report": frozenset({"judging"}),
+    "pipeline": frozenset({"engines", "prompts", "constitution", "judging", "models", "rl", "config", "runs", "stages", "report"}),
+    "cli": frozenset(
+        {"engines", "prompts", "constitution", "judging", "models", "rl", "config", "runs", "stages", "report", "pipeline"}
+    ),
+    "__main__": frozenset({"cli"}),
+}
+"""For each part, the other parts that it may import besides `BASE`."""
+
+
+def part_of(module: str) -> str:
+    """`rlaif.runs.store` is of `runs`; the helpers `rlaif.constitution_*` are of `constitution`."""
+    name = module.split(".")[1] if "." in module else "__init__"
+    return "constitution" if name.startswith("constitution_") else name
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts), path))
+    return found
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every module of ours that a file imports, wherever in it, with the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "rlaif")
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield node.lineno, "relative"
+        elif isinstance(node, ast.ImportFrom) and node.module == "rlaif":
+            known = {module for module, _ in modules()}
+            names = [f"rlaif.{alias.name}" for alias in node.names]
+            yield from ((node.lineno, name if name in known else "rlaif") for name in names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlaif."):
+            yield node.lineno, str(node.module)
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for module, path in modules():
+        part = part_of(module)
+        for line, name in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            target = "relative" if name == "relative" else part_of(name)
+            may = BASE if part in BASE else BASE | {part} | BELOW[part]
+            if target not in may:
+                wrong.append(f"{path.relative_to(PACKAGE.parent)}:{line}: {part} imports {name}")
+    assert wrong == []
+
+
+def test_the_table_has_no_cycle() -> None:
+    order: list[str] = []
+    while len(order) < len(BELOW):
+        ready = [part for part in BELOW if part not in order and BELOW[part] <= set(order)]
+        assert ready, "a cycle"
+        order += ready
+
+
+def test_every_part_is_known_and_exists() -> None:
+    found = {part_of(module) for module, _ in modules()}
+    assert found - BASE == set(BELOW)
+    assert len(modules()) > 50
+
+
+def test_the_light_parts_are_free_of_torch() -> None:
+    """The parts that must never import torch, not even inside a function."""
+    heavy = ("torch", "transformers", "trl", "peft", "accelerate")
+    wrong = []
+    for module, path in modules():
+        if part_of(module) in BASE | {"constitution", "prompts", "config", "runs", "judging", "cli"}:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+                wrong += [f"{path.name}:{node.lineno}: {name}" for name in names if name.split(".")[0] in heavy]  # type: ignore[attr-defined]
+    assert wrong == []
