@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rlaif.cli.constitution_diff import diff
 from rlaif.constitution import load_constitution, to_yaml
 from rlaif.constitution_import import import_cai
 from rlaif.constitution_lint import lint as advice_on
@@ -153,3 +154,6 @@ def _print_table(loaded: Constitution) -> None:
     console.print(table)
     facts = f"{loaded.name}: {len(loaded.principles)} principles, {len(loaded.examples)} examples, language {loaded.language}, "
     console.print(Text(f"{facts}protocol {loaded.protocol}, digest {loaded.digest}"), soft_wrap=True)
+
+
+constitution.add_command(diff)

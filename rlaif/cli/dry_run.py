@@ -32,7 +32,7 @@ def show_plan(plan: Plan, folder: Path) -> None:
         table.add_row(stage.name, stage.model, counts, f"{stage.read:,}", f"{stage.write:,}", duration(stage.seconds))
     console.print(table)
     console.print(
-        f"about {duration(plan.seconds)} for what can be estimated here, good to a factor of two; answers in the journal cost nothing\n"
+        f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; answers in the journal cost nothing\n"
         f"the run would be in {folder}; nothing was asked, nothing was written", soft_wrap=True,
     )
 

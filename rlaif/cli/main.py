@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "label": ("rlaif.cli.label:label", "Label pairs of completions under a constitution."),
     "sample": ("rlaif.cli.sample:sample", "Sample K completions a prompt."),
     "revise": ("rlaif.cli.revise:revise", "Critique and revise completions; write data for SFT."),
+    "reward": ("rlaif.cli.reward:reward", "Train a reward model on preferences."),
+    "ppo": ("rlaif.cli.ppo:ppo", "Train a policy by PPO against a reward."),
     "constitution": ("rlaif.cli.constitution:constitution", "Show, check and import principle files."),
     "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
     "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
-    "common_options", "constitution_option", "examples", "generation_options", "prompt_options", "Command",
+    "common_options", "constitution_option", "examples", "generation_options", "prompt_options", "set_option", "Command",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -59,10 +59,14 @@ generation_options = _stack(
     click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus."),
 )
 
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Set any setting of the stage, as in a recipe; see `rlaif recipe schema`."
+)
+
 common_options = _stack(
     click.option(
         "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
-        help="Model for every role that names no other: hub id, folder, GGUF file, alias, or openai:MODEL (see --base-url).",
+        help="Model for every role that names no other: hub id, folder, GGUF file, alias, openai:MODEL (see --base-url).",
     ),
     click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rlaif.config import Recipe, StageConfig
-from rlaif.config.stages import ServerConfig
+from rlaif.config import Recipe, StageConfig, apply_overrides
+from rlaif.config.stages import BaseStage, ServerConfig
 from rlaif.errors import ConfigError, Problem
 
-__all__ = ["SAMPLING", "make_recipe", "pick"]
+Stage = TypeVar("Stage", bound=BaseStage)
+
+__all__ = ["PROMPTS", "SAMPLING", "make_recipe", "make_stage", "pick"]
 
 PROMPTS = ("prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows")
 SAMPLING = (*PROMPTS, "policy", "max_new_tokens", "temperature", "top_p")
@@ -22,6 +24,25 @@ SAMPLING = (*PROMPTS, "policy", "max_new_tokens", "temperature", "top_p")
 def pick(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """The options called `names`, those that were given."""
     return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def make_stage(kind: type[Stage], given: dict[str, Any], overrides: Sequence[str]) -> Stage:
+    """The settings of one stage: those `given` by options, with each `--set a.b=c` laid over them.
+
+    Raises:
+        ConfigError: A setting is unknown or cannot be right; every problem is listed.
+    """
+    try:
+        return kind.model_validate(apply_overrides(given, overrides))
+    except ValidationError as error:
+        raise ConfigError("the settings cannot be right", problems=_problems(error), remedy="see `rlaif recipe schema`") from error
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    return [
+        Problem(str(details["msg"]).removeprefix("Value error, "), where=".".join(str(part) for part in details["loc"]))
+        for details in error.errors()
+    ]
 
 
 def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any]) -> Recipe:
@@ -42,5 +63,4 @@ def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
         return Recipe(name=plain, stages=tuple(stages), server=ServerConfig.model_validate(server), **common)
     except ValidationError as error:
-        problems = [Problem(str(details["msg"]).removeprefix("Value error, ")) for details in error.errors()]
-        raise ConfigError("the options do not go together", problems=problems) from error
+        raise ConfigError("the options do not go together", problems=_problems(error)) from error

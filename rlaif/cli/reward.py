@@ -1,0 +1,44 @@
+"""`rlaif reward`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlaif.cli.execute import execute
+from rlaif.cli.options import common_options, constitution_option, examples, set_option
+from rlaif.cli.settings import make_recipe, make_stage, pick
+from rlaif.config.training import RewardConfig
+
+__all__ = ["reward"]
+
+
+@click.command(epilog=examples(
+    "rlaif reward --preferences runs/mine/label/preferences.jsonl",
+    "rlaif reward --preferences ai.jsonl --preferences human.jsonl=0.5 --human human_test.jsonl",
+    "rlaif reward --preferences ai.jsonl --set pooling=last --set ensemble.members=3",
+))
+@click.option("--preferences", multiple=True, required=True, metavar="FILE[=WEIGHT]", help="Preferences to learn from; repeat to mix.")
+@click.option("--human", default=None, metavar="FILE", help="Pairs that people labelled, to report the accuracy on; never trained on.")
+@set_option
+@constitution_option
+@common_options
+def reward(**options: Any) -> None:
+    """Train a reward model on soft preference labels.
+
+    A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on held-out pairs is kept. The
+    report sets it beside a length-only baseline and the judge's own labels.
+    """
+    given = {"files": [_file(text) for text in options["preferences"]], **pick(options, "human")}
+    stage = make_stage(RewardConfig, given, options["overrides"])
+    execute(make_recipe("reward", [stage], options), out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
+
+
+def _file(text: str) -> dict[str, Any]:
+    """`FILE` or `FILE=WEIGHT`."""
+    name, equals, weight = text.rpartition("=")
+    try:
+        return {"file": name, "weight": float(weight)} if equals else {"file": text}
+    except ValueError:
+        return {"file": text}
