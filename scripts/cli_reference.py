@@ -26,7 +26,7 @@ def pages(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def reference() -> str:
     """The whole page."""
-    root = click.Context(cli, info_name="rlaif", terminal_width=WIDTH)
+    root = click.Context(cli, info_name="rlaif", terminal_width=WIDTH, **cli.context_settings)
     head = "# Command line\n\nWritten by `python scripts/cli_reference.py`; a test holds it equal to the program's own help.\n"
     return "\n".join([head, *pages(cli, root)])
 
