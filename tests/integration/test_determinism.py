@@ -171,5 +171,5 @@ def test_labels_equal_the_slow_reference(
     assert len(found) == len(expected) == 6
     for row in found:
         chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
-        assert row["p_chosen"] == pytest.approx(expected[frozenset((chosen, rejected))][chosen], abs=1e-4)
-    assert max(row["p_chosen"] for row in found) > 0.6
+        assert row["p_chosen"] == pytest.approx(expected[frozenset((chosen, rejected))][chosen], abs=1e-5)
+    assert max(row["p_chosen"] for row in found) > 0.51, "labels far enough from one half to tell a sign"

@@ -59,7 +59,7 @@ def heavy(modules: frozenset[str]) -> list[str]:
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
 def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     command: click.Command = cli
-    context = click.Context(cli, info_name="rlaif")
+    context = click.Context(cli, info_name="rlaif", **cli.context_settings)
     for name in path:
         assert isinstance(command, click.Group)
         found = command.get_command(context, name)
