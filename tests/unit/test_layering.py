@@ -23,7 +23,7 @@ BELOW: dict[str, frozenset[str]] = {
     "models": frozenset({"engines"}),
     "rl": frozenset({"engines", "prompts", "judging", "models", "config"}),
     "stages": frozenset({"engines", "prompts", "constitution", "judging", "models", "rl", "config"}),
-    "report": frozenset({"judging"}),
+    "report": frozenset({"judging", "stages"}),
     "pipeline": frozenset({"engines", "prompts", "constitution", "judging", "models", "rl", "config", "runs", "stages", "report"}),
     "cli": frozenset(
         {"engines", "prompts", "constitution", "judging", "models", "rl", "config", "runs", "stages", "report", "pipeline"}
