@@ -105,8 +105,8 @@ class RewardConfig(BaseStage):
     learning_rate: Positive = 1e-4
     """Of the adapter; it rises over the first steps and falls linearly to 0."""
 
-    head_learning_rate: Positive = 1e-3
-    """Of the head, on standardised features."""
+    head_learning_rate: Positive = 1e-4
+    """Of the head, on standardised features; its fitted weights are of the order of 0.01, and Adam moves each by about this a step."""
 
     micro_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens in one forward and backward pass, padding included; sets the memory needed. By device when left out."""
