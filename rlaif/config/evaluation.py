@@ -1,0 +1,85 @@
+"""The settings of `rlaif evaluate` and `rlaif compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.config.stages import BaseStage, PromptSettings
+
+__all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
+
+MetricName = Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")]
+Budget = Literal["tokens", "seconds"]
+
+
+class EvaluateConfig(BaseStage, PromptSettings):
+    """Sample from policies on held-out prompts and measure what they say."""
+
+    stage: Literal["evaluate"] = "evaluate"
+
+    policies: tuple[str, ...] = ()
+    """Names of stages that trained a policy, or folders of adapters; every such stage before this one when left out. The policy
+    that they started from is always evaluated too."""
+
+    samples: Annotated[int, Field(ge=1)] = 4
+    """Completions a prompt, of each policy."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest completion in tokens."""
+
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Policies are softmax(logits / temperature), in sampling and in the KL; take the one that they were trained at."""
+
+    rows: Annotated[int, Field(ge=1)] = 64
+    """Completions sampled side by side; changes results by rounding only."""
+
+    gold: MetricName | None = None
+    """The held-out measure, `package.module:function`: one that no training signal touches."""
+
+    metrics: tuple[MetricName, ...] = ()
+    """Further metrics."""
+
+    reward: str | None = None
+    """Name of a reward stage, or folder of a reward model; the last reward stage when left out, none if there is none."""
+
+    win_rate: bool = True
+    """Ask the judge which of each policy's completions is better than the start policy's."""
+
+    judge: str | None = None
+    """Model that judges; the recipe's `model` when left out."""
+
+    protocol: Literal["pairwise", "pointwise", "cot"] | None = None
+    """How it is asked; what the constitution was written for when left out."""
+
+    principles: Literal["sample", "all"] = "all"
+    """`all` asks all principles and averages them by weight; `sample` draws one a comparison."""
+
+    judged: Annotated[int, Field(ge=1)] | None = None
+    """Completions a prompt that are judged, from the first; all when left out."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> EvaluateConfig:
+        named = [*([self.gold] if self.gold else []), *self.metrics]
+        last = [name.partition(":")[2] for name in named]
+        if double := sorted({name for name in last if last.count(name) > 1}):
+            raise ValueError(f"two metrics are called {', '.join(double)}: their figures could not be told apart")
+        if self.judged is not None and self.judged > self.samples:
+            raise ValueError(f"{self.judged} of {self.samples} completions a prompt cannot be judged")
+        return self
+
+
+class CompareConfig(BaseStage):
+    """Say which policy won on held-out prompts, and at what cost."""
+
+    stage: Literal["compare"] = "compare"
+
+    evaluations: tuple[str, ...] = ()
+    """Names of evaluate stages, or files that they wrote; the last such stage when left out."""
+
+    budgets: tuple[Budget, ...] = ("tokens", "seconds")
+    """Where training curves are known: compare also at equal tokens generated, and at equal wall-clock."""
+
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    """Draws of prompts behind each interval."""

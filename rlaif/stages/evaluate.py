@@ -1,0 +1,260 @@
+"""Evaluate policies on held-out prompts: what they say, how it scores, how far they moved, and what sampling it cost.
+
+All policies answer the same prompts with the same random numbers (`Sampler`: a draw depends on seed, prompt and number only), so that
+luck is shared and cancels in differences. Intervals are bootstrapped over prompts. Whether the prompts were held out is for the caller
+to check, who knows the training prompts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from rlaif import metrics as shipped
+from rlaif.config.evaluation import EvaluateConfig
+from rlaif.errors import ConfigError, DataError
+from rlaif.metrics import Metric, distinct_share, load_metric, measure
+from rlaif.models.cost import forward_flops, peak_memory
+from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.progress import Progress, Silent
+from rlaif.rl.episodes import Episodes, micro_batches, response_states
+from rlaif.rl.math import exact_kl
+from rlaif.rl.rewards import RewardFunction
+from rlaif.rl.rollout import Sampler
+from rlaif.rl.update import positions
+from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Cost, Evaluation, PolicyResult, Rows, estimates
+from rlaif.stages.win_rate import Duel, Judging, judge_duels, judge_note, win_rate
+from rlaif.types import Completion, Message, Prompt
+
+__all__ = ["Judging", "Metrics", "PolicySource", "configured_metrics", "evaluate", "kl_to_reference"]
+
+MICRO_BATCH = 16
+"""Completions in one forward pass of the KL."""
+
+PER_TEXT: Mapping[str, Metric] = {
+    "words": shipped.length_words, "repetition": shipped.repetition, "refusal": shipped.refusal, "boilerplate": shipped.boilerplate,
+}
+
+
+class PolicySource(NamedTuple):
+    """A policy: a role of a resident base."""
+
+    base: SharedBase
+    role: str = REFERENCE
+
+
+class Metrics(NamedTuple):
+    """Metrics by name, and which of them is the gold one."""
+
+    functions: Mapping[str, Metric]
+    gold: str | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for every policy."""
+
+    prompts: Sequence[Prompt]
+    config: EvaluateConfig
+    reference: PolicySource
+    _: KW_ONLY
+    seed: int
+    messages: Callable[[Prompt], Sequence[Message]]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """One policy's completions, prompt by prompt, and what was measured while it ran."""
+
+    prompts: list[Prompt]
+    completions: list[Completion]
+    kl: list[float] | None
+    cost: Cost
+
+
+def configured_metrics(config: EvaluateConfig) -> Metrics:
+    """The metrics that the settings name, by the name of their function.
+
+    Raises:
+        ConfigError: One cannot be imported.
+    """
+    paths = [*([config.gold] if config.gold else []), *config.metrics]
+    functions = {path.partition(":")[2]: load_metric(path) for path in paths}
+    return Metrics(functions=functions, gold=config.gold.partition(":")[2] if config.gold else None)
+
+
+def evaluate(
+    prompts: Sequence[Prompt], policies: Mapping[str, PolicySource], *, start: str, config: EvaluateConfig, seed: int,
+    metrics: Metrics | None = None, reward: RewardFunction | None = None, judge: Judging | None = None,
+    reference: PolicySource | None = None,
+    messages: Callable[[Prompt], Sequence[Message]] = lambda prompt: prompt.messages,
+    resamples: int = 2000, progress: Progress | None = None,
+) -> Evaluation:
+    """Sample `config.samples` completions a prompt of every policy and measure them.
+
+    Args:
+        start: Which of `policies` the others came from; they are judged against it.
+        metrics: Those that the settings name, when left out.
+        reward: Scores completions: the reward model.
+        judge: Says which of two completions is better.
+        reference: What the KL is measured to; the start policy, when left out.
+        messages: What a policy reads of a prompt.
+
+    Raises:
+        ConfigError: `start` is none of the policies, or a metric has a taken name.
+        DataError: There are fewer than two prompts, one is there twice or too long, or a metric gave no number.
+    """
+    found = metrics if metrics is not None else configured_metrics(config)
+    if start not in policies:
+        raise ConfigError(f"the start policy {start!r} is not among {', '.join(policies)}", remedy="name one of the policies")
+    _check(prompts, found)
+    work = _Work(prompts, config, reference or policies[start], seed=seed, messages=messages, progress=progress or Silent())
+    notes, results, first = [], [], None
+    for name in sorted(policies, key=lambda name: name != start):
+        source = policies[name]
+        # 1. Sample, and measure the KL to the reference on the same tokens.
+        sampled = _sample(work, source, name)
+        if sampled.kl is None:
+            notes.append(f"{name} has another tokenizer than the reference, so its KL has no meaning and is left out")
+        # 2. Measure every completion.
+        rows = _rows(sampled, found.functions, reward)
+        # 3. Judge against the start policy's completions.
+        win, first = None, first or sampled
+        if judge is not None:
+            duels = [Duel(*row) for row in zip(sampled.prompts, sampled.completions, first.completions, strict=True)]
+            outcomes = judge_duels(duels, judge, limit=config.judged)
+            rows = replace(rows, measures={**rows.measures, WIN: outcomes.values})
+            win = win_rate(duels, outcomes, resamples=resamples, seed=seed) if sampled is not first else None
+            notes += judge_note(name, win) if win else []
+        results.append(PolicyResult(
+            name=name, model=f"{source.base.name} ({source.role})", rows=rows, win=win, cost=sampled.cost,
+            estimates=estimates(rows, resamples=resamples, seed=seed),
+        ))
+    return Evaluation(
+        start=start, gold=found.gold, prompts=len(prompts), samples=config.samples, max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature, seed=seed, policies=tuple(results), notes=tuple(notes),
+    )
+
+
+# 1. Sampling
+
+
+def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
+    config, prompts = work.config, work.prompts
+    sampler = Sampler(source.base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=config.rows)
+    questions = [sampler.question(prompt, work.messages(prompt)) for prompt in prompts]
+    measurable = _one_vocabulary(source, work.reference)
+    work.progress.begin(f"sampling {config.samples} × {len(prompts)} completions from {name}", len(prompts))
+    found: list[Completion] = []
+    kl: list[float] = []
+    seconds, step = 0.0, max(1, config.rows // config.samples)
+    for at in range(0, len(questions), step):  # in parts, since a rollout holds the states of all its tokens
+        before = time.perf_counter()
+        with source.base.role(source.role):
+            episodes = sampler.sample(questions[at : at + step], samples=config.samples, seed=work.seed)
+        seconds += time.perf_counter() - before
+        found += [replace(row.completion, model=name) for row in episodes.rows]
+        if measurable:
+            kl += kl_to_reference(source, work.reference, episodes, temperature=config.temperature)
+        work.progress.advance(len(questions[at : at + step]))
+    generated = sum(completion.tokens or 0 for completion in found)
+    read = sum(len(question.ids) for question in questions) * math.ceil(config.samples / config.rows)
+    cost = Cost(
+        tokens=generated, prompt_tokens=read, seconds=seconds,
+        flops=forward_flops(source.base, source.role, tokens=read + generated, logits=generated),
+        peak_bytes=peak_memory(source.base.device),
+    )
+    asked = [prompt for prompt in prompts for _ in range(config.samples)]
+    return _Sampled(prompts=asked, completions=found, kl=kl if measurable else None, cost=cost)
+
+
+@torch.no_grad()
+def kl_to_reference(source: PolicySource, reference: PolicySource, episodes: Episodes, *, temperature: float) -> list[float]:
+    """KL(policy ‖ reference) of each completion in nats: the exact KL of the next-token distributions, softmax(logits /
+    temperature), summed over the completion's tokens. Its mean over completions estimates the KL of the whole distributions.
+
+    Both sides' states come from the same kind of pass, so that rounding does not look like distance.
+    """
+    if source == reference:
+        return [0.0] * len(episodes)
+    per_token = torch.zeros(episodes.is_real.shape, device=episodes.tokens.device)
+    for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), MICRO_BATCH):
+        part = episodes.part(rows)
+        real = part[2]
+        sides = []
+        for base, role in (source, reference):
+            with base.role(role):
+                sides.append(positions(base, response_states(base, *part)[real]))
+        pieces = [
+            exact_kl(_logits(source, mine), _logits(reference, theirs), temperature=temperature).squeeze(0)
+            for mine, theirs in zip(*sides, strict=True)
+        ]
+        per_token[rows] = torch.zeros(real.shape, device=real.device).masked_scatter(real, torch.cat(pieces).float())
+    return [float(x) for x in per_token.double().sum(1).tolist()]
+
+
+def _logits(source: PolicySource, states: torch.Tensor) -> torch.Tensor:
+    """(n, H) -> (1, n, V)."""
+    with source.base.role(source.role):
+        return source.base.logits_at(states).unsqueeze(0)
+
+
+# 2. Measures of one completion
+
+
+def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFunction | None) -> Rows:
+    pairs = list(zip(sampled.prompts, sampled.completions, strict=True))
+    columns: dict[str, tuple[float | None, ...]] = {
+        name: tuple(measure(name, metric, prompt, completion) for prompt, completion in pairs) for name, metric in metrics.items()
+    }
+    if reward is not None:
+        columns[REWARD] = reward(sampled.prompts, sampled.completions).total
+    if sampled.kl is not None:
+        columns["kl"] = tuple(sampled.kl)
+    columns["tokens"] = tuple(float(completion.tokens or 0) for completion in sampled.completions)
+    columns["ended"] = tuple(float(completion.finish == "stop") for completion in sampled.completions)
+    columns |= {name: tuple(metric(prompt, completion) for prompt, completion in pairs) for name, metric in PER_TEXT.items()}
+    columns |= {f"distinct_{n}": _distinct(sampled, n) for n in (1, 2)}
+    return Rows(
+        prompts=tuple(prompt.id for prompt in sampled.prompts), texts=tuple(completion.text for completion in sampled.completions),
+        measures=columns,
+    )
+
+
+def _distinct(sampled: _Sampled, n: int) -> tuple[float, ...]:
+    """Different n-grams over all, of a prompt's completions together: it falls when they all come to say the same."""
+    texts: dict[str, list[str]] = {}
+    for completion in sampled.completions:
+        texts.setdefault(completion.prompt_id, []).append(completion.text)
+    shares = {prompt: distinct_share(each, n) for prompt, each in texts.items()}
+    return tuple(shares[completion.prompt_id] for completion in sampled.completions)
+
+
+# Checks
+
+
+def _check(prompts: Sequence[Prompt], metrics: Metrics) -> None:
+    if len(prompts) < 2:
+        raise DataError(f"{len(prompts)} prompts cannot say how sure a figure is", remedy="evaluate on at least two, better on fifty")
+    for values, what in (([prompt.id for prompt in prompts], "id"), ([prompt.fingerprint() for prompt in prompts], "text")):
+        if len(set(values)) < len(values):
+            twice = next(prompt.id for prompt, value in zip(prompts, values, strict=True) if values.count(value) > 1)
+            raise DataError(f"two prompts have the same {what}", where=f"prompt {twice}", remedy="give each prompt once")
+    if taken := sorted(set(metrics.functions) & set(OWN_MEASURES)):
+        raise ConfigError(f"{taken[0]} is measured anyway, so no metric can have this name", remedy="leave it out, or rename it")
+    if metrics.gold is not None and metrics.gold not in metrics.functions:
+        raise ConfigError(f"the gold metric {metrics.gold!r} is not given", remedy=f"name one of {', '.join(metrics.functions)}")
+    empty = Completion(id=f"{prompts[0].id}/empty", prompt_id=prompts[0].id, index=0, text="", finish="given", model="none")
+    for name, metric in metrics.functions.items():  # before hours of sampling, not after
+        measure(name, metric, prompts[0], empty)
+
+
+def _one_vocabulary(source: PolicySource, reference: PolicySource) -> bool:
+    """Whether token ids mean the same to both."""
+    return source.base is reference.base or source.base.tokenizer.get_vocab() == reference.base.tokenizer.get_vocab()
