@@ -1,0 +1,137 @@
+"""`evaluation.md` and `comparison.md`, and the same tables as rows for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from rlaif.judging.grade import share
+from rlaif.stages.comparison import Difference, PolicyComparison, TrainingCost, interval
+from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
+
+__all__ = ["Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
+
+NONE = "–"
+LABELS: Mapping[str, str] = {
+    REWARD: "reward (proxy)", "kl": "KL to the reference (nats)", "tokens": "length (tokens)", "words": "length (words)",
+    "ended": "ended its turn", "distinct_1": "distinct-1", "distinct_2": "distinct-2", "repetition": "repeated 4-grams",
+    "refusal": "refusals", "boilerplate": "boilerplate",
+}
+SHARES = frozenset({"ended", "repetition", "refusal", "boilerplate"})
+"""Measures shown in per cent."""
+
+
+class Table(NamedTuple):
+    """A title, the names of the columns, and rows of as many cells."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def evaluation_markdown(found: Evaluation) -> str:
+    """The figures of every policy."""
+    parts = [f"# Evaluation on {found.prompts} held-out prompts\n", _about(found), _markdown(evaluation_table(found))]
+    return "\n".join([*parts, *(f"- {note}" for note in found.notes)]) + "\n"
+
+
+def comparison_markdown(found: PolicyComparison) -> str:
+    """The verdict in words, then the figures."""
+    parts = [f"# Comparison of {len(found.policies)} policies on {found.prompts} held-out prompts\n"]
+    parts += [f"- {line}" for line in found.verdict]
+    parts += [f"\n## {table.title}\n\n{_markdown(table)}" for table in comparison_tables(found)]
+    return "\n".join(parts) + "\nIntervals hold 95 %, bootstrapped over prompts.\n"
+
+
+def evaluation_table(found: Evaluation) -> Table:
+    """A column a policy, a row a measure: the mean and its interval."""
+    return _policies(found.policies, found.gold)
+
+
+def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
+    """The policies, their differences and what training took; tables without rows are left out."""
+    tables = (_policies(found.policies, found.gold), _differences(found), _training(found))
+    return tuple(table for table in tables if table.rows)
+
+
+def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
+    named = list(dict.fromkeys(name for each in policies for name in each.estimates))
+    own = [name for name in OWN_MEASURES if name in named and name not in (REWARD, WIN)]
+    scores = [*([gold] if gold else []), *(name for name in named if name not in OWN_MEASURES and name != gold)]
+    scores += [REWARD] if REWARD in named else []
+    rows = [*_measure_rows(policies, scores, gold), *_win_rows(policies), *_measure_rows(policies, own, gold)]
+    costs: Sequence[tuple[str, Callable[[PolicyResult], str]]] = (
+        ("sampled tokens", lambda each: f"{each.cost.tokens:,}"), ("sampling FLOPs", lambda each: f"{each.cost.flops:.3g}"),
+        ("sampling time (s)", lambda each: f"{each.cost.seconds:.1f}"),
+        ("peak memory (GB)", lambda each: _gigabytes(each.cost.peak_bytes)),
+    )
+    rows += [(name, *(cell(each) for each in policies)) for name, cell in costs]
+    return Table(title="Policies", header=("measure", *(each.name for each in policies)), rows=tuple(rows))
+
+
+def _measure_rows(policies: Sequence[PolicyResult], names: Sequence[str], gold: str | None) -> list[tuple[str, ...]]:
+    return [
+        (f"{name} (gold)" if name == gold else LABELS.get(name, name), *(_cell(each, name) for each in policies)) for name in names
+    ]
+
+
+def _cell(policy: PolicyResult, name: str) -> str:
+    estimate = policy.estimates.get(name)
+    if estimate is None:
+        return NONE
+    return share(estimate) if name in SHARES else interval(estimate)
+
+
+def _win_rows(policies: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
+    if not any(each.win for each in policies):
+        return []
+    cells: Sequence[tuple[str, Callable[[WinRate], str]]] = (
+        ("judge's win rate", lambda win: share(win.rate) if win.rate else NONE),
+        ("… at equal length", lambda win: share(win.length_controlled) if win.length_controlled else NONE),
+        ("wins / ties / losses / invalid", lambda win: f"{win.wins} / {win.ties} / {win.losses} / {win.invalid}"),
+        ("flips between the two orders", lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %"),
+    )
+    return [(name, *(cell(each.win) if each.win else NONE for each in policies)) for name, cell in cells]
+
+
+def _differences(found: PolicyComparison) -> Table:
+    rows = [
+        (each.measure if each.measure != WIN else "judge's win rate", f"{each.policy} − {each.against}",
+         interval(each.estimate, signed=True), _excludes(each), str(each.prompts))
+        for each in found.differences
+    ]
+    header = ("measure", "policies", "difference", "interval excludes zero", "prompts")
+    return Table(title="Differences", header=header, rows=tuple(rows))
+
+
+def _excludes(difference: Difference) -> str:
+    return "yes" if difference.estimate.excludes_zero else "no"
+
+
+def _training(found: PolicyComparison) -> Table:
+    def cells(cost: TrainingCost) -> tuple[str, ...]:
+        flops = NONE if cost.flops is None else f"{cost.flops:.3g}"
+        return f"{cost.tokens:,}", flops, f"{cost.seconds:.0f}", NONE if cost.peak_bytes is None else _gigabytes(cost.peak_bytes)
+
+    rows = [(name, *cells(cost)) for name, cost in found.training.items()]
+    return Table(title="Training", header=("policy", "tokens generated", "FLOPs", "time (s)", "peak memory (GB)"), rows=tuple(rows))
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f}" if count else NONE
+
+
+def _about(found: Evaluation) -> str:
+    return (
+        f"{found.samples} completions a prompt of at most {found.max_new_tokens} tokens, temperature {found.temperature:g}, seed "
+        f"{found.seed}; start policy `{found.start}`. Means over completions with 95 % intervals, bootstrapped over prompts.\n"
+    )
+
+
+def _markdown(table: Table) -> str:
+    lines = [_line(table.header), "|" + "---|" * len(table.header), *map(_line, table.rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

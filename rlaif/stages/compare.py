@@ -1,0 +1,198 @@
+"""Say which policy won on held-out prompts, whether the interval excludes zero, and at what cost.
+
+Differences are paired: each bootstrap draw takes the same prompts for both sides, so that what makes prompts differ cancels. Each
+interval holds 95 % by itself; with many policies some will exclude zero by luck.
+
+Policies trained by reinforcement learning and by best of K are not comparable at equal KL (Gao et al. 2022, 2210.10760): RL spends far
+more of it. So the held-out gold measure stands against the proxy that was trained on, and where training curves are known the policies
+are compared at equal tokens generated and at equal wall-clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+from math import isfinite
+
+from rlaif.config.evaluation import Budget
+from rlaif.errors import DataError
+from rlaif.stages.comparison import AtBudget, CurvePoint, Difference, Optimisation, PolicyComparison, TrainingCost
+from rlaif.stages.evaluation import REWARD, WIN, Evaluation, PolicyResult
+from rlaif.stats import Estimate, bootstrap_difference
+
+__all__ = ["compare"]
+
+EACH_INTERVAL = "Each interval holds 95 % by itself: of twenty differences that are none, one would exclude zero."
+MANY = 5
+"""Differences on one measure above which the reader is reminded of that."""
+
+FEW = 20
+"""Prompts below which a percentile bootstrap is known to be too narrow."""
+
+ROUNDING = 1e-12
+"""Differences smaller than this, relative to the largest value, are of floating-point sums, not of policies."""
+
+
+def compare(
+    evaluations: Sequence[Evaluation], costs: Mapping[str, TrainingCost] | None = None, *, curve_measure: str | None = None,
+    budgets: Sequence[Budget] = ("tokens", "seconds"), resamples: int = 2000, seed: int = 0,
+) -> PolicyComparison:
+    """Compare every policy with the start policy and with every other.
+
+    Args:
+        evaluations: On the same prompts, with the same start policy.
+        costs: What training each policy took, by name, where it is known.
+        curve_measure: What the curves of `costs` show; the deciding measure, when left out.
+        budgets: At equal amounts of what to compare curves.
+
+    Raises:
+        DataError: The evaluations do not fit together, have nothing to compare, or a curve cannot be right.
+    """
+    merged, costs = _merged(evaluations), dict(costs or {})
+    policies = merged.policies
+    _check_costs(costs, policies)
+    measures = [name for name in (merged.gold, WIN, REWARD) if name and all(name in each.estimates for each in policies)]
+    if not measures:
+        remedy = "evaluate with a gold metric, a judge or a reward model"
+        raise DataError("the evaluations have no measure to decide by", remedy=remedy)
+    differences = [
+        _difference(ours, base, measure, resamples=resamples, seed=seed)
+        for measure in measures for ours, base in _meetings(policies, merged.start)
+    ]
+    at_budgets = _at_budgets(costs, budgets, curve_measure or measures[0])
+    notes = [*merged.notes, *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else [])]
+    if merged.prompts < FEW:
+        notes.append(f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least {FEW}.")
+    return PolicyComparison(
+        start=merged.start, gold=merged.gold, headline=measures[0], prompts=merged.prompts, policies=policies, training=costs,
+        differences=tuple(differences), optimisations=tuple(_optimisations(differences, merged)), at_budgets=at_budgets,
+        endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)), notes=tuple(notes),
+    )
+
+
+def _meetings(policies: Sequence[PolicyResult], start: str) -> list[tuple[PolicyResult, PolicyResult]]:
+    """Every policy against the start policy, then every other pair."""
+    first, *others = sorted(policies, key=lambda each: each.name != start)
+    return [*((each, first) for each in others), *combinations(others, 2)]
+
+
+def _difference(ours: PolicyResult, base: PolicyResult, measure: str, *, resamples: int, seed: int) -> Difference:
+    mine, theirs = ours.rows.measured(measure), base.rows.measured(measure)
+    both = [prompt for prompt in mine if prompt in theirs]
+    sides = [
+        ([value for prompt in both for value in side[prompt]], [prompt for prompt in both for _ in side[prompt]])
+        for side in (mine, theirs)
+    ]
+    estimate = bootstrap_difference(*sides[0], *sides[1], resamples=resamples, seed=seed)
+    rounding = ROUNDING * max(abs(value) for values, _ in sides for value in values)
+    estimate = Estimate(*(0.0 if abs(x) <= rounding else x for x in estimate))
+    return Difference(policy=ours.name, against=base.name, measure=measure, prompts=len(both), estimate=estimate)
+
+
+def _optimisations(differences: Sequence[Difference], merged: Evaluation) -> list[Optimisation]:
+    """Proxy and gold side by side, for every policy that has both. Without a reward model the judge stands for the proxy."""
+    to_start = {(each.policy, each.measure): each.estimate for each in differences if each.against == merged.start}
+    measured = {measure for _, measure in to_start}
+    proxy = REWARD if REWARD in measured else WIN
+    if merged.gold is None or proxy not in measured or merged.gold not in measured:
+        return []
+    shown = "reward" if proxy == REWARD else "the judge's win rate"
+    return [
+        Optimisation(policy=policy, proxy_name=shown, gold_name=merged.gold, proxy=estimate, gold=to_start[policy, merged.gold])
+        for (policy, measure), estimate in to_start.items() if measure == proxy
+    ]
+
+
+# Equal budgets
+
+
+def _at_budgets(costs: Mapping[str, TrainingCost], budgets: Sequence[Budget], measure: str) -> tuple[AtBudget, ...]:
+    """The policies that have curves, at the most that all of them spent."""
+    curves = {name: cost.curve for name, cost in costs.items() if cost.curve}
+    if len(curves) < 2:
+        return ()
+    found = []
+    for budget in budgets:
+        amount = min(getattr(curve[-1], budget) for curve in curves.values())
+        values = {name: _value_at(curve, budget, amount) for name, curve in curves.items()}
+        found.append(AtBudget(budget=budget, amount=amount, measure=measure, values=values))
+    return tuple(found)
+
+
+def _value_at(curve: Sequence[CurvePoint], budget: Budget, amount: float) -> float | None:
+    """The curve at `amount`, on the straight line between its neighbours; `None` before its first point."""
+    points = [(float(getattr(point, budget)), point.value) for point in curve]
+    if amount < points[0][0]:
+        return None
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= amount < x1:
+            return y0 + (y1 - y0) * (amount - x0) / (x1 - x0)
+    return points[-1][1]
+
+
+def _endpoints_only(
+    costs: Mapping[str, TrainingCost], at_budgets: Sequence[AtBudget], policies: Sequence[PolicyResult], *, asked: bool,
+) -> str:
+    """Which trained policies are compared at their endpoints only, and why; `policies` begin with the start policy."""
+    trained = [each.name for each in policies[1:]]
+    lacking = [f"`{name}`" for name in trained if not (name in costs and costs[name].curve)]
+    if not asked:
+        return "Only the endpoints of training are compared: no budget was asked for."
+    if at_budgets:
+        return f"Only the endpoint of {', '.join(lacking)} is compared: there is no training curve of it." if lacking else ""
+    if len(trained) == 1:
+        return "Only the endpoint of training is compared: there is a single trained policy."
+    return f"Only the endpoints of training are compared, not equal budgets: there is no training curve of {', '.join(lacking)}."
+
+
+# Checks
+
+
+def _merged(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation with the policies of all.
+
+    Raises:
+        DataError: They differ in what must be the same.
+    """
+    if not evaluations:
+        raise DataError("there is no evaluation to compare", remedy="run `rlaif evaluate` first")
+    first, policies = evaluations[0], dict[str, PolicyResult]()
+    for each in evaluations:
+        _check_alike(first, each)
+        for policy in each.policies:
+            known = policies.setdefault(policy.name, policy)
+            if known.rows.texts != policy.rows.texts:
+                remedy = "give each policy a name of its own, and evaluate with one seed"
+                raise DataError(f"two evaluations have other completions of the policy {policy.name!r}", remedy=remedy)
+    if len(policies) < 2:
+        raise DataError("there is one policy only, so nothing to compare", remedy="evaluate a trained policy beside the start policy")
+    start, *others = sorted(policies.values(), key=lambda policy: policy.name != first.start)
+    notes = dict.fromkeys(note for each in evaluations for note in each.notes)
+    return Evaluation(
+        start=first.start, gold=first.gold, prompts=first.prompts, samples=first.samples, max_new_tokens=first.max_new_tokens,
+        temperature=first.temperature, seed=first.seed, policies=(start, *others), notes=tuple(notes),
+    )
+
+
+def _check_alike(first: Evaluation, other: Evaluation) -> None:
+    for name in ("start", "gold", "samples", "max_new_tokens", "temperature", "seed"):
+        mine, theirs = getattr(first, name), getattr(other, name)
+        if mine != theirs:
+            what = f"the evaluations differ in `{name}`: {mine} and {theirs}"
+            raise DataError(what, remedy="evaluate all policies with the same settings")
+    prompts = [{prompt for policy in each.policies for prompt in policy.rows.prompts} for each in (first, other)]
+    if odd := sorted(prompts[0] ^ prompts[1]):
+        what = f"the evaluations are on different prompts: {len(odd)} are in one only, the first {odd[0]}"
+        raise DataError(what, remedy="evaluate all policies on the same prompts")
+
+
+def _check_costs(costs: Mapping[str, TrainingCost], policies: Sequence[PolicyResult]) -> None:
+    if unknown := sorted(set(costs) - {each.name for each in policies}):
+        names = ", ".join(each.name for each in policies)
+        raise DataError(f"there is a training cost of {unknown[0]!r}, which was not evaluated", remedy=f"the policies are {names}")
+    for name, cost in costs.items():
+        if not all(isfinite(x) for point in cost.curve for x in point):
+            raise DataError("the training curve has a point that is no number", where=f"policy {name}", remedy="leave such points out")
+        if any(b.tokens < a.tokens or b.seconds < a.seconds for a, b in pairwise(cost.curve)):
+            remedy = "give tokens and seconds as totals since the start of training, in order"
+            raise DataError("the training curve goes back in tokens or seconds", where=f"policy {name}", remedy=remedy)
