@@ -66,7 +66,7 @@ set_option = click.option(
 common_options = _stack(
     click.option(
         "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
-        help="Model for every role that names no other: hub id, folder, GGUF file, alias, openai:MODEL (see --base-url).",
+        help="Model for every role that names no other: hub id, folder, GGUF file, alias, openai:NAME.",
     ),
     click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class EnginePool:
     """Engines by the name the user gave; the same name is loaded once, whatever roles it plays."""
 
     def __init__(self, memo: Memo, *, dtype: str, device: str, server: ServerConfig, note: Callable[[str], None]) -> None:
-        self._memo = memo
+        self.memo = memo
         self._served = _served(server)
         self._dtype = dtype
         self._device = device
@@ -43,7 +44,7 @@ class EnginePool:
     def get(self, spec: str) -> JournaledEngine:
         """The engine of `spec`, loaded on first use, behind the journal."""
         if spec not in self._engines:
-            self._engines[spec] = JournaledEngine(self._open(spec), self._memo)
+            self._engines[spec] = JournaledEngine(self._open(spec), self.memo)
         return self._engines[spec]
 
     def _open(self, spec: str) -> Engine:
@@ -82,6 +83,7 @@ class Context:
         self.rewards: dict[str, RewardModel] = {}
         """Reward models on their base, by the stage that trained them."""
         self._bases: dict[str, SharedBase] = {}
+        self._tuned: dict[str, JournaledEngine] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}
 
     @cached_property
@@ -142,8 +144,13 @@ class Context:
     # Training ---------------------------------------------------------------------------------------------------------------
 
     def base(self, spec: str | None = None) -> SharedBase:
-        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of that name."""
+        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of that name.
+
+        Where the recipe fine-tunes it, the base has weights of its own: the judge must not change with the policy.
+        """
         name = self.model(spec)
+        if name not in self._bases and any(stage.stage == "sft" for stage in self.recipe.stages):
+            self._bases[name] = SharedBase.load(name, dtype=self.recipe.dtype, device=self.recipe.device)
         if name not in self._bases:
             engine = self.engines.get(name).engine
             if not isinstance(engine, HFEngine):
@@ -151,6 +158,17 @@ class Context:
                 raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
             self._bases[name] = SharedBase.from_model(engine.model, engine.tokenizer, name=name, identity=engine.card.revision)
         return self._bases[name]
+
+    def tuned(self, spec: str | None) -> None:
+        """The base of `spec` has been fine-tuned: policies of that name sample from it from now on."""
+        name, base = self.model(spec), self.base(spec)
+        card = replace(self.engines.card(name), revision=base.identity)
+        self._tuned[name] = JournaledEngine(HFEngine(base.model, base.tokenizer, card), self.engines.memo)
+
+    def policy(self, named: str | None) -> JournaledEngine:
+        """The engine that a policy samples with: the fine-tuned one, once there is one."""
+        name = self.model(named)
+        return self._tuned.get(name) or self.engines.get(name)
 
     def reward_source(self, config: BaseStage, named: str | None) -> tuple[str, Path]:
         """Name and folder of a reward model: of a reward stage of this run, or a folder that holds one."""
@@ -173,8 +191,24 @@ class Context:
         _, folder = self.reward_source(config, named)
         if not folder.is_dir():
             raise DataError("there is no reward model", where=str(folder), remedy="name a reward stage, or a folder that one left")
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+        return self.files_digest(folder)
+
+    def files_digest(self, folder: Path) -> str:
+        """Digest of all files of a folder."""
+        return digest([[path.name, self.file_digest(path)] for path in sorted(folder.rglob("*")) if path.is_file()])
+
+    def file_digest(self, path: Path) -> str:
+        """SHA-256 of a file.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            what = f"the file cannot be read ({error.strerror})"
+            raise DataError(what, where=str(path), remedy="check that the path is right") from error
 
 
 def _served(server: ServerConfig) -> Served:

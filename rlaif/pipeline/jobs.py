@@ -89,7 +89,7 @@ class SampleJob:
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.engines.card(self.policy)
+        card = self.context.policy(self.config.policy).card
         return {
             "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
             "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
@@ -98,12 +98,12 @@ class SampleJob:
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.engines.card(self.policy).label}
+        return {"policy": self.context.policy(self.config.policy).card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         samples = sample(
-            self.prompts, policy=self.context.engines.get(self.policy), library=self.context.library, config=self.config,
+            self.prompts, policy=self.context.policy(self.config.policy), library=self.context.library, config=self.config,
             seed=self.context.seed(self.config), progress=self.context.progress,
         )
         by_id = {prompt.id: prompt for prompt in self.prompts}
@@ -131,7 +131,7 @@ class ReviseJob:
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.engines.card(self.policy)
+        card = self.context.policy(self.config.policy).card
         return {
             "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
             "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
@@ -141,17 +141,17 @@ class ReviseJob:
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.engines.card(self.policy).label}
+        return {"policy": self.context.policy(self.config.policy).card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, seed = self.context, self.context.seed(self.config)
         revisions = revise(
-            self.prompts, policy=context.engines.get(self.policy), library=context.library, constitution=self.constitution,
+            self.prompts, policy=context.policy(self.config.policy), library=context.library, constitution=self.constitution,
             config=self.config, seed=seed, progress=context.progress,
         )
         common = {
-            "policy": context.engines.card(self.policy).label, "constitution": context.constitution.name,
+            "policy": context.policy(self.config.policy).card.label, "constitution": context.constitution.name,
             "constitution_digest": context.constitution.digest, "seed": seed,
         }
         rows = [revision_row(revision) for revision in revisions]

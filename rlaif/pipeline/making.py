@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from rlaif.config import LabelConfig, ReviseConfig, SampleConfig, StageConfig
+from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.training import RewardConfig
 from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.pipeline.context import Context
+from rlaif.pipeline.evaluating import CompareJob, EvaluateJob
+from rlaif.pipeline.finetuning import BestOfKJob, DpoJob, SftJob
 from rlaif.pipeline.jobs import Job, LabelJob, ReviseJob, SampleJob
 from rlaif.pipeline.training import PpoJob, RewardJob
 
@@ -29,3 +33,13 @@ def make_job(config: StageConfig, context: Context) -> Job:
             return RewardJob(config, context)
         case PpoConfig():
             return PpoJob(config, context)
+        case SftConfig():
+            return SftJob(config, context)
+        case BestOfKConfig():
+            return BestOfKJob(config, context)
+        case DpoConfig():
+            return DpoJob(config, context)
+        case EvaluateConfig():
+            return EvaluateJob(config, context)
+        case CompareConfig():
+            return CompareJob(config, context)

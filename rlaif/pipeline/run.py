@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
 from rlaif.pipeline.context import Context
+from rlaif.pipeline.finetuning import SftJob
 from rlaif.pipeline.jobs import Job
 from rlaif.pipeline.making import make_job
 from rlaif.progress import Progress, Silent
@@ -87,6 +89,8 @@ def run_recipe(
         for job in jobs:
             stages.append(_run_stage(job, run, context))
             context.folders[job.config.name] = stages[-1].folder
+            if isinstance(job, SftJob):
+                job.merge(stages[-1].folder)
         asked = context.engines.asked()
         return RunResult(
             folder=out, journal=place, stages=tuple(stages), seconds=time.monotonic() - started, asked=asked["asked"],
@@ -114,4 +118,5 @@ def _run_stage(job: Job, run: RunFolder, context: Context) -> StageResult:
         )
         manifest.write_json(folder / MANIFEST)
     run.record(config.name)
+    shutil.rmtree(context.work_folder(config.name), ignore_errors=True)
     return StageResult(config=config, folder=run.path / config.name, manifest=manifest, skipped=False)

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
-from rlaif.config.training_ppo import FormatPart, FunctionPart, JudgePart, LengthPart, ModelPart, PatternPart, PpoConfig, RewardPart
+from rlaif.config.training_ppo import PpoConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError
+from rlaif.models.cost import peak_memory
 from rlaif.models.reward_files import save_reward_model
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
-from rlaif.pipeline.jobs import Outcome, settings_digest, usable
+from rlaif.pipeline.jobs import Outcome, settings_digest
+from rlaif.pipeline.rewards import open_reward, rewards_digest
 from rlaif.report.training import ppo_markdown, reward_markdown
-from rlaif.rl.learner import POLICY
 from rlaif.rl.ppo import StepReport
-from rlaif.rl.rewards import (
-    FormatReward,
-    FunctionReward,
-    JudgeReward,
-    LengthReward,
-    PatternReward,
-    RewardFunction,
-    RewardSum,
-    ScoredReward,
-    import_function,
-)
+from rlaif.runs.costs import write_cost
+from rlaif.runs.steps import StepLog
 from rlaif.runs.tables import read_table
-from rlaif.runs.writers import RowWriter, write_text
-from rlaif.stages.ppo import train_ppo
+from rlaif.runs.writers import RowWriter, write_rows, write_text
+from rlaif.stages.ppo import POLICY, PtxRow, ptx_rows, train_ppo
 from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
-from rlaif.types import Completion, Message, Prompt
+from rlaif.types import Message
 
-__all__ = ["PpoJob", "RewardJob", "conversations", "read_pairs", "reward_of"]
+__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs"]
 
 SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
@@ -56,7 +48,7 @@ class RewardJob:
     def pairs(self) -> list[PreferencePair]:
         """What is learned from: the label stage's preferences and the files', each with its weight."""
         found: list[PreferencePair] = []
-        for file in self._files():
+        for file in label_files(self.config, self.config.input, self.config.files, self.context):
             found += read_pairs(file.file, weight=file.weight, hard=self.config.labels == "hard")
         return found
 
@@ -69,8 +61,8 @@ class RewardJob:
         """See `Job`."""
         return {
             "settings": settings_digest(self.config, "input", "files", "human", "model"),
-            "preferences": digest([_pair_digest(pair) for pair in self.pairs]),
-            "human labels": digest([_pair_digest(pair) for pair in self.human]),
+            "preferences": pairs_digest(self.pairs),
+            "human labels": pairs_digest(self.human),
             "base": self.context.base(self.base).identity, "seed": str(self.context.seed(self.config)),
             "constitution": self.context.constitution.digest,
         }
@@ -97,12 +89,6 @@ class RewardJob:
         counts = {"pairs": len(self.pairs), "human_pairs": len(self.human), "steps": len(result.steps)}
         return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
 
-    def _files(self) -> Iterator[PreferenceFile]:
-        if self.config.input or not self.config.files:
-            folder = self.context.folder_of(self.config, "label", self.config.input)
-            yield PreferenceFile(file=str(next(path for path in sorted(folder.iterdir()) if path.stem == "preferences")))
-        yield from self.config.files
-
 
 class PpoJob:
     """Prompts and a reward in, a policy out: `adapter/`, `metrics.jsonl`, `completions.jsonl`."""
@@ -118,7 +104,7 @@ class PpoJob:
         return {
             "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit"),
             "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
-            "rewards": digest([self._reward_digest(part) for part in self.config.reward.values()]),
+            "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
         }
 
@@ -129,36 +115,43 @@ class PpoJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, base = self.context, self.context.base()
-        reward = RewardSum({name: (part.weight, reward_of(part, self.config, context)) for name, part in self.config.reward.items()})
+        reward = open_reward(self.config.reward, self.config, context)
         context.progress.begin(f"PPO, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps)
+        work = context.work_folder(self.config.name)
+        metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
-            with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics, RowWriter(folder / "completions.jsonl", "jsonl") as samples:
-                result = train_ppo(
-                    self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config),
-                    messages=context.library.policy, on_step=lambda step: self._told(step, metrics.write),
-                    on_rollout=lambda report: _keep_samples(report, samples.write),
-                    checkpoint_folder=context.work_folder(self.config.name),
-                )
+            result = train_ppo(
+                self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config),
+                messages=context.library.policy, ptx=self._ptx(), on_step=lambda step: self._told(step, metrics),
+                on_rollout=lambda report: _keep_samples(report, samples), checkpoint_folder=work,
+            )
             base.save_adapter(POLICY, folder / "adapter")
         finally:
             if POLICY in base.roles:
                 base.drop_adapter(POLICY)
         if result.stopped:
             context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
-        write_text(folder / "samples.md", ppo_markdown(result.history))
-        counts = {"prompts": len(self.prompts), "steps": result.steps, "episodes": result.steps * self.config.episodes}
-        return Outcome(counts=counts, rows={"metrics.jsonl": metrics.rows, "completions.jsonl": samples.rows})
+        tokens = sum(int(step["tokens"]) for step in metrics.rows)
+        seconds = sum(value for step in metrics.rows for name, value in step.items() if name.startswith("seconds/"))
+        write_cost(folder, tokens=tokens, seconds=seconds, peak_bytes=peak_memory(base.device))
+        write_text(folder / "samples.md", ppo_markdown(metrics.rows))
+        write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
+        write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
+        episodes = result.steps * self.config.episodes
+        counts = {"prompts": len(self.prompts), "steps": result.steps, "episodes": episodes, "tokens": tokens}
+        return Outcome(counts=counts, rows={"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)})
 
-    def _told(self, step: Mapping[str, Any], write: Callable[[Mapping[str, Any]], None]) -> None:
-        write(dict(step))
+    def _ptx(self) -> Sequence[PtxRow]:
+        """The rows of PPO-ptx, if the settings ask for them: of a revise stage, or a file."""
+        if self.config.ptx is None:
+            return ()
+        named = self.config.ptx.data
+        source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
+        return ptx_rows(self.context.base(), [_conversation(row.values, str(source)) for row in read_table(source).rows])
+
+    def _told(self, step: Mapping[str, Any], metrics: StepLog) -> None:
+        metrics.add(step)
         self.context.progress.advance()
-
-    def _reward_digest(self, part: RewardPart) -> list[object]:
-        """The part's settings, and what stands behind its name."""
-        behind = self.context.reward_digest(self.config, part.reward) if isinstance(part, ModelPart) else ""
-        if isinstance(part, JudgePart):
-            behind = self.context.engines.card(self.context.model(part.judge)).label + self.context.constitution.digest
-        return [part.model_dump(mode="json"), behind]
 
 
 def read_pairs(source: str, *, weight: float = 1.0, hard: bool = False) -> list[PreferencePair]:
@@ -174,46 +167,32 @@ def read_pairs(source: str, *, weight: float = 1.0, hard: bool = False) -> list[
     return pairs_from_rows((row.values for row in table.rows), source=source, weight=weight, hard=hard)
 
 
-def reward_of(part: RewardPart, config: BaseStage, context: Context) -> RewardFunction:
-    """The function that a part of the reward names.
-
-    Raises:
-        ConfigError: It names a stage or function that is not there.
-        ModelError: The reward model cannot be loaded, or is of another base.
-    """
-    match part:
-        case ModelPart():
-            model = context.reward_model(config, part.reward)
-            return ScoredReward("model", lambda prompts, completions: model.score(conversations(prompts, completions, context)))
-        case FunctionPart():
-            return FunctionReward(import_function(part.function))
-        case JudgePart():
-            return JudgeReward(
-                context.engines.get(context.model(part.judge)), context.library, usable(context, "question"), scale=part.scale
-            )
-        case LengthPart():
-            return LengthReward(min_words=part.min_words, max_words=part.max_words)
-        case PatternPart():
-            return PatternReward(part.pattern)
-        case FormatPart():
-            return FormatReward(part.pattern)
+def label_files(config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context) -> Iterator[PreferenceFile]:
+    """The preferences of the label stage that `config` reads from, and the files beside or instead of it."""
+    if named or not files:
+        folder = context.folder_of(config, "label", named)
+        yield PreferenceFile(file=str(next(path for path in sorted(folder.iterdir()) if path.stem == "preferences")))
+    yield from files
 
 
-def conversations(prompts: Sequence[Prompt], completions: Sequence[Completion], context: Context) -> list[list[Message]]:
-    """What a reward model reads: the conversation as the policy read it, and the completion."""
-    return [
-        [*context.library.policy(prompt), Message("assistant", completion.text)]
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+def pairs_digest(pairs: Sequence[PreferencePair]) -> str:
+    """Digest of all that the pairs say."""
+    return digest([repr(pair) for pair in pairs])
 
 
-def _pair_digest(pair: PreferencePair) -> str:
-    return digest([repr(pair)])
-
-
-def _keep_samples(report: StepReport, write: Callable[[Mapping[str, Any]], None]) -> None:
+def _keep_samples(report: StepReport, samples: StepLog) -> None:
     for row, score in list(zip(report.episodes.rows, report.scores.total, strict=True))[:SAMPLES_KEPT]:
-        write({
+        samples.add({
             "step": report.metrics["step"], "prompt_id": row.prompt.id,
             "prompt": [message.as_dict() for message in row.prompt.messages], "completion": row.completion.text, "score": score,
         })
+
+
+def _conversation(row: Mapping[str, Any], source: str) -> list[Message]:
+    """A row of `prompt` and `completion`, or of `messages`, as one conversation."""
+    try:
+        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
+        return [Message(role=turn["role"], content=turn["content"]) for turn in turns]
+    except (KeyError, TypeError) as error:
+        remedy = "give rows of `prompt` and `completion`, or of `messages`, as lists of messages"
+        raise DataError(f"a row of the PPO-ptx data cannot be read ({error})", where=source, remedy=remedy) from error

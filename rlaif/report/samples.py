@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["completions_markdown", "preferences_markdown", "read_spread", "revisions_markdown", "spread"]
+__all__ = ["completions_markdown", "preferences_markdown", "quoted", "read_spread", "revisions_markdown", "spread"]
 
 Row = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def completions_markdown(rows: Sequence[Row]) -> str:
     parts = ["# Completions to read\n"]
     for row in rows:
         head = f"## {row['id']} ({row['finish']}, {row['tokens']} tokens)\n"
-        parts += [head, _conversation(row["prompt"]), _quoted(_text(row["completion"]))]
+        parts += [head, _conversation(row["prompt"]), quoted(_text(row["completion"]))]
     return "\n".join(parts)
 
 
@@ -48,7 +48,7 @@ def preferences_markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         parts += [
             f"## {row['id']}: chosen with p = {row['p_chosen']:.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
-            _quoted(_text(row["chosen"])), "**rejected**\n", _quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
+            quoted(_text(row["chosen"])), "**rejected**\n", quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
         ]
     return "\n".join(parts)
 
@@ -57,17 +57,17 @@ def revisions_markdown(rows: Sequence[Row]) -> str:
     """Chains of critique and revision."""
     parts = ["# Revisions to read\n"]
     for row in rows:
-        parts += [f"## {row['prompt_id']}\n", _conversation(row["prompt"]), "**first completion**\n", _quoted(row["initial"])]
+        parts += [f"## {row['prompt_id']}\n", _conversation(row["prompt"]), "**first completion**\n", quoted(row["initial"])]
         for number, step in enumerate(row["rounds"], start=1):
             parts += [
-                f"**critique {number}** (principle `{step['principle']}`)\n", _quoted(step["critique"]), f"**revision {number}**\n",
-                _quoted(step["revision"]),
+                f"**critique {number}** (principle `{step['principle']}`)\n", quoted(step["critique"]), f"**revision {number}**\n",
+                quoted(step["revision"]),
             ]
     return "\n".join(parts)
 
 
 def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    return "\n".join(f"**{message['role']}**\n\n{_quoted(message['content'])}" for message in messages)
+    return "\n".join(f"**{message['role']}**\n\n{quoted(message['content'])}" for message in messages)
 
 
 def _verdicts(verdicts: Sequence[Row]) -> str:
@@ -82,5 +82,6 @@ def _text(messages: Sequence[Mapping[str, str]]) -> str:
     return messages[-1]["content"]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A Markdown quotation."""
     return "\n".join(f"> {line}" for line in (text or "(empty)").split("\n")) + "\n"

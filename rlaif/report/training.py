@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["ppo_markdown", "reward_markdown", "table"]
+__all__ = ["best_of_k_markdown", "figures_markdown", "ppo_markdown", "reward_markdown", "table"]
 
 WAYS = {"length": "length only", "head": "head on frozen features", "lora": "head and adapter", "judge": "the judge's own labels"}
+KEPT_SHOWN = 10
+"""Kept completions that are written out."""
 PPO_COLUMNS = ("step", "reward", "kl", "beta", "entropy", "length", "ended", "clip_fraction", "explained_variance")
 
 
@@ -43,6 +45,25 @@ def ppo_markdown(history: Sequence[Mapping[str, Any]]) -> str:
     columns = [name for name in PPO_COLUMNS if any(name in step for step in history)]
     rows = [[_cell(step.get(name)) for name in columns] for step in history]
     return "# PPO, step by step\n\n" + table(columns, rows) if rows else "# PPO\n\nNo step was run.\n"
+
+
+def best_of_k_markdown(rounds: Sequence[Mapping[str, Any]], student: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
+    """How the best reward grows with K, what was learned, and a few of the completions kept."""
+    parts = ["# Best of K\n"]
+    for each in rounds:
+        columns = list(each["growth"][0])
+        rows = [[_cell(value) for value in (point.values() if isinstance(point, Mapping) else point)] for point in each["growth"]]
+        names = columns if isinstance(each["growth"][0], Mapping) else [str(number) for number in range(len(columns))]
+        parts.append(f"## Round {each['round']}\n\n" + table(names, rows))
+    parts.append(figures_markdown("The policy that was made", student, level=2))
+    parts.extend(f"> {' '.join(row['completion'][-1]['content'].split())}\n" for row in kept[:KEPT_SHOWN])
+    return "\n".join(parts)
+
+
+def figures_markdown(title: str, report: Mapping[str, Any], *, level: int = 1) -> str:
+    """The plain figures of a report, one a line."""
+    rows = [[name.replace("_", " "), _cell(value)] for name, value in report.items() if isinstance(value, int | float | str | None)]
+    return f"{'#' * level} {title}\n\n" + table(("figure", "value"), rows)
 
 
 def _scored(scored: Mapping[str, Any]) -> list[str]:

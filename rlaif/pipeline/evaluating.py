@@ -1,0 +1,216 @@
+"""Evaluating and comparing as jobs of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlaif.config.evaluation import CompareConfig, EvaluateConfig
+from rlaif.digest import digest
+from rlaif.errors import ConfigError, DataError
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.inputs import load_prompts, prompts_digest
+from rlaif.pipeline.jobs import Outcome, settings_digest, usable
+from rlaif.pipeline.rewards import model_reward
+from rlaif.report.comparison import comparison_markdown, evaluation_markdown
+from rlaif.report.samples import quoted
+from rlaif.rl.rewards import RewardFunction
+from rlaif.runs.costs import read_cost
+from rlaif.runs.writers import write_rows, write_text
+from rlaif.stages.compare import compare
+from rlaif.stages.comparison import TrainingCost
+from rlaif.stages.evaluate import Judging, PolicySource, evaluate
+from rlaif.stages.evaluation import Evaluation
+from rlaif.types import Prompt
+
+__all__ = ["START", "CompareJob", "EvaluateJob"]
+
+START = "start"
+"""Name of the policy that the others were trained from."""
+POLICY_STAGES = ("ppo", "best_of_k", "dpo")
+"""Kinds of stage whose folder holds an adapter."""
+EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
+TO_READ = 12
+"""Prompts whose completions are written out."""
+
+
+class EvaluateJob:
+    """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`."""
+
+    def __init__(self, config: EvaluateConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts = load_prompts(config, own_split="eval", seed=context.seed(config), progress=context.progress)
+        context.claim_prompts("eval", self.prompts)
+        stages = context.recipe.stages[: [stage.name for stage in context.recipe.stages].index(config.name)]
+        self.policies = config.policies or tuple(stage.name for stage in stages if stage.stage in POLICY_STAGES)
+        self.rewards = [stage.name for stage in stages if stage.stage == "reward"]
+        if not self.policies:
+            remedy = "train one before it, or name folders in `policies`"
+            raise ConfigError(f"stage {config.name!r} has no policy to evaluate", remedy=remedy)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        context = self.context
+        return {
+            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"),
+            "prompts": prompts_digest(self.prompts), "base": context.base().identity, "seed": str(context.seed(self.config)),
+            "policies": digest([[name, context.files_digest(self._adapter(name))] for name in self.policies]),
+            "reward": context.reward_digest(self.config, self.config.reward) if self._scored else "",
+            "constitution": context.constitution.digest, "judge": self._judge_digest(),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"policies": ", ".join(self.policies), "judge": self.context.engines.card(self.context.model(self.config.judge)).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context = self.context
+        with self._adapters() as policies:
+            found = evaluate(
+                self.prompts, policies, start=START, config=self.config, seed=context.seed(self.config), reward=self._reward(),
+                judge=self._judge() if self.config.win_rate else None, messages=context.library.policy, progress=context.progress,
+            )
+        write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        write_text(folder / "evaluation.md", evaluation_markdown(found))
+        rows = _completion_rows(found)
+        count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
+        write_text(folder / "samples.md", _side_by_side(found, self.prompts))
+        counts = {"prompts": len(self.prompts), "policies": len(policies), "completions": count}
+        return Outcome(counts=counts, rows={EVALUATION: 1, "completions.jsonl": count})
+
+    @contextmanager
+    def _adapters(self) -> Iterator[dict[str, PolicySource]]:
+        """Every policy as a role of the resident base, for as long as it is measured."""
+        base = self.context.base()
+        try:
+            for name in self.policies:
+                base.load_adapter(_role(name), self._adapter(name))
+            yield {START: PolicySource(base), **{_name(name): PolicySource(base, _role(name)) for name in self.policies}}
+        finally:
+            for name in self.policies:
+                if _role(name) in base.roles:
+                    base.drop_adapter(_role(name))
+
+    def _adapter(self, name: str) -> Path:
+        folder = self.context.folders.get(name)
+        path = folder / "adapter" if folder else Path(name)
+        if not path.is_dir():
+            remedy = "name a stage that trained a policy, or a folder of an adapter"
+            raise DataError("there is no adapter", where=str(path), remedy=remedy)
+        return path
+
+    @property
+    def _scored(self) -> bool:
+        return bool(self.config.reward or self.rewards)
+
+    def _reward(self) -> RewardFunction | None:
+        return model_reward(self.config, self.config.reward, self.context) if self._scored else None
+
+    def _judge(self) -> Judging:
+        context, config = self.context, self.config
+        name = config.protocol or context.constitution.protocol
+        protocol = open_protocol(name, library=context.library, constitution=context.constitution)
+        principles = usable(context, "question" if protocol.half == "question" else "comparison")
+        engine = context.engines.get(context.model(config.judge))
+        return open_judge(
+            engine, protocol, principles, principles=config.principles, seed=context.seed(config), progress=context.progress
+        ).judge
+
+    def _judge_digest(self) -> str:
+        if not self.config.win_rate:
+            return ""
+        card, protocol = self.context.engines.card(self.context.model(self.config.judge)), self.config.protocol
+        template = f"judge_{protocol or self.context.constitution.protocol}"
+        return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
+
+
+class CompareJob:
+    """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
+
+    def __init__(self, config: CompareConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        files = [self.context.file_digest(path) for path in self._files()]
+        return {"settings": settings_digest(self.config, "evaluations"), "evaluations": digest(files), "seed": str(self._seed)}
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        evaluations = [_read(path) for path in self._files()]
+        names = {policy.name for each in evaluations for policy in each.policies}
+        found = compare(
+            evaluations, self._costs(names), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
+        )
+        write_text(folder / COMPARISON, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        markdown = comparison_markdown(found)
+        write_text(folder / "comparison.md", markdown)
+        write_text(folder / "samples.md", markdown)
+        return Outcome(counts={"evaluations": len(evaluations), "policies": len(names)}, rows={COMPARISON: 1, "comparison.md": 0})
+
+    @property
+    def _seed(self) -> int:
+        return self.context.seed(self.config)
+
+    def _files(self) -> list[Path]:
+        named = self.config.evaluations or (self.context.earlier(self.config, "evaluate", None),)
+        return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
+
+    def _costs(self, names: set[str]) -> dict[str, TrainingCost]:
+        """What the stages of this run noted of their training."""
+        found = {name: read_cost(folder) for name, folder in self.context.folders.items() if name in names}
+        return {name: TrainingCost(**cost) for name, cost in found.items() if cost is not None}
+
+
+def _role(name: str) -> str:
+    return f"evaluated-{_name(name)}"
+
+
+def _name(policy: str) -> str:
+    """A stage's own name, or the last parts of a folder's path that say which it is."""
+    path = Path(policy)
+    return path.parent.name if path.name == "adapter" else path.name
+
+
+def _read(path: Path) -> Evaluation:
+    try:
+        return Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError) as error:
+        remedy = "name a file that `rlaif evaluate` wrote"
+        raise DataError(f"the evaluation cannot be read: {error}", where=str(path), remedy=remedy) from error
+
+
+def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:
+    """One row a completion, with its measures."""
+    return [
+        {
+            "policy": policy.name, "prompt_id": prompt, "completion": text,
+            "measures": {name: values[number] for name, values in policy.rows.measures.items()},
+        }
+        for policy in found.policies
+        for number, (prompt, text) in enumerate(zip(policy.rows.prompts, policy.rows.texts, strict=True))
+    ]
+
+
+def _side_by_side(found: Evaluation, prompts: Sequence[Prompt]) -> str:
+    """The first completion of every policy to the same few prompts."""
+    asked = {prompt.id: prompt.messages[-1].content for prompt in prompts}
+    parts = ["# Policies side by side\n"]
+    for id in list(asked)[:TO_READ]:
+        parts.append(f"## {id}\n\n{quoted(asked[id])}")
+        for policy in found.policies:
+            text = next((text for prompt, text in zip(policy.rows.prompts, policy.rows.texts, strict=True) if prompt == id), None)
+            if text is not None:
+                parts.append(f"**{policy.name}**\n\n{quoted(text)}")
+    return "\n".join(parts)

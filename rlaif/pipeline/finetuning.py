@@ -1,0 +1,194 @@
+"""Fine-tuning as jobs of a run: SFT, best of K, DPO."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.digest import digest
+from rlaif.errors import ConfigError
+from rlaif.models.cost import peak_memory
+from rlaif.models.shared_base import SharedBase
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.inputs import load_prompts, prompts_digest
+from rlaif.pipeline.jobs import Outcome, settings_digest
+from rlaif.pipeline.rewards import open_reward, rewards_digest
+from rlaif.pipeline.training import label_files, pairs_digest, read_pairs
+from rlaif.report.training import best_of_k_markdown, figures_markdown
+from rlaif.rl.learner import POLICY
+from rlaif.runs.costs import write_cost
+from rlaif.runs.tables import read_table
+from rlaif.runs.writers import write_rows, write_text
+from rlaif.stages.best_of_k import best_of_k
+from rlaif.stages.dpo import train_dpo
+from rlaif.stages.preferences import PreferencePair
+from rlaif.stages.sft import train_sft
+
+__all__ = ["BestOfKJob", "DpoJob", "SftJob"]
+
+
+class SftJob:
+    """Completions to imitate in, a policy out: `adapter/`. Later stages start from it: it is merged into the resident base."""
+
+    def __init__(self, config: SftConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is imitated: a revise stage's rows and the files'."""
+        sources = [*self._stage(), *self.config.files]
+        return [row.values for source in sources for row in read_table(source).rows]
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "input", "files", "model"), "rows": digest([repr(row) for row in self.rows]),
+            "base": self.context.base(self.config.model).identity, "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return _policy(self.context, self.config.model)
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, base = self.context, self.context.base(self.config.model)
+        with _adapter(base, folder):
+            result = train_sft(
+                self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+            )
+        report = result.report.as_dict()
+        write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
+        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+        write_text(folder / "samples.md", figures_markdown("Fine-tuning", report))
+        counts = {name: value for name, value in report.items() if isinstance(value, int)}
+        return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": len(result.steps)})
+
+    def merge(self, folder: Path) -> None:
+        """Merge the finished adapter: the policy that later stages start from, and their reference, is the fine-tuned one."""
+        base = self.context.base(self.config.model)
+        base.load_adapter(POLICY, folder / "adapter")
+        base.merge(POLICY)
+        self.context.tuned(self.config.model)
+
+    def _stage(self) -> Iterator[str]:
+        if self.config.input or not self.config.files:
+            yield str(self.context.folder_of(self.config, "revise", self.config.input) / "sft.jsonl")
+
+
+class BestOfKJob:
+    """Prompts and a reward in, a policy that imitates its best samples out: `adapter/`, `kept.jsonl`."""
+
+    def __init__(self, config: BestOfKConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
+        context.claim_prompts("rl", self.prompts)
+        if config.student is not None and config.student == context.recipe.model:
+            raise ConfigError("the student of best of K is the policy itself", remedy="leave `student` out")
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "student"),
+            "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
+            "student": self.context.base(self.config.student).identity if self.config.student else "",
+            "rewards": rewards_digest(self.config.reward, self.config, self.context),
+            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return _policy(self.context, self.config.student)
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, base = self.context, self.context.base()
+        student = context.base(self.config.student) if self.config.student else None
+        reward = open_reward(self.config.reward, self.config, context)
+        started = time.monotonic()
+        try:
+            result = best_of_k(
+                self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config), role=POLICY,
+                student=student, messages=context.library.policy, progress=context.progress,
+            )
+            (student or base).save_adapter(POLICY, folder / "adapter")
+        finally:
+            for each in (base, student):
+                if each is not None and POLICY in each.roles:
+                    each.drop_adapter(POLICY)
+        counts = result.counts()
+        write_cost(folder, tokens=counts["tokens"], seconds=time.monotonic() - started, peak_bytes=peak_memory(base.device))
+        rounds = [asdict(each) for each in result.rounds]
+        write_text(folder / "report.json", json.dumps({"rounds": rounds, "student": asdict(result.student)}, indent=2) + "\n")
+        write_text(folder / "samples.md", best_of_k_markdown(rounds, asdict(result.student), result.rows))
+        rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
+        if result.refused:
+            refused = [{"prompt_id": id, "reason": reason} for id, reason in result.refused]
+            rows["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
+        return Outcome(counts=counts, rows=rows)
+
+
+class DpoJob:
+    """Preferences in, a policy out, without a reward model: `adapter/`."""
+
+    def __init__(self, config: DpoConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @cached_property
+    def pairs(self) -> list[PreferencePair]:
+        """What is learned from."""
+        files = label_files(self.config, self.config.input, self.config.files, self.context)
+        return [pair for file in files for pair in read_pairs(file.file, weight=file.weight, hard=self.config.labels == "hard")]
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "input", "files", "model"), "preferences": pairs_digest(self.pairs),
+            "base": self.context.base(self.config.model).identity, "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return _policy(self.context, self.config.model)
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, base = self.context, self.context.base(self.config.model)
+        with _adapter(base, folder):
+            result = train_dpo(
+                self.pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+            )
+        report = result.report.as_dict()
+        write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
+        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+        write_text(folder / "samples.md", figures_markdown("DPO", report))
+        counts = {"pairs": len(self.pairs), "steps": len(result.steps)}
+        return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": len(result.steps)})
+
+
+@contextmanager
+def _adapter(base: SharedBase, folder: Path) -> Iterator[None]:
+    """Save the adapter that the block trains, note the cost, and take the adapter off the base again, however the block ends."""
+    started = time.monotonic()
+    try:
+        yield
+        base.save_adapter(POLICY, folder / "adapter")
+        write_cost(folder, tokens=0, seconds=time.monotonic() - started, peak_bytes=peak_memory(base.device))
+    finally:
+        if POLICY in base.roles:
+            base.drop_adapter(POLICY)
+
+
+def _policy(context: Context, named: str | None) -> dict[str, str]:
+    return {"policy": f"{context.model(named)}@{context.base(named).identity}"}
+

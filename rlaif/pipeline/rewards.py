@@ -1,0 +1,55 @@
+"""What a training stage is rewarded by: the settings' parts, opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rlaif.config.stages import BaseStage
+from rlaif.config.training_ppo import JudgePart, ModelPart, RewardPart
+from rlaif.digest import digest
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.jobs import usable
+from rlaif.rl.rewards import JudgeReward, RewardFunction, RewardSum, ScoredReward
+from rlaif.stages.ppo import reward_of
+from rlaif.types import Completion, Message, Prompt
+
+__all__ = ["model_reward", "open_reward", "rewards_digest"]
+
+
+def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> RewardSum:
+    """The weighted sum that `parts` of the stage `config` describe.
+
+    Raises:
+        RlaifError: A part names a stage, folder or function that is not there, or a model of another base.
+    """
+    def judge(part: JudgePart) -> RewardFunction:
+        engine = context.engines.get(context.model(part.judge))
+        return JudgeReward(engine, context.library, usable(context, "question"), scale=part.scale)
+
+    return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
+
+
+def model_reward(config: BaseStage, named: str | None, context: Context) -> RewardFunction:
+    """The scores of the reward model that `named` calls for."""
+    model = context.reward_model(config, named)
+
+    def score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        read = [
+            [*context.library.policy(prompt), Message("assistant", completion.text)]
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return model.score(read)
+
+    return ScoredReward("model", score)
+
+
+def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> str:
+    """Digest of the parts' settings and of what stands behind their names."""
+    def behind(part: RewardPart) -> str:
+        if isinstance(part, ModelPart):
+            return context.reward_digest(config, part.reward)
+        if isinstance(part, JudgePart):
+            return context.engines.card(context.model(part.judge)).label + context.constitution.digest
+        return ""
+
+    return digest([[name, part.model_dump(mode="json"), behind(part)] for name, part in parts.items()])

@@ -1,0 +1,40 @@
+"""What training a policy took, noted by its stage for the comparison: `cost.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import RunError
+from rlaif.runs.disk import write_whole
+
+__all__ = ["COST", "read_cost", "write_cost"]
+
+COST = "cost.json"
+
+
+def write_cost(folder: Path, *, tokens: int, seconds: float, peak_bytes: int) -> None:
+    """Note tokens generated, wall-clock seconds, and the most memory held until now.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    values = {"tokens": tokens, "seconds": round(seconds, 3), "peak_bytes": peak_bytes}
+    write_whole(folder / COST, json.dumps(values, indent=2) + "\n")
+
+
+def read_cost(folder: Path) -> dict[str, Any] | None:
+    """What `write_cost` noted; `None` where the stage noted nothing.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    path = folder / COST
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"the stage's costs are damaged ({error})", where=str(path), remedy="run the stage again") from error
+    return found

@@ -1,0 +1,54 @@
+"""Rows of a training that may be interrupted: kept beside the stage, cut back to where it goes on, whole when it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlaif.runs.disk import told
+
+__all__ = ["StepLog"]
+
+
+class StepLog:
+    """An append-only JSONL file of rows with a `step`, each on disk when `add` returns.
+
+    After an interruption training goes on from a checkpoint, perhaps some steps before the last row: the first `add` drops what
+    stands at its step or later, so that no step is told twice.
+
+    Args:
+        path: The file; its folder is made when missing.
+
+    Attributes:
+        rows: All rows so far, those of earlier processes included.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._begun = False
+        with told("read the steps", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        for line in lines:
+            try:
+                self.rows.append(json.loads(line))
+            except ValueError:
+                break  # the last line of a killed process may be cut short
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row.
+
+        Raises:
+            RunError: The disk refuses.
+        """
+        with told("write the steps", self.path):
+            if not self._begun:
+                self.rows = [each for each in self.rows if each["step"] < row["step"]]
+                self.path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows), encoding="utf-8")
+                self._begun = True
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
+        self.rows.append(dict(row))
