@@ -28,7 +28,7 @@ def mine(tmp_path: Path) -> Path:
 def test_show_lists_the_principles() -> None:
     output = call("show", "warmth").output
     assert "positive / negative" in output
-    assert f"warmth: 4 principles, 0 examples, language en, protocol pointwise, digest {load_constitution('warmth').digest}" in output
+    assert f"warmth: 3 principles, 0 examples, language en, protocol pointwise, digest {load_constitution('warmth').digest}" in output
 
 
 def test_show_prints_markup_as_it_is(mine: Path) -> None:
