@@ -1,0 +1,345 @@
+"""Fine-tune a policy on completions, with TRL's `SFTTrainer`: the loss is on completions only, and rows may be weighted.
+
+A row is read as the policy reads its prompt when it samples, and ends with the token that closes the turn. The loss of a batch is
+the mean negative log-likelihood of its completion tokens, as in TRL, each times its row's weight (weights have mean 1). Logits are
+formed at completion tokens only, and what the prompts of a pass have in common is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from trl.trainer.sft_config import SFTConfig as TrlSftConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from rlaif.config.training_sft import FinetuneSettings, SftConfig
+from rlaif.digest import digest, seed_from, unit_from
+from rlaif.errors import DataError, Problem
+from rlaif.models.finetune import FinetuneStep, Optimiser, Resident, finetune
+from rlaif.models.reward_model import TurnFormat
+from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.progress import Progress, Silent
+from rlaif.rl.episodes import micro_batches, response_states
+from rlaif.rl.math import token_logprobs
+from rlaif.rl.update import positions
+from rlaif.types import Message
+
+__all__ = [
+    "Lesson", "SftReport", "SftResult", "completion_logprobs", "fit", "imitation_loss", "lessons_from_rows", "lora_of", "optimiser_of",
+    "train_sft", "without_overlong",
+]
+
+SHOWN_PROBLEMS = 20
+MEASURED = 256
+"""Rows that a loss is measured on at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A completion to imitate, in tokens.
+
+    Attributes:
+        weight: Relative weight of the row.
+        group: Digest of the prompt: rows of one prompt stay on one side of a split.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    weight: float = 1.0
+    group: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class SftReport:
+    """What was learned from, and what it did.
+
+    Attributes:
+        overlong: Rows left out because they are longer than the limit.
+        tokens: Completion tokens in the rows learned from.
+        loss_before, loss_after: Weighted negative log-likelihood (nats a completion token) of `measured` rows.
+        held_out: Whether those rows are of prompts that were not learned from.
+    """
+
+    rows: int
+    prompts: int
+    overlong: int
+    tokens: int
+    measured: int
+    held_out: bool
+    loss_before: float
+    loss_after: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SftResult:
+    """What the stage made: the adapter is on the base, as `role`."""
+
+    role: str
+    report: SftReport
+    steps: list[FinetuneStep]
+
+
+def train_sft(
+    rows: Sequence[Mapping[str, Any]], *, base: SharedBase, config: SftConfig, seed: int, role: str = "policy", source: str = "",
+    progress: Progress | None = None, log: Callable[[FinetuneStep], None] = lambda step: None,
+) -> SftResult:
+    """Fine-tune the adapter `role` on rows of `prompt` and `completion` (lists of messages) and, if given, `weight`.
+
+    The adapter is added to `base`; if it is there, it goes on from its weights. Nothing else of the base changes.
+
+    Args:
+        source: Where the rows are from, for messages.
+        log: Told of every optimiser step.
+
+    Raises:
+        DataError: There are no rows, some cannot be read, too many are too long, or all are of one prompt.
+        ModelError: Training ran away.
+    """
+    progress = progress or Silent()
+    # 1. Read and encode the rows, and hold whole prompts out.
+    lessons, overlong = without_overlong(lessons_from_rows(rows, base, source=source), base, config, source=source)
+    train, held_out = _split(lessons, config.held_out, seed=seed)
+    # 2. Measure, learn, measure.
+    measured = _drawn(held_out or train, seed)
+    before = imitation_loss(base, role if role in base.roles else "reference", measured, rows=config.micro_batch)
+    steps = fit(base, role, train, config, seed=seed_from(seed, "sft"), progress=progress, log=log)
+    after = imitation_loss(base, role, measured, rows=config.micro_batch)
+    report = SftReport(
+        rows=len(train), prompts=len({lesson.group for lesson in train}), overlong=overlong,
+        tokens=sum(len(lesson.completion) for lesson in train), measured=len(measured), held_out=bool(held_out),
+        loss_before=before, loss_after=after,
+    )
+    return SftResult(role=role, report=report, steps=steps)
+
+
+# Rows
+
+
+def lessons_from_rows(rows: Iterable[Mapping[str, Any]], base: SharedBase, *, source: str = "") -> list[Lesson]:
+    """Rows of `prompt` and `completion`, in TRL's conversational format, in tokens.
+
+    Raises:
+        DataError: Rows that cannot be learned from; the message lists them.
+    """
+    read: list[tuple[str, tuple[Message, ...], str, float]] = []
+    problems: list[Problem] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            read.append((str(row.get("id", number)), _messages(row["prompt"], "user"), _completion(row["completion"]), _weight(row)))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            said = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+            problems.append(Problem(said, where=f"{source or 'rows'}, row {number}"))
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(read) + len(problems)} rows cannot be learned from", problems=problems[:SHOWN_PROBLEMS],
+            remedy="each needs `prompt` and `completion` as lists of messages, the last of them the user's and the assistant's",
+        )
+    encoded = TurnFormat(base).encode([(*prompt, Message("assistant", text)) for _, prompt, text, _ in read])
+    return [
+        Lesson(
+            id=id, prompt=tuple(ids), completion=tuple(completion), weight=weight,
+            group=digest([[message.role, message.content] for message in prompt]),
+        )
+        for (id, prompt, _, weight), (ids, completion) in zip(read, encoded, strict=True)
+    ]
+
+
+def without_overlong(
+    lessons: Sequence[Lesson], base: SharedBase, settings: FinetuneSettings, *, source: str = "",
+) -> tuple[list[Lesson], int]:
+    """The rows that the limit holds, and how many it does not.
+
+    Raises:
+        DataError: There are none, or too many are too long.
+    """
+    limit = min(settings.max_tokens or base.context, base.context)
+    kept = [lesson for lesson in lessons if lesson.length <= limit and lesson.weight > 0]
+    long = [lesson for lesson in lessons if lesson.length > limit]
+    if len(long) > settings.max_overlong * len(lessons):
+        longest = max(lesson.length for lesson in long)
+        raise DataError(
+            f"{len(long)} of {len(lessons)} rows are longer than {limit} tokens, the longest {longest}", where=source,
+            problems=[Problem(f"{lesson.length} tokens", where=lesson.id) for lesson in long[:5]],
+            remedy="raise `max_overlong` to go on without them, or `max_tokens` if the context allows",
+        )
+    if not kept:
+        raise DataError("there are no rows to learn from", where=source, remedy="look at what was left out; weights must be above 0")
+    return kept, len(long)
+
+
+def _messages(turns: Any, last: str) -> tuple[Message, ...]:
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise ValueError("not a list of messages")
+    for turn in turns:
+        if turn["role"] not in ("system", "user", "assistant") or not isinstance(turn["content"], str):
+            raise ValueError(f"not a chat message: {str(turn)[:80]}")
+    messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
+    if messages[-1].role != last:
+        raise ValueError(f"the last message is not the {last}'s")
+    return messages
+
+
+def _completion(turns: Any) -> str:
+    (message,) = _messages(turns, "assistant")
+    if not message.content.strip():
+        raise ValueError("the completion is empty")
+    return message.content
+
+
+def _weight(row: Mapping[str, Any]) -> float:
+    value = row.get("weight")
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"weight is {value!r}, not a number of at least 0")
+    return float(value)
+
+
+def _split(lessons: Sequence[Lesson], share: float, *, seed: int) -> tuple[list[Lesson], list[Lesson]]:
+    """Rows to learn and rows held out: `share` of the prompts, at least one of them unless it is 0, drawn by hash.
+
+    Raises:
+        DataError: All rows are of one prompt.
+    """
+    groups = sorted({lesson.group for lesson in lessons}, key=lambda group: unit_from(seed, "held out", group))
+    if len(groups) < 2:
+        raise DataError(
+            f"all {len(lessons)} rows are of one prompt: the policy would learn to say the same to anything",
+            remedy="give completions of more prompts",
+        )
+    held = set(groups[: min(len(groups) - 1, max(1, round(share * len(groups))))]) if share else set()
+    return [lesson for lesson in lessons if lesson.group not in held], [lesson for lesson in lessons if lesson.group in held]
+
+
+def _drawn(lessons: Sequence[Lesson], seed: int) -> list[Lesson]:
+    return sorted(lessons, key=lambda lesson: unit_from(seed, "measured", lesson.group, lesson.id))[:MEASURED]
+
+
+# Learning
+
+
+def fit(
+    base: SharedBase, role: str, lessons: Sequence[Lesson], settings: FinetuneSettings, *, seed: int,
+    progress: Progress | None = None, log: Callable[[FinetuneStep], None] = lambda step: None,
+) -> list[FinetuneStep]:
+    """Fine-tune the adapter `role` of `base` on encoded rows; weights are scaled to mean 1 first.
+
+    Raises:
+        ModelError: Training ran away; the adapter is as it was before.
+    """
+    progress, optimiser = progress or Silent(), optimiser_of(settings)
+    mean = sum(lesson.weight for lesson in lessons) / len(lessons)
+    rows = [replace(lesson, weight=lesson.weight / mean) for lesson in lessons]
+
+    def build(**options: Any) -> _SftTrainer:
+        return _SftTrainer(lessons=rows, **options)
+
+    def heard(step: FinetuneStep) -> None:
+        progress.advance()
+        log(step)
+
+    progress.begin(f"fine-tuning on {len(rows)} completions", optimiser.steps(len(rows)))
+    return finetune(
+        base, role, rows=len(rows), lora=lora_of(settings), optimiser=optimiser, seed=seed, trainer=build, arguments=TrlSftConfig,
+        collate=lambda examples: _collate([example["row"] for example in examples], rows), log=heard,
+        options={"dataset_kwargs": {"skip_prepare_dataset": True}},
+    )
+
+
+class _SftTrainer(Resident, SFTTrainer):
+    """TRL's trainer with a loss whose rows are weighted, and formed at completion tokens only."""
+
+    def __init__(self, *, lessons: Sequence[Lesson], **options: Any) -> None:
+        self.lessons = lessons
+        super().__init__(**options)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """Σ over rows of weight · Σ over tokens of -log π, over the completion tokens of the whole batch."""
+        self.still()
+        lessons = [self.lessons[row] for row in inputs["row"].tolist()]
+        logprobs, is_real = completion_logprobs(
+            self.base, [lesson.prompt for lesson in lessons], [lesson.completion for lesson in lessons], share=not self.recompute,
+        )
+        weight = torch.tensor([lesson.weight for lesson in lessons], device=logprobs.device)
+        count = is_real.sum() if num_items_in_batch is None else num_items_in_batch
+        return -(weight * logprobs.sum(1)).sum() / count
+
+
+def _collate(numbers: Sequence[int], lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+    """A batch. Its `labels` are there for the trainer to count completion tokens by, over a whole batch of micro-batches: it leaves
+    out the first column, as nothing predicts a row's first token."""
+    lengths = torch.tensor([len(lessons[number].completion) for number in numbers])
+    columns = torch.arange(int(lengths.max()) + 1)
+    is_real = (columns > 0) & (columns <= lengths.unsqueeze(1))
+    return {"row": torch.tensor(numbers), "labels": torch.where(is_real, 0, -100)}
+
+
+def completion_logprobs(
+    base: SharedBase, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, share: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The active role's log-probabilities of completion tokens, at temperature 1.
+
+    Args:
+        share: Compute what the prompts begin with once. Must be off where layers are recomputed.
+
+    Returns:
+        (B, T), fp32, 0 at padding, which is on the right; and what is real, (B, T).
+    """
+    width, device = max(map(len, completions)), base.device
+    tokens = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in completions], device=device)
+    lengths = torch.tensor([len(ids) for ids in completions], device=device)
+    is_real = torch.arange(width, device=device) < lengths.unsqueeze(1)
+    states = response_states(base, prompts, tokens, is_real, share=share)
+
+    def logprobs(x: Tensor, token: Tensor) -> Tensor:
+        return token_logprobs(base.logits_at(x).unsqueeze(0), token.unsqueeze(0)).squeeze(0)
+
+    parts = list(zip(positions(base, states[is_real]), positions(base, tokens[is_real]), strict=True))
+    again = len(parts) > 1 and torch.is_grad_enabled()  # many logits are formed some at a time, and again on the way back
+    found = [checkpoint(logprobs, *part, use_reentrant=False) if again else logprobs(*part) for part in parts]
+    return torch.zeros(is_real.shape, device=device).masked_scatter(is_real, torch.cat(found)), is_real
+
+
+@torch.no_grad()
+def imitation_loss(base: SharedBase, role: str, lessons: Sequence[Lesson], *, rows: int = 8) -> float:
+    """Weighted negative log-likelihood of completions, in nats a token."""
+    loss, count = 0.0, 0.0
+    with base.role(role):
+        for micro in micro_batches([lesson.prompt for lesson in lessons], range(len(lessons)), rows):
+            part = [lessons[index] for index in micro]
+            logprobs, _ = completion_logprobs(base, [lesson.prompt for lesson in part], [lesson.completion for lesson in part])
+            weight = torch.tensor([lesson.weight for lesson in part], device=logprobs.device)
+            loss -= float((weight * logprobs.sum(1)).sum())
+            count += sum(lesson.weight * len(lesson.completion) for lesson in part)
+    return loss / count
+
+
+def optimiser_of(settings: FinetuneSettings) -> Optimiser:
+    """How the settings say that an adapter is trained."""
+    return Optimiser(
+        epochs=settings.epochs, batch_size=settings.batch_size, micro_batch=settings.micro_batch,
+        learning_rate=settings.learning_rate, gradient_checkpointing=settings.gradient_checkpointing,
+    )
+
+
+def lora_of(settings: FinetuneSettings) -> LoraSettings:
+    """The adapter that the settings ask for."""
+    return LoraSettings(rank=settings.lora_rank, alpha=settings.lora_alpha)
