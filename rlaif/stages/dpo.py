@@ -1,0 +1,226 @@
+"""Train a policy on preferences without a reward model, with TRL's `DPOTrainer`: a cheap baseline beside PPO and best of K.
+
+The loss is that of Rafailov et al. 2023 (2305.18290, eq. 7) with the judge's probability as its target: the implicit reward
+β log(π / π_ref) goes into the same soft Bradley–Terry loss as a reward model's score (with one probability for all rows this is
+the paper's conservative DPO, and TRL's `label_smoothing`). The reference is the base with its adapters off; its log-probabilities
+are computed once before training, so there is no second model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from trl.trainer.dpo_config import DPOConfig as TrlDpoConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from rlaif.config.training_sft import DpoConfig
+from rlaif.digest import seed_from
+from rlaif.errors import DataError, Problem
+from rlaif.models.finetune import FinetuneStep, NoReference, Resident, finetune
+from rlaif.models.reward_model import TurnFormat
+from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.progress import Progress, Silent
+from rlaif.rl.episodes import micro_batches
+from rlaif.rl.math import bradley_terry_loss
+from rlaif.stages.preferences import PreferencePair, split_by_prompt
+from rlaif.stages.reward_report import Scored, measure
+from rlaif.stages.sft import completion_logprobs, lora_of, optimiser_of
+
+__all__ = ["DpoReport", "DpoResult", "train_dpo"]
+
+
+@dataclass(frozen=True)
+class DpoReport:
+    """What was learned from, and what it did.
+
+    Attributes:
+        overlong: Pairs left out because they are longer than the limit.
+        held_out: Implicit rewards β log(π / π_ref) on held-out pairs, measured as a reward model's are.
+        train: The same on the pairs learned from.
+        margin: Mean implicit reward of the chosen less that of the rejected completion, on held-out pairs.
+        chosen_shift, rejected_shift: Mean log(π / π_ref) of either completion on held-out pairs (nats a completion). That both fall
+            is a known side of DPO.
+    """
+
+    pairs: int
+    held_out_pairs: int
+    overlong: int
+    held_out: Scored
+    train: Scored
+    margin: float
+    chosen_shift: float
+    rejected_shift: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DpoResult:
+    """What the stage made: the adapter is on the base, as `role`."""
+
+    role: str
+    report: DpoReport
+    steps: list[FinetuneStep]
+
+
+class _Pair(NamedTuple):
+    """A pair in tokens."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+class _Labelled(NamedTuple):
+    """Pairs with their labels; tensors are (N,), on the CPU."""
+
+    pairs: list[_Pair]
+    p_chosen: Tensor
+    weight: Tensor
+    """Mean 1."""
+    reference: Tensor
+    """(N, 2), the reference's log-probabilities of the chosen and of the rejected completion (nats)."""
+
+
+def train_dpo(
+    pairs: Sequence[PreferencePair], *, base: SharedBase, config: DpoConfig, seed: int, role: str = "policy",
+    progress: Progress | None = None, log: Callable[[FinetuneStep], None] = lambda step: None,
+) -> DpoResult:
+    """Train the adapter `role` on `pairs`; it is added to `base`, which must not have one yet. Nothing else of the base changes.
+
+    Args:
+        log: Told of every optimiser step.
+
+    Raises:
+        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, too many that are too long.
+        ModelError: Training ran away, or the base has an adapter `role`.
+    """
+    progress = progress or Silent()
+    # 1. Check, encode, hold out, and ask the reference.
+    usable, overlong = _fitting(pairs, base, config)
+    train, held_out = (_labelled(part, base, config) for part in split_by_prompt(usable, config.held_out, seed=seed))
+    # 2. Learn.
+    base.add_adapter(role, lora_of(config), seed=seed_from(seed, "adapter", role) % (1 << 31))
+    optimiser = optimiser_of(config)
+    progress.begin(f"DPO on {len(train.pairs)} pairs", optimiser.steps(len(train.pairs)))
+
+    def build(**options: Any) -> _DpoTrainer:
+        return _DpoTrainer(data=train, ref_model=NoReference(base.model.config), **options)
+
+    def heard(step: FinetuneStep) -> None:
+        progress.advance()
+        log(step)
+
+    steps = finetune(
+        base, role, rows=len(train.pairs), lora=lora_of(config), optimiser=optimiser, seed=seed_from(seed, "dpo"), trainer=build,
+        arguments=TrlDpoConfig, collate=lambda examples: {"row": torch.tensor([example["row"] for example in examples])},
+        options={"beta": config.beta, "disable_dropout": False}, log=heard,  # dropout is off already, and is to be put back as it was
+    )
+    return DpoResult(role=role, report=_report(base, role, config, train=train, held_out=held_out, overlong=overlong), steps=steps)
+
+
+class _DpoTrainer(Resident, DPOTrainer):
+    """TRL's trainer with soft targets and a reference that was asked beforehand."""
+
+    def __init__(self, *, data: _Labelled, **options: Any) -> None:
+        self.data = data
+        super().__init__(**options)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset  # rows are numbers: the pairs are in tokens already, read as the policy reads them
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """The soft Bradley–Terry loss of the implicit rewards."""
+        self.still()
+        rows = inputs["row"].tolist()
+        policy = _logprobs(self.base, [self.data.pairs[row] for row in rows], share=not self.recompute)
+        device = policy.device
+        reward = self.beta * (policy - self.data.reference[rows].to(device))
+        p, weight = self.data.p_chosen[rows].to(device), self.data.weight[rows].to(device)
+        # Divided by the rows, not by their weight: every row then counts the same whatever batch it is in.
+        return bradley_terry_loss(reward[:, 0], reward[:, 1], p, weight=weight) * weight.mean()
+
+
+def _logprobs(base: SharedBase, pairs: Sequence[_Pair], *, share: bool = True) -> Tensor:
+    """The active role's log-probabilities of both completions: (N, 2)."""
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]
+    logprobs, _ = completion_logprobs(base, prompts, [ids for pair in pairs for ids in (pair.chosen, pair.rejected)], share=share)
+    return logprobs.sum(1).view(-1, 2)
+
+
+@torch.no_grad()
+def _all_logprobs(base: SharedBase, role: str, pairs: Sequence[_Pair], *, rows: int) -> Tensor:
+    """As `_logprobs`, for the role given, `rows` pairs at a time; on the CPU."""
+    found = torch.zeros(len(pairs), 2)
+    with base.role(role):
+        for micro in micro_batches([pair.prompt for pair in pairs], range(len(pairs)), rows):
+            found[micro] = _logprobs(base, [pairs[index] for index in micro]).cpu()
+    return found
+
+
+def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig) -> tuple[list[PreferencePair], int]:
+    """The pairs that can be learned from, and how many are longer than the limit.
+
+    Raises:
+        DataError: There are none, they all say ½, or too many are too long.
+    """
+    limit = min(config.max_tokens or base.context, base.context)
+    lengths = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in _encode(pairs, base)]
+    long = [(pair, length) for pair, length in zip(pairs, lengths, strict=True) if length > limit]
+    if len(long) > config.max_overlong * len(pairs):
+        raise DataError(
+            f"{len(long)} of {len(pairs)} pairs are longer than {limit} tokens, the longest {max(lengths)}", where=long[0][0].source,
+            problems=[Problem(f"{length} tokens", where=pair.id) for pair, length in long[:5]],
+            remedy="raise `max_overlong` to go on without them, or `max_tokens` if the context allows",
+        )
+    usable = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit and pair.weight > 0]
+    if not usable:
+        raise DataError("there are no preferences to learn from", remedy="label some pairs first; weights must be above 0")
+    if config.labels == "soft" and all(abs(pair.p_chosen - 0.5) < 1e-6 for pair in usable):
+        raise DataError(
+            f"all {len(usable)} labels are ½: they say of no pair which completion is better",
+            remedy="check the judge with `rlaif audit`; a judge that prefers nothing teaches nothing",
+        )
+    return usable, len(long)
+
+
+def _encode(pairs: Sequence[PreferencePair], base: SharedBase) -> list[_Pair]:
+    encoded = TurnFormat(base).encode([pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+    return [
+        _Pair(tuple(prompt), tuple(chosen), tuple(rejected))
+        for (prompt, chosen), (_, rejected) in zip(encoded[::2], encoded[1::2], strict=True)
+    ]
+
+
+def _labelled(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig) -> _Labelled:
+    encoded = _encode(pairs, base)
+    p, weight = torch.tensor([pair.p_chosen for pair in pairs]), torch.tensor([pair.weight for pair in pairs])
+    return _Labelled(
+        pairs=encoded, p_chosen=(p >= 0.5).float() if config.labels == "hard" else p, weight=weight / weight.mean(),
+        reference=_all_logprobs(base, REFERENCE, encoded, rows=config.micro_batch),
+    )
+
+
+def _report(
+    base: SharedBase, role: str, config: DpoConfig, *, train: _Labelled, held_out: _Labelled, overlong: int,
+) -> DpoReport:
+    shift = {
+        name: _all_logprobs(base, role, part.pairs, rows=config.micro_batch) - part.reference
+        for name, part in (("train", train), ("held_out", held_out))
+    }
+    difference = {name: config.beta * (x[:, 0] - x[:, 1]) for name, x in shift.items()}
+    chosen, rejected = shift["held_out"].mean(0).tolist()
+    margin = float(difference["held_out"].mean())
+    return DpoReport(
+        pairs=len(train.pairs), held_out_pairs=len(held_out.pairs), overlong=overlong,
+        held_out=measure(difference["held_out"], held_out.p_chosen), train=measure(difference["train"], train.p_chosen),
+        margin=margin, chosen_shift=chosen, rejected_shift=rejected,
+    )
