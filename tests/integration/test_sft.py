@@ -21,7 +21,7 @@ from trl import SFTTrainer
 from rlaif.config.training_sft import SftConfig
 from rlaif.digest import seed_from
 from rlaif.errors import DataError, ModelError
-from rlaif.models.finetune import NoReference
+from rlaif.models.finetune import FinetuneStep, NoReference
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.stages.sft import SftResult, completion_logprobs, lessons_from_rows, train_sft
 
@@ -233,6 +233,17 @@ def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was() -> None:
     assert "lower learning_rate" in str(caught.value)
     assert all(torch.equal(weight, before[name]) for name, weight in base.adapter_state("policy").items())
     assert base.active == "reference"
+
+
+def test_a_base_that_was_written_to_meanwhile_is_noticed() -> None:
+    base = toy_base()
+
+    def write(step: FinetuneStep) -> None:
+        with torch.no_grad():
+            base.model.lm_head.weight.add_(1)
+
+    with pytest.raises(ModelError, match=r"wrote to 1 other weights, first lm_head\.weight"):
+        train_sft(some_rows(), base=base, config=SftConfig(**QUICK | {"epochs": 1}), seed=0, log=write)
 
 
 def test_a_quantised_base_is_refused() -> None:
