@@ -31,7 +31,7 @@ SHOWN = 10
 @click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt: text or chat messages.")
 @click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted.")
 @click.option(
-    "--protocol", type=click.Choice(["pairwise", "pointwise", "cot"]), default=None, help="How the judge is asked. [default: that of A]",
+    "--protocol", type=click.Choice(["pairwise", "pointwise", "cot"]), default=None, help="How to ask. [default: that of A]",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs of --on to draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")

@@ -55,6 +55,8 @@ class _Pairs(click.ParamType[str | int]):
     "--principles", type=click.Choice(["sample", "all"]), default="sample", show_default=True,
     help="sample: one a comparison, drawn by weight; all: every one, averaged by weight.",
 )
+@click.option("--require-audit", is_flag=True, help="Refuse a judge without an audit, or one that its audit advises against.")
+@click.option("--calibration", default=None, metavar="FILE", help="Calibration fitted by `rlaif audit --save-calibration`.")
 @click.option(
     "--clamp", type=click.FloatRange(0.5, 1, min_open=True), default=0.6, show_default=True,
     help="cot: largest probability.",
@@ -78,7 +80,7 @@ def label(**options: Any) -> None:
     """
     settings = LabelConfig.model_validate(pick(
         options, "responses", "prompt_column", "context_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "clamp",
-        "reasoning_tokens", "max_invalid", "format"
+        "reasoning_tokens", "max_invalid", "format", "calibration", "require_audit"
     ) | ({"limit": options["limit"]} if options["responses"] else {}))
     sampling: list[StageConfig] = [] if settings.responses else [SampleConfig.model_validate(pick(options, "k", *SAMPLING))]
     recipe = make_recipe(f"label-{Path(options['constitution']).stem}", [*sampling, settings], options)

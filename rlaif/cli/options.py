@@ -60,13 +60,13 @@ generation_options = _stack(
 )
 
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="Set any setting of the stage, as in a recipe; see `rlaif recipe schema`."
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Set any setting of the stage; see `rlaif recipe schema`."
 )
 
 common_options = _stack(
     click.option(
         "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
-        help="Model for every role that names no other: hub id, folder, GGUF file, alias, openai:NAME.",
+        help="Model for every role that names no other: hub id, folder, GGUF, alias, openai:NAME.",
     ),
     click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …"),

@@ -159,6 +159,12 @@ class LabelConfig(BaseStage):
     principles: Literal["sample", "all"] = "sample"
     """`sample` draws one principle a comparison (Bai et al. 2022); `all` asks all and averages them by weight."""
 
+    require_audit: bool = False
+    """Refuse to label with a judge that was not audited under this constitution, or that its audit advises against."""
+
+    calibration: str | None = None
+    """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every label."""
+
     max_invalid: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The stage fails when more than this share of the verdicts is invalid."""
 

@@ -20,6 +20,7 @@ from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import Completions, load_completions, load_prompts, load_responses, prompts_digest
+from rlaif.pipeline.trust import calibration_for, check_audit
 from rlaif.report.samples import completions_markdown, preferences_markdown, revisions_markdown, spread
 from rlaif.runs.writers import RowWriter, write_rows, write_text
 from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
@@ -208,8 +209,10 @@ class LabelJob:
         card = self.context.engines.card(self.judge)
         return {
             "settings": settings_digest(
-                self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol"
+                self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol", "require_audit",
+                "calibration",
             ),
+            "calibration": calibration_for(self.config, self.protocol, card, self.context)[1],
             "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
             "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
         }
@@ -221,6 +224,7 @@ class LabelJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, statistics = self.context, LabelStatistics()
+        check_audit(self.config, self.protocol, context.engines.card(self.judge), context)
         judge = open_judge(
             context.engines.get(self.judge), self.protocol, self.constitution, principles=self.config.principles,
             seed=context.seed(self.config), progress=context.progress, reasoning_tokens=self.config.reasoning_tokens,
@@ -245,8 +249,10 @@ class LabelJob:
         self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
     ) -> Iterator[dict[str, Any]]:
         common = self._common()
+        calibrate, _ = calibration_for(self.config, self.protocol, self.context.engines.card(self.judge), self.context)
         for judged, preference in label(
-            self.pairing.comparisons, judge=judge, config=self.config, statistics=statistics, progress=self.context.progress
+            self.pairing.comparisons, judge=judge, config=self.config, statistics=statistics, calibrate=calibrate,
+            progress=self.context.progress,
         ):
             for verdict in judged.verdicts:
                 verdicts.write(verdict_row(verdict))

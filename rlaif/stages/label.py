@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from typing import Literal
@@ -73,16 +73,17 @@ def make_pairs(
 
 def label(
     comparisons: Sequence[Comparison], *, judge: Judge, config: LabelConfig, statistics: LabelStatistics,
-    progress: Progress | None = None,
+    calibrate: Callable[[float], float] = lambda logit: logit, progress: Progress | None = None,
 ) -> Iterator[tuple[Judged, Preference | None]]:
     """Judge `comparisons` in order; yields each with its preference.
 
     The preference is `None` where no principle gave a valid verdict, and, under `pairs: best-worst`, for all pairs of a prompt
-    but the one between its best and its worst completion. `statistics` counts every comparison as it passes.
+    but the one between its best and its worst completion. `statistics` counts every comparison as it passes. `calibrate` maps the
+    log-odds of labels, not of verdicts: those stay as the judge gave them.
     """
     progress = progress or Silent()
     progress.begin(f"judging {len(comparisons)} comparisons", len(comparisons) * judge.questions_each)
-    judged = _counted(judge.judge(comparisons), statistics)
+    judged = _counted((_calibrated(each, calibrate) for each in judge.judge(comparisons)), statistics)
     if config.pairs != "best-worst":
         yield from ((each, _preference(each)) for each in judged)
         return
@@ -130,6 +131,10 @@ def _counted(judged: Iterable[Judged], statistics: LabelStatistics) -> Iterator[
     for each in judged:
         statistics.add(each.verdicts, each.logit_a)
         yield each
+
+
+def _calibrated(judged: Judged, calibrate: Callable[[float], float]) -> Judged:
+    return judged if judged.logit_a is None else judged._replace(logit_a=calibrate(judged.logit_a))
 
 
 def _preference(judged: Judged) -> Preference | None:
