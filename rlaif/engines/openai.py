@@ -17,72 +17,25 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rlaif.engines.api_key import ApiKey, read_api_key
+from rlaif.engines.api.api_key import ApiKey, read_api_key
+from rlaif.engines.api.costs import Ledger, Usage
+from rlaif.engines.api.servers import Server
+from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
-from rlaif.engines.costs import Ledger, Prices, Usage
-from rlaif.engines.servers import Server
 from rlaif.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from rlaif.engines.session import Session
+    from rlaif.engines.api.session import Session
 
 __all__ = ["ApiSettings", "OpenAIEngine", "open_openai"]
 
 LOCAL_URL = "http://localhost:8000/v1"
 """Where `vllm serve` listens."""
-UNKNOWN_CONTEXT = 1 << 30
-"""Context of a server that does not tell: no limit on our side."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApiSettings:
-    """How to talk to the servers.
-
-    Attributes:
-        api: `chat` (the server applies the chat template) or `completions` (base models, in the plain form).
-        reads: `logprobs`, `votes`, or `auto`: log-probabilities where the server tells them, else votes.
-        votes: Sampled answers a label; 1 takes one greedy answer.
-        top_logprobs: Most probable tokens to ask for; vLLM allows 20 and other servers down to 5.
-        continues: Whether the server continues an assistant's turn (vLLM, SGLang); `None` finds out.
-        concurrency: Requests at once to one server, at most.
-        timeout: Seconds for one request.
-        retries: Tries after the first.
-        backoff: Seconds before the first of them; doubled each time, with jitter.
-        give_up_after: Stop when so many requests in a row failed all their tries.
-        prices: Price of a million tokens.
-        max_cost: Stop before more than this is spent.
-        extra_body: Fields added to every request (`{"chat_template_kwargs": {"enable_thinking": False}}`); they replace ours.
-    """
-
-    api: Literal["chat", "completions"] = "chat"
-    reads: Literal["auto", "logprobs", "votes"] = "auto"
-    votes: int = 8
-    top_logprobs: int = 20
-    continues: bool | None = None
-    concurrency: int = 16
-    timeout: float = 120.0
-    retries: int = 6
-    backoff: float = 0.5
-    give_up_after: int = 64
-    prices: Prices = field(default_factory=Prices)
-    max_cost: float | None = None
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        for name in ("votes", "top_logprobs", "concurrency", "give_up_after", "timeout"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number above 0")
-        if self.retries < 0 or self.backoff < 0:
-            raise ConfigError(f"retries is {self.retries}, backoff {self.backoff}", remedy="give numbers from 0")
-
-
 class OpenAIEngine:
     """Asks one model through the API of one or more servers.
 
@@ -181,7 +134,7 @@ def open_openai(
 def _api() -> Any:
     """The part that needs the extra; imported late, so that everything else works without it."""
     try:
-        return importlib.import_module("rlaif.engines.session")
+        return importlib.import_module("rlaif.engines.api.session")
     except ImportError as error:
         if error.name not in ("openai", "tenacity"):
             raise

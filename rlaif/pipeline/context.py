@@ -12,8 +12,8 @@ from rlaif.config import Recipe
 from rlaif.config.stages import BaseStage, ServerConfig
 from rlaif.constitution import load_constitution
 from rlaif.digest import digest
+from rlaif.engines.api.costs import Prices
 from rlaif.engines.base import Engine, EngineCard
-from rlaif.engines.costs import Prices
 from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
 from rlaif.engines.openai import ApiSettings

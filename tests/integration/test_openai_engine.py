@@ -29,9 +29,9 @@ from misbehaving import (
     truth,
 )
 
-from rlaif.engines.api_key import ApiKey
+from rlaif.engines.api.api_key import ApiKey
+from rlaif.engines.api.costs import CostLimitError, Prices
 from rlaif.engines.base import GenerationRequest, LabelReading, LabelRequest, Sampling
-from rlaif.engines.costs import CostLimitError, Prices
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.engines.openai import UNKNOWN_CONTEXT, ApiSettings, OpenAIEngine, open_openai
 from rlaif.errors import ModelError

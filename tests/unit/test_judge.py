@@ -16,7 +16,7 @@ from rlaif.prompts import PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt
 
 PRINCIPLES = tuple(
-    Principle(id=f"p{index}", comparison=f"Which is better in way {index}?", question=f"Is it good in way {index}?", weight=1.0 + index)
+    Principle(id=f"p{index}", comparison=f"Which is better in way {index}?", question=f"Is way {index} good?", weight=1.0 + index)
     for index in range(3)
 )
 CONSTITUTION = Constitution(name="c", principles=PRINCIPLES)
@@ -28,8 +28,8 @@ def comparisons(count: int) -> list[Comparison]:
     for number in range(count):
         prompt = Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),))
         a, b = (
-            Completion(id=f"q{number}/{index}", prompt_id=prompt.id, index=index, text=f"answer {index} " * (number + 1), finish="stop", model="m")
-            for index in range(2)
+            Completion(id=f"{prompt.id}/{n}", prompt_id=prompt.id, index=n, text=f"answer {n} " * (number + 1), finish="stop", model="m")
+            for n in range(2)
         )
         found.append(Comparison(prompt=prompt, a=a, b=b))
     return found
@@ -74,9 +74,8 @@ def test_pointwise_labels_equal_the_slow_reference() -> None:
 
 @pytest.mark.parametrize("protocol", ["pairwise", "pointwise"])
 def test_swapping_a_comparison_turns_its_label_round(protocol: str) -> None:
-    judge = Judge(
-        ScriptedEngine(), protocol_named(protocol, library=LIBRARY, constitution=CONSTITUTION), CONSTITUTION, principles="sample", seed=3
-    )
+    asked = protocol_named(protocol, library=LIBRARY, constitution=CONSTITUTION)
+    judge = Judge(ScriptedEngine(), asked, CONSTITUTION, principles="sample", seed=3)
     straight = list(judge.judge(comparisons(20)))
     swapped = list(judge.judge([comparison.swap() for comparison in comparisons(20)]))
     for one, other in zip(straight, swapped, strict=True):
@@ -110,5 +109,6 @@ def test_adding_a_principle_changes_only_the_draws_it_wins() -> None:
 
 
 def test_log_odds_need_two_finite_log_probabilities() -> None:
-    reading = next(iter(ScriptedEngine(labels=lambda request: [-1.0, -3.0]).label_logprobs([LabelRequest((Message("user", "?"),), ("A", "B"))])))
+    engine = ScriptedEngine(labels=lambda request: [-1.0, -3.0])
+    (reading,) = engine.label_logprobs([LabelRequest((Message("user", "?"),), ("A", "B"))])
     assert log_odds(reading[0]) == pytest.approx(2.0)

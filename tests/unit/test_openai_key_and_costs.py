@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.engines.api_key import ApiKey, read_api_key
-from rlaif.engines.costs import CostLimitError, Ledger, Prices
+from rlaif.engines.api.api_key import ApiKey, read_api_key
+from rlaif.engines.api.costs import CostLimitError, Ledger, Prices
 from rlaif.engines.openai import ApiSettings, OpenAIEngine, open_openai
 from rlaif.errors import ConfigError, ModelError
 

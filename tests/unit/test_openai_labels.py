@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from rlaif.engines.label_reading import from_top, from_votes, parse_label
-from rlaif.engines.wire import Top
+from rlaif.engines.api.label_reading import from_top, from_votes, parse_label
+from rlaif.engines.api.wire import Top
 
 AB = ("A", "B")
 

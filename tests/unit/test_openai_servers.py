@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from rlaif.engines.api.servers import PAUSE_MAX, Server, Window, Work, plan_work, prefix_groups
 from rlaif.engines.base import LabelRequest
-from rlaif.engines.servers import PAUSE_MAX, Server, Window, Work, plan_work, prefix_groups
 from rlaif.types import Message
 
 URLS = ["http://one/v1", "http://two/v1", "http://three/v1"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from rlaif.engines.api.forms import Form
+from rlaif.engines.api.wire import Malformed, fold_turns, inert, read_counts, read_reply, render_plain
 from rlaif.engines.base import GenerationRequest, LabelRequest, Sampling
-from rlaif.engines.forms import Form
-from rlaif.engines.wire import Malformed, fold_turns, inert, read_counts, read_reply, render_plain
 from rlaif.types import Message
 
 USER = Message("user", "Which?")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlaif.digest import digest, seed_from
+from rlaif.engines.api.wire import chat_turns, fold_turns, render_plain
 from rlaif.engines.base import GenerationRequest, LabelRequest
 from rlaif.engines.chat import HUMAN
-from rlaif.engines.wire import chat_turns, fold_turns, render_plain
 from rlaif.types import Message
 
 __all__ = ["Form"]

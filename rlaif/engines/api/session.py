@@ -13,15 +13,15 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Generic, Literal, TypeVar
 
-from rlaif.engines.api_key import ApiKey
-from rlaif.engines.asker import Asker
+from rlaif.engines.api.api_key import ApiKey
+from rlaif.engines.api.asker import Asker
+from rlaif.engines.api.calls import Rejected, Transient
+from rlaif.engines.api.costs import CostLimitError, Ledger
+from rlaif.engines.api.handshake import Handshake, no_such_model, shake_hands
+from rlaif.engines.api.label_reading import from_top, from_votes
+from rlaif.engines.api.servers import Server, Work, plan_work
+from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
-from rlaif.engines.calls import Rejected, Transient
-from rlaif.engines.costs import CostLimitError, Ledger
-from rlaif.engines.handshake import Handshake, no_such_model, shake_hands
-from rlaif.engines.label_reading import from_top, from_votes
-from rlaif.engines.openai import ApiSettings
-from rlaif.engines.servers import Server, Work, plan_work
 from rlaif.errors import ModelError, RlaifError
 
 __all__ = ["Session", "connect"]

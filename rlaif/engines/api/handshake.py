@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rlaif.digest import digest
-from rlaif.engines.asker import Asker
+from rlaif.engines.api.asker import Asker
+from rlaif.engines.api.calls import Rejected, Transient
+from rlaif.engines.api.forms import Form
+from rlaif.engines.api.settings import UNKNOWN_CONTEXT
 from rlaif.engines.base import EngineCard, LabelRequest
-from rlaif.engines.calls import Rejected, Transient
-from rlaif.engines.forms import Form
-from rlaif.engines.openai import UNKNOWN_CONTEXT
 from rlaif.errors import ModelError
 from rlaif.types import Message
 

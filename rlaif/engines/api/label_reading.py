@@ -16,8 +16,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from rlaif.engines.api.wire import Top
 from rlaif.engines.base import LabelReading
-from rlaif.engines.wire import Top
 
 __all__ = ["from_top", "from_votes", "parse_label"]
 

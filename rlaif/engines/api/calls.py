@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import openai
 import tenacity
 
-from rlaif.engines.api_key import ApiKey
-from rlaif.engines.servers import Server
-from rlaif.engines.wire import Malformed
+from rlaif.engines.api.api_key import ApiKey
+from rlaif.engines.api.servers import Server
+from rlaif.engines.api.wire import Malformed
 from rlaif.errors import ModelError
 
 __all__ = ["Clients", "Rejected", "Transient", "retrying"]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlaif.engines.api_key import ApiKey
-from rlaif.engines.calls import Clients, retrying
-from rlaif.engines.costs import Ledger
-from rlaif.engines.servers import Server
-from rlaif.engines.wire import Reply, read_counts, read_reply
-
-if TYPE_CHECKING:
-    from rlaif.engines.openai import ApiSettings
+from rlaif.engines.api.api_key import ApiKey
+from rlaif.engines.api.calls import Clients, retrying
+from rlaif.engines.api.costs import Ledger
+from rlaif.engines.api.servers import Server
+from rlaif.engines.api.wire import Reply, read_counts, read_reply
 
 __all__ = ["Asker"]
 
