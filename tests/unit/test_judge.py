@@ -28,7 +28,7 @@ def comparisons(count: int) -> list[Comparison]:
     for number in range(count):
         prompt = Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),))
         a, b = (
-            Completion(id=f"{prompt.id}/{n}", prompt_id=prompt.id, index=n, text=f"answer {n} " * (number + 1), finish="stop", model="m")
+            Completion(id=f"{prompt.id}/{n}", prompt_id=prompt.id, index=n, text=f"say {n} " * (number + 1), finish="stop", model="m")
             for n in range(2)
         )
         found.append(Comparison(prompt=prompt, a=a, b=b))

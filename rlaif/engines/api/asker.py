@@ -10,6 +10,7 @@ from rlaif.engines.api.api_key import ApiKey
 from rlaif.engines.api.calls import Clients, retrying
 from rlaif.engines.api.costs import Ledger
 from rlaif.engines.api.servers import Server
+from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.api.wire import Reply, read_counts, read_reply
 
 __all__ = ["Asker"]
