@@ -68,15 +68,15 @@ def best_of_k(
         ModelError: Training ran away.
     """
     progress = progress or Silent()
-    sampler = Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=ROWS)
-    asked, refused, duplicates = _questions(prompts, sampler, messages, config)
+    samplers = [_sampler(one, config) for one in (base, student) if one is not None]
+    asked, refused, duplicates = _questions(prompts, samplers, messages, config)
     rounds: list[RoundReport] = []
     steps: list[FinetuneStep] = []
     kept: list[Kept] = []
     for number in range(config.rounds):
         own = seed_from(seed, "round", number)
         # 1. Sample K completions of each prompt from the policy as it is now, and score them.
-        groups = _sampled(base, role, sampler, asked, reward, config, messages, seed=own, progress=progress)
+        groups = _sampled(base, role, samplers[0], asked, reward, config, messages, seed=own, progress=progress)
         _check_spread(groups)
         # 2. Keep the best, and learn them.
         kept = [choice for group in groups for choice in select(group, config)]
@@ -104,9 +104,10 @@ def best_of_k(
 
 
 def _questions(
-    prompts: Sequence[Prompt], sampler: Sampler, messages: Reader, config: BestOfKConfig,
+    prompts: Sequence[Prompt], samplers: Sequence[Sampler], messages: Reader, config: BestOfKConfig,
 ) -> tuple[list[Question], list[tuple[str, str]], int]:
-    """The distinct prompts that can be sampled, those that cannot with the reason, and how many ask the same as an earlier one.
+    """The distinct prompts that all of `samplers` can sample, as the first reads them; the others with the reason; and how many
+    ask the same as an earlier one.
 
     Raises:
         DataError: Too many cannot be, or fewer than two can.
@@ -116,7 +117,8 @@ def _questions(
     refused: list[tuple[str, str]] = []
     for prompt in distinct:
         try:
-            asked.append(sampler.question(prompt, messages(prompt)))
+            first, *_ = [sampler.question(prompt, messages(prompt)) for sampler in samplers]
+            asked.append(first)
         except DataError as error:
             refused.append((prompt.id, error.what))
     if len(refused) > config.max_refused * len(distinct):
@@ -132,6 +134,10 @@ def _questions(
             remedy="give more prompts; look at `prompts`, `split` and `limit`",
         )
     return asked, refused, len(prompts) - len(distinct)
+
+
+def _sampler(base: SharedBase, config: BestOfKConfig) -> Sampler:
+    return Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=ROWS)
 
 
 def _sampled(
@@ -230,7 +236,7 @@ def _measured(
     start: float,
 ) -> StudentReport:
     """Sample the new policy once for some prompts: its reward, and its KL to its reference from the logits of both."""
-    sampler = Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=ROWS)
+    sampler = _sampler(base, config)
     drawn = sorted(prompts, key=lambda prompt: unit_from(seed, "student", prompt.fingerprint()))[: config.measure_prompts]
     questions = [sampler.question(prompt, messages(prompt)) for prompt in drawn]
     rewards: list[float] = []

@@ -185,6 +185,13 @@ def test_prompts_that_are_too_long_are_refused_and_listed() -> None:
         run(toy_base(), asked=asked)
 
 
+def test_a_prompt_that_only_the_student_has_no_room_for_is_refused_before_anything_is_sampled() -> None:
+    student = toy_base(seed=5)
+    student.context = 20
+    with pytest.raises(DataError, match="12 of 16 prompts leave no room"):
+        run(toy_base(), student=student)
+
+
 def test_a_prompt_that_comes_twice_is_sampled_once() -> None:
     again = [Prompt(id=f"again-{prompt.id}", messages=prompt.messages) for prompt in prompts(4)]
     result = run(toy_base(), asked=[*prompts(4), *again], epochs=1)
