@@ -1,15 +1,17 @@
 """The torch engine: any causal language model of transformers, in this process.
 
-Label reading: prompts are sorted by length and cut into batches under a token budget, padded on the left; logits are formed for the
-last position only. Sampling: see `decoding`. Batches are planned over all requests before those already done are left out, so a batch
-that was finished as a whole is skipped as a whole, and a resumed run computes the others as an undisturbed run does.
+Label reading: what prompts share at their start is computed once (see `tree`); where a model cannot be run so, prompts are sorted by
+length and cut into batches under a token budget, padded on the left. Logits are formed for the last position only. Sampling: see
+`decoding`. Batches are planned over all requests before those already done are left out, so a batch that was finished as a whole is
+skipped as a whole, and a resumed run computes the others as an undisturbed run does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from rlaif.engines.chat import ChatFormat
 from rlaif.engines.decoding import Decoder, Job
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
+from rlaif.engines.tree import TreeReader, unshareable
 
 __all__ = ["HFEngine"]
 
@@ -47,10 +50,12 @@ class HFEngine:
         card: Who answers.
         token_budget: Tokens, padding included, in one forward pass that reads labels; by device if `None`.
         rows: Most completions sampled side by side; by device if `None`.
+        log: Told once if the model cannot share the starts of prompts.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, card: EngineCard, *, token_budget: int | None = None, rows: int | None = None
+        self, model: Any, tokenizer: Any, card: EngineCard, *, token_budget: int | None = None, rows: int | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -62,6 +67,8 @@ class HFEngine:
         self.ends = _end_tokens(model, tokenizer, self.form)
         self.pad = next(iter(sorted(self.ends)), 0)
         self.decoder = Decoder(model, tokenizer, ends=self.ends, pad=self.pad, stops=self.form.stops)
+        self._log = log
+        self._tree: TreeReader | Literal["untried", "unfit"] = "untried"
 
     @property
     def card(self) -> EngineCard:
@@ -69,7 +76,7 @@ class HFEngine:
         return self._card
 
     def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, LabelReading]]:
-        """Read the labels of every request that is not in `done`; yields a mapping a batch, the longest prompts first.
+        """Read the labels of every request that is not in `done`; yields a mapping a batch.
 
         Invalid readings: `prompt_too_long`, `labels_alike`, `not_finite`.
         """
@@ -78,11 +85,10 @@ class HFEngine:
         if missing := {index: reading for index, reading in refused.items() if index not in done}:
             yield missing
         open_ones = [index for index in range(len(prompts)) if index not in refused]
-        for batch in plan([len(prompts[index].ids) for index in open_ones], budget=self.token_budget):
-            wanted = [open_ones[at] for at in batch if open_ones[at] not in done]
-            if wanted:
-                readings = self._read([prompts[index] for index in wanted])
-                yield dict(zip(wanted, readings, strict=True))
+        tree = self._shared([prompts[index].ids for index in open_ones])
+        read = self._read_in_rows if tree is None else partial(self._read_in_tree, tree)
+        for readings in read([prompts[index] for index in open_ones], [at for at, index in enumerate(open_ones) if index not in done]):
+            yield {open_ones[at]: reading for at, reading in readings.items()}
 
     def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
         """Sample a completion for every request that is not in `done`; yields a mapping a batch, the longest prompts first.
@@ -104,6 +110,42 @@ class HFEngine:
         reason = prompt.reason or ("prompt_too_long" if len(prompt.ids) > self.card.context else "")
         return LabelReading(logprobs=(), tokens=len(prompt.ids), reason=reason) if reason else None
 
+    def _shared(self, sequences: Sequence[Tokens]) -> TreeReader | None:
+        """What reads prompts that share their starts; `None` if the model cannot be run so."""
+        if self._tree == "untried" and sequences:
+            reason = unshareable(self.model, sequences[0])
+            self._tree = "unfit" if reason else TreeReader(self.model, budget=self.token_budget)
+            if reason and self._log is not None:
+                self._log(f"{self.card.name}: every judge prompt is computed on its own: {reason}")
+        return self._tree if isinstance(self._tree, TreeReader) else None
+
+    def _read_in_tree(
+        self, tree: TreeReader, prompts: Sequence[LabelPrompt], wanted: Sequence[int]
+    ) -> Iterator[dict[int, LabelReading]]:
+        """Readings by the prompt's number; what prompts share is computed once."""
+        fine = {label for prompt in prompts for label in prompt.labels}
+        left = set(wanted)
+        passes = tree.read([prompt.ids for prompt in prompts], wanted=frozenset(wanted))
+        while left:
+            with tuned_head(self.model, fine=fine):
+                rows = next(passes)
+            asked = [(member, row) for row, members in enumerate(rows.members) for member in members if member in left]
+            found = _readings([prompts[member] for member, _ in asked], rows.logits[[row for _, row in asked]])
+            readings = dict(zip((member for member, _ in asked), found, strict=True))
+            # A number that is not finite may have come from another prompt of the pass.
+            for member in [member for member, reading in readings.items() if reading.reason == "not_finite"]:
+                readings[member] = self._read([prompts[member]])[0]
+            left -= readings.keys()
+            if readings:
+                yield readings
+
+    def _read_in_rows(self, prompts: Sequence[LabelPrompt], wanted: Sequence[int]) -> Iterator[dict[int, LabelReading]]:
+        """Readings by the prompt's number; each prompt is computed in a row of its own, the longest first."""
+        asked_for = set(wanted)
+        for batch in plan([len(prompt.ids) for prompt in prompts], budget=self.token_budget):
+            if asked := [number for number in batch if number in asked_for]:
+                yield dict(zip(asked, self._read([prompts[number] for number in asked]), strict=True))
+
     @torch.inference_mode()
     def _read(self, prompts: Sequence[LabelPrompt]) -> list[LabelReading]:
         """One forward pass over a batch of prompts."""
@@ -112,12 +154,7 @@ class HFEngine:
             output = self.model(
                 input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, logits_to_keep=1
             )
-        logprobs = output.logits[:, -1].float().log_softmax(-1)  # (B, V)
-        width = max(len(prompt.labels) for prompt in prompts)
-        labels = torch.tensor([[*prompt.labels, *[0] * (width - len(prompt.labels))] for prompt in prompts], device=logprobs.device)
-        values: list[list[float]] = logprobs.gather(1, labels).tolist()
-        finite: list[bool] = logprobs.gather(1, labels).isfinite().all(1).tolist()
-        return [_reading(*row) for row in zip(prompts, values, finite, strict=True)]
+        return _readings(prompts, output.logits[:, -1])
 
     def _groups(self, requests: Sequence[GenerationRequest]) -> list[_Group]:
         """The requests by prompt, in order of first appearance; samples of one prompt stay together."""
@@ -155,6 +192,18 @@ class HFEngine:
         if device.type != "cuda":
             return CPU_CACHE_BYTES
         return int(torch.cuda.get_device_properties(device).total_memory * GPU_CACHE_SHARE)
+
+
+def _readings(prompts: Sequence[LabelPrompt], logits: torch.Tensor) -> list[LabelReading]:
+    """The labels of each prompt in its row of `logits` `(B, V)`."""
+    if not prompts:
+        return []
+    width = max(len(prompt.labels) for prompt in prompts)
+    labels = torch.tensor([[*prompt.labels, *[0] * (width - len(prompt.labels))] for prompt in prompts], device=logits.device)
+    logits = logits.float()
+    logprobs = logits.gather(1, labels) - logits.logsumexp(1, keepdim=True)
+    finite: list[bool] = logprobs.isfinite().all(1).tolist()
+    return [_reading(*row) for row in zip(prompts, logprobs.tolist(), finite, strict=True)]
 
 
 def _reading(prompt: LabelPrompt, values: list[float], finite: bool) -> LabelReading:

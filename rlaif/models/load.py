@@ -237,7 +237,7 @@ def load_engine(
         name=spec, revision=source.revision, kind="hf", dtype=str(model.dtype).removeprefix("torch."),
         context=context_length(model.config, tokenizer), chat=bool(tokenizer.chat_template),
     )
-    return HFEngine(model, tokenizer, card, token_budget=token_budget, rows=rows)
+    return HFEngine(model, tokenizer, card, token_budget=token_budget, rows=rows, log=log)
 
 
 def context_length(config: Any, tokenizer: Any) -> int:

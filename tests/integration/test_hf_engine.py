@@ -282,9 +282,8 @@ def test_a_folder_opens(tmp_path: Path) -> None:
 def test_label_logits_are_float32_in_a_bfloat16_model(kind: Kind) -> None:
     judge = engine(kind, token_budget=1)
     judge.model.to(torch.bfloat16)
-    requests = questions(6)
-    for index, reading in gather(judge.label_logprobs(requests)).items():
-        prompt = next(find_labels(judge.form, [requests[index]]))
+    for prompt in find_labels(judge.form, questions(6)):
+        reading = judge._read([prompt])[0]
         with torch.no_grad():
             hidden = judge.model.base_model(input_ids=torch.tensor([prompt.ids.tolist()])).last_hidden_state[0, -1].float()
             logits = judge.model.get_output_embeddings().weight[list(prompt.labels)].float() @ hidden
