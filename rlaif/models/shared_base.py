@@ -17,12 +17,11 @@ from typing import Any, Literal
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.errors import ModelError
+from rlaif.models.adapter_files import read_adapter, write_adapter
 from rlaif.models.load import context_length, load_model, load_tokenizer, resolve
 from rlaif.models.low_rank import LowRankLinear
 from rlaif.models.quantized import load_quantized
@@ -31,9 +30,6 @@ __all__ = ["REFERENCE", "LoraSettings", "SharedBase"]
 
 REFERENCE = "reference"
 """The role of the base with every adapter off."""
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +54,7 @@ class SharedBase:
         tokenizer: Its tokenizer, as loaded.
         name: The model as the user named it.
         identity: Digest of the weights that answer as the reference: the revision, and what was merged into it.
+        revision: Of the weights as they were loaded.
         hidden_size: H, the width of the hidden states.
         context: Longest sequence in tokens.
     """
@@ -66,7 +63,7 @@ class SharedBase:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
-        self.identity = identity
+        self.identity = self.revision = identity
         self.hidden_size: int = model.get_input_embeddings().embedding_dim
         self.context: int = context_length(model.config, tokenizer)
         self._peft: Any = None
@@ -277,12 +274,10 @@ class SharedBase:
         peft.set_peft_model_state_dict(self._peft, dict(state), adapter_name=role)
 
     def save_adapter(self, role: str, folder: Path) -> None:
-        """Write the adapter as PEFT does (`adapter_config.json`, `adapter_model.safetensors`); transformers and PEFT load it."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the adapter into a folder: PEFT's files, which transformers loads too, and `rlaif.json`."""
         config = self._peft.peft_config[role]
         config.base_model_name_or_path = self.name
-        config.save_pretrained(str(folder))
-        save_file(self.adapter_state(role), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        write_adapter(folder, config, self.adapter_state(role), identity=self.identity)
 
     def load_adapter(self, role: str, folder: Path, *, train: bool = False) -> None:
         """Add an adapter from a folder that `save_adapter`, PEFT or TRL wrote; frozen unless `train`.
@@ -290,7 +285,11 @@ class SharedBase:
         Raises:
             ModelError: The folder is incomplete, or the adapter is no LoRA or of another base.
         """
-        config, state = _read_adapter(folder)
+        config, state, trained_on = read_adapter(folder)
+        if trained_on.removesuffix("-4bit") not in ("", self.identity.removesuffix("-4bit")):
+            what = f"the adapter was trained on other weights ({trained_on}) than those of {self.name} here ({self.identity})"
+            remedy = "name the model that it was trained on; one trained after an SFT stage needs that stage's adapter merged first"
+            raise ModelError(what, where=str(folder), remedy=remedy)
         self._inject(role, config)
         try:
             self.set_adapter_state(role, state)
@@ -377,20 +376,3 @@ class SharedBase:
             gap = (own.float() - ours.float()).abs().max().item()
             remedy = "its logits are scaled in a way that rlaif does not know; use another model, or open an issue naming this one"
             raise ModelError(f"hidden states and LM head do not give {self.name}'s logits (largest gap {gap:.3g})", remedy=remedy)
-
-
-def _read_adapter(folder: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
-    where = str(folder)
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise ModelError(f"the folder holds no whole adapter: {name} is missing", where=where, remedy="save the adapter again")
-    try:
-        config = peft.PeftConfig.from_pretrained(where)
-        state = load_file(folder / ADAPTER_WEIGHTS)
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "it was cut short or changed: save it again"
-        raise ModelError(f"the adapter cannot be read: {first}", where=where, remedy=remedy) from None
-    if not isinstance(config, peft.LoraConfig):
-        raise ModelError("the adapter is not a LoRA adapter", where=where, remedy="use one that PEFT's LoRA, TRL or rlaif wrote")
-    return config, state

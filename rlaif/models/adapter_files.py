@@ -1,0 +1,72 @@
+"""A LoRA adapter as a folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them, and `rlaif.json`, which says
+which weights it was trained on. PEFT checks shapes only: an adapter on a model of the same shape would load, and answer nonsense.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import peft
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlaif.errors import ModelError
+
+__all__ = ["AdapterFiles", "read_adapter", "write_adapter"]
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ABOUT = "rlaif.json"
+
+
+class AdapterFiles(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        trained_on: Identity of the base; empty where another program wrote the adapter.
+    """
+
+    config: peft.LoraConfig
+    state: dict[str, Tensor]
+    trained_on: str
+
+
+def write_adapter(folder: Path, config: peft.LoraConfig, state: Mapping[str, Tensor], *, identity: str) -> None:
+    """Write an adapter; the same values give the same bytes.
+
+    Args:
+        identity: Of the base's weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    # One key only: safetensors writes several in an order that differs from run to run.
+    save_file(dict(state), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    about = {"base": config.base_model_name_or_path, "identity": identity}
+    (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> AdapterFiles:
+    """Read what `write_adapter`, PEFT or TRL wrote.
+
+    Raises:
+        ModelError: The folder is incomplete or damaged, or the adapter is no LoRA.
+    """
+    where = str(folder)
+    for name in (name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).is_file()):
+        raise ModelError(f"the folder holds no whole adapter: {name} is missing", where=where, remedy="save the adapter again")
+    try:
+        config = peft.PeftConfig.from_pretrained(where)
+        about = folder / ABOUT
+        trained_on = str(json.loads(about.read_text(encoding="utf-8"))["identity"]) if about.is_file() else ""
+        state = load_file(folder / ADAPTER_WEIGHTS)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "it was cut short or changed: save it again"
+        raise ModelError(f"the adapter cannot be read: {first}", where=where, remedy=remedy) from None
+    if not isinstance(config, peft.LoraConfig):
+        raise ModelError("the adapter is not a LoRA adapter", where=where, remedy="use one that PEFT's LoRA, TRL or rlaif wrote")
+    return AdapterFiles(config=config, state=state, trained_on=trained_on)
