@@ -16,7 +16,7 @@ from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest, usable
 from rlaif.pipeline.rewards import model_reward
-from rlaif.report.comparison import comparison_markdown, evaluation_markdown
+from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
 from rlaif.report.samples import quoted
 from rlaif.rl.rewards import RewardFunction
 from rlaif.runs.costs import read_cost
@@ -88,14 +88,16 @@ class EvaluateJob:
     def _adapters(self) -> Iterator[dict[str, PolicySource]]:
         """Every policy as a role of the resident base, for as long as it is measured."""
         base = self.context.base()
+        roles = {name: f"evaluated-{number}" for number, name in enumerate(self.policies)}
         try:
-            for name in self.policies:
-                base.load_adapter(_role(name), self._adapter(name))
-            yield {START: PolicySource(base), **{_name(name): PolicySource(base, _role(name)) for name in self.policies}}
+            for name, role in roles.items():
+                base.load_adapter(role, self._adapter(name))
+            names = _names(self.policies)
+            yield {START: PolicySource(base), **{names[name]: PolicySource(base, role) for name, role in roles.items()}}
         finally:
-            for name in self.policies:
-                if _role(name) in base.roles:
-                    base.drop_adapter(_role(name))
+            for role in roles.values():
+                if role in base.roles:
+                    base.drop_adapter(role)
 
     def _adapter(self, name: str) -> Path:
         folder = self.context.folders.get(name)
@@ -153,7 +155,8 @@ class CompareJob:
         found = compare(
             evaluations, self._costs(names), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
         )
-        write_text(folder / COMPARISON, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
+        write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
         markdown = comparison_markdown(found)
         write_text(folder / "comparison.md", markdown)
         write_text(folder / "samples.md", markdown)
@@ -168,19 +171,21 @@ class CompareJob:
         return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
 
     def _costs(self, names: set[str]) -> dict[str, TrainingCost]:
-        """What the stages of this run noted of their training."""
-        found = {name: read_cost(folder) for name, folder in self.context.folders.items() if name in names}
+        """What the stages beside the evaluations noted of their training."""
+        beside = {name: path.parent.parent / name for path in self._files() for name in names}
+        found = {name: read_cost(folder) for name, folder in (beside | self.context.folders).items() if name in names}
         return {name: TrainingCost(**cost) for name, cost in found.items() if cost is not None}
 
 
-def _role(name: str) -> str:
-    return f"evaluated-{_name(name)}"
-
-
-def _name(policy: str) -> str:
-    """A stage's own name, or the last parts of a folder's path that say which it is."""
-    path = Path(policy)
-    return path.parent.name if path.name == "adapter" else path.name
+def _names(policies: Sequence[str]) -> dict[str, str]:
+    """What each policy is called in the report: a stage's own name, or as few of the last parts of a folder's path as tell it from
+    the others."""
+    parts = {policy: [part for part in Path(policy).parts if part not in ("adapter", "/")] or [policy] for policy in policies}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        names = {policy: "/".join(each[-count:]) for policy, each in parts.items()}
+        if len({START, *names.values()}) > len(names):
+            return names
+    raise ConfigError("the same policy is named twice", remedy="name each policy once")
 
 
 def _read(path: Path) -> Evaluation:

@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rlaif.config.training import PreferenceFile
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
 from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
+from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
@@ -66,6 +68,7 @@ class SftJob:
                 self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
             )
         report = result.report.as_dict()
+        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=report)
         write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", figures_markdown("Fine-tuning", report))
@@ -121,15 +124,19 @@ class BestOfKJob:
                 student=student, messages=context.library.policy, progress=context.progress,
             )
             (student or base).save_adapter(POLICY, folder / "adapter")
+            write_card(
+                folder / "adapter", self.config, context, base=student or base, parts=self.parts(), results=asdict(result.student),
+                judge=reward_judges(self.config.reward, self.config, context),
+            )
         finally:
             for each in (base, student):
                 if each is not None and POLICY in each.roles:
                     each.drop_adapter(POLICY)
         counts = result.counts()
         write_cost(folder, tokens=counts["tokens"], seconds=time.monotonic() - started, peak_bytes=peak_memory(base.device))
-        rounds = [asdict(each) for each in result.rounds]
-        write_text(folder / "report.json", json.dumps({"rounds": rounds, "student": asdict(result.student)}, indent=2) + "\n")
-        write_text(folder / "samples.md", best_of_k_markdown(rounds, asdict(result.student), result.rows))
+        report = result.as_dict()
+        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+        write_text(folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows))
         rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
         if result.refused:
             refused = [{"prompt_id": id, "reason": reason} for id, reason in result.refused]
@@ -147,8 +154,11 @@ class DpoJob:
     @cached_property
     def pairs(self) -> list[PreferencePair]:
         """What is learned from."""
-        files = label_files(self.config, self.config.input, self.config.files, self.context)
-        return [pair for file in files for pair in read_pairs(file.file, weight=file.weight, hard=self.config.labels == "hard")]
+        hard = self.config.labels == "hard"
+        return [pair for file in self._files() for pair in read_pairs(file.file, weight=file.weight, hard=hard)]
+
+    def _files(self) -> Iterator[PreferenceFile]:
+        return label_files(self.config, self.config.input, self.config.files, self.context)
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -169,6 +179,8 @@ class DpoJob:
                 self.pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
             )
         report = result.report.as_dict()
+        judge = judges_of(file.file for file in self._files())
+        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), judge=judge, results=report)
         write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", figures_markdown("DPO", report))

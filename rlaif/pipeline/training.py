@@ -15,11 +15,12 @@ from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.models.cost import peak_memory
 from rlaif.models.reward_files import save_reward_model
+from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
 from rlaif.pipeline.rewards import open_reward, rewards_digest
-from rlaif.report.training import ppo_markdown, reward_markdown
+from rlaif.report.training import ppo_markdown, reward_markdown, step_line
 from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import write_cost
 from rlaif.runs.steps import StepLog
@@ -48,9 +49,12 @@ class RewardJob:
     def pairs(self) -> list[PreferencePair]:
         """What is learned from: the label stage's preferences and the files', each with its weight."""
         found: list[PreferencePair] = []
-        for file in label_files(self.config, self.config.input, self.config.files, self.context):
+        for file in self._files():
             found += read_pairs(file.file, weight=file.weight, hard=self.config.labels == "hard")
         return found
+
+    def _files(self) -> Iterator[PreferenceFile]:
+        return label_files(self.config, self.config.input, self.config.files, self.context)
 
     @cached_property
     def human(self) -> list[PreferencePair]:
@@ -80,10 +84,16 @@ class RewardJob:
                 human=self.human, constitution=context.constitution.digest, progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),
             )
-        note = {"constitution": context.constitution.name, "preferences": self.parts()["preferences"]}
+        parts, judge = self.parts(), judges_of(file.file for file in self._files())
+        note = {"constitution": context.constitution.name, "preferences": parts["preferences"], "judge": judge}
         save_reward_model(result.model, folder / "model", probes=result.probes, note=note)
         context.rewards[self.config.name] = result.model
         report = result.report.as_dict()
+        kept = report["held_out"][report["kept"]]
+        results = {name: kept[name] for name in ("pairs", "accuracy", "low", "high", "loss", "ece")}
+        write_card(
+            folder / "model", self.config, context, base=context.base(self.base), parts=parts, judge=judge, results=results,
+        )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", reward_markdown(report))
         counts = {"pairs": len(self.pairs), "human_pairs": len(self.human), "steps": len(result.steps)}
@@ -126,6 +136,10 @@ class PpoJob:
                 on_rollout=lambda report: _keep_samples(report, samples), checkpoint_folder=work,
             )
             base.save_adapter(POLICY, folder / "adapter")
+            write_card(
+                folder / "adapter", self.config, context, base=base, parts=self.parts(), results=_last(metrics.rows),
+                judge=reward_judges(self.config.reward, self.config, context),
+            )
         finally:
             if POLICY in base.roles:
                 base.drop_adapter(POLICY)
@@ -151,6 +165,7 @@ class PpoJob:
 
     def _told(self, step: Mapping[str, Any], metrics: StepLog) -> None:
         metrics.add(step)
+        self.context.progress.note(f"{self.config.name}: {step_line(step, self.config.steps)}")
         self.context.progress.advance()
 
 
@@ -186,6 +201,13 @@ def _keep_samples(report: StepReport, samples: StepLog) -> None:
             "step": report.metrics["step"], "prompt_id": row.prompt.id,
             "prompt": [message.as_dict() for message in row.prompt.messages], "completion": row.completion.text, "score": score,
         })
+
+
+def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of the last step that do not depend on the clock."""
+    if not history:
+        return {}
+    return {name: value for name, value in history[-1].items() if not name.startswith("seconds/")}
 
 
 def _conversation(row: Mapping[str, Any], source: str) -> list[Message]:

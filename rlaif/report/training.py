@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["best_of_k_markdown", "figures_markdown", "ppo_markdown", "reward_markdown", "table"]
+__all__ = [
+    "best_of_k_markdown", "figures", "figures_markdown", "growth", "ppo_markdown", "ppo_steps", "reward_markdown", "reward_ways",
+    "Rows", "step_line", "table",
+]
 
 WAYS = {"length": "length only", "head": "head on frozen features", "lora": "head and adapter", "judge": "the judge's own labels"}
 KEPT_SHOWN = 10
 """Kept completions that are written out."""
 PPO_COLUMNS = ("step", "reward", "kl", "beta", "entropy", "length", "ended", "clip_fraction", "explained_variance")
+
+
+class Rows(NamedTuple):
+    """A table: the names of its columns, and rows of as many cells."""
+
+    header: Sequence[str]
+    cells: Sequence[Sequence[str]]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -21,13 +31,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def reward_markdown(report: Mapping[str, Any]) -> str:
     """What the reward model is worth on held-out pairs, beside what needs no model to know."""
-    rows = [
-        [WAYS.get(name, name) + (" (kept)" if name == report["kept"] else ""), *_scored(scored)]
-        for name, scored in report["held_out"].items()
-    ]
     parts = [
         f"# Reward model\n\n{report['pairs']} pairs, {report['held_out_pairs']} held out, {report['dropped']} dropped as too long.\n",
-        table(("way of scoring", "accuracy [95 %]", "loss (nats)", "ECE"), rows),
+        table(*reward_ways(report)),
     ]
     for title, key in (("principle", "principles"), ("margin", "margins"), ("length", "lengths")):
         groups = [[each["group"], str(each["pairs"]), _interval(each)] for each in report[key]]
@@ -40,30 +46,57 @@ def reward_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def reward_ways(report: Mapping[str, Any]) -> Rows:
+    """Every way of scoring, on held-out pairs."""
+    rows = [
+        [WAYS.get(name, name) + (" (kept)" if name == report["kept"] else ""), *_scored(scored)]
+        for name, scored in report["held_out"].items()
+    ]
+    return Rows(("way of scoring", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
+
+
 def ppo_markdown(history: Sequence[Mapping[str, Any]]) -> str:
-    """The steps of a PPO run, the columns that a reader looks at first."""
+    """The steps of a PPO run."""
+    return "# PPO, step by step\n\n" + table(*ppo_steps(history)) if history else "# PPO\n\nNo step was run.\n"
+
+
+def ppo_steps(history: Sequence[Mapping[str, Any]]) -> Rows:
+    """Steps of a PPO run, the columns that a reader looks at first."""
     columns = [name for name in PPO_COLUMNS if any(name in step for step in history)]
-    rows = [[_cell(step.get(name)) for name in columns] for step in history]
-    return "# PPO, step by step\n\n" + table(columns, rows) if rows else "# PPO\n\nNo step was run.\n"
+    return Rows(columns, [[_cell(step.get(name)) for name in columns] for step in history])
+
+
+def step_line(step: Mapping[str, Any], steps: int) -> str:
+    """A step of PPO in one line: `step 3 of 14  reward 0.412  kl 1.204  …  12.3 s`."""
+    figures = [f"{name.replace('_', ' ')} {_cell(step[name])}" for name in PPO_COLUMNS[1:] if step.get(name) is not None]
+    seconds = sum(value for name, value in step.items() if name.startswith("seconds/"))
+    return "  ".join([f"step {step['step'] + 1} of {steps}", *figures, f"{seconds:.1f} s"])
 
 
 def best_of_k_markdown(rounds: Sequence[Mapping[str, Any]], student: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
     """How the best reward grows with K, what was learned, and a few of the completions kept."""
     parts = ["# Best of K\n"]
-    for each in rounds:
-        columns = list(each["growth"][0])
-        rows = [[_cell(value) for value in (point.values() if isinstance(point, Mapping) else point)] for point in each["growth"]]
-        names = columns if isinstance(each["growth"][0], Mapping) else [str(number) for number in range(len(columns))]
-        parts.append(f"## Round {each['round']}\n\n" + table(names, rows))
+    parts += [f"## Round {each['round']}\n\n" + table(*growth(each)) for each in rounds]
     parts.append(figures_markdown("The policy that was made", student, level=2))
     parts.extend(f"> {' '.join(row['completion'][-1]['content'].split())}\n" for row in kept[:KEPT_SHOWN])
     return "\n".join(parts)
 
 
+def growth(round: Mapping[str, Any]) -> Rows:
+    """How the best reward of a round grows with K."""
+    header = ("K", "reward of the best", "standard error", "bound on the KL (nats)")
+    return Rows(header, [[_cell(point[name]) for name in ("k", "reward", "error", "kl_bound")] for point in round["growth"]])
+
+
 def figures_markdown(title: str, report: Mapping[str, Any], *, level: int = 1) -> str:
     """The plain figures of a report, one a line."""
-    rows = [[name.replace("_", " "), _cell(value)] for name, value in report.items() if isinstance(value, int | float | str | None)]
-    return f"{'#' * level} {title}\n\n" + table(("figure", "value"), rows)
+    return f"{'#' * level} {title}\n\n" + table(*figures(report))
+
+
+def figures(report: Mapping[str, Any]) -> Rows:
+    """The plain figures of a report."""
+    plain = {name: value for name, value in report.items() if isinstance(value, int | float | str | None)}
+    return Rows(("figure", "value"), [[name.replace("_", " "), _cell(value)] for name, value in plain.items()])
 
 
 def _scored(scored: Mapping[str, Any]) -> list[str]:

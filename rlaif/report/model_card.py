@@ -1,0 +1,134 @@
+"""The model card of an adapter: `README.md`, as the Hugging Face hub reads it.
+
+It says what the adapter was made of (constitution, judge, data, settings), what came out, and how to load it. It holds nothing that
+differs between two runs with the same outcome (no time, no host), so that a folder's digest is that of its contents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+__all__ = ["ModelCard", "card_markdown", "has_licence", "merged_card"]
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+LOADING = "## How to load it"
+METHODS = {
+    "ppo": "PPO", "best_of_k": "rejection sampling (best of K)", "sft": "supervised fine-tuning", "dpo": "DPO",
+    "reward": "a reward model on preference labels",
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a card says.
+
+    Attributes:
+        kind: Kind of the stage.
+        base: Model that the adapter belongs to, as a hub id or as the user named it.
+        revision: Of the base's weights.
+        first: Names of the stages whose adapters were merged into the base before.
+        constitution: Name and digest.
+        judge: Who labelled, and how; empty where nobody did.
+        data: Digests by what they are of.
+        settings: The stage's resolved settings.
+        results: Figures by name.
+    """
+
+    name: str
+    kind: str
+    base: str
+    revision: str
+    constitution: tuple[str, str]
+    judge: str = ""
+    first: Sequence[str] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+
+def card_markdown(card: ModelCard) -> str:
+    """The whole README."""
+    about = {"base model": f"`{card.base}`", "revision of its weights": f"`{card.revision}`"}
+    about |= {"constitution": f"{card.constitution[0]} (digest `{card.constitution[1]}`)"}
+    about |= {"judge": card.judge} if card.judge else {}
+    parts = [
+        _front_matter(card), f"# {card.name}\n", f"A LoRA adapter, trained by {METHODS[card.kind]} with rlaif.\n", _table("", about),
+        _loading(card), _section("Results", _plain(card.results)), _section("Data (digests)", card.data),
+        _section("Settings", _plain(card.settings)),
+        "## Licence\n\nNone is stated. Whoever publishes this adapter chooses one that the base model and the data allow, and puts it "
+        "into the first lines of this file as `license:`.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def merged_card(text: str) -> str:
+    """The card of the adapter, for the full model that it was merged into."""
+    code = _code("model = AutoModelForCausalLM.from_pretrained(folder)  # this folder, or the name it has on the hub")
+    head, heading, rest = text.partition(LOADING)
+    if not heading:
+        return text
+    following = re.search(r"^## ", rest, re.MULTILINE)
+    after = rest[following.start():] if following else ""
+    head = head.replace("library_name: peft", "library_name: transformers")
+    head = head.replace("A LoRA adapter, trained", "A full model, its LoRA adapter merged; trained")
+    return f"{head}{LOADING}\n\n{code}\n{after}"
+
+
+def has_licence(text: str) -> bool:
+    """Whether the card's first lines name a licence."""
+    front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    return front is not None and re.search(r"^license:\s*\S", front[1], re.MULTILINE) is not None
+
+
+def _front_matter(card: ModelCard) -> str:
+    values: dict[str, Any] = {"library_name": "peft", "tags": ["rlaif", "lora", card.kind.replace("_", "-")]}
+    if HUB_ID.fullmatch(card.base):  # the hub refuses a card whose base is no name of its own
+        values = {"base_model": card.base, **values}
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
+
+
+def _loading(card: ModelCard) -> str:
+    if card.kind == "reward":
+        return f"{LOADING}\n\nWith its head, by rlaif: `rlaif ppo --reward FOLDER`, `rlaif evaluate --reward FOLDER`.\n"
+    lines = [f'model = AutoModelForCausalLM.from_pretrained("{card.base}")']
+    lines += [f"model = PeftModel.from_pretrained(model, {name}_folder).merge_and_unload()" for name in map(_variable, card.first)]
+    lines.append("model = PeftModel.from_pretrained(model, folder)  # this folder, or the name it has on the hub")
+    first = ", ".join(f"`{name}`" for name in card.first)
+    note = f"It belongs to the base with {first} of the same run merged into it; `rlaif push --merge` makes one model of all.\n"
+    return f"{LOADING}\n\n{_code(*lines)}" + (f"\n{note}" if card.first else "")
+
+
+def _code(*lines: str) -> str:
+    imports = "from transformers import AutoModelForCausalLM\n"
+    if any("PeftModel" in line for line in lines):
+        imports = "from peft import PeftModel\n" + imports
+    return "```python\n" + imports + "\n" + "\n".join(lines) + "\n```\n"
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W", "_", name)
+
+
+def _section(title: str, rows: Mapping[str, str]) -> str:
+    return _table(f"## {title}\n\n", rows) if rows else ""
+
+
+def _table(title: str, rows: Mapping[str, str]) -> str:
+    cells = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"{title}| | |\n|---|---|\n{cells}\n"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values for cells: short, on one line, numbers with four digits, those that are unset left out."""
+    found = {}
+    for name, value in values.items():
+        if value is None or value in ("", (), [], {}):
+            continue
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        found[name.replace("|", "/")] = " ".join(text.replace("|", "\\|").split())
+    return found
