@@ -28,7 +28,7 @@ from rlaif.progress import Progress, Silent
 from rlaif.stages.label import make_pairs
 from rlaif.types import Completion, Message
 
-__all__ = ["Plan", "StagePlan", "plan_recipe"]
+__all__ = ["Forgetful", "Plan", "StagePlan", "plan_recipe"]
 
 PREFILL_SHARE = 0.35
 """Share of the measured matrix peak that reading a batch of prompts reaches."""
@@ -74,7 +74,7 @@ class Plan:
         return math.fsum(known) if known else None
 
 
-class _Forgetful:
+class Forgetful:
     """A memo that keeps nothing: a dry run asks nothing."""
 
     def get_many(self, keys: Sequence[str]) -> dict[str, object]:
@@ -90,7 +90,7 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     Raises:
         RlaifError: An input cannot be read, or a tokenizer is not to be had.
     """
-    memo: Memo = _Forgetful()
+    memo: Memo = Forgetful()
     context = Context(recipe, memo=memo, progress=progress or Silent())
     jobs = [make_job(config, context) for config in recipe.stages]
     sampled: dict[str, SampleJob] = {job.config.name: job for job in jobs if isinstance(job, SampleJob)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ from rlaif.pipeline.context import Context
 from rlaif.pipeline.finetuning import SftJob
 from rlaif.pipeline.jobs import Job
 from rlaif.pipeline.making import make_job
+from rlaif.pipeline.memory import tell_memory
 from rlaif.progress import Progress, Silent
 from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, describe_outputs, stage_key
 from rlaif.runs.run import RunFolder, now
@@ -87,7 +89,7 @@ def run_recipe(
         jobs = [make_job(config, context) for config in recipe.stages]
         stages = []
         for job in jobs:
-            stages.append(_run_stage(job, run, context))
+            stages.append(_run_stage(job, run, context, tell=partial(tell_memory, job, jobs, context)))
             context.folders[job.config.name] = stages[-1].folder
             if isinstance(job, SftJob):
                 job.merge(stages[-1].folder)
@@ -98,16 +100,19 @@ def run_recipe(
         )
 
 
-def _run_stage(job: Job, run: RunFolder, context: Context) -> StageResult:
-    config = job.config
+def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[], None]) -> StageResult:
+    """Run a stage unless it has finished; `tell` is called before it begins."""
+    config, before = job.config, run.manifest(job.config.name)
+    if before is None:
+        tell()  # before `parts`, which loads the models
     parts = {"stage": config.stage, "rlaif": __version__, **job.parts()}
-    before = run.manifest(config.name)
     if before is not None and before.key == stage_key(parts):
         context.progress.note(f"{config.name}: finished before, nothing to do")
         return StageResult(config=config, folder=run.path / config.name, manifest=before, skipped=True)
     if before is not None:
         why = ", ".join(changed_parts(before.parts, parts))
         context.progress.note(f"{config.name}: runs again, since {why}; the former result moves to superseded/")
+        tell()
     started, clock = now(), time.monotonic()
     with run.stage(config.name) as folder:
         outcome = job.execute(folder)
