@@ -23,8 +23,12 @@ EXCERPT = 300
 """Characters of a text that are printed; the files hold all of it."""
 
 
-def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool) -> None:
-    """Run `recipe` and print its summary; with `dry_run`, print what would be done."""
+def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool, merge: bool = False) -> None:
+    """Run `recipe` and print its summary; with `dry_run`, print what would be done.
+
+    Args:
+        merge: Write the full model of the last stage's adapter too.
+    """
     # Threads that spin while they wait for each other slow down everything else on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rlaif.cli.console import ConsoleProgress, output
@@ -39,6 +43,10 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
         return
     with ConsoleProgress() as progress:
         result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
+        if merge:
+            from rlaif.pipeline.merging import adapter_of, merge_adapter
+
+            progress.note(f"the full model is in {merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}")
     console = output()
     for stage in result.stages:
         _show_stage(stage, console)
@@ -46,11 +54,14 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
 
 
 def _show_stage(stage: StageResult, console: Console) -> None:
+    from rlaif.cli.summary import show_results
+
     if stage.config.stage == "label":
         _show_labels(stage, console)
         return
     counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.manifest.counts.items())
     console.print(f"\n[bold]{stage.config.name}[/bold]  {counts}  ({stage.manifest.seconds:.0f} s)", soft_wrap=True)
+    show_results(stage.config.stage, stage.folder, console)
 
 
 def _show_labels(stage: StageResult, console: Console) -> None:

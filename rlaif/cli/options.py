@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
-    "common_options", "constitution_option", "examples", "generation_options", "prompt_options", "set_option", "Command",
+    "common_options", "constitution_option", "examples", "generation_options", "merge_option", "prompt_options", "reward_options",
+    "set_option", "Command",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,6 +62,15 @@ generation_options = _stack(
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="Set any setting of the stage; see `rlaif recipe schema`."
+)
+
+merge_option = click.option(
+    "--merge", is_flag=True, help="Write the full model too, adapter merged into its base: merged/, beside adapter/.",
+)
+
+reward_options = _stack(
+    click.option("--reward", default=None, metavar="DIR", help="Folder of a reward model, as `rlaif reward` leaves it in model/."),
+    click.option("--reward-function", default=None, metavar="MODULE:NAME", help="A function (messages, completion) -> number."),
 )
 
 common_options = _stack(

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.options import common_options, constitution_option, examples, prompt_options, set_option
-from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick
+from rlaif.cli.options import common_options, constitution_option, examples, merge_option, prompt_options, reward_options, set_option
+from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick, reward_parts
 from rlaif.config.training_ppo import PpoConfig
 
 __all__ = ["ppo"]
@@ -19,12 +19,12 @@ __all__ = ["ppo"]
     "rlaif ppo --reward-function my_package.rewards:short --prompts my_prompts.jsonl",
     "rlaif ppo --reward runs/mine/reward/model --set kl.kind=adaptive --set learning_rate=1e-4",
 ))
-@click.option("--reward", default=None, metavar="DIR", help="Folder of a reward model, as `rlaif reward` leaves it in model/.")
-@click.option("--reward-function", default=None, metavar="MODULE:NAME", help="A function (messages, completion) -> number instead.")
+@reward_options
 @click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Rollouts, each followed by an update.")
 @click.option("--episodes", type=click.IntRange(min=2), default=32, show_default=True, help="Completions a rollout.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest completion, tokens.")
 @set_option
+@merge_option
 @prompt_options
 @constitution_option
 @common_options
@@ -34,11 +34,7 @@ def ppo(**options: Any) -> None:
     Policy and reference share one resident base; the result is a PEFT adapter in adapter/. An interrupted run goes on from its
     last checkpoint. `--set` reaches every setting of the stage (see `rlaif recipe schema`).
     """
-    if (options["reward"] is None) == (options["reward_function"] is None):
-        raise click.UsageError("give either --reward DIR or --reward-function MODULE:NAME")
-    part = {"kind": "model", "reward": options["reward"]}
-    if options["reward_function"]:
-        part = {"kind": "function", "function": options["reward_function"]}
-    given = {"reward": {part["kind"]: part}, **pick(options, *PROMPTS, "steps", "episodes", "max_new_tokens")}
+    given = {"reward": reward_parts(options), **pick(options, *PROMPTS, "steps", "episodes", "max_new_tokens")}
     stage = make_stage(PpoConfig, given, options["overrides"])
-    execute(make_recipe("ppo", [stage], options), out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
+    recipe = make_recipe("ppo", [stage], options)
+    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"], merge=options["merge"])

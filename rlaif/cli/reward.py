@@ -8,7 +8,7 @@ import click
 
 from rlaif.cli.execute import execute
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
-from rlaif.cli.settings import make_recipe, make_stage, pick
+from rlaif.cli.settings import make_recipe, make_stage, pick, weighted_file
 from rlaif.config.training import RewardConfig
 
 __all__ = ["reward"]
@@ -30,15 +30,6 @@ def reward(**options: Any) -> None:
     A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on held-out pairs is kept. The
     report sets it beside a length-only baseline and the judge's own labels.
     """
-    given = {"files": [_file(text) for text in options["preferences"]], **pick(options, "human")}
+    given = {"files": [weighted_file(text) for text in options["preferences"]], **pick(options, "human")}
     stage = make_stage(RewardConfig, given, options["overrides"])
     execute(make_recipe("reward", [stage], options), out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
-
-
-def _file(text: str) -> dict[str, Any]:
-    """`FILE` or `FILE=WEIGHT`."""
-    name, equals, weight = text.rpartition("=")
-    try:
-        return {"file": name, "weight": float(weight)} if equals else {"file": text}
-    except ValueError:
-        return {"file": text}

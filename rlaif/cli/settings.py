@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import click
 from pydantic import ValidationError
 
 from rlaif.config import Recipe, StageConfig, apply_overrides
@@ -14,7 +15,7 @@ from rlaif.errors import ConfigError, Problem
 
 Stage = TypeVar("Stage", bound=BaseStage)
 
-__all__ = ["PROMPTS", "SAMPLING", "make_recipe", "make_stage", "pick"]
+__all__ = ["PROMPTS", "SAMPLING", "make_recipe", "make_stage", "pick", "reward_parts", "weighted_file"]
 
 PROMPTS = ("prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows")
 SAMPLING = (*PROMPTS, "policy", "max_new_tokens", "temperature", "top_p")
@@ -36,6 +37,27 @@ def make_stage(kind: type[Stage], given: dict[str, Any], overrides: Sequence[str
         return kind.model_validate(apply_overrides(given, overrides))
     except ValidationError as error:
         raise ConfigError("the settings cannot be right", problems=_problems(error), remedy="see `rlaif recipe schema`") from error
+
+
+def reward_parts(options: dict[str, Any]) -> dict[str, Any]:
+    """The reward that `--reward` or `--reward-function` names.
+
+    Raises:
+        UsageError: Neither or both are given.
+    """
+    model, function = options["reward"], options["reward_function"]
+    if (model is None) == (function is None):
+        raise click.UsageError("give either --reward DIR or --reward-function MODULE:NAME")
+    return {"model": {"kind": "model", "reward": model}} if model else {"function": {"kind": "function", "function": function}}
+
+
+def weighted_file(text: str) -> dict[str, Any]:
+    """`FILE` or `FILE=WEIGHT`."""
+    name, equals, weight = text.rpartition("=")
+    try:
+        return {"file": name, "weight": float(weight)} if equals else {"file": text}
+    except ValueError:
+        return {"file": text}
 
 
 def _problems(error: ValidationError) -> list[Problem]:

@@ -84,10 +84,12 @@ def _set(target: Any, keys: list[str], value: Any, override: str) -> None:
 
 
 def _stage_entry(stages: list[Any], key: str, override: str) -> Any:
-    names = [str(stage.get("name") or stage.get("stage")) for stage in stages if isinstance(stage, dict)]
-    if key not in names:
-        raise ConfigError(f"--set {override!r}: no stage is named {key!r}", remedy=f"the stages are {', '.join(names)}")
-    return next(stage for stage in stages if isinstance(stage, dict) and key == str(stage.get("name") or stage.get("stage")))
+    entries = [stage for stage in stages if isinstance(stage, dict)]
+    names = [str(stage.get("name") or str(stage.get("stage")).replace("_", "-")) for stage in entries]
+    for each in (key, key.replace("_", "-")):  # a stage goes by its kind as well, as it is written in the recipe
+        if each in names:
+            return entries[names.index(each)]
+    raise ConfigError(f"--set {override!r}: no stage is named {key!r}", remedy=f"the stages are {', '.join(names)}")
 
 
 def _copy(value: Any) -> Any:

@@ -1,0 +1,33 @@
+"""`rlaif memory`."""
+
+from __future__ import annotations
+
+import click
+
+from rlaif.cli.options import examples
+from rlaif.config import load_recipe
+
+__all__ = ["memory"]
+
+
+@click.command(epilog=examples(
+    "rlaif memory recipes/quickstart.yaml",
+    "rlaif memory recipes/quickstart.yaml --set stages.ppo.micro_batch=4 --set dtype=float32",
+))
+@click.argument("recipe", metavar="RECIPE")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a value; a stage goes by its name: stages.sample.k=2.")
+def memory(recipe: str, overrides: tuple[str, ...]) -> None:
+    """Print what the training stages of RECIPE need in memory, before anything is loaded.
+
+    What is resident, the bytes of each part, the peak, and what to change where it does not fit. A config and a tokenizer are read,
+    no weights. Every training stage prints its own plan when it begins.
+    """
+    from rlaif.pipeline.memory import recipe_memory
+
+    plans = recipe_memory(load_recipe(recipe, overrides))
+    for stage in plans:
+        click.echo(f"{stage.name} ({stage.kind})")
+        for line in stage.plan.lines():
+            click.echo(f"  {line}")
+    if not plans:
+        click.echo("no stage of this recipe trains")

@@ -1,0 +1,72 @@
+"""What a finished stage of training or evaluation says on the terminal: its own table, not only counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from rlaif.report.comparison import evaluation_table
+from rlaif.report.training import Rows, figures, growth, ppo_steps, reward_ways
+from rlaif.stages.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["show_results"]
+
+
+def show_results(kind: str, folder: Path, console: Console) -> None:
+    """Print the tables of a stage of `kind`; nothing for kinds that have none."""
+    match kind:
+        case "reward":
+            report = _read(folder / "report.json")
+            _table(reward_ways(report), console, title=f"on {report['held_out_pairs']} held-out pairs")
+            if report["human"]:
+                console.print(f"on people's labels: {report['human']['accuracy']:.3f} of {report['human']['pairs']} pairs")
+        case "ppo":
+            steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+            _table(ppo_steps([steps[0], *steps[1:][-1:]] if steps else []), console, title="first and last step")
+        case "best_of_k":
+            report = _read(folder / "report.json")
+            for each in report["rounds"]:
+                _table(growth(each), console, title=f"round {each['round']}")
+            _table(figures(report["student"]), console, title="the policy that was made")
+        case "sft" | "dpo":
+            _table(figures(_read(folder / "report.json")), console)
+        case "evaluate":
+            table = evaluation_table(Evaluation.from_dict(_read(folder / "evaluation.json"), where=str(folder)))
+            _table(Rows(table.header, table.rows), console)
+        case "compare":
+            _show_comparison(_read(folder / "comparison.json"), console)
+
+
+def _show_comparison(found: dict[str, Any], console: Console) -> None:
+    for table in found["tables"]:
+        _table(Rows(table["header"], table["rows"]), console, title=table["title"])
+    for sentence in found["verdict"]:
+        console.print(f"• {escape(sentence)}", soft_wrap=True)
+
+
+def _table(rows: Rows, console: Console, *, title: str | None = None) -> None:
+    if not rows.cells:
+        return
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(rows.header):
+        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
+    for cells in rows.cells:
+        table.add_row(*_escaped(cells))
+    console.print(table)
+
+
+def _escaped(cells: Sequence[str]) -> list[str]:
+    return [escape(cell) for cell in cells]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
