@@ -254,6 +254,9 @@ class PpoConfig(BaseStage, PromptSettings):
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; a run that was cut off goes on from the newest."""
 
+    trackers: tuple[str, ...] = ()
+    """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`, …"""
+
     @model_validator(mode="after")
     def _samples_the_policy(self) -> PpoConfig:
         changed: Mapping[str, bool] = {

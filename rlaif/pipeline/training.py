@@ -20,6 +20,7 @@ from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
 from rlaif.pipeline.rewards import open_reward, rewards_digest
+from rlaif.pipeline.tracking import Trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
 from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import write_cost
@@ -112,7 +113,9 @@ class PpoJob:
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit"),
+            "settings": settings_digest(
+                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "trackers", "checkpoint_every"
+            ),
             "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
@@ -130,11 +133,12 @@ class PpoJob:
         work = context.work_folder(self.config.name)
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
-            result = train_ppo(
-                self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config),
-                messages=context.library.policy, ptx=self._ptx(), on_step=lambda step: self._told(step, metrics),
-                on_rollout=lambda report: _keep_samples(report, samples), checkpoint_folder=work,
-            )
+            with self._trackers() as trackers:
+                result = train_ppo(
+                    self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config),
+                    messages=context.library.policy, ptx=self._ptx(), on_step=lambda step: self._told(step, metrics, trackers),
+                    on_rollout=lambda report: _keep_samples(report, samples), checkpoint_folder=work,
+                )
             base.save_adapter(POLICY, folder / "adapter")
             write_card(
                 folder / "adapter", self.config, context, base=base, parts=self.parts(), results=_last(metrics.rows),
@@ -163,8 +167,14 @@ class PpoJob:
         source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
         return ptx_rows(self.context.base(), [_conversation(row.values, str(source)) for row in read_table(source).rows])
 
-    def _told(self, step: Mapping[str, Any], metrics: StepLog) -> None:
+    def _trackers(self) -> Trackers:
+        """Open for the run; what they write stays in the run's folder, beside the stages."""
+        config = self.config.model_dump(mode="json")
+        return Trackers(self.config.trackers, project=self.context.recipe.name, folder=self.context.path / "tracking", config=config)
+
+    def _told(self, step: Mapping[str, Any], metrics: StepLog, trackers: Trackers) -> None:
         metrics.add(step)
+        trackers.log(step)
         self.context.progress.note(f"{self.config.name}: {step_line(step, self.config.steps)}")
         self.context.progress.advance()
 
