@@ -41,7 +41,8 @@ def load_quantized(source: ModelSource, *, device: str) -> Any:
         ModelError: The model cannot be loaded.
     """
     place = check_quantization(device)
-    four_bit = transformers.BitsAndBytesConfig(
+    settings: Any = transformers.BitsAndBytesConfig  # not typed
+    four_bit = settings(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16,
     )
     try:
@@ -51,5 +52,6 @@ def load_quantized(source: ModelSource, *, device: str) -> Any:
             )
     except LOAD_ERRORS as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"the model cannot be loaded in 4 bits: {first}", where=source.name, remedy="set `quantization: none`") from None
+        remedy = "set `quantization: none`"
+        raise ModelError(f"the model cannot be loaded in 4 bits: {first}", where=source.name, remedy=remedy) from None
     return model
