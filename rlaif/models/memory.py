@@ -47,6 +47,8 @@ class ModelShape(NamedTuple):
     vocabulary: int
     adapter_sizes: int
     """Sum of inputs and outputs over all linear layers but the LM head: an adapter of rank r has r times as many weights."""
+    key_values: int = 0
+    """Width of all key heads together, where it is less than `attention` (grouped queries)."""
 
 
 class Precision(NamedTuple):
@@ -112,10 +114,12 @@ def shape_of(model: Any, *, name: str) -> ModelShape:
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     hidden: int = config.hidden_size
     heads: int = config.num_attention_heads
+    width: int = getattr(config, "head_dim", None) or hidden // heads
     return ModelShape(
         name=name, parameters=sum(p.numel() for p in model.parameters()), layers=config.num_hidden_layers, hidden=hidden,
         intermediate=getattr(config, "intermediate_size", None) or 4 * hidden,
-        attention=heads * (getattr(config, "head_dim", None) or hidden // heads), vocabulary=config.vocab_size,
+        attention=heads * width, key_values=(getattr(config, "num_key_value_heads", None) or heads) * width,
+        vocabulary=config.vocab_size,
         adapter_sizes=sum(module.in_features + module.out_features for module in linear),
     )
 
@@ -148,7 +152,7 @@ def plan_memory(
         # The logits, and their gradient on the way back.
         items.append(MemoryItem("logits", 2 * logit_tokens * shape.vocabulary * precision.activations, f"{logit_tokens} tokens"))
     if cache_tokens:
-        cache = 2 * cache_tokens * shape.layers * shape.attention * precision.activations
+        cache = 2 * cache_tokens * shape.layers * (shape.key_values or shape.attention) * precision.activations
         items.append(MemoryItem("cache", cache, f"keys and values of {cache_tokens} tokens"))
     smaller = "lower micro_tokens" if checkpointing else "lower micro_tokens, or set gradient_checkpointing: true"
     return MemoryPlan(items=tuple(items), available=available, advice=f"{smaller}; a smaller model, or quantization: 4bit on a GPU")
