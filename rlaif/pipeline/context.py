@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlaif.config import Recipe
 from rlaif.config.stages import BaseStage, ServerConfig
+from rlaif.config.training import RewardConfig
 from rlaif.constitution import load_constitution
 from rlaif.digest import digest
 from rlaif.engines.api.costs import Prices
@@ -146,11 +147,14 @@ class Context:
     def base(self, spec: str | None = None) -> SharedBase:
         """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of that name.
 
-        Where the recipe fine-tunes it, the base has weights of its own: the judge must not change with the policy.
+        Where the recipe fine-tunes it, or holds it in 4 bits, the base has weights of its own: the judge must not change with it.
         """
         name = self.model(spec)
-        if name not in self._bases and any(stage.stage == "sft" for stage in self.recipe.stages):
-            self._bases[name] = SharedBase.load(name, dtype=self.recipe.dtype, device=self.recipe.device)
+        bits = {stage.quantization for stage in self.recipe.stages if isinstance(stage, RewardConfig) and self.model(stage.model) == name}
+        if name not in self._bases and ("4bit" in bits or any(stage.stage == "sft" for stage in self.recipe.stages)):
+            self._bases[name] = SharedBase.load(
+                name, dtype=self.recipe.dtype, device=self.recipe.device, quantization="4bit" if "4bit" in bits else "none"
+            )
         if name not in self._bases:
             engine = self.engines.get(name).engine
             if not isinstance(engine, HFEngine):

@@ -17,9 +17,11 @@ from tiny import save_tiny
 from rlaif.config import load_recipe, parse_recipe
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.shared_base import SharedBase
+from rlaif.pipeline.context import Context
 from rlaif.pipeline.merging import merge_adapter
 from rlaif.pipeline.run import RunResult, run_recipe
 from rlaif.progress import Silent
+from rlaif.runs.store import Journal
 
 JUDGE = "scripted:spine:swift"
 SHORT = {
@@ -393,3 +395,13 @@ def test_an_adapter_cut_short_is_refused_at_evaluation(policy: Path, model: Path
     stage = f"{{stage: evaluate, policies: [{cut}], win_rate: false, prompts: {asked}}}"
     with pytest.raises(ModelError, match="cannot be read"):
         run(f"model: {model}\nstages: [{stage}]\n", tmp_path / "run")
+
+
+def test_a_4bit_base_is_refused_where_it_cannot_work(tmp_path: Path) -> None:
+    """The setting of the reward stage reaches the base."""
+    save_tiny(tmp_path / "model")
+    text = f"model: {tmp_path / 'model'}\ndevice: cpu\nstages:\n  - stage: reward\n    quantization: 4bit\n    files: [{{file: p.jsonl}}]\n"
+    with Journal(tmp_path / "journal.sqlite") as memo:
+        context = Context(parse_recipe(text, source="r.yaml"), memo=memo, progress=Silent())
+        with pytest.raises(ConfigError, match="4-bit weights need an NVIDIA GPU"):
+            context.base()
