@@ -400,7 +400,8 @@ def test_an_adapter_cut_short_is_refused_at_evaluation(policy: Path, model: Path
 def test_a_4bit_base_is_refused_where_it_cannot_work(tmp_path: Path) -> None:
     """The setting of the reward stage reaches the base."""
     save_tiny(tmp_path / "model")
-    text = f"model: {tmp_path / 'model'}\ndevice: cpu\nstages:\n  - stage: reward\n    quantization: 4bit\n    files: [{{file: p.jsonl}}]\n"
+    stage = "{stage: reward, quantization: 4bit, files: [{file: p.jsonl}]}"
+    text = f"model: {tmp_path / 'model'}\ndevice: cpu\nstages: [{stage}]\n"
     with Journal(tmp_path / "journal.sqlite") as memo:
         context = Context(parse_recipe(text, source="r.yaml"), memo=memo, progress=Silent())
         with pytest.raises(ConfigError, match="4-bit weights need an NVIDIA GPU"):
