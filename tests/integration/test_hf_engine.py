@@ -248,6 +248,25 @@ def test_the_draw_follows_the_softmax() -> None:
         assert abs(chi_square - degrees) < 5 * math.sqrt(2 * degrees)
 
 
+def test_samples_are_distributed_as_those_of_model_generate() -> None:
+    policy, count = engine(rows=2000), 2000
+    prompt = user("the father")
+    ids = torch.tensor(policy.form.encode([policy.form.render(prompt)]))
+    requests = [GenerationRequest(prompt, Sampling(max_new_tokens=2, temperature=0.8), seed) for seed in range(count)]
+    ours = Counter(result.text for result in gather(policy.generate(requests)).values())
+    torch.manual_seed(0)
+    rows = policy.model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=0.8, top_k=0, top_p=1.0, max_new_tokens=2,
+        num_return_sequences=count, eos_token_id=sorted(policy.ends), pad_token_id=0,
+    )
+    theirs = Counter(policy.tokenizer.decode(row, skip_special_tokens=True) for row in rows[:, ids.shape[1] :])
+    common = [text for text, seen in (ours + theirs).items() if seen >= 10]
+    assert len(common) > 5
+    # Two samples of one size from one distribution: (a - b)^2 / (a + b) sums to about the number of cells.
+    chi_square = sum((ours[text] - theirs[text]) ** 2 / (ours[text] + theirs[text]) for text in common)
+    assert abs(chi_square - len(common)) < 5 * math.sqrt(2 * len(common))
+
+
 def test_the_draw_at_its_edges() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).expand(3, 5)
     ones = torch.ones(3)
