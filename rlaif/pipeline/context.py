@@ -150,7 +150,8 @@ class Context:
         Where the recipe fine-tunes it, or holds it in 4 bits, the base has weights of its own: the judge must not change with it.
         """
         name = self.model(spec)
-        bits = {stage.quantization for stage in self.recipe.stages if isinstance(stage, RewardConfig) and self.model(stage.model) == name}
+        rewards = (stage for stage in self.recipe.stages if isinstance(stage, RewardConfig))
+        bits = {stage.quantization for stage in rewards if self.model(stage.model) == name}
         if name not in self._bases and ("4bit" in bits or any(stage.stage == "sft" for stage in self.recipe.stages)):
             self._bases[name] = SharedBase.load(
                 name, dtype=self.recipe.dtype, device=self.recipe.device, quantization="4bit" if "4bit" in bits else "none"
