@@ -31,9 +31,10 @@ from misbehaving import (
 
 from rlaif.engines.api.api_key import ApiKey
 from rlaif.engines.api.costs import CostLimitError, Prices
+from rlaif.engines.api.settings import UNKNOWN_CONTEXT, ApiSettings
 from rlaif.engines.base import GenerationRequest, LabelReading, LabelRequest, Sampling
 from rlaif.engines.journaled import JournaledEngine
-from rlaif.engines.openai import UNKNOWN_CONTEXT, ApiSettings, OpenAIEngine, open_openai
+from rlaif.engines.openai import OpenAIEngine, open_openai
 from rlaif.errors import ModelError
 from rlaif.runs.store import Journal
 from rlaif.types import Message
