@@ -48,7 +48,8 @@ def test_the_comparison_tells_of_both_policies_on_unseen_prompts(run: RunResult)
     assert [policy["name"] for policy in evaluation["policies"]] == ["start", "best-of-k", "ppo"]
     for policy in evaluation["policies"]:
         assert math.isfinite(policy["estimates"]["vader_compound"]["value"])
-    trained = {json.loads(line)["prompt_id"] for line in (run.folder / "sample" / "completions.jsonl").open(encoding="utf-8")}
+    completions = (run.folder / "sample" / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+    trained = {json.loads(line)["prompt_id"] for line in completions}
     assert trained.isdisjoint(evaluation["policies"][0]["rows"]["prompts"])
     assert "ppo" in (run.folder / "compare" / "comparison.md").read_text(encoding="utf-8")
 
