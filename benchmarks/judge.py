@@ -8,7 +8,8 @@ The first form asks the same questions three ways: (a) transformers, one prompt 
 logits formed; (b) our engine; (c) `llama-cpp-python` on the GGUF that the alias is made from, its prefix cache on, if it is installed.
 Each time includes tokenising. The limit is the time that the necessary tokens would take if the machine did nothing but multiply
 matrices: tokens in the trie of all prompts × 2 FLOPs × parameters without the embedding table ÷ the fastest matrix product measured
-in this run. (a) takes long: `--naive N` gives it the first N comparisons only and scales its time by the tokens.
+in this run, before and after ours. (a) and (c) take long: `--peers N` gives them the first N comparisons only, and scales their times
+by the tokens that are asked of (a), and necessary for (c).
 
 `--scaling` tells how our time grows with principles, completions a prompt and completion length; `--memory` how much memory 100 and
 10,000 streamed comparisons take, each in a process of its own (with a model of random weights: memory for rows, not for layers).
@@ -26,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +47,9 @@ from rlaif.prompts import PromptLibrary
 from rlaif.runs.readers import read_responses
 from rlaif.types import Comparison, Completion, Constitution, Principle
 
-NAIVE_BATCH = 16
+NAIVE_BATCH = 8
 SHAPES = ((2048, 2048, 2048), (2048, 576, 1536), (2048, 1536, 576), (1024, 1024, 4096))
+TRIES = 15
 MEMORY_ROWS = (100, 10_000)
 
 
@@ -71,6 +74,10 @@ class Side(NamedTuple):
 
     spent: Spent
     odds: list[float]
+
+    def times(self, factor: float) -> Side:
+        """The same with other seconds."""
+        return self._replace(spent=Spent(self.spent.wall * factor, self.spent.cpu * factor))
 
 
 def read_comparisons(path: Path, count: int | None = None) -> list[Comparison]:
@@ -101,17 +108,23 @@ def questions(comparisons: Sequence[Comparison], rules: Constitution, protocol: 
 
 
 def peak(dtype: torch.dtype, device: torch.device) -> Spent:
-    """FLOP a second of the fastest of a few matrix products, by the clock and by the processor."""
-    wall = cpu = 0.0
+    """FLOP a second of the fastest of a few matrix products, by the clock and by the processor.
+
+    Each is timed by the median of several tries: on an idle machine that is the best one too, on a busy one it is what products of
+    that length get at the moment, as the judge's do.
+    """
+    found = []
     for rows, inner, columns in SHAPES:
         a = torch.randn(rows, inner, dtype=torch.float32).to(device, dtype)
         b = torch.randn(columns, inner, dtype=torch.float32).to(device, dtype)
-        for _ in range(8):
+        took = []
+        for _ in range(TRIES):
             start = Spent.now()
             float(torch.nn.functional.linear(a, b)[0, 0])  # reading one number waits for the device
-            took, work = Spent.now().since(start), 2.0 * rows * inner * columns
-            wall, cpu = max(wall, work / took.wall), max(cpu, work / took.cpu)
-    return Spent(wall, cpu)
+            took.append(Spent.now().since(start))
+        work = 2.0 * rows * inner * columns
+        found.append(Spent(*(work / median(each) for each in zip(*took, strict=True))))
+    return Spent(max(each.wall for each in found), max(each.cpu for each in found))
 
 
 def naive(engine: HFEngine, requests: Sequence[LabelRequest]) -> Side:
@@ -174,9 +187,9 @@ def compare(args: argparse.Namespace) -> None:
     engine = load_engine(args.model, dtype=args.dtype)
     groups = questions(read_comparisons(args.data, args.comparisons), principles(args.principles), args.protocol)
     requests = [request for group in groups for request in group]
-    some = [request for group in groups[: args.naive or len(groups)] for request in group]
+    some = [request for group in groups[: args.peers or len(groups)] for request in group]
     every, necessary = tokens(list(find_labels(engine.form, requests)))
-    few, _ = tokens(list(find_labels(engine.form, some)))
+    few, fewer = tokens(list(find_labels(engine.form, some)))
     total, embedding = count_parameters(args.model)
     ours(engine, groups[:1])  # the first forward pass prepares kernels
     speeds = [peak(engine.model.dtype, engine.model.device)]
@@ -193,14 +206,13 @@ def compare(args: argparse.Namespace) -> None:
     )
     table = Table(len(requests), limit, fast)
     table.show("(b) ours", fast)
-    other = llama_cpp(args.model, engine, requests)
+    note = f", scaled from {len(some):,} questions" if len(some) < len(requests) else ""
+    other = llama_cpp(args.model, engine, some)
     if isinstance(other, Side):
-        table.show("(c) llama.cpp", other)
+        table.show(f"(c) llama.cpp{note}", other.times(necessary / fewer))
     else:
         print(f"(c) llama.cpp: left out: {other}")
-    slow = naive(engine, some)
-    scaled = Side(Spent(*(seconds * every / few for seconds in slow.spent)), slow.odds)
-    table.show("(a) transformers" + (f", scaled from {len(some):,} questions" if len(some) < len(requests) else ""), scaled)
+    table.show(f"(a) transformers{note}", naive(engine, some).times(every / few))
 
 
 class Table(NamedTuple):
@@ -301,7 +313,7 @@ def main() -> None:
     parser.add_argument("--protocol", choices=["pairwise", "pointwise"], default="pairwise")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--naive", type=int, default=None, help="comparisons for (a); all by default")
+    parser.add_argument("--peers", type=int, default=None, help="comparisons for (a) and (c); all by default")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--memory", action="store_true")
