@@ -22,7 +22,7 @@ import jinja2
 from rlaif.errors import ModelError
 from rlaif.types import Message
 
-__all__ = ["ChatFormat", "neutralize"]
+__all__ = ["ChatFormat", "end_tokens", "neutralize"]
 
 ZERO_WIDTH = "\u200b"
 REPLACEMENT = "\ufffd"
@@ -37,6 +37,13 @@ FIXED_TODAY = f"{{% macro {TODAY}(format) %}}{FIXED_DATE}{{% endmacro %}}{{{{ ''
 MARKUP = re.compile(r"[<>\[\]{}|｜]")
 TURN_MARKER = re.compile(r"^([^\S\n]*)([HA])(?=(?:uman|ssistant)[^\S\n]*:)", re.MULTILINE | re.IGNORECASE)
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+def end_tokens(model: Any, form: ChatFormat) -> frozenset[int]:
+    """The tokens that end a completion of `model`, by tokenizer, generation config and chat template."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(token) for token in (form.tokenizer.eos_token_id, *several, *form.turn_end) if token is not None)
 
 
 def neutralize(text: str, specials: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.batching import pad_left, plan
-from rlaif.engines.chat import ChatFormat
+from rlaif.engines.chat import ChatFormat, end_tokens
 from rlaif.engines.decoding import Decoder, Job
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
@@ -64,7 +64,7 @@ class HFEngine:
         on_cpu = model.device.type == "cpu"
         self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)
         self.rows = rows or (CPU_ROWS if on_cpu else GPU_ROWS)
-        self.ends = _end_tokens(model, tokenizer, self.form)
+        self.ends = end_tokens(model, self.form)
         self.pad = next(iter(sorted(self.ends)), 0)
         self.decoder = Decoder(model, tokenizer, ends=self.ends, pad=self.pad, stops=self.form.stops)
         self._log = log
@@ -210,10 +210,3 @@ def _reading(prompt: LabelPrompt, values: list[float], finite: bool) -> LabelRea
     if not finite:
         return LabelReading(logprobs=(), tokens=len(prompt.ids), reason="not_finite")
     return LabelReading(logprobs=tuple(values[: len(prompt.labels)]), tokens=len(prompt.ids))
-
-
-def _end_tokens(model: Any, tokenizer: Any, form: ChatFormat) -> frozenset[int]:
-    """The tokens that end a completion, by tokenizer, generation config and chat template."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in (tokenizer.eos_token_id, *several, *form.turn_end) if token is not None)

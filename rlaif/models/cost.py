@@ -1,10 +1,27 @@
-"""What running a model takes: floating-point operations, and memory."""
+"""What running and training a model takes: floating-point operations, seconds, and memory.
+
+FLOPs are estimated from token counts (Kaplan et al. 2020, 2001.08361, §2.1). With P the parameters of the decoder layers without
+embeddings, A those of the role's adapter, and E those of the LM head, a token costs
+
+    forward    2 (P + A), and 2 E where logits are formed
+    backward   2 P + 4 A, and 2 E: the base is frozen, so only gradients of activations pass through it; the adapter's weights
+               have gradients of their own
+    again      2 (P + A), where layers are recomputed on the way back
+
+Attention over the context is left out, a few per cent for short texts; so are scalar heads and the optimiser.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.models.shared_base import SharedBase
 
@@ -13,21 +30,73 @@ try:
 except ImportError:  # Windows has no such module
     resource = None  # type: ignore[assignment]
 
-__all__ = ["forward_flops", "peak_memory"]
+__all__ = ["Meter", "forward_flops", "peak_memory"]
 
 
 def forward_flops(base: SharedBase, role: str, *, tokens: int, logits: int) -> float:
-    """FLOPs of forward passes over `tokens` tokens: 2 × parameters × tokens (Kaplan et al. 2020, 2001.08361, §2.1).
+    """FLOPs of forward passes of `role` over `tokens` tokens, with logits formed at `logits` of them."""
+    return 2.0 * ((_layers(base) + _adapter(base, role)) * tokens + _head(base) * logits)
 
-    The parameters are those of the decoder layers and of the role's adapter, without embeddings; the LM head counts only for the
-    `logits` positions that it is applied to. Attention over the context is left out, a few per cent for short texts. A backward
-    pass takes about as much again for the activations, and for weights that train once more.
+
+class Meter:
+    """Adds up what happens while it is `on`.
+
+    It counts at the model's door: every position that a pass is given, padding too, each with the role that is active, and a backward
+    pass wherever one can follow. So it holds whatever shares prefixes, stops early or runs in micro-batches. A judge or a reward
+    model counts where it runs through one of the bases.
+
+    Attributes:
+        flops: Estimated as this module says.
+        seconds: Wall-clock.
     """
-    embedding, head = base.model.get_input_embeddings().weight, base.model.get_output_embeddings().weight
-    adapters = {name: sum(weight.numel() for weight in base.trainable(name)) for name in base.roles}
-    without = int(base.model.num_parameters(exclude_embeddings=True)) - sum(adapters.values())
-    layers: int = without - (head.numel() if head is not embedding else 0) + adapters.get(role, 0)
-    return 2.0 * (layers * tokens + int(head.numel()) * logits)
+
+    def __init__(self) -> None:
+        self.flops = 0.0
+        self.seconds = 0.0
+
+    @contextmanager
+    def on(self, *bases: SharedBase) -> Iterator[None]:
+        """Count inside the block; a base that is given twice counts once."""
+        started = time.perf_counter()
+        with ExitStack() as hooks:
+            for base in {id(base): base for base in bases}.values():
+                hooks.enter_context(base.model.get_decoder().register_forward_hook(self._layers_of(base)))
+                hooks.enter_context(base.model.get_output_embeddings().register_forward_hook(self._head_of(base)))
+            try:
+                yield
+            finally:
+                self.seconds += time.perf_counter() - started
+
+    def _layers_of(self, base: SharedBase) -> Callable[[Any, Any, Any], None]:
+        """A hook that counts passes through the decoder layers."""
+        layers, adapters = _layers(base), dict[str, int]()
+
+        def count(module: Any, args: Any, out: Any) -> None:
+            states: Tensor = out[0]
+            if base.active not in adapters:
+                adapters[base.active] = _adapter(base, base.active)
+            own = adapters[base.active]
+            each = 2 * (layers + own)
+            if states.requires_grad:
+                each += 2 * layers + 4 * own + (2 * (layers + own) if _recomputes(base) else 0)
+            self.flops += float(each * states.shape[:-1].numel())
+
+        return count
+
+    def _head_of(self, base: SharedBase) -> Callable[[Any, Any, Tensor], None]:
+        """A hook that counts logits."""
+        head = _head(base)
+
+        def count(module: Any, args: Any, logits: Tensor) -> None:
+            flops = 2.0 * head * logits.shape[:-1].numel()
+            self._add(flops)
+            if logits.requires_grad:  # where they are formed again on the way back, that is a forward pass more and no backward
+                logits.register_hook(lambda grad: self._add(flops))  # type: ignore[no-untyped-call]
+
+        return count
+
+    def _add(self, flops: float) -> None:
+        self.flops += flops
 
 
 def peak_memory(device: torch.device) -> int:
@@ -38,3 +107,24 @@ def peak_memory(device: torch.device) -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def _layers(base: SharedBase) -> int:
+    """Parameters of the decoder layers, without embeddings, LM head and adapters."""
+    embedding, head = base.model.get_input_embeddings().weight, base.model.get_output_embeddings().weight
+    adapters = sum(_adapter(base, role) for role in base.roles)
+    return int(base.model.num_parameters(exclude_embeddings=True)) - adapters - (int(head.numel()) if head is not embedding else 0)
+
+
+def _head(base: SharedBase) -> int:
+    return int(base.model.get_output_embeddings().weight.numel())
+
+
+def _adapter(base: SharedBase, role: str) -> int:
+    return sum(weight.numel() for weight in base.trainable(role)) if role in base.roles else 0
+
+
+def _recomputes(base: SharedBase) -> bool:
+    """Whether layers keep no activations now; see `SharedBase.checkpoint_layers`."""
+    layer = next((module for module in base.model.modules() if isinstance(module, GradientCheckpointingLayer)), None)
+    return layer is not None and layer.training and bool(layer.gradient_checkpointing)

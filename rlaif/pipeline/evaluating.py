@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlaif.config import StageConfig
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
+from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest, usable
@@ -19,10 +22,10 @@ from rlaif.pipeline.rewards import model_reward
 from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
 from rlaif.report.samples import quoted
 from rlaif.rl.rewards import RewardFunction
-from rlaif.runs.costs import read_cost
+from rlaif.runs.costs import COST, read_cost
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.compare import compare
-from rlaif.stages.comparison import TrainingCost
+from rlaif.stages.costs import TrainingCost
 from rlaif.stages.evaluate import Judging, PolicySource, evaluate
 from rlaif.stages.evaluation import Evaluation
 from rlaif.types import Prompt
@@ -48,6 +51,7 @@ class EvaluateJob:
         context.claim_prompts("eval", self.prompts)
         stages = context.recipe.stages[: [stage.name for stage in context.recipe.stages].index(config.name)]
         self.policies = config.policies or tuple(stage.name for stage in stages if stage.stage in POLICY_STAGES)
+        self.models_of = {stage.name: _model_of(stage) for stage in stages}
         self.rewards = [stage.name for stage in stages if stage.stage == "reward"]
         if not self.policies:
             remedy = "train one before it, or name folders in `policies`"
@@ -59,7 +63,9 @@ class EvaluateJob:
         return {
             "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"),
             "prompts": prompts_digest(self.prompts), "base": context.base().identity, "seed": str(context.seed(self.config)),
-            "policies": digest([[name, context.files_digest(self._adapter(name))] for name in self.policies]),
+            "policies": digest([
+                [name, self._base(name).identity, context.files_digest(self._adapter(name))] for name in self.policies
+            ]),
             "reward": context.reward_digest(self.config, self.config.reward) if self._scored else "",
             "constitution": context.constitution.digest, "judge": self._judge_digest(),
         }
@@ -86,18 +92,21 @@ class EvaluateJob:
 
     @contextmanager
     def _adapters(self) -> Iterator[dict[str, PolicySource]]:
-        """Every policy as a role of the resident base, for as long as it is measured."""
-        base = self.context.base()
-        roles = {name: f"evaluated-{number}" for number, name in enumerate(self.policies)}
+        """Every policy as a role of its base, for as long as it is measured."""
+        names = _names(self.policies)
+        sources = {name: PolicySource(self._base(name), f"evaluated-{number}") for number, name in enumerate(self.policies)}
         try:
-            for name, role in roles.items():
+            for name, (base, role) in sources.items():
                 base.load_adapter(role, self._adapter(name))
-            names = _names(self.policies)
-            yield {START: PolicySource(base), **{names[name]: PolicySource(base, role) for name, role in roles.items()}}
+            yield {START: PolicySource(self.context.base()), **{names[name]: source for name, source in sources.items()}}
         finally:
-            for role in roles.values():
+            for base, role in sources.values():
                 if role in base.roles:
                     base.drop_adapter(role)
+
+    def _base(self, name: str) -> SharedBase:
+        """The base that a policy is an adapter of: the one that its stage trained, or the recipe's."""
+        return self.context.base(self.models_of.get(name))
 
     def _adapter(self, name: str) -> Path:
         folder = self.context.folders.get(name)
@@ -173,8 +182,20 @@ class CompareJob:
     def _costs(self, names: set[str]) -> dict[str, TrainingCost]:
         """What the stages beside the evaluations noted of their training."""
         beside = {name: path.parent.parent / name for path in self._files() for name in names}
-        found = {name: read_cost(folder) for name, folder in (beside | self.context.folders).items() if name in names}
-        return {name: TrainingCost(**cost) for name, cost in found.items() if cost is not None}
+        folders = {name: folder for name, folder in (beside | self.context.folders).items() if name in names}
+        found = {name: (read_cost(folder), str(folder / COST)) for name, folder in folders.items()}
+        return {name: TrainingCost.from_dict(cost, where=where) for name, (cost, where) in found.items() if cost is not None}
+
+
+def _model_of(stage: StageConfig) -> str | None:
+    """The model that a stage trains; `None` for the recipe's."""
+    match stage:
+        case BestOfKConfig():
+            return stage.student
+        case DpoConfig() | SftConfig():
+            return stage.model
+        case _:
+            return None
 
 
 def _names(policies: Sequence[str]) -> dict[str, str]:

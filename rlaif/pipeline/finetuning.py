@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
-from rlaif.pipeline.rewards import open_reward, rewards_digest
+from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.training import label_files, pairs_digest, read_pairs
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
@@ -29,9 +28,9 @@ from rlaif.runs.costs import write_cost
 from rlaif.runs.tables import read_table
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.best_of_k import best_of_k
-from rlaif.stages.dpo import train_dpo
+from rlaif.stages.dpo import DpoResult, train_dpo
 from rlaif.stages.preferences import PreferencePair
-from rlaif.stages.sft import train_sft
+from rlaif.stages.sft import SftResult, train_sft
 
 __all__ = ["BestOfKJob", "DpoJob", "SftJob"]
 
@@ -67,13 +66,9 @@ class SftJob:
             result = train_sft(
                 self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
             )
-        report = result.report.as_dict()
-        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=report)
-        write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
-        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-        write_text(folder / "samples.md", figures_markdown("Fine-tuning", report))
-        counts = {name: value for name, value in report.items() if isinstance(value, int)}
-        return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": len(result.steps)})
+        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict())
+        counts = {name: value for name, value in result.report.as_dict().items() if isinstance(value, int)}
+        return Outcome(counts=counts, rows=_written(result, folder, base, title="Fine-tuning"))
 
     def merge(self, folder: Path) -> None:
         """Merge the finished adapter: the policy that later stages start from, and their reference, is the fine-tuned one."""
@@ -117,7 +112,6 @@ class BestOfKJob:
         context, base = self.context, self.context.base()
         student = context.base(self.config.student) if self.config.student else None
         reward = open_reward(self.config.reward, self.config, context)
-        started = time.monotonic()
         try:
             result = best_of_k(
                 self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config), role=POLICY,
@@ -132,8 +126,8 @@ class BestOfKJob:
             for each in (base, student):
                 if each is not None and POLICY in each.roles:
                     each.drop_adapter(POLICY)
-        counts = result.counts()
-        write_cost(folder, tokens=counts["tokens"], seconds=time.monotonic() - started, peak_bytes=peak_memory(base.device))
+        cost = replace(with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device))
+        write_cost(folder, cost.as_dict())
         report = result.as_dict()
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows))
@@ -141,7 +135,7 @@ class BestOfKJob:
         if result.refused:
             refused = [{"prompt_id": id, "reason": reason} for id, reason in result.refused]
             rows["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
-        return Outcome(counts=counts, rows=rows)
+        return Outcome(counts=result.counts(), rows=rows)
 
 
 class DpoJob:
@@ -178,27 +172,33 @@ class DpoJob:
             result = train_dpo(
                 self.pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
             )
-        report = result.report.as_dict()
-        judge = judges_of(file.file for file in self._files())
-        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), judge=judge, results=report)
-        write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
-        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-        write_text(folder / "samples.md", figures_markdown("DPO", report))
+        write_card(
+            folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict(),
+            judge=judges_of(file.file for file in self._files()),
+        )
         counts = {"pairs": len(self.pairs), "steps": len(result.steps)}
-        return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": len(result.steps)})
+        return Outcome(counts=counts, rows=_written(result, folder, base, title="DPO"))
 
 
 @contextmanager
 def _adapter(base: SharedBase, folder: Path) -> Iterator[None]:
-    """Save the adapter that the block trains, note the cost, and take the adapter off the base again, however the block ends."""
-    started = time.monotonic()
+    """Save the adapter that the block trains, and take it off the base again, however the block ends."""
     try:
         yield
         base.save_adapter(POLICY, folder / "adapter")
-        write_cost(folder, tokens=0, seconds=time.monotonic() - started, peak_bytes=peak_memory(base.device))
     finally:
         if POLICY in base.roles:
             base.drop_adapter(POLICY)
+
+
+def _written(result: SftResult | DpoResult, folder: Path, base: SharedBase, *, title: str) -> dict[str, int]:
+    """Write what training took, its steps and its report; rows by file."""
+    report = result.report.as_dict()
+    write_cost(folder, replace(result.cost, peak_bytes=peak_memory(base.device)).as_dict())
+    write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    write_text(folder / "samples.md", figures_markdown(title, report))
+    return {"report.json": 1, "metrics.jsonl": len(result.steps)}
 
 
 def _policy(context: Context, named: str | None) -> dict[str, str]:

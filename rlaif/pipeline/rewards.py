@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rlaif.config.stages import BaseStage
-from rlaif.config.training_ppo import JudgePart, ModelPart, RewardPart
+from rlaif.config.training_ppo import JudgePart, ModelPart, PpoConfig, RewardPart
+from rlaif.config.training_sft import BestOfKConfig
 from rlaif.digest import digest
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.jobs import usable
 from rlaif.rl.rewards import JudgeReward, RewardFunction, RewardSum, ScoredReward
+from rlaif.stages.costs import TrainingCost
 from rlaif.stages.ppo import reward_of
 from rlaif.types import Completion, Message, Prompt
 
-__all__ = ["model_reward", "open_reward", "rewards_digest"]
+__all__ = ["model_reward", "open_reward", "rewards_digest", "with_curve_named"]
 
 
 def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> RewardSum:
@@ -53,3 +56,12 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
         return ""
 
     return digest([[name, part.model_dump(mode="json"), behind(part)] for name, part in parts.items()])
+
+
+def with_curve_named(cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: Context) -> TrainingCost:
+    """The cost with what its curve shows; it compares with curves of the same reward, sampling temperature and longest completion."""
+    of_models = all(isinstance(part, ModelPart) for part in config.reward.values())
+    return replace(
+        cost, shows=f"{'reward-model score' if of_models else 'reward'} of training prompts",
+        basis=digest([rewards_digest(config.reward, config, context), config.temperature, config.max_new_tokens]),
+    )

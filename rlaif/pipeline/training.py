@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
-from rlaif.pipeline.rewards import open_reward, rewards_digest
+from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.tracking import Trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
 from rlaif.rl.ppo import StepReport
@@ -27,7 +28,7 @@ from rlaif.runs.costs import write_cost
 from rlaif.runs.steps import StepLog
 from rlaif.runs.tables import read_table
 from rlaif.runs.writers import RowWriter, write_rows, write_text
-from rlaif.stages.ppo import POLICY, PtxRow, ptx_rows, train_ppo
+from rlaif.stages.ppo import POLICY, PtxRow, ppo_cost, ptx_rows, train_ppo
 from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
 from rlaif.types import Message
@@ -149,14 +150,13 @@ class PpoJob:
                 base.drop_adapter(POLICY)
         if result.stopped:
             context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
-        tokens = sum(int(step["tokens"]) for step in metrics.rows)
-        seconds = sum(value for step in metrics.rows for name, value in step.items() if name.startswith("seconds/"))
-        write_cost(folder, tokens=tokens, seconds=seconds, peak_bytes=peak_memory(base.device))
+        cost = replace(with_curve_named(ppo_cost(metrics.rows), self.config, context), peak_bytes=peak_memory(base.device))
+        write_cost(folder, cost.as_dict())
         write_text(folder / "samples.md", ppo_markdown(metrics.rows))
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
         episodes = result.steps * self.config.episodes
-        counts = {"prompts": len(self.prompts), "steps": result.steps, "episodes": episodes, "tokens": tokens}
+        counts = {"prompts": len(self.prompts), "steps": result.steps, "episodes": episodes, "tokens": cost.tokens}
         return Outcome(counts=counts, rows={"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)})
 
     def _ptx(self) -> Sequence[PtxRow]:

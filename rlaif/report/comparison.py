@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlaif.judging.grade import share
-from rlaif.stages.comparison import Difference, PolicyComparison, TrainingCost, interval
+from rlaif.stages.comparison import Difference, PolicyComparison, interval
+from rlaif.stages.costs import TrainingCost
 from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
 __all__ = ["Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]

@@ -190,7 +190,9 @@ def token_rewards(scores: Tensor, kl: Tensor, is_real: Tensor, *, beta: float) -
 
     Args:
         scores: (B,).
-        kl: (B, T), `kl_estimate` (k1) or `exact_kl`.
+        kl: (B, T), `kl_estimate` of kind k1, which depends on the token drawn. Not `exact_kl`: it is the same whichever token was
+            drawn there, so as a charge it would teach nothing about that token (with one token a completion, nothing at all).
+            Not k3: as a charge its gradient is not that of the KL.
 
     Raises:
         DataError: A row has no real token.

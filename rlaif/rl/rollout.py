@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 
 from rlaif.digest import seed_from
-from rlaif.engines.chat import ChatFormat
+from rlaif.engines.chat import ChatFormat, end_tokens
 from rlaif.engines.decoding import draw
 from rlaif.errors import DataError
 from rlaif.models.shared_base import SharedBase
@@ -56,7 +56,7 @@ class Sampler:
     def __init__(self, base: SharedBase, *, max_new_tokens: int, temperature: float, rows: int = 64) -> None:
         self.base = base
         self.form = ChatFormat(base.tokenizer, name=base.name)
-        self.ends = end_tokens(base, self.form)
+        self.ends = end_tokens(base.model, self.form)
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.rows = rows
@@ -159,13 +159,6 @@ class Sampler:
         for stop in self.form.stops:  # what a model without chat template writes after its turn is not part of it
             text = text.partition(stop)[0]
         return text
-
-
-def end_tokens(base: SharedBase, form: ChatFormat) -> frozenset[int]:
-    """The tokens that end a completion, by tokenizer, generation config and chat template."""
-    configured = getattr(getattr(base.model, "generation_config", None), "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in (base.tokenizer.eos_token_id, *several, *form.turn_end) if token is not None)
 
 
 def _uniforms(seed: int, question: Question, index: int, count: int) -> Tensor:

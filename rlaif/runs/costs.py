@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ __all__ = ["COST", "read_cost", "write_cost"]
 COST = "cost.json"
 
 
-def write_cost(folder: Path, *, tokens: int, seconds: float, peak_bytes: int) -> None:
-    """Note tokens generated, wall-clock seconds, and the most memory held until now.
+def write_cost(folder: Path, cost: Mapping[str, Any]) -> None:
+    """Note a training cost, as JSON values.
 
     Raises:
         RunError: The disk refuses.
     """
-    values = {"tokens": tokens, "seconds": round(seconds, 3), "peak_bytes": peak_bytes}
-    write_whole(folder / COST, json.dumps(values, indent=2) + "\n")
+    write_whole(folder / COST, json.dumps(dict(cost), indent=2) + "\n")
 
 
 def read_cost(folder: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from rlaif.config.training_sft import BestOfKConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError, Problem
+from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep
 from rlaif.models.reward_model import RewardModel, TurnFormat
 from rlaif.models.shared_base import REFERENCE, SharedBase
@@ -35,6 +37,8 @@ from rlaif.stages.best_of_k_report import (
     select,
     tied,
 )
+from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.stages.finetuning import Log
 from rlaif.stages.rows import completion_row
 from rlaif.stages.sft import Lesson, fit, imitation_loss, without_overlong
 from rlaif.types import Message, Prompt
@@ -54,7 +58,7 @@ Reader = Callable[[Prompt], Sequence[Message]]
 def best_of_k(
     prompts: Sequence[Prompt], *, base: SharedBase, reward: Reward, config: BestOfKConfig, seed: int, role: str = "policy",
     student: SharedBase | None = None, messages: Reader = lambda prompt: prompt.messages, progress: Progress | None = None,
-    log: Callable[[FinetuneStep], None] = lambda step: None,
+    log: Log = lambda step: None,
 ) -> BestOfKResult:
     """Make the adapter `role` of `base` imitate the best of its own samples; it is added if the base has none.
 
@@ -73,10 +77,13 @@ def best_of_k(
     rounds: list[RoundReport] = []
     steps: list[FinetuneStep] = []
     kept: list[Kept] = []
+    meter, seconds = Meter(), [0.0]
+    bases = [base, *([reward.base] if isinstance(reward, RewardModel) else [])]
     for number in range(config.rounds):
         own = seed_from(seed, "round", number)
         # 1. Sample K completions of each prompt from the policy as it is now, and score them.
-        groups = _sampled(base, role, samplers[0], asked, reward, config, messages, seed=own, progress=progress)
+        with meter.on(*bases):
+            groups = _sampled(base, role, samplers[0], asked, reward, config, messages, seed=own, progress=progress)
         _check_spread(groups)
         # 2. Keep the best, and learn them.
         kept = [choice for group in groups for choice in select(group, config)]
@@ -84,7 +91,9 @@ def best_of_k(
         lessons, overlong = without_overlong(_lessons(kept, learner, base, messages), learner, config)
         measured = sorted(lessons, key=lambda lesson: unit_from(own, "measured", lesson.id))[:MEASURED]
         before = imitation_loss(learner, role if role in learner.roles else REFERENCE, measured, rows=config.micro_batch)
-        steps += fit(learner, role, lessons, config, seed=seed_from(own, "sft"), progress=progress, log=log)
+        with meter.on(learner):
+            steps += fit(learner, role, lessons, config, seed=seed_from(own, "sft"), progress=progress, log=log)
+        seconds.append(meter.seconds)
         after = imitation_loss(learner, role, measured, rows=config.micro_batch)
         rounds.append(round_report(
             number, groups, kept, learned=len(lessons), overlong=overlong, loss_before=before, loss_after=after,
@@ -94,9 +103,14 @@ def best_of_k(
         student or base, role, [question.prompt for question in asked], reward, config, messages, seed=seed,
         start=rounds[0].growth[0].reward,
     )
+    tokens = list(accumulate((r.tokens for r in rounds), initial=0))
+    cost = TrainingCost(
+        tokens=tokens[-1], seconds=meter.seconds, flops=meter.flops,
+        curve=() if student is not None else _curve(tokens, seconds, rounds, made),
+    )
     return BestOfKResult(
-        role=role, rounds=tuple(rounds), student=made, steps=steps, rows=[_row(choice, messages) for choice in kept], refused=refused,
-        duplicates=duplicates,
+        role=role, rounds=tuple(rounds), student=made, steps=steps, rows=[_row(choice, messages) for choice in kept], cost=cost,
+        refused=refused, duplicates=duplicates,
     )
 
 
@@ -228,6 +242,15 @@ def _row(choice: Kept, messages: Reader) -> dict[str, Any]:
 
 
 # Reports
+
+
+def _curve(
+    tokens: Sequence[float], seconds: Sequence[float], rounds: Sequence[RoundReport], made: StudentReport,
+) -> tuple[CurvePoint, ...]:
+    """The mean reward of the start policy and of what each round made, after so many tokens and seconds: over the K samples that the
+    next round draws, after the last over the policy's own samples."""
+    rewards = [*(r.growth[0].reward for r in rounds), made.reward]
+    return curve_of(CurvePoint(*point) for point in zip(tokens, seconds, rewards, strict=True))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from rlaif.config.training_sft import BestOfKConfig
 from rlaif.models.finetune import FinetuneStep
 from rlaif.rl.episodes import Row
 from rlaif.rl.kl import best_of_n_kl_bound, best_of_n_kl_estimate
+from rlaif.stages.costs import TrainingCost
 
 __all__ = [
     "BestOfKResult", "Candidate", "GrowthPoint", "Kept", "RoundReport", "StudentReport", "expected_best", "growth", "mean_and_error",
@@ -118,6 +119,7 @@ class BestOfKResult:
 
     Attributes:
         rows: What the last round kept, as rows for SFT with `reward` and `weight`.
+        cost: Of sampling, scoring and learning. A student that learns in the policy's place has no curve: it begins at the end.
         refused: `(prompt id, reason)` of the prompts that could not be sampled.
         duplicates: Prompts left out because the same is asked by an earlier one.
     """
@@ -127,6 +129,7 @@ class BestOfKResult:
     student: StudentReport
     steps: list[FinetuneStep]
     rows: list[dict[str, Any]]
+    cost: TrainingCost = field(compare=False)
     refused: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
 

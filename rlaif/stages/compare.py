@@ -5,7 +5,8 @@ interval holds 95 % by itself; with many policies some will exclude zero by luck
 
 Policies trained by reinforcement learning and by best of K are not comparable at equal KL (Gao et al. 2022, 2210.10760): RL spends far
 more of it. So the held-out gold measure stands against the proxy that was trained on, and where training curves are known the policies
-are compared at equal tokens generated and at equal wall-clock.
+are also compared at equal tokens generated and at equal wall-clock. Those curves show the reward in training, since the held-out
+measures are taken at the end only; the words say so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from math import isfinite
 
 from rlaif.config.evaluation import Budget
 from rlaif.errors import DataError
-from rlaif.stages.comparison import AtBudget, CurvePoint, Difference, Optimisation, PolicyComparison, TrainingCost
+from rlaif.stages.comparison import AtBudget, Difference, Optimisation, PolicyComparison, Reading
+from rlaif.stages.costs import CurvePoint, TrainingCost
 from rlaif.stages.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.stats import Estimate, bootstrap_difference
 
@@ -29,12 +31,14 @@ MANY = 5
 FEW = 20
 """Prompts below which a percentile bootstrap is known to be too narrow."""
 
+NO_CURVES = "Only the endpoints of training are compared, not equal budgets"
+
 ROUNDING = 1e-12
 """Differences smaller than this, relative to the largest value, are of floating-point sums, not of policies."""
 
 
 def compare(
-    evaluations: Sequence[Evaluation], costs: Mapping[str, TrainingCost] | None = None, *, curve_measure: str | None = None,
+    evaluations: Sequence[Evaluation], costs: Mapping[str, TrainingCost] | None = None, *,
     budgets: Sequence[Budget] = ("tokens", "seconds"), resamples: int = 2000, seed: int = 0,
 ) -> PolicyComparison:
     """Compare every policy with the start policy and with every other.
@@ -42,7 +46,6 @@ def compare(
     Args:
         evaluations: On the same prompts, with the same start policy.
         costs: What training each policy took, by name, where it is known.
-        curve_measure: What the curves of `costs` show; the deciding measure, when left out.
         budgets: At equal amounts of what to compare curves.
 
     Raises:
@@ -59,7 +62,7 @@ def compare(
         _difference(ours, base, measure, resamples=resamples, seed=seed)
         for measure in measures for ours, base in _meetings(policies, merged.start)
     ]
-    at_budgets = _at_budgets(costs, budgets, curve_measure or measures[0])
+    at_budgets = _at_budgets(costs, budgets)
     notes = [*merged.notes, *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else [])]
     if merged.prompts < FEW:
         notes.append(f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least {FEW}.")
@@ -106,28 +109,33 @@ def _optimisations(differences: Sequence[Difference], merged: Evaluation) -> lis
 # Equal budgets
 
 
-def _at_budgets(costs: Mapping[str, TrainingCost], budgets: Sequence[Budget], measure: str) -> tuple[AtBudget, ...]:
-    """The policies that have curves, at the most that all of them spent."""
-    curves = {name: cost.curve for name, cost in costs.items() if cost.curve}
-    if len(curves) < 2:
-        return ()
-    found = []
-    for budget in budgets:
-        amount = min(getattr(curve[-1], budget) for curve in curves.values())
-        values = {name: _value_at(curve, budget, amount) for name, curve in curves.items()}
-        found.append(AtBudget(budget=budget, amount=amount, measure=measure, values=values))
-    return tuple(found)
+def _at_budgets(costs: Mapping[str, TrainingCost], budgets: Sequence[Budget]) -> tuple[AtBudget, ...]:
+    """The policies whose curves show the same, at the most that all of them spent."""
+    alike: dict[tuple[str, str], dict[str, Sequence[CurvePoint]]] = {}
+    for name, cost in costs.items():
+        if cost.curve:
+            alike.setdefault((cost.shows, cost.basis), {})[name] = cost.curve
+    return tuple(
+        _at_budget(curves, budget, shows) for (shows, _), curves in alike.items() if len(curves) > 1 for budget in budgets
+    )
 
 
-def _value_at(curve: Sequence[CurvePoint], budget: Budget, amount: float) -> float | None:
+def _at_budget(curves: Mapping[str, Sequence[CurvePoint]], budget: Budget, shows: str) -> AtBudget:
+    amount = min(getattr(curve[-1], budget) for curve in curves.values())
+    readings = {name: _reading(curve, budget, amount) for name, curve in curves.items()}
+    return AtBudget(budget=budget, amount=amount, shows=shows, readings=readings)
+
+
+def _reading(curve: Sequence[CurvePoint], budget: Budget, amount: float) -> Reading | None:
     """The curve at `amount`, on the straight line between its neighbours; `None` before its first point."""
     points = [(float(getattr(point, budget)), point.value) for point in curve]
     if amount < points[0][0]:
         return None
     for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= amount < x1:
-            return y0 + (y1 - y0) * (amount - x0) / (x1 - x0)
-    return points[-1][1]
+        if x0 < amount < x1:
+            return Reading(value=y0 + (y1 - y0) * (amount - x0) / (x1 - x0), between=(x0, x1))
+    at, value = [point for point in points if point[0] <= amount][-1]
+    return Reading(value=value, between=(at, at))
 
 
 def _endpoints_only(
@@ -135,14 +143,20 @@ def _endpoints_only(
 ) -> str:
     """Which trained policies are compared at their endpoints only, and why; `policies` begin with the start policy."""
     trained = [each.name for each in policies[1:]]
-    lacking = [f"`{name}`" for name in trained if not (name in costs and costs[name].curve)]
+    met = {name for each in at_budgets for name in each.readings}
     if not asked:
         return "Only the endpoints of training are compared: no budget was asked for."
-    if at_budgets:
-        return f"Only the endpoint of {', '.join(lacking)} is compared: there is no training curve of it." if lacking else ""
     if len(trained) == 1:
         return "Only the endpoint of training is compared: there is a single trained policy."
-    return f"Only the endpoints of training are compared, not equal budgets: there is no training curve of {', '.join(lacking)}."
+    lacking = [f"`{name}`" for name in trained if not (name in costs and costs[name].curve)]
+    apart = [f"`{name}`" for name in trained if name not in met and f"`{name}`" not in lacking]
+    why = [f"there is no training curve of {', '.join(lacking)}"] if lacking else []
+    if apart and (met or len(apart) > 1):
+        why.append(f"the training curve of {', '.join(apart)} shows a reward, or samples, that no other curve does")
+    if not why:
+        return ""
+    left = ", ".join([*lacking, *apart])
+    return f"Only the endpoint of {left} is compared: {'; '.join(why)}." if met else f"{NO_CURVES}: {'; '.join(why)}."
 
 
 # Checks

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 from rlaif.config.evaluation import Budget
 from rlaif.judging.cases import plain
 from rlaif.judging.grade import share
+from rlaif.stages.costs import TrainingCost
 from rlaif.stages.evaluation import WIN, PolicyResult, WinRate
 from rlaif.stats import Estimate
 
 __all__ = [
-    "AtBudget", "CurvePoint", "Difference", "Finding", "Optimisation", "PolicyComparison", "TrainingCost", "interval",
+    "AtBudget", "Difference", "Finding", "Optimisation", "PolicyComparison", "Reading", "interval",
 ]
 
 Finding = Literal["over-optimised", "sign of over-optimisation", "not shown to carry over", "carried over", "no gain"]
@@ -23,32 +24,8 @@ UNITS: Mapping[Budget, str] = {"tokens": "generated tokens", "seconds": "seconds
 UNEQUAL = 1.25
 """Costs further apart than this factor are called unequal."""
 
-
-class CurvePoint(NamedTuple):
-    """A policy in the middle of its training: what it had taken until then, and how it did."""
-
-    tokens: float
-    """Generated until then."""
-    seconds: float
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingCost:
-    """What it took to train a policy, from the start policy on: rollouts or samples, scoring and updates.
-
-    Attributes:
-        tokens: Generated.
-        flops: `None` where they were not counted.
-        peak_bytes: Most memory held; `None` where it was not measured.
-        curve: Points in order of cost; empty where there was only one, the end.
-    """
-
-    tokens: int
-    seconds: float
-    flops: float | None = None
-    peak_bytes: int | None = None
-    curve: tuple[CurvePoint, ...] = ()
+COARSE = 0.1
+"""A curve whose points around a budget are further apart than this share of it is read between them, and that is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,32 +97,48 @@ class Optimisation:
         return f"`{self.policy}` {meaning[self.finding]}: {both}."
 
 
+class Reading(NamedTuple):
+    """A curve read at some cost, on the straight line between two of its points."""
+
+    value: float
+    between: tuple[float, float]
+    """The cost at either; the same twice where there is a point."""
+
+
 @dataclass(frozen=True, slots=True)
 class AtBudget:
-    """Policies at one and the same cost of training, read off their curves (straight lines between points).
+    """Policies at one and the same cost of training, read off their curves.
 
     Attributes:
         amount: Where the shortest curve ends.
-        values: By policy; `None` where its curve begins later.
+        shows: What the curves show.
+        readings: By policy; `None` where its curve begins later.
     """
 
     budget: Budget
     amount: float
-    measure: str
-    values: Mapping[str, float | None]
+    shows: str
+    readings: Mapping[str, Reading | None]
 
     @property
     def words(self) -> str:
         """One sentence; there is no interval to tell, since a curve has one figure a point."""
-        known = {name: value for name, value in self.values.items() if value is not None}
-        late = [f"`{name}` has no point so early" for name in self.values if name not in known]
-        facts = ", ".join([*(f"`{name}` {value:.3g}" for name, value in known.items()), *late])
-        best = [name for name, value in known.items() if value == max(known.values())]
+        known = {name: reading for name, reading in self.readings.items() if reading is not None}
+        late = [f"`{name}` has no point so early" for name in self.readings if name not in known]
+        facts = ", ".join([*(f"`{name}` {self._fact(reading)}" for name, reading in known.items()), *late])
+        most = max((reading.value for reading in known.values()), default=None)
+        best = [name for name, reading in known.items() if reading.value == most]
         leader = f"`{best[0]}` is ahead" if len(best) == 1 and len(known) > 1 else "none is ahead"
         return (
-            f"At {self.amount:,.0f} {UNITS[self.budget]} of training, on {self.measure}: {facts}; {leader} "
-            "(single figures of a curve, without an interval)."
+            f"At {self.amount:,.0f} {UNITS[self.budget]} of training, by the {self.shows}: {facts}; {leader}. This is the reward in "
+            "training, not the held-out measure, and each is a single figure of a curve, without an interval."
         )
+
+    def _fact(self, reading: Reading) -> str:
+        """The figure, and where it was read between points that lie far apart."""
+        low, high = reading.between
+        far = high - low > COARSE * self.amount
+        return f"{reading.value:.3g}" + (f" (on the line between its points at {low:,.0f} and {high:,.0f})" if far else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ are computed once before training, so there is no second model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -19,16 +19,19 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from rlaif.config.training_sft import DpoConfig
 from rlaif.digest import seed_from
-from rlaif.errors import DataError, Problem
-from rlaif.models.finetune import FinetuneStep, NoReference, Resident, finetune
+from rlaif.errors import DataError
+from rlaif.models.cost import Meter
+from rlaif.models.finetune import FinetuneStep, NoReference, Resident
 from rlaif.models.reward_model import TurnFormat
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import Progress, Silent
 from rlaif.rl.episodes import micro_batches
 from rlaif.rl.math import bradley_terry_loss
+from rlaif.stages.costs import TrainingCost
+from rlaif.stages.finetuning import Log, fitting, learn, lora_of
 from rlaif.stages.preferences import PreferencePair, split_by_prompt
 from rlaif.stages.reward_report import Scored, measure
-from rlaif.stages.sft import completion_logprobs, lora_of, optimiser_of
+from rlaif.stages.sft import completion_logprobs
 
 __all__ = ["DpoReport", "DpoResult", "train_dpo"]
 
@@ -67,6 +70,7 @@ class DpoResult:
     role: str
     report: DpoReport
     steps: list[FinetuneStep]
+    cost: TrainingCost = field(compare=False)
 
 
 class _Pair(NamedTuple):
@@ -90,7 +94,7 @@ class _Labelled(NamedTuple):
 
 def train_dpo(
     pairs: Sequence[PreferencePair], *, base: SharedBase, config: DpoConfig, seed: int, role: str = "policy",
-    progress: Progress | None = None, log: Callable[[FinetuneStep], None] = lambda step: None,
+    progress: Progress | None = None, log: Log = lambda step: None,
 ) -> DpoResult:
     """Train the adapter `role` on `pairs`; it is added to `base`, which must not have one yet. Nothing else of the base changes.
 
@@ -101,28 +105,30 @@ def train_dpo(
         DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, too many that are too long.
         ModelError: Training ran away, or the base has an adapter `role`.
     """
-    progress = progress or Silent()
     # 1. Check, encode, hold out, and ask the reference.
     usable, overlong = _fitting(pairs, base, config)
-    train, held_out = (_labelled(part, base, config) for part in split_by_prompt(usable, config.held_out, seed=seed))
+    own, others = split_by_prompt(usable, config.held_out, seed=seed)
+    meter, held_out = Meter(), _labelled(others, base, config)
+    with meter.on(base):
+        train = _labelled(own, base, config)
     # 2. Learn.
     base.add_adapter(role, lora_of(config), seed=seed_from(seed, "adapter", role) % (1 << 31))
-    optimiser = optimiser_of(config)
-    progress.begin(f"DPO on {len(train.pairs)} pairs", optimiser.steps(len(train.pairs)))
 
     def build(**options: Any) -> _DpoTrainer:
         return _DpoTrainer(data=train, ref_model=NoReference(base.model.config), **options)
 
-    def heard(step: FinetuneStep) -> None:
-        progress.advance()
-        log(step)
-
-    steps = finetune(
-        base, role, rows=len(train.pairs), lora=lora_of(config), optimiser=optimiser, seed=seed_from(seed, "dpo"), trainer=build,
-        arguments=TrlDpoConfig, collate=lambda examples: {"row": torch.tensor([example["row"] for example in examples])},
-        options={"beta": config.beta, "disable_dropout": False}, log=heard,  # dropout is off already, and is to be put back as it was
+    with meter.on(base):
+        steps = learn(
+            base, role, config, rows=len(train.pairs), title=f"DPO on {len(train.pairs)} pairs", seed=seed_from(seed, "dpo"),
+            trainer=build, arguments=TrlDpoConfig, collate=lambda numbers: {"row": torch.tensor(numbers)},
+            options={"beta": config.beta, "disable_dropout": False},  # dropout is off already, and is to be put back as it was
+            progress=progress or Silent(), log=log,
+        )
+    # 3. Measure what was made.
+    return DpoResult(
+        role=role, report=_report(base, role, config, train=train, held_out=held_out, overlong=overlong), steps=steps,
+        cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops),
     )
-    return DpoResult(role=role, report=_report(base, role, config, train=train, held_out=held_out, overlong=overlong), steps=steps)
 
 
 class _DpoTrainer(Resident, DPOTrainer):
@@ -172,24 +178,14 @@ def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfi
     Raises:
         DataError: There are none, they all say ½, or too many are too long.
     """
-    limit = min(config.max_tokens or base.context, base.context)
     lengths = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in _encode(pairs, base)]
-    long = [(pair, length) for pair, length in zip(pairs, lengths, strict=True) if length > limit]
-    if len(long) > config.max_overlong * len(pairs):
-        raise DataError(
-            f"{len(long)} of {len(pairs)} pairs are longer than {limit} tokens, the longest {max(lengths)}", where=long[0][0].source,
-            problems=[Problem(f"{length} tokens", where=pair.id) for pair, length in long[:5]],
-            remedy="raise `max_overlong` to go on without them, or `max_tokens` if the context allows",
-        )
-    usable = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit and pair.weight > 0]
-    if not usable:
-        raise DataError("there are no preferences to learn from", remedy="label some pairs first; weights must be above 0")
+    usable, long = fitting(pairs, lengths, base, config, noun="pairs", where=pairs[0].source if pairs else "")
     if config.labels == "soft" and all(abs(pair.p_chosen - 0.5) < 1e-6 for pair in usable):
         raise DataError(
             f"all {len(usable)} labels are ½: they say of no pair which completion is better",
             remedy="check the judge with `rlaif audit`; a judge that prefers nothing teaches nothing",
         )
-    return usable, len(long)
+    return usable, long
 
 
 def _encode(pairs: Sequence[PreferencePair], base: SharedBase) -> list[_Pair]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from rlaif.config.training_ppo import (
 )
 from rlaif.digest import digest, seed_from
 from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.models.cost import Meter
 from rlaif.models.reward_model import Conversation, TurnFormat
 from rlaif.models.shared_base import SharedBase
 from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -28,9 +30,10 @@ from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import Metrics, StepReport, ppo_step
 from rlaif.rl.rewards import FormatReward, FunctionReward, LengthReward, PatternReward, RewardFunction, RewardSum
 from rlaif.rl.rollout import Question
+from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.types import Message, Prompt
 
-__all__ = ["POLICY", "PpoResult", "PtxRow", "ptx_rows", "reward_of", "train_ppo"]
+__all__ = ["POLICY", "PpoResult", "PtxRow", "ppo_cost", "ptx_rows", "reward_of", "train_ppo"]
 
 PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a constant."""
@@ -89,14 +92,16 @@ def train_ppo(
     history: list[Metrics] = []
     flat, stopped = first == 0, ""
     for step in range(first, config.steps):
+        meter = Meter()
         try:
-            report = ppo_step(learner, draw_prompts(asked, config, seed=seed, step=step), reward, step=step)
+            with meter.on(base):
+                report = ppo_step(learner, draw_prompts(asked, config, seed=seed, step=step), reward, step=step)
         except RunawayError as error:
             learner.roll_back()
             stopped = f"step {step}: {error.what}; the last good weights are back"
             break
-        history.append(report.metrics)
-        on_step(report.metrics)
+        history.append(report.metrics | {"flops": meter.flops})
+        on_step(history[-1])
         on_rollout(report)
         flat = flat and len(set(report.scores.total)) == 1
         if flat and step + 1 == PATIENCE:
@@ -105,6 +110,21 @@ def train_ppo(
             tensors, state = learner_state(learner)
             save_checkpoint(checkpoint_folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
     return PpoResult(history=tuple(history), first_step=first, stopped=stopped)
+
+
+def ppo_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:
+    """What all steps took, those before a resumption too, from their metrics.
+
+    A step's rollouts come from the policy that the steps before it made, so their mean reward stands at what those steps had taken.
+    """
+    curve: list[CurvePoint] = []
+    tokens, seconds, flops = 0, 0.0, 0.0
+    for step in history:
+        curve.append(CurvePoint(tokens=tokens, seconds=seconds, value=step["reward"]))
+        tokens += step["tokens"]
+        seconds += sum(value for name, value in step.items() if name.startswith("seconds/"))
+        flops += step["flops"]
+    return TrainingCost(tokens=tokens, seconds=seconds, flops=flops, curve=curve_of(curve))
 
 
 def reward_of(

@@ -8,8 +8,8 @@ formed at completion tokens only, and what the prompts of a pass have in common 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,18 +21,21 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rlaif.config.training_sft import FinetuneSettings, SftConfig
 from rlaif.digest import digest, seed_from, unit_from
 from rlaif.errors import DataError, Problem
-from rlaif.models.finetune import FinetuneStep, Optimiser, Resident, finetune
+from rlaif.models.cost import Meter
+from rlaif.models.finetune import FinetuneStep, Resident
 from rlaif.models.reward_model import TurnFormat
-from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.models.shared_base import SharedBase
 from rlaif.progress import Progress, Silent
 from rlaif.rl.episodes import micro_batches, response_states
 from rlaif.rl.math import token_logprobs
 from rlaif.rl.update import positions
+from rlaif.stages.costs import TrainingCost
+from rlaif.stages.finetuning import Log, fitting, learn
 from rlaif.types import Message
 
 __all__ = [
-    "Lesson", "SftReport", "SftResult", "completion_logprobs", "fit", "imitation_loss", "lessons_from_rows", "lora_of", "optimiser_of",
-    "train_sft", "without_overlong",
+    "Lesson", "SftReport", "SftResult", "completion_logprobs", "fit", "imitation_loss", "lessons_from_rows", "train_sft",
+    "without_overlong",
 ]
 
 SHOWN_PROBLEMS = 20
@@ -93,11 +96,12 @@ class SftResult:
     role: str
     report: SftReport
     steps: list[FinetuneStep]
+    cost: TrainingCost = field(compare=False)
 
 
 def train_sft(
     rows: Sequence[Mapping[str, Any]], *, base: SharedBase, config: SftConfig, seed: int, role: str = "policy", source: str = "",
-    progress: Progress | None = None, log: Callable[[FinetuneStep], None] = lambda step: None,
+    progress: Progress | None = None, log: Log = lambda step: None,
 ) -> SftResult:
     """Fine-tune the adapter `role` on rows of `prompt` and `completion` (lists of messages) and, if given, `weight`.
 
@@ -118,14 +122,16 @@ def train_sft(
     # 2. Measure, learn, measure.
     measured = _drawn(held_out or train, seed)
     before = imitation_loss(base, role if role in base.roles else "reference", measured, rows=config.micro_batch)
-    steps = fit(base, role, train, config, seed=seed_from(seed, "sft"), progress=progress, log=log)
+    meter = Meter()
+    with meter.on(base):
+        steps = fit(base, role, train, config, seed=seed_from(seed, "sft"), progress=progress, log=log)
     after = imitation_loss(base, role, measured, rows=config.micro_batch)
     report = SftReport(
         rows=len(train), prompts=len({lesson.group for lesson in train}), overlong=overlong,
         tokens=sum(len(lesson.completion) for lesson in train), measured=len(measured), held_out=bool(held_out),
         loss_before=before, loss_after=after,
     )
-    return SftResult(role=role, report=report, steps=steps)
+    return SftResult(role=role, report=report, steps=steps, cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops))
 
 
 # Rows
@@ -168,19 +174,7 @@ def without_overlong(
     Raises:
         DataError: There are none, or too many are too long.
     """
-    limit = min(settings.max_tokens or base.context, base.context)
-    kept = [lesson for lesson in lessons if lesson.length <= limit and lesson.weight > 0]
-    long = [lesson for lesson in lessons if lesson.length > limit]
-    if len(long) > settings.max_overlong * len(lessons):
-        longest = max(lesson.length for lesson in long)
-        raise DataError(
-            f"{len(long)} of {len(lessons)} rows are longer than {limit} tokens, the longest {longest}", where=source,
-            problems=[Problem(f"{lesson.length} tokens", where=lesson.id) for lesson in long[:5]],
-            remedy="raise `max_overlong` to go on without them, or `max_tokens` if the context allows",
-        )
-    if not kept:
-        raise DataError("there are no rows to learn from", where=source, remedy="look at what was left out; weights must be above 0")
-    return kept, len(long)
+    return fitting(lessons, [lesson.length for lesson in lessons], base, settings, noun="rows", where=source)
 
 
 def _messages(turns: Any, last: str) -> tuple[Message, ...]:
@@ -236,29 +230,23 @@ def _drawn(lessons: Sequence[Lesson], seed: int) -> list[Lesson]:
 
 def fit(
     base: SharedBase, role: str, lessons: Sequence[Lesson], settings: FinetuneSettings, *, seed: int,
-    progress: Progress | None = None, log: Callable[[FinetuneStep], None] = lambda step: None,
+    progress: Progress | None = None, log: Log = lambda step: None,
 ) -> list[FinetuneStep]:
     """Fine-tune the adapter `role` of `base` on encoded rows; weights are scaled to mean 1 first.
 
     Raises:
         ModelError: Training ran away; the adapter is as it was before.
     """
-    progress, optimiser = progress or Silent(), optimiser_of(settings)
     mean = sum(lesson.weight for lesson in lessons) / len(lessons)
     rows = [replace(lesson, weight=lesson.weight / mean) for lesson in lessons]
 
     def build(**options: Any) -> _SftTrainer:
         return _SftTrainer(lessons=rows, **options)
 
-    def heard(step: FinetuneStep) -> None:
-        progress.advance()
-        log(step)
-
-    progress.begin(f"fine-tuning on {len(rows)} completions", optimiser.steps(len(rows)))
-    return finetune(
-        base, role, rows=len(rows), lora=lora_of(settings), optimiser=optimiser, seed=seed, trainer=build, arguments=TrlSftConfig,
-        collate=lambda examples: _collate([example["row"] for example in examples], rows), log=heard,
-        options={"dataset_kwargs": {"skip_prepare_dataset": True}},
+    return learn(
+        base, role, settings, rows=len(rows), title=f"fine-tuning on {len(rows)} completions", seed=seed, trainer=build,
+        arguments=TrlSftConfig, collate=lambda numbers: _collate(numbers, rows),
+        options={"dataset_kwargs": {"skip_prepare_dataset": True}}, progress=progress or Silent(), log=log,
     )
 
 
@@ -330,16 +318,3 @@ def imitation_loss(base: SharedBase, role: str, lessons: Sequence[Lesson], *, ro
             loss -= float((weight * logprobs.sum(1)).sum())
             count += sum(lesson.weight * len(lesson.completion) for lesson in part)
     return loss / count
-
-
-def optimiser_of(settings: FinetuneSettings) -> Optimiser:
-    """How the settings say that an adapter is trained."""
-    return Optimiser(
-        epochs=settings.epochs, batch_size=settings.batch_size, micro_batch=settings.micro_batch,
-        learning_rate=settings.learning_rate, gradient_checkpointing=settings.gradient_checkpointing,
-    )
-
-
-def lora_of(settings: FinetuneSettings) -> LoraSettings:
-    """The adapter that the settings ask for."""
-    return LoraSettings(rank=settings.lora_rank, alpha=settings.lora_alpha)

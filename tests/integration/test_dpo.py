@@ -136,7 +136,7 @@ def test_rows_of_no_weight_teach_nothing() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(DataError, match="no preferences to learn from"):
+    with pytest.raises(DataError, match="no pairs to learn from"):
         train(toy_base(), [])
     with pytest.raises(DataError, match="all 16 labels are ½"):
         train(toy_base(), some_rows(p=0.5))

@@ -14,10 +14,12 @@ from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.errors import DataError
 from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown, evaluation_table
 from rlaif.stages.compare import compare
-from rlaif.stages.comparison import AtBudget, CurvePoint, Difference, Optimisation, TrainingCost
+from rlaif.stages.comparison import AtBudget, Difference, Optimisation, Reading
+from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.stages.evaluation import Cost, Evaluation, PolicyResult, Rows, WinRate, estimates
 from rlaif.stats import Estimate
 
+SHOWS = "reward-model score of training prompts"
 PROMPTS = ("p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3")
 COST = Cost(tokens=100, prompt_tokens=40, flops=2.5e9, seconds=1.5, peak_bytes=2_000_000_000)
 
@@ -131,8 +133,9 @@ def test_the_judge_decides_where_there_is_no_gold_and_invalid_verdicts_are_left_
 # Equal budgets
 
 
-def cost(tokens: int, *points: tuple[float, float, float]) -> TrainingCost:
-    return TrainingCost(tokens=tokens, seconds=60.0, flops=1e12, peak_bytes=3_000_000_000, curve=tuple(CurvePoint(*x) for x in points))
+def cost(tokens: int, *points: tuple[float, float, float], basis: str = "b") -> TrainingCost:
+    curve = tuple(CurvePoint(*x) for x in points)
+    return TrainingCost(tokens=tokens, seconds=60, flops=1e12, peak_bytes=3_000_000_000, curve=curve, shows=SHOWS, basis=basis)
 
 
 def test_curves_are_compared_where_the_shortest_ends() -> None:
@@ -140,26 +143,58 @@ def test_curves_are_compared_where_the_shortest_ends() -> None:
     found = compare([evaluation(START, UP, SAME)], costs, resamples=200)
     tokens, seconds = found.at_budgets
     assert (tokens.budget, tokens.amount) == ("tokens", 300)
-    assert tokens.values == pytest.approx({"up": 0.6, "same": 0.3})  # half way from 0.4 to 0.8
+    assert tokens.readings["up"] == (pytest.approx(0.6), (200, 400))  # half way from 0.4 to 0.8
+    assert tokens.readings["same"] == (0.3, (300, 300))
     assert (seconds.budget, seconds.amount) == ("seconds", 40)
-    assert seconds.values == pytest.approx({"up": 0.6, "same": 0.3})  # half way from 20 s to 60 s
+    assert seconds.readings["up"] == (pytest.approx(0.6), (20, 60))  # half way from 20 s to 60 s
     assert found.endpoints == ""
-    assert any(
-        line == "At 300 generated tokens of training, on gold: `up` 0.6, `same` 0.3; `up` is ahead (single figures of a curve, "
-        "without an interval)." for line in found.verdict
+    assert tokens.words == (
+        "At 300 generated tokens of training, by the reward-model score of training prompts: `up` 0.6 (on the line between its points "
+        "at 200 and 400), `same` 0.3; `up` is ahead. This is the reward in training, not the held-out measure, and each is a single "
+        "figure of a curve, without an interval."
     )
+    assert {tokens.words, seconds.words} <= set(found.verdict)
     assert any(x.startswith("`up` generated 1.3 times as many tokens in training as `same` (400 against 300)") for x in found.verdict)
 
 
 def test_a_curve_that_begins_later_has_no_figure_there() -> None:
     costs = {"up": cost(10, (0, 0, 0.1), (10, 1, 0.2)), "same": cost(90, (50, 5, 0.3), (90, 9, 0.3))}
     tokens, _ = compare([evaluation(START, UP, SAME)], costs, resamples=200).at_budgets
-    assert tokens.values == {"up": 0.2, "same": None}
+    assert tokens.readings == {"up": (0.2, (10, 10)), "same": None}
     assert "`same` has no point so early; none is ahead" in tokens.words
 
 
 def test_a_tie_at_a_budget_names_nobody() -> None:
-    assert "none is ahead" in AtBudget(budget="tokens", amount=5, measure="gold", values={"a": 1.0, "b": 1.0}).words
+    same = Reading(value=1.0, between=(5, 5))
+    assert "`a` 1, `b` 1; none is ahead." in AtBudget(budget="tokens", amount=5, shows=SHOWS, readings={"a": same, "b": same}).words
+
+
+def test_points_that_lie_close_need_no_word() -> None:
+    near = Reading(value=1.0, between=(96, 105))
+    assert "`a` 1;" in AtBudget(budget="tokens", amount=100, shows=SHOWS, readings={"a": near}).words
+
+
+def test_curves_of_different_rewards_are_not_compared() -> None:
+    curve, other = cost(10, (0, 0, 0.1), (10, 1, 0.2)), cost(10, (0, 0, 0.1), (10, 1, 0.2), basis="another reward")
+    found = compare([evaluation(START, UP, SAME)], {"up": curve, "same": other}, resamples=200)
+    assert found.at_budgets == ()
+    assert "the training curve of `up`, `same` shows a reward, or samples, that no other curve does." in found.endpoints
+    found = compare([evaluation(START, UP, SAME, DOWN)], {"up": curve, "same": curve, "down": other}, resamples=200)
+    assert list(found.at_budgets[0].readings) == ["up", "same"]
+    assert found.endpoints.startswith("Only the endpoint of `down` is compared: the training curve of `down` shows a reward")
+
+
+def test_a_training_cost_survives_json() -> None:
+    found = cost(10, (0, 0, 0.1), (10, 1, 0.2))
+    assert TrainingCost.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    assert TrainingCost.from_dict({"tokens": 10, "seconds": 1.5}).curve == ()
+    with pytest.raises(DataError, match=r"ppo/cost\.json: this is no training cost: .*seconds"):
+        TrainingCost.from_dict({"tokens": 10}, where="ppo/cost.json")
+
+
+def test_one_point_is_no_curve() -> None:
+    assert curve_of([CurvePoint(0, 0, 0.1)]) == ()
+    assert len(curve_of([CurvePoint(0, 0, 0.1), CurvePoint(5, 1, 0.1)])) == 2
 
 
 def test_only_endpoints_are_compared_where_curves_are_missing() -> None:

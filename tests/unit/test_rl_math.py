@@ -217,6 +217,21 @@ class TestRewards:
         rewards = rl.token_rewards(torch.tensor([1.0, -2.0]).bfloat16(), torch.zeros(2, 3).bfloat16(), RAGGED, beta=0.5)
         assert rewards.dtype == torch.float32
 
+    def test_only_k1_teaches_the_gradient_of_the_kl(self) -> None:
+        """At a single token: Σ_v p(v) charge(v) ∇log p(v) over the vocabulary, against ∇KL by autograd."""
+        logits, ref = torch.tensor([1.0, 0.0, -1.0], requires_grad=True), torch.tensor([0.0, 0.5, 0.2])
+        logp, logq = logits.log_softmax(0), ref.log_softmax(0)
+        (wanted,) = torch.autograd.grad((logp.exp() * (logp - logq)).sum(), logits, retain_graph=True)
+        p = logp.detach().exp()
+        charges = {kind: rl.kl_estimate(logp.detach(), logq, kind=kind) for kind in ("k1", "k3")}
+        charges["exact"] = rl.exact_kl(logits.detach()[None, None], ref[None, None]).squeeze(0).expand(3)
+        found = {
+            name: torch.autograd.grad((p * charge * logp).sum(), logits, retain_graph=True)[0] for name, charge in charges.items()
+        }
+        close(found["k1"], wanted.tolist())
+        close(found["exact"], [0.0, 0.0, 0.0])
+        assert not torch.allclose(found["k3"], wanted, atol=1e-2)
+
     def test_missing_eos(self) -> None:
         scores = rl.penalise_missing_eos(torch.tensor([0.5, 0.7]), torch.tensor([True, False]), penalty=1.0)
         close(scores, [0.5, -0.3])

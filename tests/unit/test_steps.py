@@ -34,8 +34,8 @@ def test_several_rows_of_one_step(tmp_path: Path) -> None:
 
 def test_costs_come_back(tmp_path: Path) -> None:
     assert read_cost(tmp_path) is None
-    write_cost(tmp_path, tokens=10, seconds=1.5, peak_bytes=7)
-    assert read_cost(tmp_path) == {"tokens": 10, "seconds": 1.5, "peak_bytes": 7}
+    write_cost(tmp_path, {"tokens": 10, "seconds": 1.5, "curve": [{"tokens": 0}]})
+    assert read_cost(tmp_path) == {"tokens": 10, "seconds": 1.5, "curve": [{"tokens": 0}]}
     (tmp_path / "cost.json").write_text("{")
     with pytest.raises(RunError, match="damaged"):
         read_cost(tmp_path)
