@@ -88,7 +88,8 @@ def audit_settings(given: dict[str, Any]) -> AuditSettings:
         judge=given["judge"] or recipe.model, constitution=given["constitution"], server=recipe.server, dtype=recipe.dtype,
         device=recipe.device, prompts_dir=given["prompts_dir"], seed=recipe.seed, out=out,
         journal=given["journal"] or out.parent / JOURNAL, calibration=given.get("save_calibration"),
-        **pick(given, "data", "prompt_column", "skip_bad_rows", "protocol", "limit", "probes", "principles", "variants", "own"),
+        probes="all" if given.get("probes", True) else "none",
+        **pick(given, "data", "prompt_column", "skip_bad_rows", "protocol", "limit", "principles", "variants", "own"),
     )
 
 

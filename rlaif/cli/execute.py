@@ -108,7 +108,8 @@ def _show_end(result: RunResult, console: Console) -> None:
     console.print(f"\nasked {result.asked} questions, took {result.reused} answers from {result.journal}", soft_wrap=True)
     for stage in result.stages:
         main = next(iter(stage.manifest.outputs))
-        files = f"{stage.folder / main} ({stage.manifest.rows} rows), {stage.folder / 'samples.md'}"
+        rows = "" if stage.manifest.rows is None else f" ({stage.manifest.rows} rows)"
+        files = f"{stage.folder / main}{rows}, {stage.folder / 'samples.md'}"
         console.print(f"{stage.config.name}: {files}", soft_wrap=True)
     console.print(f"{result.seconds:.0f} s in all")
 

@@ -23,6 +23,8 @@ __all__ = ["show_results"]
 def show_results(kind: str, folder: Path, console: Console) -> None:
     """Print the tables of a stage of `kind`; nothing for kinds that have none."""
     match kind:
+        case "audit":
+            _show_audit(_read(folder / "audit.json"), console)
         case "reward":
             report = _read(folder / "report.json")
             _table(reward_ways(report), console, title=f"on {report['held_out_pairs']} held-out pairs")
@@ -43,6 +45,14 @@ def show_results(kind: str, folder: Path, console: Console) -> None:
             _table(Rows(table.header, table.rows), console)
         case "compare":
             _show_comparison(_read(folder / "comparison.json"), console)
+
+
+def _show_audit(found: dict[str, Any], console: Console) -> None:
+    """A line for each protocol, and the suggestion."""
+    for part in found["protocols"]:
+        console.print(escape(f"audit ({part['key']['protocol']}): {part['judgement']['words']}"), soft_wrap=True)
+    if found["suggestion"]:
+        console.print(escape(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}"), soft_wrap=True)
 
 
 def _show_comparison(found: dict[str, Any], console: Console) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rlaif.config.reading import apply_overrides, load_recipe, parse_recipe
 from rlaif.config.recipe import DEFAULT_MODEL, STAGE_KINDS, Recipe, StageConfig, recipe_schema
-from rlaif.config.stages import LabelConfig, ReviseConfig, SampleConfig
+from rlaif.config.stages import AuditConfig, LabelConfig, ReviseConfig, SampleConfig
 
 __all__ = [
-    "DEFAULT_MODEL", "LabelConfig", "Recipe", "ReviseConfig", "STAGE_KINDS", "SampleConfig", "StageConfig", "apply_overrides",
-    "load_recipe", "parse_recipe", "recipe_schema",
+    "DEFAULT_MODEL", "AuditConfig", "LabelConfig", "Recipe", "ReviseConfig", "STAGE_KINDS", "SampleConfig", "StageConfig",
+    "apply_overrides", "load_recipe", "parse_recipe", "recipe_schema",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
-from rlaif.config.stages import BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
+from rlaif.config.stages import AuditConfig, BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
 from rlaif.config.training import RewardConfig
 from rlaif.config.training_ppo import PpoConfig
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
@@ -17,14 +17,15 @@ __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_sche
 DEFAULT_MODEL = "smollm2-135m"
 
 STAGE_KINDS: dict[str, type[BaseStage]] = {
-    "sample": SampleConfig, "revise": ReviseConfig, "label": LabelConfig, "reward": RewardConfig, "ppo": PpoConfig,
-    "sft": SftConfig, "best_of_k": BestOfKConfig, "dpo": DpoConfig, "evaluate": EvaluateConfig, "compare": CompareConfig,
+    "sample": SampleConfig, "revise": ReviseConfig, "audit": AuditConfig, "label": LabelConfig, "reward": RewardConfig,
+    "ppo": PpoConfig, "sft": SftConfig, "best_of_k": BestOfKConfig, "dpo": DpoConfig, "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
 }
 """The kinds of stage and their settings."""
 
 StageConfig = Annotated[
-    SampleConfig | ReviseConfig | LabelConfig | RewardConfig | PpoConfig | SftConfig | BestOfKConfig | DpoConfig | EvaluateConfig
-    | CompareConfig, Field(discriminator="stage"),
+    SampleConfig | ReviseConfig | AuditConfig | LabelConfig | RewardConfig | PpoConfig | SftConfig | BestOfKConfig | DpoConfig
+    | EvaluateConfig | CompareConfig, Field(discriminator="stage"),
 ]
 
 

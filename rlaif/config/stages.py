@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
-    "BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig", "Settings",
-    "Split",
+    "AuditConfig", "BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig",
+    "Settings", "Split",
 ]
 
 Split = Literal["sft", "label", "rl", "eval", "all"]
@@ -116,6 +116,42 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
 
     rounds: Annotated[int, Field(ge=1, le=16)] = 4
     """Critique–revision pairs a prompt (Bai et al. 2022 use 4); each draws its own principle."""
+
+
+class AuditConfig(BaseStage):
+    """Audit the judge before its labels are trusted; a later `label` stage says what was found, and can refuse.
+
+    What is left out is taken from the next `label` stage, so that the judge is audited as it will be asked.
+    """
+
+    stage: Literal["audit"] = "audit"
+
+    judge: str | None = None
+    """Model to audit; that of the next `label` stage when left out."""
+
+    protocol: Literal["pairwise", "pointwise", "cot", "both"] | None = None
+    """How it is asked; as in the next `label` stage when left out. `both` sets pairwise beside pointwise."""
+
+    principles: Literal["sample", "all"] | None = None
+    """Ask `all` principles about each comparison, or draw one (`sample`); as in the next `label` stage when left out."""
+
+    data: str | None = None
+    """Pairs to judge: columns `chosen` and `rejected` (people's choice), or `a` and `b` (no choice). A file or a hub dataset."""
+
+    prompt_column: str = "prompt"
+    """Column of `data` that holds the prompt."""
+
+    limit: Annotated[int, Field(ge=1)] = 200
+    """Pairs of `data` to draw."""
+
+    skip_bad_rows: bool = False
+    """Go on without rows of `data` that cannot be read; they are counted."""
+
+    probes: Literal["all", "on-topic", "none"] = "all"
+    """Built-in comparisons with an obvious right answer to ask; `on-topic`: those that share a tag with a principle (all, if none)."""
+
+    variants: Annotated[int, Field(ge=0)] = 100
+    """Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that out."""
 
 
 class LabelConfig(BaseStage):

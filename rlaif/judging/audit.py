@@ -6,7 +6,7 @@ returns one frozen `AuditReport` that turns into JSON (`plain`) and ends in word
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from rlaif import __version__, stats
@@ -26,7 +26,7 @@ from rlaif.progress import Progress, Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
-__all__ = ["audit", "audit_key", "questions_of"]
+__all__ = ["audit", "audit_key", "in_scope", "questions_of"]
 
 SENSITIVITY_ROWS = 100
 """Comparisons that each change of labels or wording is tried on, one principle each."""
@@ -48,7 +48,7 @@ def audit(
     engine: Engine, *, library: PromptLibrary, constitution: Constitution, usable: Mapping[str, Constitution], pairs: Sequence[Pair],
     probes: Sequence[Pair], data: str = "", principles: PrincipleMode = "all", own: str = "", seed: int = 0,
     sensitivity_rows: int = SENSITIVITY_ROWS, progress: Progress | None = None,
-    keep: Callable[[str, Sequence[Case]], None] | None = None,
+    keep: Callable[[str, Sequence[Case], Sequence[Case]], None] | None = None,
 ) -> AuditReport:
     """Audit `engine` as a judge.
 
@@ -60,7 +60,7 @@ def audit(
         data: What `pairs` are, in words.
         own: Name of the policy that is the judge's own model; the engine's name when left out.
         sensitivity_rows: Comparisons to try changes of labels and wording on; 0 leaves that out.
-        keep: Told the judged pairs of each protocol, e.g. to calibrate on them.
+        keep: Told the judged pairs and probes of each protocol, to calibrate on them or to write them out.
     """
     progress = progress or Silent()
     gathered: dict[str, _Judged] = {}
@@ -70,7 +70,7 @@ def audit(
             mode=principles, seed=seed, sensitivity_rows=sensitivity_rows, progress=progress,
         )
         if keep:
-            keep(name, gathered[name].cases)
+            keep(name, gathered[name].cases, gathered[name].probes)
     labelled = [pair for pair in pairs if pair.a_wins is not None]
     rules = baselines(labelled) if labelled else None
     own = own or engine.card.name
@@ -203,6 +203,12 @@ def _suggestion(gathered: Mapping[str, _Judged], constitution: Constitution, *, 
     return suggest(probes, weights=weights, pairs="built-in probes", seed=seed)
 
 
-def _in_scope(cases: Sequence[Case], tags: set[str]) -> list[Case]:
-    """The cases whose prompt has one of `tags`; all of them when none has."""
-    return [case for case in cases if tags & set(case.pair.comparison.prompt.tags)] or list(cases)
+def in_scope(pairs: Sequence[Pair], tags: Set[str]) -> list[Pair]:
+    """The pairs whose prompt has one of `tags`; all of them when none has."""
+    return [pair for pair in pairs if tags & set(pair.comparison.prompt.tags)] or list(pairs)
+
+
+def _in_scope(cases: Sequence[Case], tags: Set[str]) -> list[Case]:
+    """`in_scope` for pairs that were judged."""
+    kept = set(map(id, in_scope([case.pair for case in cases], tags)))
+    return [case for case in cases if id(case.pair) in kept]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rlaif.config.stages import ServerConfig
 from rlaif.constitution import Half, load_constitution, require
+from rlaif.engines.base import Engine, TokenCount
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.errors import ConstitutionError, DataError
-from rlaif.judging.audit import SENSITIVITY_ROWS, audit, questions_of
+from rlaif.judging.audit import SENSITIVITY_ROWS, audit, in_scope, questions_of
 from rlaif.judging.audit_report import AuditReport, ProtocolAudit
 from rlaif.judging.calibration import Calibration, fit_calibration
 from rlaif.judging.cases import Case, Pair, judge_pairs, plain
@@ -29,22 +30,29 @@ from rlaif.report.audit import audit_markdown, difference_markdown
 from rlaif.runs.store import Journal
 from rlaif.types import Constitution
 
-__all__ = ["AuditSettings", "Audited", "Compared", "Plan", "plan_audit", "plan_difference", "run_audit", "run_difference"]
+__all__ = [
+    "AuditInputs", "AuditSettings", "AuditTask", "Audited", "Compared", "Plan", "audit_inputs", "conduct", "plan_audit",
+    "plan_difference", "plan_questions", "run_audit", "run_difference", "write_audit",
+]
 
 HALVES: Mapping[str, Half] = {"pairwise": "comparison", "pointwise": "question", "cot": "comparison"}
 BOTH = ("pairwise", "pointwise")
+ProbeChoice = Literal["all", "on-topic", "none"]
+Keep = Callable[[str, Sequence[Case], Sequence[Case]], None]
 COUNTED = 20
 """Comparisons whose questions are rendered to estimate tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuditSettings:
-    """What to audit, and where to write.
+class AuditTask:
+    """What to ask whom.
 
     Attributes:
         protocol: `both` audits the protocols that the constitution has texts for; `None` is the constitution's own.
         limit: Comparisons of `data` to draw; `None` takes all.
+        probes: The built-in comparisons to ask; `on-topic` are those that share a tag with a principle (all, if none does).
         variants: Comparisons on which other labels and wordings are tried.
+        own: Name of the judge's own completions in `data`; the judge's when left out.
     """
 
     judge: str
@@ -54,15 +62,21 @@ class AuditSettings:
     skip_bad_rows: bool = False
     protocol: Literal["both", "pairwise", "pointwise", "cot"] | None = "both"
     limit: int | None = None
-    probes: bool = True
+    probes: ProbeChoice = "all"
     principles: PrincipleMode = "all"
     variants: int = SENSITIVITY_ROWS
     own: str = ""
     seed: int = 0
+    prompts_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings(AuditTask):
+    """An audit by itself: what to ask, how the judge is run, and where to write."""
+
     server: ServerConfig = field(default_factory=ServerConfig)
     dtype: str = "auto"
     device: str = "auto"
-    prompts_dir: Path | None = None
     journal: Path
     out: Path
     calibration: Path | None = None
@@ -93,11 +107,20 @@ class Plan(NamedTuple):
     tokens_each: float
 
 
-class _Inputs(NamedTuple):
+class AuditInputs(NamedTuple):
+    """What an audit reads.
+
+    Attributes:
+        usable: By protocol to audit, the principles that it can ask.
+        labelled: Whether `pairs` carry people's choice.
+        data: What `pairs` are, in words.
+    """
+
     constitution: Constitution
     usable: dict[str, Constitution]
     library: PromptLibrary
     pairs: tuple[Pair, ...]
+    labelled: bool
     probes: tuple[Pair, ...]
     data: str
 
@@ -112,15 +135,8 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
     kept: dict[str, Sequence[Case]] = {}
     with Journal(settings.journal) as journal:
         engine = _engine(settings, journal, progress)
-        report = audit(
-            engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
-            probes=inputs.probes, data=inputs.data, principles=settings.principles, own=settings.own, seed=settings.seed,
-            sensitivity_rows=settings.variants, progress=progress, keep=kept.__setitem__,
-        )
-    base = settings.out / audit_file(report)
-    files = [base.with_suffix(".json"), base.with_suffix(".md")]
-    save_text(files[0], _json(report))
-    save_text(files[1], audit_markdown(report))
+        report = conduct(settings, inputs, engine, progress=progress, keep=lambda name, cases, _: kept.update({name: cases}))
+    files: tuple[Path, ...] = write_audit(report, settings.out / audit_file(report))
     calibration = None
     if settings.calibration:
         name = inputs.constitution.protocol if inputs.constitution.protocol in inputs.usable else next(iter(inputs.usable))
@@ -128,18 +144,66 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
         assert part is not None, "every usable protocol was audited"
         calibration = _calibrate(kept[name], part, settings)
         save_calibration(settings.calibration, calibration)
-        files.append(settings.calibration)
-    return Audited(report=report, calibration=calibration, files=tuple(files))
+        files = (*files, settings.calibration)
+    return Audited(report=report, calibration=calibration, files=files)
+
+
+def audit_inputs(task: AuditTask, progress: Progress) -> AuditInputs:
+    """Read the constitution, the pairs and the probes.
+
+    Raises:
+        RlaifError: One of them cannot be read, or there is nothing to ask.
+    """
+    constitution = load_constitution(task.constitution)
+    usable = _usable(constitution, task, progress)
+    read = _read(task, task.data, progress) if task.data else None
+    probes = _probes(task, usable)
+    if read is None and not probes:
+        raise DataError("there is nothing to audit on", remedy="give pairs (data), or do not leave the probes out")
+    return AuditInputs(
+        constitution=constitution, usable=usable, library=PromptLibrary(constitution.language, task.prompts_dir),
+        pairs=read.pairs if read else (), labelled=bool(read and read.labelled), probes=probes,
+        data=Path(task.data).name if task.data else "",
+    )
+
+
+def conduct(
+    task: AuditTask, inputs: AuditInputs, engine: Engine, *, progress: Progress, keep: Keep | None = None,
+) -> AuditReport:
+    """Ask `engine` all that `task` says.
+
+    Args:
+        keep: Told the judged pairs and probes of each protocol.
+    """
+    return audit(
+        engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
+        probes=inputs.probes, data=inputs.data, principles=task.principles, own=task.own, seed=task.seed,
+        sensitivity_rows=task.variants, progress=progress, keep=keep,
+    )
+
+
+def write_audit(report: AuditReport, base: Path) -> tuple[Path, Path]:
+    """Write a report as `base`.json and `base`.md.
+
+    Raises:
+        RunError: The files cannot be written.
+    """
+    files = (base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.md"))
+    save_text(files[0], _json(report))
+    save_text(files[1], audit_markdown(report))
+    return files
 
 
 def plan_audit(settings: AuditSettings, progress: Progress) -> Plan:
     """What `run_audit` would ask, without a model: only its tokenizer is read."""
-    inputs = _inputs(settings, progress)
+    return plan_questions(settings, _inputs(settings, progress), open_token_count(settings.judge))
+
+
+def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) -> Plan:
+    """What `conduct` would ask."""
     questions = questions_of(
-        inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=settings.principles,
-        sensitivity_rows=settings.variants,
+        inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=task.principles, sensitivity_rows=task.variants,
     )
-    counter = open_token_count(settings.judge)
     lengths = []
     for name, constitution in inputs.usable.items():
         protocol = open_protocol(name, library=inputs.library, constitution=constitution)
@@ -196,19 +260,19 @@ def _both_sides(settings: AuditSettings, other: str, progress: Progress) -> tupl
     return str(name), usable, _read(settings, settings.data, progress)
 
 
-def _inputs(settings: AuditSettings, progress: Progress) -> _Inputs:
-    constitution = load_constitution(settings.constitution)
-    usable = _usable(constitution, settings, progress)
-    read = _read(settings, settings.data, progress) if settings.data else None
-    probes = read_probes(seed=settings.seed) if settings.probes else ()
-    if read is None and not probes:
-        raise DataError("there is nothing to audit on", remedy="give --data, or leave --no-probes out")
-    if settings.calibration and not (read and read.labelled):
+def _inputs(settings: AuditSettings, progress: Progress) -> AuditInputs:
+    inputs = audit_inputs(settings, progress)
+    if settings.calibration and not inputs.labelled:
         raise DataError("a calibration needs human labels", remedy="give --data a file with columns chosen and rejected")
-    return _Inputs(
-        constitution=constitution, usable=usable, library=PromptLibrary(constitution.language, settings.prompts_dir),
-        pairs=read.pairs if read else (), probes=probes, data=Path(settings.data).name if settings.data else "",
-    )
+    return inputs
+
+
+def _probes(task: AuditTask, usable: Mapping[str, Constitution]) -> tuple[Pair, ...]:
+    if task.probes == "none":
+        return ()
+    probes = read_probes(seed=task.seed)
+    ours = {tag for constitution in usable.values() for principle in constitution.principles for tag in principle.tags}
+    return probes if task.probes == "all" else tuple(in_scope(probes, ours))
 
 
 def _engine(settings: AuditSettings, journal: Journal, progress: Progress) -> JournaledEngine:
@@ -216,7 +280,7 @@ def _engine(settings: AuditSettings, journal: Journal, progress: Progress) -> Jo
     return pool.get(settings.judge)
 
 
-def _usable(constitution: Constitution, settings: AuditSettings, progress: Progress) -> dict[str, Constitution]:
+def _usable(constitution: Constitution, settings: AuditTask, progress: Progress) -> dict[str, Constitution]:
     """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left out."""
     asked = BOTH if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
     usable: dict[str, Constitution] = {}
@@ -233,7 +297,7 @@ def _usable(constitution: Constitution, settings: AuditSettings, progress: Progr
     return usable
 
 
-def _read(settings: AuditSettings, source: str, progress: Progress) -> Pairs:
+def _read(settings: AuditTask, source: str, progress: Progress) -> Pairs:
     """The comparisons of a file; what was left out is told."""
     read = read_pairs(
         source, limit=settings.limit, prompt_column=settings.prompt_column, skip_bad_rows=settings.skip_bad_rows, seed=settings.seed,

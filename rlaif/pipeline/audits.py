@@ -1,12 +1,13 @@
 """Audits on disk: written whole, found again by what they hold for; and the calibrations fitted beside them.
 
-An audit is a file `audit-ID.json` with `audit-ID.md` beside it; its `protocols` each carry the key (judge revision, constitution
-digest, template digest, protocol) under which `find_audit` looks it up.
+An audit is a file `audit-ID.json` with `audit-ID.md` beside it, or `audit.json` in the folder of a run's `audit` stage; its
+`protocols` each carry the key (judge revision, constitution digest, template digest, protocol) under which `find_audit` looks it up.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +23,12 @@ from rlaif.runs.tables import read_table
 from rlaif.types import Comparison
 
 __all__ = [
-    "FoundAudit", "Pairs", "audit_file", "find_audit", "load_calibration", "read_pairs", "read_probes", "save_calibration",
-    "save_text",
+    "STAGE_AUDIT", "FoundAudit", "Pairs", "audit_file", "find_audit", "load_calibration", "read_pairs", "read_probes",
+    "save_calibration", "save_text",
 ]
 
+STAGE_AUDIT = "audit.json"
+"""The report of an `audit` stage, in its folder."""
 PROBES = Path(__file__).resolve().parents[1] / "data" / "probes.jsonl"
 """The probes that ship with rlaif."""
 
@@ -94,27 +97,30 @@ def read_probes(*, seed: int = 0) -> tuple[Pair, ...]:
 
 
 def audit_file(report: AuditReport) -> str:
-    """Name of a report's files, without suffix: the same judge under the same constitution keeps its name."""
-    return "audit-" + "-".join(each.key.id[:8] for each in report.protocols)
+    """Name of a report's files, without suffix: the same judge, constitution and data keep it, other data get a file of their own."""
+    keys = "-".join(each.key.id[:8] for each in report.protocols)
+    data = re.sub(r"[^A-Za-z0-9_-]+", "-", report.data.rpartition(".")[0] or report.data).strip("-")
+    return f"audit-{keys}-{data or 'probes'}"
 
 
-def find_audit(folder: Path, key: AuditKey) -> FoundAudit | None:
-    """The newest audit in `folder` that holds for `key`; `None` when there is none.
+def find_audit(folders: Sequence[Path], key: AuditKey) -> FoundAudit | None:
+    """The audit in one of `folders` that holds for `key`: one on people's pairs before one on probes alone, then the newest.
+
+    `None` when there is none.
 
     Raises:
         RunError: A file named as an audit is not one.
     """
-    files = sorted(folder.glob("audit-*.json"), key=lambda path: path.stat().st_mtime, reverse=True) if folder.is_dir() else []
-    for path in files:
-        report = _read_json(path)
-        for part in _parts(report, path):
-            if part.get("key") == plain(key):
-                words = part["judgement"]["words"]
-                return FoundAudit(
-                    path=path, line=f"audit ({key.protocol}): {words}", grade=part["judgement"]["grade"],
-                    pairs=(part.get("ensemble") or {}).get("rows", 0),
-                )
-    return None
+    files = [path for folder in folders if folder.is_dir() for path in (*folder.glob("audit-*.json"), *folder.glob(STAGE_AUDIT))]
+    newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [_found(part, path, key) for path in newest for part in _parts(_read_json(path), path) if part.get("key") == plain(key)]
+    return next((each for each in found if each.pairs), found[0] if found else None)
+
+
+def _found(part: Mapping[str, Any], path: Path, key: AuditKey) -> FoundAudit:
+    said = part["judgement"]
+    rows = (part.get("ensemble") or {}).get("rows", 0)
+    return FoundAudit(path=path, line=f"audit ({key.protocol}): {said['words']}", grade=said["grade"], pairs=rows)
 
 
 def _parts(report: object, path: Path) -> Sequence[Mapping[str, Any]]:

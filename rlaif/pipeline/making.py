@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from rlaif.config import LabelConfig, ReviseConfig, SampleConfig, StageConfig
+from rlaif.config import AuditConfig, LabelConfig, ReviseConfig, SampleConfig, StageConfig
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.training import RewardConfig
 from rlaif.config.training_ppo import PpoConfig
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.pipeline.audit_stage import AuditJob
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.evaluating import CompareJob, EvaluateJob
 from rlaif.pipeline.finetuning import BestOfKJob, DpoJob, SftJob
@@ -27,6 +28,8 @@ def make_job(config: StageConfig, context: Context) -> Job:
             return SampleJob(config, context)
         case ReviseConfig():
             return ReviseJob(config, context)
+        case AuditConfig():
+            return AuditJob(config, context)
         case LabelConfig():
             return LabelJob(config, context)
         case RewardConfig():

@@ -20,6 +20,8 @@ from rlaif.judging.judge import Judge
 from rlaif.models.engines import is_scripted, is_served, open_token_count
 from rlaif.models.load import count_parameters
 from rlaif.models.speed import matmul_rate
+from rlaif.pipeline.audit_stage import AuditJob
+from rlaif.pipeline.auditing import plan_questions
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import Completions
 from rlaif.pipeline.jobs import Job, LabelJob, ReviseJob, SampleJob
@@ -104,6 +106,8 @@ def _plan(job: Job, context: Context, sampled: dict[str, SampleJob]) -> StagePla
         return _plan_revise(job, context)
     if isinstance(job, LabelJob):
         return _plan_label(job, context, sampled)
+    if isinstance(job, AuditJob):
+        return _plan_audit(job, context)
     return _plan_training(job, context)
 
 
@@ -153,6 +157,17 @@ def _plan_label(job: LabelJob, context: Context, sampled: dict[str, SampleJob]) 
             "questions": questions,
         },
         example={job.protocol.template: counter.render(asked[0].messages)} if asked else {},
+    )
+
+
+def _plan_audit(job: AuditJob, context: Context) -> StagePlan:
+    counter = _counter(job.judge)
+    plan = plan_questions(job.task, job.inputs, counter)
+    read = round(plan.questions * plan.tokens_each)
+    return StagePlan(
+        name=job.config.name, kind=job.config.stage, model=job.judge, read=read, write=0,
+        seconds=_seconds(job.judge, context, read, 0), example={},
+        counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
     )
 
 

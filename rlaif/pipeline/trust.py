@@ -23,11 +23,15 @@ AUDITS = "audits"
 def check_audit(config: LabelConfig, protocol: JudgingProtocol, card: EngineCard, context: Context) -> None:
     """Say what an audit of this very judge found; the audit holds for a judge, its constitution, template and protocol.
 
+    Audits of this run's own `audit` stages count, and those in the folder `audits` beside the run.
+
     Raises:
         JudgingError: The settings require an audit, and there is none or it advises against the judge.
     """
     key = AuditKey(card.revision, context.constitution.digest, context.library.digest(protocol.template), protocol.name)
-    found = find_audit(context.path.absolute().parent / AUDITS, key)
+    ours = [stage.name for stage in context.recipe.stages if stage.stage == "audit"]
+    stages = [context.folders[name] for name in ours if name in context.folders]
+    found = find_audit([context.path.absolute().parent / AUDITS, *stages], key)
     command = f"rlaif audit --judge {card.name} --constitution {context.recipe.constitution} --data YOUR_PAIRS.jsonl"
     if found is None:
         context.progress.note(f"this judge was not audited under this constitution: {command}")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.agreement import Agreement
 from rlaif.judging.audit_report import AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
 from rlaif.judging.bias import Bias
+from rlaif.judging.cases import Case
 from rlaif.judging.difference import Difference, Mover
 from rlaif.judging.grade import share
 from rlaif.judging.sensitivity import Sensitivity
 
-__all__ = ["audit_markdown", "bias_rows", "difference_markdown", "figure", "percent", "sensitivity_rows"]
+__all__ = ["audit_markdown", "bias_rows", "cases_markdown", "difference_markdown", "figure", "percent", "sensitivity_rows"]
 
 EXCERPT = 300
 """Characters of a text that a table of comparisons shows."""
+WORST = 6
+"""Comparisons of a protocol that are written out from each end: the surest mistakes, and the surest right answers."""
 
 Cells = Sequence[object]
 
@@ -32,6 +36,17 @@ def audit_markdown(report: AuditReport) -> str:
         parts += ["## Rules that read nothing\n", _table(("rule", "accuracy"), rows)]
     for each in report.protocols:
         parts += _protocol(each)
+    return "\n".join(parts)
+
+
+def cases_markdown(judged: Mapping[str, Sequence[Case]]) -> str:
+    """Audited comparisons to read, by protocol: the ones with a known answer that the judge was furthest from, and nearest to."""
+    parts = ["# Audited comparisons to read\n"]
+    for protocol, cases in judged.items():
+        known = sorted((case for case in cases if case.pair.a_wins is not None and case.logit_a is not None), key=_right)
+        ends = [("furthest from the right answer", known[:WORST]), ("nearest to it", known[WORST:][-WORST:])]
+        for title, chosen in ends if known else [("some comparisons", cases[: 2 * WORST])]:
+            parts += [f"## {protocol}: {title}\n", *(_case(case) for case in chosen)]
     return "\n".join(parts)
 
 
@@ -69,9 +84,9 @@ def figure(value: float | None) -> str:
 def bias_rows(bias: Bias) -> list[tuple[str, str]]:
     """The habits that were measured, a name and a figure each."""
     rates = (
-        ("flips between the two orders", bias.flip_rate), ("for the completion shown first", bias.first_rate),
-        ("for the longer completion", bias.longer_rate), ("people, for the longer completion", bias.human_longer_rate),
-        (f"for its own completions ({bias.own_rows})", bias.own_rate),
+        ("flips between the two orders", bias.flip_rate), ("chose the one shown first", bias.first_rate),
+        ("chose the longer one", bias.longer_rate), ("people chose the longer one", bias.human_longer_rate),
+        (f"chose its own ({bias.own_rows})", bias.own_rate),
     )
     rows = [(name, share(value)) for name, value in rates if value]
     figures = (
@@ -79,7 +94,8 @@ def bias_rows(bias: Bias) -> list[tuple[str, str]]:
         ("agreement between principles (Krippendorff's α)", bias.agreement), ("the same, on P", bias.agreement_interval),
     )
     rows += [(name, f"{value:.2f}") for name, value in figures if value is not None]
-    rows += [("probability of the two labels together", percent(bias.label_mass)), ("ties", percent(bias.tie_rate))]
+    rows.append(("probability of the two labels together", percent(bias.label_mass)))
+    rows.append(("ties (P within 0.005 of ½)", percent(bias.tie_rate)))
     reasons = ", ".join(f"{reason} {count}" for reason, count in bias.invalid_reasons.items())
     return [*rows, ("invalid verdicts", percent(bias.invalid_rate) + (f" ({reasons})" if reasons else ""))]
 
@@ -158,6 +174,22 @@ def _principles(found: Sequence[PrincipleAudit]) -> str:
         for each in found
     ]
     return _table(("principle", "accuracy", "ECE", "κ", "probes", "flips", "first", "invalid"), rows)
+
+
+def _right(case: Case) -> float:
+    """Log-odds of the right answer."""
+    return (case.logit_a or 0.0) * (2 * (case.pair.a_wins or 0.0) - 1)
+
+
+def _case(case: Case) -> str:
+    """A comparison written out, the better completion first where that is known."""
+    pair = case.pair.swap() if case.pair.a_wins == 0 else case.pair
+    logit = -(case.logit_a or 0.0) if case.pair.a_wins == 0 else case.logit_a
+    names = ("first", "second") if pair.a_wins is None else ("the better", "the worse")
+    said = "no valid verdict" if logit is None else f"P({names[0]}) = {sigmoid(logit):.2f}"
+    last = pair.comparison.prompt.messages[-1]
+    texts = ((last.role, last.content), (names[0], pair.comparison.a.text), (names[1], pair.comparison.b.text))
+    return "\n".join([f"### {pair.comparison.prompt.id}: {said}\n", *(_quoted(name, text) for name, text in texts)])
 
 
 def _mover(mover: Mover) -> str:

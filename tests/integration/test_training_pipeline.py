@@ -26,8 +26,8 @@ from rlaif.runs.store import Journal
 JUDGE = "scripted:spine:swift"
 SHORT = {
     "revise": {"limit": 4, "rounds": 1, "max_new_tokens": 4, "policy": JUDGE}, "sft": {"lora_rank": 2},
-    "sample": {"limit": 8, "k": 3, "max_new_tokens": 6}, "label": {"judge": JUDGE}, "reward": {"lora_rank": 2},
-    "best-of-k": {"limit": 4, "k": 2, "max_new_tokens": 4, "lora_rank": 2},
+    "sample": {"limit": 8, "k": 3, "max_new_tokens": 6}, "label": {"judge": JUDGE}, "audit": {"variants": 2},
+    "reward": {"lora_rank": 2}, "best-of-k": {"limit": 4, "k": 2, "max_new_tokens": 4, "lora_rank": 2},
     "ppo": {"limit": 4, "steps": 2, "episodes": 4, "max_new_tokens": 4, "lora_rank": 2}, "dpo": {"lora_rank": 2},
     "evaluate": {"limit": 3, "samples": 2, "max_new_tokens": 4, "judge": JUDGE},
     "compare": {"resamples": 100},
@@ -167,7 +167,8 @@ def test_a_finished_chain_is_skipped_and_its_reward_model_is_read_from_its_folde
     recipe = load_recipe("recipes/constitutional.yaml", [*overrides, "stages.ppo.steps=1"])
     result = run_recipe(recipe, out=out, progress=notes)
     assert {stage.config.name: stage.skipped for stage in result.stages} == {
-        "revise": True, "sft": True, "sample": True, "label": True, "reward": True, "ppo": False, "evaluate": False, "compare": False,
+        "revise": True, "sft": True, "sample": True, "audit": True, "label": True, "reward": True, "ppo": False, "evaluate": False,
+        "compare": False,
     }
     assert (out / "reward" / "manifest.json").stat().st_mtime_ns == before
     assert any("since settings changed" in line for line in notes.lines)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judges import constitution
+from spine import call
 
-from rlaif.config import LabelConfig, Recipe, SampleConfig
-from rlaif.constitution import load_constitution
+from rlaif.config import AuditConfig, LabelConfig, Recipe, SampleConfig
+from rlaif.constitution import load_constitution, to_yaml
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.errors import ConfigError, JudgingError
+from rlaif.errors import ConfigError, DataError, JudgingError
 from rlaif.pipeline.auditing import AuditSettings, run_audit
+from rlaif.pipeline.plan import plan_recipe
 from rlaif.pipeline.run import run_recipe
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
@@ -67,6 +70,75 @@ def test_an_audit_is_found_and_a_bad_one_refuses(tmp_path: Path) -> None:
     assert any(str(tmp_path / "audits") in note for note in heard.notes)
     with pytest.raises(JudgingError, match="the audit says"):  # a judge that draws its answers by hash is no judge
         run_recipe(recipe(require_audit=True), out=tmp_path / "refused")
+
+
+def audited(*, data: str | None = None, judge: str = "scripted", rules: str = "warmth", **label: Any) -> Recipe:
+    """A recipe that audits its judge first, on a few probes or on `data`."""
+    label = {"protocol": "pointwise", "principles": "all", "judge": judge, **label}
+    stages = (
+        AuditConfig(data=data, probes="none" if data else "on-topic", variants=2), SampleConfig(limit=3, k=2),
+        LabelConfig.model_validate(label),
+    )
+    return Recipe(name="trust", model="scripted", constitution=rules, stages=stages)
+
+
+def test_a_recipe_audits_its_judge_as_its_label_stage_asks_it(tmp_path: Path) -> None:
+    heard = Heard()
+    first = run_recipe(audited(), out=tmp_path / "run", progress=heard)
+    audit, _, labelled = first.stages
+    assert (audit.manifest.parts["protocol"], audit.manifest.parts["principles"]) == ("pointwise", "all")
+    assert audit.manifest.counts == {"pairs": 0, "labelled_pairs": 0, "probes": 20, "verdicts": 60, "invalid_verdicts": 0}
+    report = json.loads((audit.folder / "audit.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "run" / "audit" / "audit.md").read_text(encoding="utf-8").startswith("# Audit of scripted")
+    assert (audit.folder / "samples.md").read_text(encoding="utf-8").startswith("# Audited comparisons")
+    line = f"warning: audit (pointwise): {report['protocols'][0]['judgement']['words']}"
+    assert heard.notes.count(line) == 1
+    assert f"{line} ({audit.folder / 'audit.json'})" in heard.notes
+    again = run_recipe(audited(), out=tmp_path / "run")
+    assert all(stage.skipped for stage in again.stages)
+    other = run_recipe(audited(principles="sample"), out=tmp_path / "run")
+    assert [stage.skipped for stage in other.stages] == [False, True, False]
+    assert labelled.manifest.key != other.stages[2].manifest.key
+
+
+def test_an_audit_stage_satisfies_or_refuses(tmp_path: Path) -> None:
+    with pytest.raises(JudgingError, match="the audit says: audit \\(pointwise\\): do not label"):
+        run_recipe(audited(require_audit=True), out=tmp_path / "refused")
+    assert (tmp_path / "refused" / "audit" / "audit.json").is_file()  # the report stays, to be read
+    rules, data = tmp_path / "rules.yaml", tmp_path / "pairs.jsonl"
+    rules.write_text(to_yaml(constitution("kind")), encoding="utf-8")
+    rows = [{"prompt": f"Q{number}?", "chosen": f"q1 {number}", "rejected": f"q0 {number}"} for number in range(110)]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    good = audited(data=str(data), judge="scripted:judges:reader", rules=str(rules), require_audit=True)
+    result = run_recipe(good, out=tmp_path / "good")
+    assert result.stages[0].manifest.counts["labelled_pairs"] == 110
+    assert result.stages[2].manifest.counts["comparisons"] == 3
+
+
+def test_an_audit_that_cannot_be_done_is_told_before_anything_runs(tmp_path: Path) -> None:
+    nothing = Recipe(name="none", model="scripted", constitution="warmth", stages=(AuditConfig(probes="none"),))
+    with pytest.raises(DataError, match="nothing to audit on"):
+        run_recipe(nothing, out=tmp_path / "none")
+    missing = audited(data=str(tmp_path / "missing.jsonl"))
+    with pytest.raises(DataError, match=r"missing\.jsonl"):
+        run_recipe(missing, out=tmp_path / "missing")
+    assert not (tmp_path / "missing" / "audit").exists()
+
+
+def test_a_dry_run_counts_the_questions_of_an_audit() -> None:
+    stage = plan_recipe(audited()).stages[0]
+    assert stage.counts == {"comparisons": 0, "probes": 20, "questions": 20 * 3 * 2 + 3 * 2 * 2}
+    assert stage.read > stage.counts["questions"] * 20
+
+
+def test_the_summary_of_a_run_shows_the_audit(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: scripted\nconstitution: warmth\nstages: [{stage: audit, protocol: both, probes: on-topic, variants: 0}]\n")
+    said = call("run", path, "--out", tmp_path / "run")
+    assert said.status == 0, said.err
+    assert "audit  pairs 0" in said.out
+    assert all(f"audit ({protocol}): " in said.out for protocol in ("pairwise", "pointwise"))
+    assert f"audit: {tmp_path / 'run' / 'audit' / 'audit.json'}, " in said.out
 
 
 def test_a_calibration_scales_labels_and_leaves_verdicts(tmp_path: Path) -> None:

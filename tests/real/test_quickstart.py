@@ -14,9 +14,10 @@ from rlaif.pipeline.run import RunResult, run_recipe
 
 SHORTER = (
     "stages.sample.limit=8", "stages.sample.k=3", "stages.sample.max_new_tokens=16", "stages.revise.limit=2",
-    "stages.revise.max_new_tokens=16", "stages.reward.keep=head", "stages.best-of-k.limit=6", "stages.best-of-k.k=3",
-    "stages.best-of-k.max_new_tokens=12", "stages.best-of-k.epochs=1", "stages.ppo.steps=2", "stages.ppo.episodes=6",
-    "stages.ppo.max_new_tokens=12", "stages.evaluate.limit=6", "stages.evaluate.samples=1", "stages.evaluate.max_new_tokens=12",
+    "stages.revise.max_new_tokens=16", "stages.audit.variants=2", "stages.reward.keep=head", "stages.best-of-k.limit=6",
+    "stages.best-of-k.k=3", "stages.best-of-k.max_new_tokens=12", "stages.best-of-k.epochs=1", "stages.ppo.steps=2",
+    "stages.ppo.episodes=6", "stages.ppo.max_new_tokens=12", "stages.evaluate.limit=6", "stages.evaluate.samples=1",
+    "stages.evaluate.max_new_tokens=12",
 )
 
 
@@ -27,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 
 def test_every_stage_left_its_folder(run: RunResult) -> None:
-    names = ["sample", "revise", "label", "reward", "best-of-k", "ppo", "evaluate", "compare"]
+    names = ["sample", "revise", "audit", "label", "reward", "best-of-k", "ppo", "evaluate", "compare"]
     assert [stage.config.name for stage in run.stages] == names
     for stage in run.stages:
         assert (stage.folder / "manifest.json").is_file()

@@ -170,7 +170,7 @@ def test_the_reasoning_judge_is_audited_too() -> None:
 
 def test_cases_are_handed_on() -> None:
     kept: dict[str, int] = {}
-    run(reader(), constitution("kind"), pairs(5), [], keep=lambda name, cases: kept.update({name: len(cases)}))
+    run(reader(), constitution("kind"), pairs(5), [], keep=lambda name, cases, _: kept.update({name: len(cases)}))
     assert kept == {"pairwise": 5, "pointwise": 5}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,12 +20,12 @@ from rlaif.constitution import to_yaml
 from rlaif.errors import ConfigError, ConstitutionError, DataError, RunError
 from rlaif.judging.audit import audit, audit_key
 from rlaif.judging.audit_report import AuditReport
-from rlaif.judging.cases import plain
+from rlaif.judging.cases import Case, plain
 from rlaif.pipeline.auditing import AuditSettings, run_difference
-from rlaif.pipeline.audits import audit_file, find_audit, load_calibration, read_pairs, read_probes, save_text
+from rlaif.pipeline.audits import STAGE_AUDIT, audit_file, find_audit, load_calibration, read_pairs, read_probes, save_text
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
-from rlaif.report.audit import audit_markdown
+from rlaif.report.audit import audit_markdown, cases_markdown
 from rlaif.types import Constitution
 
 JUDGE = "scripted:judges:reader"
@@ -99,13 +101,13 @@ def test_an_audit_is_found_by_its_key_alone(tmp_path: Path) -> None:
     found = report(rules)
     save_text(tmp_path / f"{audit_file(found)}.json", json.dumps(plain(found)))
     key = audit_key(reader(), PromptLibrary(), rules, "pairwise")
-    audited = find_audit(tmp_path, key)
+    audited = find_audit([tmp_path], key)
     assert audited is not None
     assert (audited.grade, audited.pairs) == (found.protocols[0].judgement.grade, 30)
     assert audited.line.startswith("audit (pairwise): ")
-    assert find_audit(tmp_path, audit_key(reader(), PromptLibrary(), rules, "pointwise")) is None
-    assert find_audit(tmp_path, audit_key(reader(), PromptLibrary(), constitution("other"), "pairwise")) is None
-    assert find_audit(tmp_path / "none", key) is None
+    assert find_audit([tmp_path], audit_key(reader(), PromptLibrary(), rules, "pointwise")) is None
+    assert find_audit([tmp_path], audit_key(reader(), PromptLibrary(), constitution("other"), "pairwise")) is None
+    assert find_audit([tmp_path / "none"], key) is None
 
 
 def test_the_newest_audit_counts(tmp_path: Path) -> None:
@@ -114,16 +116,40 @@ def test_the_newest_audit_counts(tmp_path: Path) -> None:
         path = tmp_path / f"audit-{count}.json"
         save_text(path, json.dumps(plain(report(rules, count))))
         os.utime(path, (1e9 - age, 1e9 - age))
-    audited = find_audit(tmp_path, audit_key(reader(), PromptLibrary(), rules, "pairwise"))
+    audited = find_audit([tmp_path], audit_key(reader(), PromptLibrary(), rules, "pairwise"))
     assert audited is not None
     assert audited.pairs == 30
+
+
+def test_people_outweigh_probes_and_a_stage_counts(tmp_path: Path) -> None:
+    rules, stage = constitution("kind"), tmp_path / "run" / "audit"
+    probes = audit(
+        reader(), library=PromptLibrary(), constitution=rules, usable={"pairwise": rules}, pairs=(), probes=pairs(10), data="",
+    )
+    save_text(tmp_path / "audit-old.json", json.dumps(plain(report(rules))))
+    os.utime(tmp_path / "audit-old.json", (1e9, 1e9))
+    save_text(stage / STAGE_AUDIT, json.dumps(plain(probes)))
+    key = audit_key(reader(), PromptLibrary(), rules, "pairwise")
+    both, alone = find_audit([tmp_path, stage], key), find_audit([stage], key)
+    assert both is not None
+    assert alone is not None
+    assert (both.path.name, both.pairs) == ("audit-old.json", 30)
+    assert (alone.path.name, alone.pairs) == ("audit.json", 0)
+
+
+def test_other_data_do_not_overwrite_an_audit() -> None:
+    rules = constitution("kind")
+    first = report(rules)
+    names = {audit_file(replace(first, data=data)) for data in ("a.jsonl", "b.v2.jsonl", "org/name:test", "")}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"audit-[0-9a-f]{8}-[A-Za-z0-9-]+", name) for name in names)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"protocols": [1]}', "{"])
 def test_a_file_that_is_no_audit_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "audit-x.json").write_text(text)
     with pytest.raises(RunError, match=r"audit-x\.json"):
-        find_audit(tmp_path, audit_key(reader(), PromptLibrary(), constitution("kind"), "pairwise"))
+        find_audit([tmp_path], audit_key(reader(), PromptLibrary(), constitution("kind"), "pairwise"))
 
 
 def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
@@ -145,6 +171,25 @@ def test_markdown_holds_every_part() -> None:
     assert "| always-longer | 50 %" in text
     assert "| labels 1/2 for A/B | 100 % [89, 100] of 30 | 0.00 | 100 % → 100 % |" in text
     assert "with the tags tone" in text
+
+
+def test_comparisons_to_read_name_the_better_one_and_begin_with_the_mistakes() -> None:
+    wrong_in_two = pairs(20, right=18)
+    judged: list[Case] = []
+    rules = constitution("kind")
+    audit(
+        reader(), library=PromptLibrary(), constitution=rules, usable={"pointwise": rules}, pairs=wrong_in_two, probes=(),
+        keep=lambda name, cases, probes: judged.extend([*cases, *probes]),
+    )
+    text = cases_markdown({"pointwise": judged})
+    furthest, nearest = text.split("## pointwise: nearest to it")
+    assert "## pointwise: furthest from the right answer" in furthest
+    assert "### p18: P(the better) = 0.12" in furthest
+    assert "p18:" not in nearest
+    assert furthest.index("**the better**\n\n> q0") < furthest.index("**the worse**\n\n> q1")
+    unknown = [replace(case, pair=case.pair._replace(a_wins=None)) for case in judged]
+    assert "P(first) = 0.88" in cases_markdown({"pointwise": unknown})
+    assert "no valid verdict" in cases_markdown({"pointwise": [replace(unknown[0], logit_a=None)]})
 
 
 # Commands
