@@ -1,0 +1,51 @@
+"""The peak of a part of a run is that part's own, whether or not the process held more before."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlaif.runs import peaks
+from rlaif.runs.peaks import PeakWatch, peak_since_start, resident_now
+
+MIB = 1 << 20
+
+
+def hold(mebibytes: int) -> None:
+    """Touch so much memory, long enough to be seen, and give it back (a block of this size is not kept by the heap)."""
+    block = np.ones(mebibytes * MIB, dtype=np.uint8)
+    time.sleep(4 * peaks.EVERY)
+    del block
+
+
+def test_a_new_peak_and_one_below_an_earlier_one_are_both_found() -> None:
+    before = resident_now()
+    with PeakWatch() as large:
+        hold(400)
+    with PeakWatch() as small:
+        hold(100)
+    assert large.bytes - before >= 380 * MIB
+    assert 80 * MIB <= small.bytes - before <= 300 * MIB
+    assert peak_since_start() >= large.bytes
+
+
+def test_where_the_resident_set_cannot_be_looked_at_the_peak_of_the_process_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(peaks, "STATM", tmp_path / "none")
+    with PeakWatch() as watch:
+        pass
+    assert watch.bytes == peak_since_start() > 0
+
+
+def test_where_the_system_says_nothing_the_peak_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(peaks, "STATM", tmp_path / "none")
+    monkeypatch.setattr(peaks, "resource", None)
+    with PeakWatch() as watch:
+        pass
+    assert watch.bytes == 0
