@@ -13,6 +13,7 @@ Not every architecture can be driven so; `unshareable` finds out by what the mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,7 +32,7 @@ __all__ = ["Rows", "TreeReader", "unshareable"]
 NAME = "rlaif_tree"
 """Our attention's name in transformers' registry. No mask function is registered under it, so that models form no mask."""
 
-TILE = 96
+TILE = 128
 """Queries of a tile."""
 ROUND = 64
 """The number of a tile's keys is a multiple of it, and so is the width of its mask: both are read in whole vectors then, and fewer
@@ -64,6 +65,20 @@ class _NotShareableError(Exception):
     """The model asks of its attention what ours does not do."""
 
 
+class _Room:
+    """Scratch tensors, kept from layer to layer: fresh ones of this size would cost as much as what is computed in them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """A tensor of that shape, of the type and device of `like`, that holds anything."""
+        need = math.prod(shape)
+        if name not in self._kept or len(self._kept[name]) < need:
+            self._kept[name] = torch.empty(need, dtype=like.dtype, device=like.device)
+        return self._kept[name][:need].view(shape)
+
+
 @dataclass(slots=True)
 class _Work:
     """The pass that is going through the model. Keys and values are `(heads, tokens, size)`, by attention module."""
@@ -77,6 +92,7 @@ class _Work:
     kept: dict[Any, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     windows: list[int | None] = field(default_factory=list)
     cuts: dict[int | None, list[_Cut]] = field(default_factory=dict)
+    room: _Room = field(default_factory=_Room)
 
     def tiles(self, window: int | None) -> list[_Cut]:
         """The tiles for layers of this window."""
@@ -125,18 +141,18 @@ def _attention(
     if work.keep is not None:
         work.kept[module] = (key.index_select(1, work.keep), value.index_select(1, work.keep))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _by_tiles(query[0], key, value, work.tiles(sliding_window), scale=scale, softcap=softcap), None
+    return _by_tiles(query[0], key, value, work.tiles(sliding_window), scale=scale, softcap=softcap, room=work.room), None
 
 
 def _by_tiles(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: Sequence[_Cut], *, scale: float, softcap: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: Sequence[_Cut], *, scale: float, softcap: float | None, room: _Room
 ) -> torch.Tensor:
     """Attention of `(heads, N, size)` queries to `(key heads, keys, size)`; returns `(1, N, heads, size)`."""
     heads, tokens, size = query.shape
     shared = key.shape[0]
     fold = heads // shared
     # Query heads that share a key head become rows of one matrix: (key heads, N * fold, size).
-    rows = torch.empty(shared, tokens, fold, size, dtype=query.dtype, device=query.device)
+    rows = room("rows", (shared, tokens, fold, size), query)
     torch.mul(query.view(shared, fold, tokens, size).transpose(1, 2), scale, out=rows)
     rows = rows.view(shared, tokens * fold, size)
     out = torch.empty(1, tokens, heads, value.shape[-1], dtype=query.dtype, device=query.device)
@@ -145,12 +161,14 @@ def _by_tiles(
             keys, values = key[:, tile.keys], value[:, tile.keys]
         else:
             keys, values = key.index_select(1, tile.keys), value.index_select(1, tile.keys)
-        scores = torch.bmm(rows[:, tile.start * fold : tile.stop * fold], keys.transpose(1, 2))
-        if softcap is not None:
-            scores = torch.tanh_(scores.div_(softcap)).mul_(softcap)
         count = tile.stop - tile.start
+        scores = room("scores", (shared, count * fold, keys.shape[1]), query)
+        torch.bmm(rows[:, tile.start * fold : tile.stop * fold], keys.transpose(1, 2), out=scores)
+        if softcap is not None:
+            scores.div_(softcap).tanh_().mul_(softcap)
         scores.view(shared, count, fold, -1)[..., tile.common :].add_(tile.mask)
-        seen = torch.bmm(scores.softmax(-1), values)
+        torch.softmax(scores, -1, out=scores)
+        seen = torch.bmm(scores, values, out=room("seen", (shared, count * fold, values.shape[-1]), query))
         out[0, tile.start : tile.stop].view(count, shared, fold, -1).copy_(seen.view(shared, count, fold, -1).transpose(0, 1))
     return out
 
