@@ -70,7 +70,7 @@ def audit(**given: Any) -> None:
     settings = audit_settings(given)
     with ConsoleProgress() as progress:
         if dry:
-            _print_plan(plan_audit(settings, progress), progress)
+            _print_plan(plan_audit(settings, progress), settings, progress)
             return
         audited = run_audit(settings, progress)
     _print_audit(audited)
@@ -93,11 +93,17 @@ def audit_settings(given: dict[str, Any]) -> AuditSettings:
     )
 
 
-def _print_plan(plan: Plan, progress: Progress) -> None:
+def _print_plan(plan: Plan, settings: AuditSettings, progress: Progress) -> None:
+    from rlaif.cli.dry_run import duration
+    from rlaif.pipeline.estimate import seconds
+
+    tokens = plan.questions * plan.tokens_each
+    time = seconds(settings.judge, dtype=settings.dtype, device=settings.device, read=tokens * plan.shared)
     progress.note(
         f"{plan.questions} questions at most: {plan.comparisons} comparisons and {plan.probes} probes by "
         f"{' and '.join(plan.protocols)}, about {plan.tokens_each:.0f} tokens each "
-        f"({plan.questions * plan.tokens_each / 1e6:.1f} million tokens)"
+        f"({tokens / 1e6:.1f} million tokens, {tokens * plan.shared / 1e6:.1f} million without shared beginnings)"
+        + (f"; about {duration(time)}, good to a factor of two" if time else "")
     )
 
 

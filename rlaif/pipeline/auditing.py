@@ -12,6 +12,7 @@ from rlaif.config.stages import ServerConfig
 from rlaif.constitution import Half, load_constitution, require
 from rlaif.engines.base import Engine, TokenCount
 from rlaif.engines.journaled import JournaledEngine
+from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
 from rlaif.judging.audit import SENSITIVITY_ROWS, audit, in_scope, questions_of
 from rlaif.judging.audit_report import AuditReport, ProtocolAudit
@@ -24,6 +25,7 @@ from rlaif.judging.protocols import QUESTIONS
 from rlaif.models.engines import open_token_count
 from rlaif.pipeline.audits import Pairs, audit_file, read_pairs, read_probes, save_calibration, save_text
 from rlaif.pipeline.context import EnginePool
+from rlaif.pipeline.estimate import shared
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown, difference_markdown
@@ -98,13 +100,14 @@ class Compared(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What an audit would ask: questions, and the mean length of their prompts in tokens."""
+    """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it that is read (`shared`)."""
 
     protocols: tuple[str, ...]
     comparisons: int
     probes: int
     questions: int
     tokens_each: float
+    shared: float
 
 
 class AuditInputs(NamedTuple):
@@ -204,15 +207,19 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
     questions = questions_of(
         inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=task.principles, sensitivity_rows=task.variants,
     )
-    lengths = []
+    lengths, groups = [], []
     for name, constitution in inputs.usable.items():
         protocol = open_protocol(name, library=inputs.library, constitution=constitution)
+        judge = open_judge(
+            load_scripted("scripted"), protocol, constitution, principles=task.principles, seed=task.seed, progress=None
+        )
         for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
-            requests = protocol.questions(pair.comparison, constitution.principles[0])
-            lengths += [counter.count(request.messages) for request in requests]
+            requests = judge.requests(pair.comparison)
+            lengths += [counter.count(request.messages) for request in requests[:QUESTIONS]]
+            groups.append([counter.render(request.messages) for request in requests])
     return Plan(
         protocols=tuple(inputs.usable), comparisons=len(inputs.pairs), probes=len(inputs.probes), questions=questions,
-        tokens_each=sum(lengths) / len(lengths) if lengths else 0.0,
+        tokens_each=sum(lengths) / len(lengths) if lengths else 0.0, shared=shared(groups),
     )
 
 

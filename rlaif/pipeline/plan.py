@@ -1,8 +1,7 @@
 """A dry run: what every stage would ask, how many tokens that is, and about how long it takes. No weights are loaded.
 
-Completions that do not exist yet are counted at their longest. Time comes from a short matrix multiplication in the arithmetic that
-the model would use: a forward pass costs about 2 FLOP a parameter and token (the embedding table is a look-up), and engines reach a
-share of the peak that was measured once (`PREFILL_SHARE`, `DECODE_SHARE`). An estimate, good to a factor of two.
+Completions that do not exist yet are counted at their longest. Time is estimated as in `rlaif.pipeline.estimate`, good to a factor of
+two.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from rlaif.engines.base import TokenCount
 from rlaif.engines.journaled import Memo
 from rlaif.engines.scripted import load_scripted
 from rlaif.judging.judge import Judge
-from rlaif.models.engines import is_scripted, is_served, open_token_count
-from rlaif.models.load import count_parameters
-from rlaif.models.speed import matmul_rate
+from rlaif.models.engines import open_token_count
 from rlaif.pipeline.audit_stage import AuditJob
 from rlaif.pipeline.auditing import plan_questions
 from rlaif.pipeline.context import Context
+from rlaif.pipeline.estimate import seconds, shared
 from rlaif.pipeline.inputs import Completions
 from rlaif.pipeline.jobs import Job, LabelJob, ReviseJob, SampleJob
 from rlaif.pipeline.making import make_job
@@ -32,10 +30,6 @@ from rlaif.types import Completion, Message
 
 __all__ = ["Forgetful", "Plan", "StagePlan", "plan_recipe"]
 
-PREFILL_SHARE = 0.35
-"""Share of the measured matrix peak that reading a batch of prompts reaches."""
-DECODE_SHARE = 0.05
-"""The same for sampling at the default batch size, which waits for memory."""
 COUNTED = 64
 """Prompts whose tokens are counted; the rest are taken to be as long on average."""
 PLACEHOLDER = "word "
@@ -146,12 +140,14 @@ def _plan_label(job: LabelJob, context: Context, sampled: dict[str, SampleJob]) 
     comparisons = make_pairs(source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given).comparisons
     judge = Judge(load_scripted("scripted"), job.protocol, job.constitution, principles=config.principles, seed=seed)
     looked_at = comparisons[:COUNTED]
-    asked = list(dict.fromkeys(request for comparison in looked_at for request in judge.requests(comparison)))
+    groups = [judge.requests(comparison) for comparison in looked_at]
+    asked = list(dict.fromkeys(request for group in groups for request in group))
+    once = shared([counter.render(request.messages) for request in group] for group in groups)
     share = len(asked) / max(1, len(looked_at) * judge.questions_each)  # pairs of one prompt share pointwise questions
     questions = round(len(comparisons) * judge.questions_each * share)
     read = round(_tokens(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions)
     return StagePlan(
-        name=config.name, kind=config.stage, model=job.judge, read=read, write=0, seconds=_seconds(job.judge, context, read, 0),
+        name=config.name, kind=config.stage, model=job.judge, read=read, write=0, seconds=_seconds(job.judge, context, read * once, 0),
         counts={
             "completions": len(source.completions), "comparisons": len(comparisons), "principles": len(job.constitution.principles),
             "questions": questions,
@@ -166,7 +162,7 @@ def _plan_audit(job: AuditJob, context: Context) -> StagePlan:
     read = round(plan.questions * plan.tokens_each)
     return StagePlan(
         name=job.config.name, kind=job.config.stage, model=job.judge, read=read, write=0,
-        seconds=_seconds(job.judge, context, read, 0), example={},
+        seconds=_seconds(job.judge, context, read * plan.shared, 0), example={},
         counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
     )
 
@@ -208,10 +204,5 @@ def _tokens(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -> 
     return round(sum(counter.count(messages) for messages in sampled) / len(sampled) * len(conversations))
 
 
-def _seconds(model: str, context: Context, read: int, write: int) -> float | None:
-    if is_scripted(model) or is_served(model):
-        return None
-    size = count_parameters(model)
-    flops_a_token = 2.0 * (size.total - size.embedding)
-    rate = matmul_rate(context.recipe.dtype, context.recipe.device)
-    return flops_a_token / rate * (read / PREFILL_SHARE + write / DECODE_SHARE)
+def _seconds(model: str, context: Context, read: float, write: int) -> float | None:
+    return seconds(model, dtype=context.recipe.dtype, device=context.recipe.device, read=read, write=write)

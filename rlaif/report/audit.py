@@ -113,14 +113,16 @@ def sensitivity_rows(found: Iterable[Sensitivity]) -> list[tuple[str, ...]]:
 
 
 def _about(report: AuditReport) -> str:
-    data = f"{report.data}: {report.pairs} comparisons, {report.labelled} with people's choice" if report.pairs else "probes only"
+    probes = next((each.probes.rows for each in report.protocols if each.probes), 0)
+    told = [f"{report.data}: {report.pairs} comparisons, {report.labelled} with people's choice"] if report.pairs else []
+    told += [f"{probes} built-in probes"] if probes else []
     asked = "all principles" if report.principles == "all" else "one principle drawn a comparison"
-    return f"On {data}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals hold 95 %.\n"
+    return f"On {' and '.join(told)}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals hold 95 %.\n"
 
 
 def _protocol(found: ProtocolAudit) -> list[str]:
     parts = [f"## {found.protocol}\n", f"Grade: **{found.judgement.grade}**."]
-    parts += [f"- {reason}" for reason in found.judgement.reasons]
+    parts += ["", *(f"- {reason}" for reason in found.judgement.reasons)]
     if found.ensemble:
         parts += ["\n### Against people\n", *_against_people(found, found.ensemble)]
     parts += ["\n### Habits\n", _table(("habit", "figure"), bias_rows(found.bias))]

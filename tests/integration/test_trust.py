@@ -129,6 +129,7 @@ def test_a_dry_run_counts_the_questions_of_an_audit() -> None:
     stage = plan_recipe(audited()).stages[0]
     assert stage.counts == {"comparisons": 0, "probes": 20, "questions": 20 * 3 * 2 + 3 * 2 * 2}
     assert stage.read > stage.counts["questions"] * 20
+    assert stage.seconds is None  # a scripted judge
 
 
 def test_the_summary_of_a_run_shows_the_audit(tmp_path: Path) -> None:
