@@ -22,7 +22,7 @@ from rlaif.pipeline.rewards import model_reward
 from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
 from rlaif.report.samples import quoted
 from rlaif.rl.rewards import RewardFunction
-from rlaif.runs.costs import COST, read_cost
+from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.compare import compare
 from rlaif.stages.costs import TrainingCost
@@ -42,7 +42,7 @@ TO_READ = 12
 
 
 class EvaluateJob:
-    """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`."""
+    """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`, `training.json`."""
 
     def __init__(self, config: EvaluateConfig, context: Context) -> None:
         self.config = config
@@ -84,6 +84,7 @@ class EvaluateJob:
             )
         write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
         write_text(folder / "evaluation.md", evaluation_markdown(found))
+        write_cost(folder / TRAINING, self._training())
         rows = _completion_rows(found)
         count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
         write_text(folder / "samples.md", _side_by_side(found, self.prompts))
@@ -107,6 +108,11 @@ class EvaluateJob:
     def _base(self, name: str) -> SharedBase:
         """The base that a policy is an adapter of: the one that its stage trained, or the recipe's."""
         return self.context.base(self.models_of.get(name))
+
+    def _training(self) -> dict[str, Any]:
+        """What training each policy took, by the name it has in the report, where its stage noted it."""
+        found = {shown: read_cost(self._adapter(name).parent / COST) for name, shown in _names(self.policies).items()}
+        return {name: cost for name, cost in found.items() if cost is not None}
 
     def _adapter(self, name: str) -> Path:
         folder = self.context.folders.get(name)
@@ -150,7 +156,8 @@ class CompareJob:
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
-        files = [self.context.file_digest(path) for path in self._files()]
+        noted = [path.parent / TRAINING for path in self._files()]
+        files = [self.context.file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
         return {"settings": settings_digest(self.config, "evaluations"), "evaluations": digest(files), "seed": str(self._seed)}
 
     def models(self) -> dict[str, str]:
@@ -162,7 +169,7 @@ class CompareJob:
         evaluations = [_read(path) for path in self._files()]
         names = {policy.name for each in evaluations for policy in each.policies}
         found = compare(
-            evaluations, self._costs(names), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
+            evaluations, self._costs(), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
         )
         values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
         write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
@@ -179,12 +186,13 @@ class CompareJob:
         named = self.config.evaluations or (self.context.earlier(self.config, "evaluate", None),)
         return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
 
-    def _costs(self, names: set[str]) -> dict[str, TrainingCost]:
-        """What the stages beside the evaluations noted of their training."""
-        beside = {name: path.parent.parent / name for path in self._files() for name in names}
-        folders = {name: folder for name, folder in (beside | self.context.folders).items() if name in names}
-        found = {name: (read_cost(folder), str(folder / COST)) for name, folder in folders.items()}
-        return {name: TrainingCost.from_dict(cost, where=where) for name, (cost, where) in found.items() if cost is not None}
+    def _costs(self) -> dict[str, TrainingCost]:
+        """What training the policies took, as their evaluations noted it."""
+        noted = [path.parent / TRAINING for path in self._files()]
+        return {
+            name: TrainingCost.from_dict(cost, where=str(path))
+            for path in noted for name, cost in (read_cost(path) or {}).items()
+        }
 
 
 def _model_of(stage: StageConfig) -> str | None:

@@ -24,7 +24,7 @@ from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.training import label_files, pairs_digest, read_pairs
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
-from rlaif.runs.costs import write_cost
+from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.tables import read_table
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.best_of_k import best_of_k
@@ -127,7 +127,7 @@ class BestOfKJob:
                 if each is not None and POLICY in each.roles:
                     each.drop_adapter(POLICY)
         cost = replace(with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device))
-        write_cost(folder, cost.as_dict())
+        write_cost(folder / COST, cost.as_dict())
         report = result.as_dict()
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows))
@@ -194,7 +194,7 @@ def _adapter(base: SharedBase, folder: Path) -> Iterator[None]:
 def _written(result: SftResult | DpoResult, folder: Path, base: SharedBase, *, title: str) -> dict[str, int]:
     """Write what training took, its steps and its report; rows by file."""
     report = result.report.as_dict()
-    write_cost(folder, replace(result.cost, peak_bytes=peak_memory(base.device)).as_dict())
+    write_cost(folder / COST, replace(result.cost, peak_bytes=peak_memory(base.device)).as_dict())
     write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     write_text(folder / "samples.md", figures_markdown(title, report))

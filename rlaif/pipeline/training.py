@@ -24,7 +24,7 @@ from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.tracking import Trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
 from rlaif.rl.ppo import StepReport
-from rlaif.runs.costs import write_cost
+from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.steps import StepLog
 from rlaif.runs.tables import read_table
 from rlaif.runs.writers import RowWriter, write_rows, write_text
@@ -151,7 +151,7 @@ class PpoJob:
         if result.stopped:
             context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
         cost = replace(with_curve_named(ppo_cost(metrics.rows), self.config, context), peak_bytes=peak_memory(base.device))
-        write_cost(folder, cost.as_dict())
+        write_cost(folder / COST, cost.as_dict())
         write_text(folder / "samples.md", ppo_markdown(metrics.rows))
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")

@@ -1,4 +1,4 @@
-"""What training a policy took, noted by its stage for the comparison: `cost.json`."""
+"""What training policies took, noted for the comparison: `cost.json` of a stage, `training.json` beside an evaluation of several."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from typing import Any
 from rlaif.errors import RunError
 from rlaif.runs.disk import write_whole
 
-__all__ = ["COST", "read_cost", "write_cost"]
+__all__ = ["COST", "TRAINING", "read_cost", "write_cost"]
 
-COST = "cost.json"
+COST, TRAINING = "cost.json", "training.json"
 
 
-def write_cost(folder: Path, cost: Mapping[str, Any]) -> None:
-    """Note a training cost, as JSON values.
+def write_cost(path: Path, cost: Mapping[str, Any]) -> None:
+    """Note a training cost, or several by the policy's name, as JSON values.
 
     Raises:
         RunError: The disk refuses.
     """
-    write_whole(folder / COST, json.dumps(dict(cost), indent=2) + "\n")
+    write_whole(path, json.dumps(dict(cost), indent=2) + "\n")
 
 
-def read_cost(folder: Path) -> dict[str, Any] | None:
-    """What `write_cost` noted; `None` where the stage noted nothing.
+def read_cost(path: Path) -> dict[str, Any] | None:
+    """What `write_cost` noted; `None` where nothing was.
 
     Raises:
         RunError: The file is damaged.
     """
-    path = folder / COST
     if not path.exists():
         return None
     try:

@@ -158,3 +158,17 @@ def test_a_student_is_evaluated_on_its_own_base(recipe: str, model: Path, tmp_pa
     found = compared(out)
     assert "there is no training curve of `best-of-k`" in found["endpoints"]
     assert found["training"]["best-of-k"]["flops"] > 0
+
+
+def test_the_costs_come_along_when_policies_of_other_runs_are_evaluated(finished: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Say seven."}\n{"prompt": "Say eight."}\n')
+    said = call(
+        "evaluate", "--policy", finished / "ppo", "--policy", finished / "best-of-k", "--model", model, "--dtype", "float32",
+        "--prompts", tmp_path / "asked.jsonl", "--no-win-rate", "--gold", "rlaif.metrics:length_words", "--samples", 2,
+        "--max-new-tokens", 4, "--out", tmp_path / "e",
+    )
+    assert said.status == 0, said.err
+    said = call("compare", tmp_path / "e" / "evaluate" / "evaluation.json", "--out", tmp_path / "c")
+    assert said.status == 0, said.err
+    assert compared(tmp_path / "c")["training"] == compared(finished)["training"]
+    assert "generated tokens of training, by the reward of training prompts" in " ".join(said.out.split())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.errors import RunError
-from rlaif.runs.costs import read_cost, write_cost
+from rlaif.runs.costs import COST, read_cost, write_cost
 from rlaif.runs.steps import StepLog
 
 
@@ -33,9 +33,10 @@ def test_several_rows_of_one_step(tmp_path: Path) -> None:
 
 
 def test_costs_come_back(tmp_path: Path) -> None:
-    assert read_cost(tmp_path) is None
-    write_cost(tmp_path, {"tokens": 10, "seconds": 1.5, "curve": [{"tokens": 0}]})
-    assert read_cost(tmp_path) == {"tokens": 10, "seconds": 1.5, "curve": [{"tokens": 0}]}
-    (tmp_path / "cost.json").write_text("{")
+    path = tmp_path / COST
+    assert read_cost(path) is None
+    write_cost(path, {"tokens": 10, "seconds": 1.5, "curve": [{"tokens": 0}]})
+    assert read_cost(path) == {"tokens": 10, "seconds": 1.5, "curve": [{"tokens": 0}]}
+    path.write_text("{")
     with pytest.raises(RunError, match="damaged"):
-        read_cost(tmp_path)
+        read_cost(path)
