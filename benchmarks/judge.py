@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import resource
 import subprocess
 import sys
@@ -34,6 +35,7 @@ import numpy as np
 import torch
 import transformers
 
+from rlaif.cli.main import HUGE_PAGES
 from rlaif.constitution import load_constitution
 from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
@@ -319,6 +321,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--memory-rows", type=int, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    os.environ.setdefault(HUGE_PAGES, "1")  # as the command line does, here for every side
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.memory or args.memory_rows is not None:

@@ -10,12 +10,14 @@ run. Tokens are those sampled up to and with the end token; ours draws its own, 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
+from rlaif.cli.main import HUGE_PAGES
 from rlaif.engines.base import GenerationRequest, Sampling
 from rlaif.engines.hf import HFEngine
 from rlaif.models.load import load_engine
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
+    os.environ.setdefault(HUGE_PAGES, "1")  # as the command line does, here for every side
     if args.threads:
         torch.set_num_threads(args.threads)
     engine = load_engine(args.model, dtype=args.dtype)

@@ -12,7 +12,7 @@ import click
 from rlaif import __version__
 from rlaif.errors import RlaifError
 
-__all__ = ["cli", "main"]
+__all__ = ["HUGE_PAGES", "cli", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("rlaif.cli.run:run", "Run a recipe: its stages in order, resumable."),
