@@ -118,12 +118,13 @@ def ppo_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:
     A step's rollouts come from the policy that the steps before it made, so their mean reward stands at what those steps had taken.
     """
     curve: list[CurvePoint] = []
-    tokens, seconds, flops = 0, 0.0, 0.0
+    tokens, seconds = 0, 0.0
     for step in history:
         curve.append(CurvePoint(tokens=tokens, seconds=seconds, value=step["reward"]))
         tokens += step["tokens"]
         seconds += sum(value for name, value in step.items() if name.startswith("seconds/"))
-        flops += step["flops"]
+    counted = all("flops" in step for step in history)  # a run that an older version began did not
+    flops = sum(step["flops"] for step in history) if counted else None
     return TrainingCost(tokens=tokens, seconds=seconds, flops=flops, curve=curve_of(curve))
 
 

@@ -141,6 +141,7 @@ def test_the_curve_of_ppo_puts_a_rollout_before_the_update_it_feeds() -> None:
         tokens=310, seconds=9.0, flops=3e6, curve=(CurvePoint(0, 0.0, 0.1), CurvePoint(100, 3.0, 0.3), CurvePoint(220, 7.0, 0.4)),
     )
     assert ppo_cost(history[:1]).curve == ()
+    assert ppo_cost([{"reward": 0.1, "tokens": 90}, history[0]]).flops is None, "steps of an older version"
 
 
 def test_the_curve_of_best_of_k_begins_at_the_start_policy_and_ends_at_what_was_made() -> None:
