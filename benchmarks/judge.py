@@ -45,6 +45,7 @@ from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import protocol_named
 from rlaif.models.alias import ALIASES
 from rlaif.models.load import count_parameters, load_engine, load_tokenizer
+from rlaif.models.memory import model_shape
 from rlaif.prompts import PromptLibrary
 from rlaif.runs.readers import read_responses
 from rlaif.types import Comparison, Completion, Constitution, Principle
@@ -177,11 +178,21 @@ def llama_cpp(spec: str, engine: HFEngine, requests: Sequence[LabelRequest]) -> 
     return Side(Spent.now().since(start), odds)
 
 
-def tokens(prompts: Sequence[LabelPrompt]) -> tuple[int, int]:
-    """How many tokens the prompts have, and how many nodes their trie has."""
+class Tokens(NamedTuple):
+    """How many tokens the prompts have, how many nodes their trie has, and how many nodes those see, themselves included."""
+
+    asked: int
+    necessary: int
+    seen: int
+
+
+def tokens(prompts: Sequence[LabelPrompt]) -> Tokens:
+    """Counts the trie of all prompts."""
     ids = [prompt.ids for prompt in prompts]
     (whole,) = plan_passes(ids, budget=1 << 60, branches=1 << 60)
-    return sum(map(len, ids)), sum(len(ids[branch.members[0]]) - branch.shared for branch in whole.branches)
+    pieces = [(branch.shared, len(ids[branch.members[0]])) for branch in whole.branches]
+    seen = sum((begin + 1 + end) * (end - begin) // 2 for begin, end in pieces)
+    return Tokens(sum(map(len, ids)), sum(end - begin for begin, end in pieces), seen)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -190,21 +201,25 @@ def compare(args: argparse.Namespace) -> None:
     groups = questions(read_comparisons(args.data, args.comparisons), principles(args.principles), args.protocol)
     requests = [request for group in groups for request in group]
     some = [request for group in groups[: args.peers or len(groups)] for request in group]
-    every, necessary = tokens(list(find_labels(engine.form, requests)))
-    few, fewer = tokens(list(find_labels(engine.form, some)))
+    every, necessary, seen = tokens(list(find_labels(engine.form, requests)))
+    few, fewer, _ = tokens(list(find_labels(engine.form, some)))
     total, embedding = count_parameters(args.model)
     ours(engine, groups[:1])  # the first forward pass prepares kernels
     speeds = [peak(engine.model.dtype, engine.model.device)]
     fast = ours(engine, groups)
     speeds.append(peak(engine.model.dtype, engine.model.device))
     speed = Spent(max(each.wall for each in speeds), max(each.cpu for each in speeds))
-    limit = Spent(*(necessary * 2.0 * (total - embedding) / each for each in speed))
+    layers = necessary * 2.0 * (total - embedding)
+    limit = Spent(*(layers / each for each in speed))
+    shape = model_shape(args.model)
+    attention = 4.0 * shape.layers * shape.attention * seen / layers
     print(
         f"{args.model}, {engine.card.dtype}, {args.protocol}: {len(groups)} comparisons x {args.principles} principles = "
         f"{len(requests):,} questions, {torch.get_num_threads()} threads\n"
         f"tokens: {every:,} asked, {necessary:,} necessary ({every / necessary:.1f}x fewer)\n"
         f"matrix product: {speed.wall / 1e9:,.0f} GFLOP/s, {speed.cpu / 1e9:,.0f} a processor second; "
-        f"limit: {limit.wall:.1f} s, {limit.cpu:.1f} processor seconds"
+        f"limit: {limit.wall:.1f} s, {limit.cpu:.1f} processor seconds; the products of attention, which it leaves out, are "
+        f"{attention:.0%} on top"
     )
     table = Table(len(requests), limit, fast)
     table.show("(b) ours", fast)
@@ -250,7 +265,7 @@ def scaling(args: argparse.Namespace) -> None:
 
     def line(what: str, comparisons: Sequence[Comparison], count: int) -> None:
         groups = questions(comparisons, principles(count), args.protocol)
-        every, necessary = tokens(list(find_labels(engine.form, [request for group in groups for request in group])))
+        every, necessary, _ = tokens(list(find_labels(engine.form, [request for group in groups for request in group])))
         side = ours(engine, groups)
         (wall, cpu), each = side.spent, 1e3 * side.spent.cpu / necessary
         print(f"{what:<30} {len(side.odds):>9,} {every:>9,} {necessary:>9,} {wall:>8.1f} {cpu:>8.1f} {each:>8.3f}", flush=True)
