@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,18 @@ def _show_end(result: RunResult, console: Console) -> None:
         rows = "" if stage.manifest.rows is None else f" ({stage.manifest.rows} rows)"
         files = f"{stage.folder / main}{rows}, {stage.folder / 'samples.md'}"
         console.print(f"{stage.config.name}: {files}", soft_wrap=True)
+    _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)
     console.print(f"{result.seconds:.0f} s in all")
+
+
+def _show_memory(stages: Sequence[StageResult], console: Console) -> None:
+    """Plan and measured peak of every stage beside each other."""
+    from rlaif.models.memory import size
+
+    for stage in stages:
+        planned, peak = stage.manifest.planned_bytes, stage.manifest.peak_bytes
+        plan = f", planned {size(planned)} ({planned / peak - 1:+.0%})" if planned else ""
+        console.print(f"memory of {stage.config.name}: peak {size(peak)}{plan}", soft_wrap=True, highlight=False)
 
 
 def _excerpt(text: str) -> str:

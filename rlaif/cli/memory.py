@@ -17,11 +17,12 @@ __all__ = ["memory"]
 @click.argument("recipe", metavar="RECIPE")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a value; a stage goes by its name: stages.sample.k=2.")
 def memory(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Print what the training stages of RECIPE need in memory, before anything is loaded.
+    """Print what the stages of RECIPE need in memory, before anything is loaded.
 
-    What is resident, the bytes of each part, the peak, and what to change where it does not fit. A config and a tokenizer are read,
-    no weights. Every training stage prints its own plan when it begins.
+    What is resident, the bytes of each part, the peak, and what to change where it does not fit; last, the peak of the whole run. A
+    config and a tokenizer are read, no weights. Every stage prints its own plan when it begins, and how it turned out at the end.
     """
+    from rlaif.models.memory import size
     from rlaif.pipeline.memory import recipe_memory
 
     plans = recipe_memory(load_recipe(recipe, overrides))
@@ -30,4 +31,7 @@ def memory(recipe: str, overrides: tuple[str, ...]) -> None:
         for line in stage.plan.lines():
             click.echo(f"  {line}")
     if not plans:
-        click.echo("no stage of this recipe trains")
+        click.echo("no stage of this recipe runs a model here")
+        return
+    largest = max(plans, key=lambda stage: stage.plan.peak)
+    click.echo(f"the whole run: {size(largest.plan.peak)}, that of {largest.name} (each stage gives back what it freed)")

@@ -1,4 +1,4 @@
-"""What training will need in memory, told before anything is loaded.
+"""What a stage will need in memory, told before anything is loaded.
 
 Counted from the model's config: weights, adapters with their gradients and Adam's two moments, and what a decoder layer keeps of each
 token for the way back. What a layer keeps was read off transformers' Llama layer with SDPA attention and our adapters; layers of
@@ -21,14 +21,23 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.load import resolve
 from rlaif.models.quiet import quiet
 
-__all__ = ["MemoryItem", "MemoryPlan", "ModelShape", "Precision", "available_memory", "model_shape", "plan_memory"]
+__all__ = ["MemoryItem", "MemoryPlan", "ModelShape", "Precision", "Work", "available_memory", "model_shape", "plan_memory", "size"]
 
 TRAINED_BYTES = 16
 """A trained weight: itself, its gradient and Adam's two moments, all fp32."""
 
 FROZEN_ADAPTER_BYTES = 4
-RUNTIME = 440 << 20
-"""Resident once torch, transformers and PEFT are imported on a CPU; a CUDA context takes about as much of the GPU."""
+RUNTIME = 450 << 20
+"""Resident once torch, transformers, PEFT and TRL are imported on a CPU; a CUDA context takes about as much of the GPU."""
+
+KERNEL_BYTES = 128 << 20
+"""What oneDNN's kernels for the shapes of the work come to (`heap.KERNELS` of them at most)."""
+
+CACHE_GROWTH = 2.0
+"""A cache of keys and values grows by a copy a token, and the heap cannot use what the shorter one left for the longer one."""
+
+LOGITS = 1 << 24
+"""Logits that a training pass forms at once (`rl.update`)."""
 
 OVERHEAD = 1.6
 """Measured on SmolLM2-135M in bfloat16 on a CPU: 1.3 is alive at the peak (copies made on the way), the rest are holes in the heap
@@ -57,6 +66,27 @@ class Precision(NamedTuple):
 
     weights: float
     activations: int
+
+
+class Work(NamedTuple):
+    """What is done with a model at once, in tokens; 0 where that is not done."""
+
+    micro_tokens: int = 0
+    """In one forward and backward pass, padding included."""
+    logit_tokens: int = 0
+    """Those of them whose logits are computed."""
+    sampled_rows: int = 0
+    """Completions sampled side by side."""
+    row_tokens: int = 0
+    """In one of these rows at its longest: the prompt and the completion."""
+    new_tokens: int = 0
+    """In the longest completion."""
+    read_tokens: int = 0
+    """In one forward pass without gradient."""
+    read_logits: int = 0
+    """Positions of that pass whose logits are computed."""
+    checkpointing: bool = False
+    """Layers are recomputed on the way back."""
 
 
 class MemoryItem(NamedTuple):
@@ -93,9 +123,9 @@ class MemoryPlan:
     def lines(self) -> list[str]:
         """The plan as lines of text."""
         width = max(len(item.name) for item in self.items)
-        lines = [f"{item.name:<{width}}  {_size(item.bytes):>8}  {item.why}" for item in self.items]
-        free = "" if self.available is None else f"of {_size(self.available)} free"
-        lines.append(f"{'peak (estimate)':<{width}}  {_size(self.peak):>8}  {free}".rstrip())
+        lines = [f"{item.name:<{width}}  {size(item.bytes):>8}  {item.why}" for item in self.items]
+        free = "" if self.available is None else f"of {size(self.available)} free"
+        lines.append(f"{'peak (estimate)':<{width}}  {size(self.peak):>8}  {free}".rstrip())
         return lines if self.fits else [*lines, f"This does not fit: {self.advice}"]
 
 
@@ -126,37 +156,77 @@ def shape_of(model: Any, *, name: str) -> ModelShape:
 
 
 def plan_memory(
-    shape: ModelShape, *, precision: Precision, rank: int, trained: Sequence[str], frozen: Sequence[str] = (), micro_tokens: int,
-    logit_tokens: int = 0, cache_tokens: int = 0, checkpointing: bool = False, available: int | None = None,
+    shape: ModelShape, work: Work, *, precision: Precision, rank: int = 0, trained: Sequence[str] = (), frozen: Sequence[str] = (),
+    kernels: int = KERNEL_BYTES, available: int | None = None,
 ) -> MemoryPlan:
-    """The plan for training adapters on one base.
+    """The plan for running a base with its adapters. What is resident adds up; of the parts of the work, the largest counts.
 
     Args:
         rank: Of every adapter.
-        trained: Roles that are trained at the same time.
+        trained: Roles whose adapters learn.
         frozen: Roles whose adapters are only read.
-        micro_tokens: Tokens in one forward and backward pass, padding included.
-        logit_tokens: Those of them whose logits are computed.
-        cache_tokens: Tokens in the key–value cache of a rollout, all its sequences together.
+        kernels: Bytes of kernels that are made for the shapes of the work; 0 on a GPU.
         available: Bytes free, as `available_memory` says.
     """
     adapter = rank * shape.adapter_sizes
     items = [
-        MemoryItem("program", RUNTIME, "torch, transformers and PEFT themselves"),
+        MemoryItem("program", RUNTIME, "torch, transformers, PEFT and TRL themselves"),
         MemoryItem("base", round(shape.parameters * precision.weights), f"{shape.name}, frozen, once for all roles"),
     ]
     items += [MemoryItem(f"adapter {role}", adapter * TRAINED_BYTES, "weights, gradient, Adam's moments (fp32)") for role in trained]
     items += [MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen]
-    kept = round(OVERHEAD * micro_tokens * _kept_per_token(shape, precision.activations, rank, checkpointing))
-    items.append(MemoryItem("activations", kept, f"{micro_tokens} tokens a pass{', layers recomputed' if checkpointing else ''}"))
-    if logit_tokens:
-        # The logits, and their gradient on the way back.
-        items.append(MemoryItem("logits", 2 * logit_tokens * shape.vocabulary * precision.activations, f"{logit_tokens} tokens"))
-    if cache_tokens:
-        cache = 2 * cache_tokens * shape.layers * (shape.key_values or shape.attention) * precision.activations
-        items.append(MemoryItem("cache", cache, f"keys and values of {cache_tokens} tokens"))
-    smaller = "lower micro_tokens" if checkpointing else "lower micro_tokens, or set gradient_checkpointing: true"
+    if kernels:
+        items.append(MemoryItem("kernels", kernels, "made for the shapes that are multiplied"))
+    parts = (
+        _training(shape, work, precision, rank), _sampling(shape, work, precision), _reading(shape, work, precision),
+    )
+    items += max(parts, key=lambda part: sum(item.bytes for item in part))
+    smaller = "lower micro_tokens or micro_batch" + ("" if work.checkpointing else ", or set gradient_checkpointing: true")
+    if not work.micro_tokens:
+        smaller = "lower max_new_tokens"
     return MemoryPlan(items=tuple(items), available=available, advice=f"{smaller}; a smaller model, or quantization: 4bit on a GPU")
+
+
+def _training(shape: ModelShape, work: Work, precision: Precision, rank: int) -> list[MemoryItem]:
+    """A forward and backward pass."""
+    if not work.micro_tokens:
+        return []
+    kept = round(OVERHEAD * work.micro_tokens * _kept_per_token(shape, precision.activations, rank, work.checkpointing))
+    items = [MemoryItem("activations", kept, f"{work.micro_tokens} tokens a pass{', layers recomputed' * work.checkpointing}")]
+    if work.logit_tokens:
+        # The logits, of which only so many are formed at once, and their gradient on the way back.
+        logits = min(work.logit_tokens * shape.vocabulary, LOGITS)
+        items.append(MemoryItem("logits", 2 * logits * precision.activations, f"{work.logit_tokens} tokens, in parts"))
+    return items
+
+
+def _sampling(shape: ModelShape, work: Work, precision: Precision) -> list[MemoryItem]:
+    """Prompts read, and then a token a step for all rows."""
+    if not work.sampled_rows:
+        return []
+    width, tokens = precision.activations, work.sampled_rows * work.row_tokens
+    cache = 2 * tokens * shape.layers * (shape.key_values or shape.attention) * width
+    prompt = work.sampled_rows * max(1, work.row_tokens - work.new_tokens)
+    return [
+        MemoryItem("cache", round(CACHE_GROWTH * cache), f"keys and values of {tokens} tokens, and what their growth leaves behind"),
+        # Reading the prompts comes before the draws; the draws work on the logits in fp32, three times.
+        MemoryItem("pass", prompt * _passing(shape, width), f"{prompt} tokens of prompts read at once"),
+        MemoryItem("logits", work.sampled_rows * shape.vocabulary * (width + 3 * 4), f"{work.sampled_rows} rows"),
+    ]
+
+
+def _reading(shape: ModelShape, work: Work, precision: Precision) -> list[MemoryItem]:
+    """Passes without gradient: a judge's, or a reward model's."""
+    if not work.read_tokens:
+        return []
+    size_of_pass = work.read_tokens * _passing(shape, precision.activations)
+    items = [MemoryItem("pass", size_of_pass, f"{work.read_tokens} tokens without gradient")]
+    if work.read_logits:
+        # In the model's arithmetic; in fp32, to read labels from; a copy of the rows that are wanted; and its exponentials.
+        items.append(MemoryItem(
+            "logits", work.read_logits * shape.vocabulary * (precision.activations + 3 * 4), f"{work.read_logits} last positions",
+        ))
+    return items
 
 
 def precision_of(dtype: str, device: str, *, quantization: str = "none") -> Precision:
@@ -194,5 +264,17 @@ def _kept_per_token(shape: ModelShape, width: int, rank: int, checkpointing: boo
     return shape.layers * layer
 
 
-def _size(count: int) -> str:
+def _passing(shape: ModelShape, width: int) -> int:
+    """Bytes that a pass without gradient holds of one token, at its widest place.
+
+    In the MLP: the residual and the norm's output (H each, and one more in fp32), gate, its activation, up and their product (4 I). In
+    the attention: the residual, queries, keys, values before and after rotation, the output (6 widths). Whichever is more.
+    """
+    mlp = width * (2 * shape.hidden + 4 * shape.intermediate) + 4 * shape.hidden
+    attention = width * (2 * shape.hidden + 6 * shape.attention)
+    return max(mlp, attention)
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
     return f"{count / (1 << 30):.2f} GB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MB"

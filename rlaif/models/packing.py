@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlaif.engines.batching import plan
 from rlaif.models.heads import Pooling, pool_groups
+from rlaif.models.heap import rounded
 from rlaif.models.shared_base import SharedBase
 
 __all__ = ["Packed", "Row", "Tree", "features", "micro_batches", "pack", "pooled", "same_states", "whole_trees"]
@@ -85,13 +86,15 @@ def rows_of(trees: Sequence[Tree], *, share: bool, start: int = 0) -> list[Row]:
 def micro_batches(trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device) -> Iterator[Packed]:
     """All completions of `trees`, in batches of similar length of at most `tokens`, padding included; the longest first."""
     rows = rows_of(trees, share=share)
-    for batch in plan([row.length for row in rows], budget=tokens):
+    for batch in plan([rounded(row.length) for row in rows], budget=tokens):
         yield pack([rows[index] for index in batch], device=device)
 
 
 def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device) -> Iterator[Packed]:
     """As `micro_batches`, but the completions of a tree stay in one batch, for losses that compare them."""
-    costs = [len(t.prompt) + sum(map(len, t.completions)) if share else t.longest * len(t.completions) for t in trees]
+    costs = [
+        rounded(len(t.prompt) + sum(map(len, t.completions))) if share else rounded(t.longest) * len(t.completions) for t in trees
+    ]
     numbers = list(accumulate((len(tree.completions) for tree in trees), initial=0))
     for batch in plan(costs, budget=tokens):
         rows = [row for index in batch for row in rows_of([trees[index]], share=share, start=numbers[index])]
@@ -100,7 +103,7 @@ def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torc
 
 def pack(rows: Sequence[Row], *, device: torch.device) -> Packed:
     """Put rows into one batch. Padding has id 0, which no real token sees."""
-    width = max(row.length for row in rows)
+    width = rounded(max(row.length for row in rows))
     ids, positions = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
     group, real = torch.full((len(rows), width), -1), torch.zeros(len(rows), width, dtype=torch.long)
     numbers: list[int] = []

@@ -14,11 +14,12 @@ import yaml
 from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
+from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.finetuning import SftJob
 from rlaif.pipeline.jobs import Job
 from rlaif.pipeline.making import make_job
-from rlaif.pipeline.memory import tell_memory
+from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import Progress, Silent
 from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, describe_outputs, stage_key
 from rlaif.runs.run import RunFolder, now
@@ -82,6 +83,7 @@ def run_recipe(
     """
     progress = progress or Silent()
     started = time.monotonic()
+    bound_kernels()
     place = journal or out.absolute().parent / JOURNAL
     with RunFolder.open(out, name=recipe.name, command=command) as run, Journal(place) as memo:
         run.write_recipe(recipe_text(recipe))
@@ -100,11 +102,11 @@ def run_recipe(
         )
 
 
-def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[], None]) -> StageResult:
-    """Run a stage unless it has finished; `tell` is called before it begins."""
-    config, before = job.config, run.manifest(job.config.name)
+def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[], int]) -> StageResult:
+    """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are planned."""
+    config, before, planned = job.config, run.manifest(job.config.name), 0
     if before is None:
-        tell()  # before `parts`, which loads the models
+        planned = tell()  # before `parts`, which loads the models
     parts = {"stage": config.stage, "rlaif": __version__, **job.parts()}
     if before is not None and before.key == stage_key(parts):
         context.progress.note(f"{config.name}: finished before, nothing to do")
@@ -112,14 +114,16 @@ def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[],
     if before is not None:
         why = ", ".join(changed_parts(before.parts, parts))
         context.progress.note(f"{config.name}: runs again, since {why}; the former result moves to superseded/")
-        tell()
+        planned = tell()
+    give_back()
     started, clock = now(), time.monotonic()
     with run.stage(config.name) as folder:
-        outcome = job.execute(folder)
+        with Peak(context.recipe.device) as peak:
+            outcome = job.execute(folder)
         manifest = Manifest(
             stage=config.name, kind=config.stage, key=stage_key(parts), parts=parts, config=config.model_dump(mode="json"),
             models=job.models(), started=started, finished=now(), seconds=round(time.monotonic() - clock, 3), counts=outcome.counts,
-            outputs=describe_outputs(folder, outcome.rows),
+            outputs=describe_outputs(folder, outcome.rows), planned_bytes=planned, peak_bytes=peak.bytes,
         )
         manifest.write_json(folder / MANIFEST)
     run.record(config.name)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from rlaif.models.heap import rounded
 from rlaif.models.shared_base import SharedBase
 from rlaif.types import Completion, Prompt
 
@@ -120,7 +121,7 @@ def response_states(
     # The last token of a completion predicts nothing that is needed.
     completions = [ids[: length - 1] for ids, length in zip(tokens.tolist(), is_real.sum(1).tolist(), strict=True)]
     inputs = [[*ids[shared:], *completion] for ids, completion in zip(prompts, completions, strict=True)]
-    width = max(map(len, inputs))
+    width = min(rounded(max(map(len, inputs))), base.context - shared)
     rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in inputs], device=base.device)
     positions = torch.arange(shared, shared + width, device=base.device).expand(len(inputs), -1)
     mask = torch.ones(len(inputs), shared + width, dtype=torch.long, device=base.device)

@@ -60,6 +60,8 @@ class Manifest:
         seconds: Wall-clock time of the run that finished the stage.
         counts: Whole numbers that add up; what they count is the stage's matter.
         outputs: By file name; the first one is the stage's main result.
+        planned_bytes: The most memory that the stage was planned to hold; 0 where it has no plan.
+        peak_bytes: The most that it held: tensors on a GPU, the whole process on a CPU; 0 where the system does not say.
     """
 
     stage: str
@@ -73,6 +75,8 @@ class Manifest:
     seconds: float
     counts: Mapping[str, int]
     outputs: Mapping[str, Output]
+    planned_bytes: int = 0
+    peak_bytes: int = 0
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     git: Git | None = field(default_factory=lambda: git_state())
     host: Mapping[str, Any] = field(default_factory=lambda: host_facts())

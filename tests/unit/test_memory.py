@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,18 @@ import torch
 from tiny import save_tiny, tiny_model
 
 from rlaif.errors import ConfigError
-from rlaif.models.memory import MemoryPlan, ModelShape, Precision, available_memory, model_shape, plan_memory, precision_of, shape_of
+from rlaif.models.memory import (
+    CACHE_GROWTH,
+    MemoryPlan,
+    ModelShape,
+    Precision,
+    Work,
+    available_memory,
+    model_shape,
+    plan_memory,
+    precision_of,
+    shape_of,
+)
 from rlaif.models.quantized import check_quantization
 from rlaif.models.shared_base import LoraSettings, SharedBase
 
@@ -19,9 +31,9 @@ SHAPE = ModelShape(
 BF16 = Precision(weights=2, activations=2)
 
 
-def plan(**options: object) -> MemoryPlan:
-    settings = {"precision": BF16, "rank": 8, "trained": ["policy"], "micro_tokens": 100, **options}
-    return plan_memory(SHAPE, **settings)  # type: ignore[arg-type]
+def plan(*, trained: Sequence[str] = ("policy",), frozen: Sequence[str] = (), available: int | None = None, **work: int) -> MemoryPlan:
+    done = Work(**{"micro_tokens": 100, **work})
+    return plan_memory(SHAPE, done, precision=BF16, rank=8, trained=trained, frozen=frozen, available=available)
 
 
 def sizes(made: MemoryPlan) -> dict[str, int]:
@@ -42,10 +54,22 @@ def test_activations_grow_with_the_tokens_and_shrink_by_recomputing() -> None:
     assert recomputed < 0.7 * one
 
 
-def test_logits_and_cache_are_counted_where_there_are_any() -> None:
-    found = sizes(plan(logit_tokens=50, cache_tokens=64))
-    assert found["logits"] == 2 * 50 * 1000 * 2
-    assert found["cache"] == 2 * 64 * 2 * 100 * 2
+def test_of_the_parts_of_the_work_the_largest_counts() -> None:
+    trains = sizes(plan(micro_tokens=100_000, logit_tokens=50, sampled_rows=8, row_tokens=30, new_tokens=10, read_tokens=100))
+    assert trains["logits"] == 2 * 50 * 1000 * 2
+    assert "cache" not in trains
+    assert "pass" not in trains
+    samples = sizes(plan(micro_tokens=1, sampled_rows=800, row_tokens=30, new_tokens=10))
+    assert samples["cache"] == CACHE_GROWTH * 2 * 800 * 30 * 2 * 100 * 2
+    assert samples["logits"] == 800 * 1000 * (2 + 12)
+    assert "activations" not in samples
+    reads = sizes(plan(micro_tokens=0, read_tokens=5000, read_logits=40))
+    assert reads["logits"] == 40 * 1000 * (2 + 12)
+    assert reads["pass"] == 5000 * max(2 * (2 * 100 + 4 * 300) + 400, 2 * (2 * 100 + 6 * 100))
+
+
+def test_only_so_many_logits_are_formed_at_once_in_training() -> None:
+    assert sizes(plan(logit_tokens=1 << 20))["logits"] == 2 * (1 << 24) * 2
 
 
 def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
