@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from rlaif import stats
 from rlaif.digest import unit_from
-from rlaif.judging.agreement import Agreement, agreement
+from rlaif.judging.agreement import Agreement, agreement, baselines
 from rlaif.judging.cases import Case
-from rlaif.judging.grade import share
+from rlaif.judging.grade import COIN, SOLID, share
 
 __all__ = ["Suggestion", "halves", "mean_logit", "suggest"]
 
@@ -33,7 +33,8 @@ class Suggestion:
         chosen_on: Accuracy on the half that it was chosen on: too good by selection.
         confirmed_on: Accuracy on the other half.
         all_principles: Accuracy, on that other half, of all principles under the same protocol.
-        confirmed: Whether the other half shows it to be better than a coin, and no worse than all principles.
+        confirmed: Whether the other half shows it to be better than a coin, above always-longer and always-shorter, and no worse
+            than all principles.
         words: The advice, a sentence.
     """
 
@@ -90,11 +91,14 @@ def _confirm(
     found, whole = (_subset_agreement(confirming, names, weights) for names in (principles, everything))
     if found is None or whole is None:
         return None
-    confirmed = found.accuracy.low > 0.5 and found.accuracy.value >= whole.accuracy.value
+    rules = baselines([case.pair for case in confirming])
+    length = max(rules.longer.value, rules.shorter.value)
+    confirmed = found.accuracy.low > COIN and length < found.accuracy.value >= whole.accuracy.value
     kept = "all principles" if set(principles) == set(everything) else f"{len(principles)} of {len(everything)} principles"
     told = f"{share(found.accuracy)} on the half it was not chosen on"
     if confirmed:
-        words = f"use {protocol} with {kept} ({', '.join(principles)}): {told}"
+        how = "use" if found.accuracy.low >= SOLID else "if at all, and with care,"
+        words = f"{how} {protocol} with {kept} ({', '.join(principles)}): {told}"
     else:
         words = f"no choice of protocol and principles is confirmed; the best on one half, {protocol} with {kept}, has {told}"
     return Suggestion(

@@ -178,8 +178,11 @@ def test_cases_are_handed_on() -> None:
 
 
 def noisy_cases(count: int = 200) -> list[Case]:
-    """`good` is right in 9 of 10; `bad` is wrong in 9 of 10 and louder."""
-    return [case(i, {"good": 1.0 if i % 10 else -1.0, "bad": -3.0 if i % 10 != 5 else 3.0}) for i in range(count)]
+    """`good` is right in 9 of 10; `bad` is wrong in 9 of 10 and louder; the right one is the longer in half of them."""
+    return [
+        case(i, {"good": 1.0 if i % 10 else -1.0, "bad": -3.0 if i % 10 != 5 else 3.0}, b="bbb" if i % 2 else "b")
+        for i in range(count)
+    ]
 
 
 def test_the_good_principle_is_found_and_confirmed_on_the_other_half() -> None:
@@ -202,6 +205,18 @@ def test_the_better_protocol_is_suggested_and_a_tie_keeps_all_principles() -> No
     assert found is not None
     assert (found.protocol, set(found.principles)) == ("pointwise", {"x", "y"})
     assert "all principles" in found.words
+
+
+def test_what_length_explains_is_not_confirmed_and_little_is_advised_with_care() -> None:
+    longer = [case(i, {"x": 1.0 if i % 10 else -1.0, "y": 1.0 if i % 10 else -1.0}) for i in range(100)]
+    found = suggest({"pairwise": longer}, weights={"x": 1.0, "y": 1.0}, pairs="human pairs", seed=0)
+    assert found is not None
+    assert not found.confirmed  # right in 90 %, where always-longer is right in 100 %
+    faint = [case(i, {"x": 1.0 if i % 8 < 5 else -1.0}, b="bbb" if i % 16 < 8 else "b") for i in range(400)]
+    found = suggest({"pairwise": faint}, weights={"x": 1.0}, pairs="human pairs", seed=0)
+    assert found is not None
+    assert found.confirmed
+    assert found.words.startswith("if at all, and with care, pairwise with all principles (x): 6")
 
 
 def test_noise_is_not_confirmed() -> None:
