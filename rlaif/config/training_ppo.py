@@ -165,7 +165,7 @@ class PpoConfig(BaseStage, PromptSettings):
     minibatches: Annotated[int, Field(ge=1)] = 1
     """Optimiser steps a pass."""
 
-    micro_batch: Annotated[int, Field(ge=1)] = 8
+    micro_batch: Annotated[int, Field(ge=1)] = 16
     """Completions in one forward and backward pass; sets the memory needed and changes results by rounding only."""
 
     learning_rate: Positive = 3e-4

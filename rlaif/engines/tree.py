@@ -27,7 +27,7 @@ from transformers import AttentionInterface
 from rlaif.engines.labels import Tokens
 from rlaif.engines.prefix import Layout, Pass, Tile, lay_out, needed_passes, plan_passes, windowed
 
-__all__ = ["Rows", "TreeReader", "unshareable"]
+__all__ = ["Rows", "TreeReader", "attention_configs", "unshareable"]
 
 NAME = "rlaif_tree"
 """Our attention's name in transformers' registry. No mask function is registered under it, so that models form no mask."""
@@ -145,7 +145,8 @@ def _attention(
 
 
 def _by_tiles(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: Sequence[_Cut], *, scale: float, softcap: float | None, room: _Room
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: Sequence[_Cut], *, scale: float, softcap: float | None,
+    room: _Room,
 ) -> torch.Tensor:
     """Attention of `(heads, N, size)` queries to `(key heads, keys, size)`; returns `(1, N, heads, size)`."""
     heads, tokens, size = query.shape
@@ -194,7 +195,7 @@ class TreeReader:
     def __init__(self, model: Any, *, budget: int) -> None:
         self.model = model
         self.budget = budget
-        self._configs = _attention_configs(model)
+        self._configs = attention_configs(model)
         if model.device.type == "cpu":
             torch.empty(HEAP_BLOCK, dtype=torch.uint8)
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
@@ -256,7 +257,7 @@ class TreeReader:
         return state.windows
 
 
-def _attention_configs(model: Any) -> list[Any]:
+def attention_configs(model: Any) -> list[Any]:
     """Every config of the model's parts that names an attention, the outermost first."""
     configs = [getattr(part, "config", None) for part in model.modules()]
     return list({id(config): config for config in configs if hasattr(config, "_attn_implementation")}.values())

@@ -24,6 +24,9 @@ __all__ = ["LowRankLinear"]
 class LowRankLinear(Linear):
     """A linear layer with at most one active adapter, and a frozen base."""
 
+    rounded: tuple[Tensor, Tensor] | None = None
+    """Aᵀ and (s B)ᵀ of the active adapter in the base's dtype, while `SharedBase.held` holds them."""
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in) -> (..., out), in the dtype of `x`."""
         active = [name for name in self.active_adapters if name in self.lora_A]
@@ -31,8 +34,22 @@ class LowRankLinear(Linear):
             return self.base_layer(x)  # type: ignore[no-any-return]
         (name,) = active
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        if self.rounded is not None:
+            rows = x.reshape(-1, x.shape[-1])
+            held: Tensor = base(rows).addmm_(rows @ self.rounded[0], self.rounded[1])
+            return held.view(*x.shape[:-1], -1)
         y: Tensor = _LowRank.apply(x, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
         return y
+
+
+    def hold(self) -> None:
+        """Round the active adapter's weights once for all passes until `rounded` is `None` again."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if active and not self.disable_adapters and not self.merged:
+            (name,) = active
+            dtype: torch.dtype = self.get_base_layer().weight.dtype  # type: ignore[assignment]
+            a, b = (adapter[name].get_parameter("weight").detach() for adapter in (self.lora_A, self.lora_B))
+            self.rounded = (a.to(dtype).t(), (b * self.scaling[name]).to(dtype).t())
 
 
 class _LowRank(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.errors import ModelError
 from rlaif.models.adapter_files import read_adapter, write_adapter
+from rlaif.models.attention import by_products
 from rlaif.models.load import context_length, load_model, load_tokenizer, resolve
 from rlaif.models.low_rank import LowRankLinear
 from rlaif.models.quantized import load_quantized
@@ -69,6 +70,7 @@ class SharedBase:
         self._peft: Any = None
         self._active = REFERENCE
         self._training: set[str] = set()
+        self._recomputes = False
         self._check_logits()
 
     @classmethod
@@ -144,6 +146,20 @@ class SharedBase:
         finally:
             self._switch(former)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside the block the active role stays as it is, untrained: its weights are rounded to the base's dtype once, not at every
+        product, of which decoding has many small ones. For passes without gradient.
+        """
+        layers = [layer for layer in self._layers() if isinstance(layer, LowRankLinear)]
+        try:
+            for layer in layers:
+                layer.hold()
+            yield
+        finally:
+            for layer in layers:
+                layer.rounded = None
+
     def add_adapter(self, role: str, lora: LoraSettings | None = None, *, seed: int = 0, train: bool = True) -> None:
         """Add an adapter that changes nothing yet (B = 0), its A drawn from `seed`; the active role stays.
 
@@ -218,7 +234,9 @@ class SharedBase:
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         body = self.model.get_decoder()
-        out = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **options)
+        # A layer that is recomputed on the way back, outside of this block, would be run another way there.
+        with nullcontext() if self._recomputes else by_products(self.model):
+            out = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **options)
         states: Tensor = out.last_hidden_state
         return states
 
@@ -247,6 +265,7 @@ class SharedBase:
         if enabled:
             enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
+        self._recomputes = enabled
         for module in self.model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = enabled
@@ -350,6 +369,7 @@ class SharedBase:
         if role != REFERENCE:
             self._must_exist(role)
         for layer in self._layers():
+            layer.rounded = None
             layer._disable_adapters = role == REFERENCE
             if role != REFERENCE:
                 layer._active_adapter = [role]
@@ -370,7 +390,8 @@ class SharedBase:
         ids = torch.arange(4, device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids)
         with torch.no_grad():
-            own = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            with by_products(self.model):
+                own = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             ours = self.logits_at(self.hidden(ids, mask))
         if not torch.allclose(own.float(), ours.float(), rtol=2e-2, atol=1e-2):
             gap = (own.float() - ours.float()).abs().max().item()

@@ -20,6 +20,8 @@ from rlaif.rl.value import ValueHead
 __all__ = ["POLICY", "VALUE", "Learner", "PtxRow", "RunawayError", "kl_controller", "states_of", "values_of"]
 
 POLICY, VALUE = "policy", "value"
+UNTRAINED = 4
+"""So many times as many rows go through a pass that keeps nothing for the way back."""
 
 
 class RunawayError(ModelError):
@@ -97,7 +99,7 @@ def kl_controller(config: PpoConfig) -> KLController:
 def states_of(learner: Learner, episodes: Episodes) -> Tensor:
     """The active role's states (B, T, H) that predict the completions' tokens, without gradient."""
     states = torch.zeros_like(episodes.states)
-    for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), learner.config.micro_batch):
+    for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), UNTRAINED * learner.config.micro_batch):
         states[rows] = response_states(learner.base, *episodes.part(rows))
     return states
 

@@ -83,7 +83,8 @@ class Sampler:
             name = question.prompt.fingerprint()
             wanted += [(question, seen[name] + index) for index in range(samples)]
             seen[name] += samples
-        parts = [self._batch(wanted[start : start + self.rows], seed) for start in range(0, len(wanted), self.rows)]
+        with self.base.held():
+            parts = [self._batch(wanted[start : start + self.rows], seed) for start in range(0, len(wanted), self.rows)]
         return _joined(parts)
 
     def _batch(self, wanted: Sequence[tuple[Question, int]], seed: int) -> Episodes:
