@@ -9,7 +9,8 @@ on all linear layers, bfloat16, a policy, a reference, a value function and a re
 as separate models and trains the value model whole; ours are adapters and heads on one base. A micro-batch, which changes results by
 rounding only, is 16 rows for ours, what PPO ships with, and 8 for TRL, which takes more than three times our memory even so;
 `--micro-batch 8` compares equal ones. Each side runs in a process of its own, one after the other; its peak is that process's
-resident set (getrusage). `--alternate N` repeats the pair N times, for machines whose speed drifts. On a machine that others use too, compare processor time with one thread (OMP_NUM_THREADS=1): it hardly depends
+resident set (getrusage). `--alternate N` repeats the pair N times, for machines whose speed drifts. On a machine that others use too,
+compare processor time with one thread (OMP_NUM_THREADS=1): it hardly depends
 on what else runs, while wall time, and with several threads even processor time (they spin while they wait), does.
 """
 

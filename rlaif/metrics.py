@@ -1,4 +1,4 @@
-"""Metrics: a number for a completion. They measure held-out completions, and no training signal may touch the gold one.
+"""Metrics: a number for a completion. They measure held-out completions; another one can be the reward or a part of it.
 
 A metric is any function of a prompt and a completion that Python can import, named `package.module:function`:
 
@@ -59,8 +59,11 @@ STOCK_PHRASES = (
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 
-def load_metric(path: str) -> Metric:
+def load_metric(path: str, *, what: str = "metric") -> Metric:
     """The metric that `package.module:function` names.
+
+    Args:
+        what: What errors call it.
 
     Raises:
         ConfigError: It cannot be imported, or is no function.
@@ -72,9 +75,9 @@ def load_metric(path: str) -> Metric:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
         remedy = "write package.module:function, and start where Python can import the module"
-        raise ConfigError(f"the metric cannot be imported: {error}", where=path, remedy=remedy) from error
+        raise ConfigError(f"the {what} cannot be imported: {error}", where=path, remedy=remedy) from error
     if not callable(found):
-        raise ConfigError("the metric is no function", where=path, remedy="name a function of (prompt, completion)")
+        raise ConfigError(f"the {what} is no function", where=path, remedy="name a function of (prompt, completion)")
     metric: Metric = found
     return metric
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from rlaif.models.shared_base import SharedBase
-from rlaif.types import Message, Prompt
+from rlaif.types import Completion, Message, Prompt
 
-__all__ = ["LETTERS", "prompts", "share_of_vowels", "toy_base"]
+__all__ = ["LETTERS", "prompts", "share_of_vowels", "toy_base", "vowels"]
 
 SPECIALS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 LETTERS = "abcdefghijklmnop"
@@ -58,6 +57,11 @@ def prompts(count: int = 8) -> list[Prompt]:
     return [Prompt(id=f"p{index}", messages=(Message("user", text),)) for index, text in enumerate(texts)]
 
 
-def share_of_vowels(messages: Sequence[dict[str, str]], text: str) -> float:
-    """The toy reward: best 1."""
+def vowels(text: str) -> float:
+    """Their share of a text."""
     return sum(letter in "aeio" for letter in text) / max(len(text), 1)
+
+
+def share_of_vowels(prompt: Prompt, completion: Completion) -> float:
+    """The toy reward: best 1."""
+    return vowels(completion.text)

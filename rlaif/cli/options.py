@@ -70,7 +70,7 @@ merge_option = click.option(
 
 reward_options = _stack(
     click.option("--reward", default=None, metavar="DIR", help="Folder of a reward model, as `rlaif reward` leaves it in model/."),
-    click.option("--reward-function", default=None, metavar="MODULE:NAME", help="A function (messages, completion) -> number."),
+    click.option("--reward-function", default=None, metavar="MODULE:NAME", help="A function (prompt, completion) -> number."),
 )
 
 common_options = _stack(

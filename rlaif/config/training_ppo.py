@@ -34,7 +34,7 @@ class ModelPart(BasePart):
 
 
 class FunctionPart(BasePart):
-    """A function of your own: `(messages, completion) -> number`."""
+    """A function of your own: `(prompt, completion) -> number`, as metrics are."""
 
     kind: Literal["function"] = "function"
 

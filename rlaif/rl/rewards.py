@@ -6,7 +6,6 @@ is logged apart. No torch here: a reward model brings its own.
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +14,14 @@ from typing import Literal, NamedTuple, Protocol
 from rlaif.engines.base import Engine, LabelReading, LabelRequest
 from rlaif.errors import ConfigError, DataError
 from rlaif.judging.protocols import log_odds
+from rlaif.metrics import Metric, load_metric
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Completion, Constitution, Prompt
 
 __all__ = [
     "FormatReward", "FunctionReward", "JudgeReward", "LengthReward", "PatternReward", "RewardFunction", "RewardSum", "ScoredReward",
-    "Scores", "import_function",
+    "Scores",
 ]
-
-Function = Callable[[Sequence[dict[str, str]], str], float]
-"""A score of the prompt's messages (`role`, `content`) and a completion."""
-
 
 class Scores(NamedTuple):
     """One number a completion."""
@@ -67,18 +63,17 @@ class ScoredReward:
 
 
 class _OneByOne(ScoredReward):
-    def __init__(self, name: str, function: Function) -> None:
+    def __init__(self, name: str, metric: Metric) -> None:
         super().__init__(name, lambda prompts, completions: [
-            function([message.as_dict() for message in prompt.messages], completion.text)
-            for prompt, completion in zip(prompts, completions, strict=True)
+            metric(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
         ])
 
 
 class FunctionReward(_OneByOne):
-    """A function of your own, `(messages, completion) -> number`, or where it can be imported from (`package.module:name`)."""
+    """A function of your own, as metrics are (`rlaif.metrics`), or where it can be imported from (`package.module:name`)."""
 
-    def __init__(self, function: Function | str, *, name: str = "function") -> None:
-        super().__init__(name, import_function(function) if isinstance(function, str) else function)
+    def __init__(self, function: Metric | str, *, name: str = "function") -> None:
+        super().__init__(name, load_metric(function, what="reward function") if isinstance(function, str) else function)
 
 
 class LengthReward(_OneByOne):
@@ -86,7 +81,7 @@ class LengthReward(_OneByOne):
 
     def __init__(self, *, min_words: int = 0, max_words: int | None = None, name: str = "length") -> None:
         most = math.inf if max_words is None else max_words
-        super().__init__(name, lambda prompt, text: 0.0 if min_words <= len(text.split()) <= most else -1.0)
+        super().__init__(name, lambda prompt, given: 0.0 if min_words <= len(given.text.split()) <= most else -1.0)
 
 
 class PatternReward(_OneByOne):
@@ -94,7 +89,7 @@ class PatternReward(_OneByOne):
 
     def __init__(self, pattern: str, *, name: str = "pattern") -> None:
         banned = re.compile(pattern)
-        super().__init__(name, lambda prompt, text: -1.0 if banned.search(text) else 0.0)
+        super().__init__(name, lambda prompt, given: -1.0 if banned.search(given.text) else 0.0)
 
 
 class FormatReward(_OneByOne):
@@ -102,7 +97,7 @@ class FormatReward(_OneByOne):
 
     def __init__(self, pattern: str, *, name: str = "format") -> None:
         wanted = re.compile(pattern)
-        super().__init__(name, lambda prompt, text: 0.0 if wanted.fullmatch(text) else -1.0)
+        super().__init__(name, lambda prompt, given: 0.0 if wanted.fullmatch(given.text) else -1.0)
 
 
 class JudgeReward:
@@ -177,22 +172,3 @@ class RewardSum:
         weights = {name: weight for name, (weight, _) in self._parts.items()}
         total = tuple(sum(weights[name] * values[row] for name, values in scored.items()) for row in range(len(completions)))
         return Scores(total=total, parts=scored)
-
-
-def import_function(path: str) -> Function:
-    """The function that `package.module:name` names.
-
-    Raises:
-        ConfigError: It cannot be imported, or is no function.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        remedy = "write package.module:name, and start where Python can import the module"
-        raise ConfigError(f"the reward function cannot be imported: {error}", where=path, remedy=remedy) from error
-    if not callable(found):
-        raise ConfigError("the reward is no function", where=path, remedy="name a function of (messages, completion)")
-    return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_policy import prompts, share_of_vowels, toy_base
+from toy_policy import prompts, share_of_vowels, toy_base, vowels
 
 from rlaif.config.training_sft import BestOfKConfig
 from rlaif.errors import DataError
@@ -79,7 +79,7 @@ def test_more_than_the_best_can_be_learned(keep: Any) -> None:
 
 
 def test_with_the_sign_turned_it_goes_the_other_way() -> None:
-    result = run(toy_base(), reward=FunctionReward(lambda prompt, text: -share_of_vowels(prompt, text)), **LEARN)
+    result = run(toy_base(), reward=FunctionReward(lambda prompt, given: -share_of_vowels(prompt, given)), **LEARN)
     assert result.student.reward > -0.1
 
 
@@ -124,7 +124,7 @@ def test_what_was_kept_comes_back_as_rows_for_sft() -> None:
     row = result.rows[0]
     assert row["prompt"][0]["content"].startswith("pabc")
     assert (row["prompt_id"], row["weight"], row["completion"][0]["role"]) == ("p0", 0.5, "assistant")
-    assert row["reward"] == pytest.approx(share_of_vowels([], row["completion"][0]["content"]))
+    assert row["reward"] == pytest.approx(vowels(row["completion"][0]["content"]))
 
 
 def test_a_cut_completion_is_passed_over_where_another_ended() -> None:

@@ -36,7 +36,7 @@ def _one_thread() -> Any:
 
 
 def train(base: SharedBase, *, sign: float = 1.0, seed: int = 0, ptx_rows: Sequence[PtxRow] = (), **settings: Any) -> PpoResult:
-    reward = FunctionReward(lambda prompt, text: sign * share_of_vowels(prompt, text))
+    reward = FunctionReward(lambda prompt, given: sign * share_of_vowels(prompt, given))
     return train_ppo(prompts(), base=base, reward=reward, config=PpoConfig(**QUICK | settings), seed=seed, ptx=ptx_rows)
 
 
@@ -181,7 +181,8 @@ def test_a_cut_completion_is_penalised_and_real_ends_are_reported() -> None:
 
 
 def test_parts_of_the_reward_are_logged_apart() -> None:
-    reward = RewardSum({"vowels": (2.0, FunctionReward(share_of_vowels)), "long": (-1.0, FunctionReward(lambda p, t: float(len(t))))})
+    long = FunctionReward(lambda prompt, completion: float(len(completion.text)))
+    reward = RewardSum({"vowels": (2.0, FunctionReward(share_of_vowels)), "long": (-1.0, long)})
     result = train_ppo(prompts(), base=toy_base(), reward=reward, config=PpoConfig(**QUICK | {"steps": 1}), seed=0)
     metrics = {name: float(value or 0) for name, value in result.history[0].items()}
     assert metrics["reward"] == pytest.approx(2 * metrics["reward/vowels"] - metrics["reward/long"], abs=1e-5)

@@ -37,13 +37,13 @@ def scored(reward: RewardFunction, *texts: str) -> tuple[float, ...]:
     return reward([PROMPT] * len(texts), completions(*texts)).total
 
 
-def length_of(messages: Sequence[dict[str, str]], text: str) -> float:
-    return float(len(text))
+def length_of(prompt: Prompt, completion: Completion) -> float:
+    return float(len(completion.text))
 
 
 def test_a_function_given_or_imported() -> None:
     assert scored(FunctionReward(length_of), "abc", "") == (3.0, 0.0)
-    assert scored(FunctionReward(lambda messages, text: float(messages == [{"role": "user", "content": "Hello"}])), "") == (1.0,)
+    assert scored(FunctionReward(lambda prompt, given: float(prompt == PROMPT)), "") == (1.0,)
     assert scored(FunctionReward("operator:contains", name="never"), *[]) == ()
     assert scored(FunctionReward(f"{__name__}:length_of"), "ab") == (2.0,)
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_imported_is_refused(path: str) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_refused(value: float) -> None:
     with pytest.raises(DataError, match=r"completion p/1: the reward 'mine' gave"):
-        scored(FunctionReward(lambda p, t: value if t else 0.0, name="mine"), "", "x")
+        scored(FunctionReward(lambda p, c: value if c.text else 0.0, name="mine"), "", "x")
 
 
 def test_a_batch_score_of_another_length_is_refused() -> None:
