@@ -29,8 +29,9 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
     Args:
         merge: Write the full model of the last stage's adapter too.
     """
-    # Threads that spin while they wait for each other slow down everything else on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait for each other spin for some microseconds only: without any spinning PPO takes 1.4 times as long, and with
+    # OpenMP's own choice they hold up everything else on a busy machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.pipeline.run import default_folder, run_recipe
 

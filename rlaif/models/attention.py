@@ -8,7 +8,7 @@ again on the way back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from rlaif.engines.tree import attention_configs
 
-__all__ = ["by_products"]
+__all__ = ["by_products", "replaceable"]
 
 NAME = "rlaif_products"
 """In transformers' registries of attention and mask functions."""
@@ -30,10 +30,9 @@ KEPT_KEYS = 128
 
 
 @contextmanager
-def by_products(model: Any) -> Iterator[None]:
-    """Inside the block `model` attends by products, if it is on a CPU and would use torch's fused kernel."""
-    configs = attention_configs(model) if model.device.type == "cpu" and getattr(model, "_supports_attention_backend", False) else []
-    fused = [config for config in configs if config._attn_implementation == "sdpa"]
+def by_products(configs: Sequence[Any], device: torch.device) -> Iterator[None]:
+    """Inside the block a model with these configs (see `replaceable`) attends by products instead of with torch's CPU kernel."""
+    fused = [config for config in configs if config._attn_implementation == "sdpa"] if device.type == "cpu" else []
     try:
         for config in fused:
             config._attn_implementation = NAME
@@ -41,6 +40,11 @@ def by_products(model: Any) -> Iterator[None]:
     finally:
         for config in fused:
             config._attn_implementation = "sdpa"
+
+
+def replaceable(model: Any) -> list[Any]:
+    """The configs that name an attention which can be another one; none where the model has one of its own making."""
+    return attention_configs(model) if getattr(model, "_supports_attention_backend", False) else []
 
 
 def _attention(

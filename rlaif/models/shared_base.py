@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.errors import ModelError
 from rlaif.models.adapter_files import read_adapter, write_adapter
-from rlaif.models.attention import by_products
+from rlaif.models.attention import by_products, replaceable
 from rlaif.models.load import context_length, load_model, load_tokenizer, resolve
 from rlaif.models.low_rank import LowRankLinear
 from rlaif.models.quantized import load_quantized
@@ -71,6 +71,7 @@ class SharedBase:
         self._active = REFERENCE
         self._training: set[str] = set()
         self._recomputes = False
+        self._attentions = replaceable(model)
         self._check_logits()
 
     @classmethod
@@ -235,7 +236,7 @@ class SharedBase:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         body = self.model.get_decoder()
         # A layer that is recomputed on the way back, outside of this block, would be run another way there.
-        with nullcontext() if self._recomputes else by_products(self.model):
+        with nullcontext() if self._recomputes else by_products(self._attentions, self.device):
             out = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **options)
         states: Tensor = out.last_hidden_state
         return states
@@ -390,7 +391,7 @@ class SharedBase:
         ids = torch.arange(4, device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids)
         with torch.no_grad():
-            with by_products(self.model):
+            with by_products(self._attentions, self.device):
                 own = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             ours = self.logits_at(self.hidden(ids, mask))
         if not torch.allclose(own.float(), ours.float(), rtol=2e-2, atol=1e-2):

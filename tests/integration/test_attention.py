@@ -9,7 +9,7 @@ import torch
 from tiny import KINDS, Kind, tiny_model
 
 from rlaif.models import attention
-from rlaif.models.attention import by_products
+from rlaif.models.attention import by_products, replaceable
 from rlaif.models.shared_base import LoraSettings, SharedBase
 
 
@@ -35,7 +35,7 @@ def test_products_are_the_fused_kernel(kind: Kind, tokens: int, monkeypatch: pyt
     monkeypatch.setattr(attention._Products, "apply", lambda *given: calls.append(1) or products(*given))
     fused, fused_gradients = run(model, ids, mask)
     assert not calls
-    with by_products(model):
+    with by_products(replaceable(model), model.device):
         ours, gradients = run(model, ids, mask)
     assert len(calls) == model.config.num_hidden_layers
     assert model.config._attn_implementation == "sdpa"
@@ -48,7 +48,7 @@ def test_products_are_the_fused_kernel(kind: Kind, tokens: int, monkeypatch: pyt
 def test_a_model_that_chose_another_kernel_keeps_it() -> None:
     model = tiny_model("llama")
     model.set_attn_implementation("eager")
-    with by_products(model):
+    with by_products(replaceable(model), model.device):
         assert model.config._attn_implementation == "eager"
 
 
