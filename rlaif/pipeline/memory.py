@@ -190,11 +190,13 @@ def _work(job: Job, lengths: _Lengths, device: torch.device) -> Work:
             )
         case PpoConfig() | BestOfKConfig():
             prompt, judged = lengths.prompts(config.name), any(isinstance(part, JudgePart) for part in config.reward.values())
-            side = min(config.episodes, SIDE_BY_SIDE) if isinstance(config, PpoConfig) else SIDE_BY_SIDE
+            side, micro = SIDE_BY_SIDE, config.micro_batch
+            if isinstance(config, PpoConfig):
+                side, micro = min(config.episodes, side), min(micro, -(-config.episodes // config.minibatches))
             shared = 0 if config.gradient_checkpointing else lengths.shared(config.name)
             return _sampled(side, prompt, config.max_new_tokens)._replace(
-                micro_tokens=shared + config.micro_batch * rounded(prompt - shared + config.max_new_tokens),
-                logit_tokens=config.micro_batch * config.max_new_tokens, checkpointing=config.gradient_checkpointing,
+                micro_tokens=shared + micro * rounded(prompt - shared + config.max_new_tokens),
+                logit_tokens=micro * config.max_new_tokens, checkpointing=config.gradient_checkpointing,
                 read_tokens=read, read_logits=asked if judged else 0,
             )
         case SftConfig() | DpoConfig():
