@@ -17,8 +17,9 @@ import torch
 import transformers
 from torch import nn
 
+from rlaif.errors import ModelError
 from rlaif.models.devices import pick_device, pick_dtype
-from rlaif.models.load import resolve
+from rlaif.models.load import LOAD_ERRORS, resolve
 from rlaif.models.quiet import quiet
 
 __all__ = ["MemoryItem", "MemoryPlan", "ModelShape", "Precision", "Work", "available_memory", "model_shape", "plan_memory", "size"]
@@ -130,11 +131,18 @@ class MemoryPlan:
 
 
 def model_shape(spec: str) -> ModelShape:
-    """The sizes of a model, from its config: nothing is loaded."""
+    """The sizes of a model, from its config: nothing is loaded.
+
+    Raises:
+        ModelError: There is no such model, or its config cannot be read.
+    """
     source = resolve(spec, weights=False)
-    with quiet(), torch.device("meta"):
-        config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True)
-        model: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    try:
+        with quiet(), torch.device("meta"):
+            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True)
+            model: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except LOAD_ERRORS as error:
+        raise ModelError(f"the config of the model cannot be read: {error}", where=spec, remedy="check its config.json") from error
     return shape_of(model, name=spec)
 
 

@@ -45,6 +45,17 @@ def test_products_are_the_fused_kernel(kind: Kind, tokens: int, monkeypatch: pyt
         torch.testing.assert_close(gradient, fused_gradients[name], rtol=1e-3, atol=1e-4 * float(fused_gradients[name].abs().max()))
 
 
+def test_a_mask_may_say_what_is_seen() -> None:
+    base = SharedBase.from_model(tiny_model("llama"), tokenizer=None)
+    ids = torch.arange(8).view(1, 8) + 5
+    seen = torch.ones(8, 8, dtype=torch.bool).tril()[None, None]
+    seen[..., 5:, 2:5] = False
+    with torch.no_grad():
+        ours = base.hidden(ids, seen, torch.arange(8)[None])
+        fused = base.model.get_decoder()(input_ids=ids, attention_mask=seen, position_ids=torch.arange(8)[None], use_cache=False)
+    torch.testing.assert_close(ours, fused.last_hidden_state, rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_that_chose_another_kernel_keeps_it() -> None:
     model = tiny_model("llama")
     model.set_attn_implementation("eager")

@@ -13,6 +13,7 @@ from toy_policy import prompts, share_of_vowels, toy_base
 from rlaif.config.training_ppo import PpoConfig
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.models.cost import Meter, forward_flops
+from rlaif.models.heap import WIDTH
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.rl.rewards import FunctionReward
 from rlaif.stages.best_of_k import best_of_k
@@ -94,10 +95,10 @@ def test_nothing_is_counted_after_the_block_and_an_error_takes_the_hooks_off(bas
 
 
 def test_sft_by_hand() -> None:
-    """Two rows of one length, one pass: nothing is padded, and the prompts share too little to be computed once."""
+    """Two rows of one length, one pass: padded to the least width, and the prompts share too little to be computed once."""
     rows = [{"prompt": [{"role": "user", "content": text}], "completion": [{"role": "assistant", "content": "aei"}]} for text in "ab"]
     result = train_sft(rows, base=toy_base(), config=SftConfig(**QUICK, held_out=0), seed=0)
-    read, learned = 2 * (3 + 3), 2 * 4  # <|user|> letter <|assistant|>, three letters of which the end token is not fed; and it
+    read, learned = 2 * WIDTH, 2 * 4  # <|user|> letter <|assistant|> and three letters, padded; three letters and the end token
     assert result.cost.flops == read * (4 * P + 6 * A) + learned * 4 * E
     assert (result.cost.tokens, result.cost.curve) == (0, ())
     assert result.cost.seconds > 0
