@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +28,6 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
     Args:
         merge: Write the full model of the last stage's adapter too.
     """
-    # Threads that wait for each other spin for some microseconds only: without any spinning PPO takes 1.4 times as long, and with
-    # OpenMP's own choice they hold up everything else on a busy machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.pipeline.run import default_folder, run_recipe
 

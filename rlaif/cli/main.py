@@ -41,6 +41,9 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 """torch's switch for 2 MB pages under large tensors on a CPU: judging is about a tenth faster. It reads it at its first tensor."""
+SPINNING = "GOMP_SPINCOUNT"
+"""OpenMP's threads wait for each other so many turns before they sleep. With none PPO takes 1.4 times as long; with as many as OpenMP
+chooses itself they hold up everything else on a busy machine. It is read when torch is imported."""
 
 
 class _LazyGroup(click.Group):
@@ -85,6 +88,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
     os.environ.setdefault(HUGE_PAGES, "1")
+    os.environ.setdefault(SPINNING, "5000")
     try:
         status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
     except click.exceptions.Exit as stop:

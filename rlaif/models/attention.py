@@ -55,8 +55,6 @@ def _attention(
     if attention_mask is None or dropout:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
         return out, None
-    if attention_mask.dtype == torch.bool:
-        attention_mask = torch.where(attention_mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = _Products.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
     return out, None

@@ -13,7 +13,6 @@ Attention over the context is left out, a few per cent for short texts; so are s
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,14 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.models.shared_base import SharedBase
-
-try:
-    import resource
-except ImportError:  # Windows has no such module
-    resource = None  # type: ignore[assignment]
+from rlaif.peaks import peak_since_start
 
 __all__ = ["Meter", "forward_flops", "peak_memory"]
 
@@ -78,7 +72,7 @@ class Meter:
             own = adapters[base.active]
             each = 2 * (layers + own)
             if states.requires_grad:
-                each += 2 * layers + 4 * own + (2 * (layers + own) if _recomputes(base) else 0)
+                each += 2 * layers + 4 * own + (2 * (layers + own) if base.recomputes else 0)
             self.flops += float(each * states.shape[:-1].numel())
 
         return count
@@ -103,10 +97,7 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes held so far: on the GPU by this process's tensors, elsewhere by the process (0 where the system does not say)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    if resource is None:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+    return peak_since_start()
 
 
 def _layers(base: SharedBase) -> int:
@@ -122,9 +113,3 @@ def _head(base: SharedBase) -> int:
 
 def _adapter(base: SharedBase, role: str) -> int:
     return sum(weight.numel() for weight in base.trainable(role)) if role in base.roles else 0
-
-
-def _recomputes(base: SharedBase) -> bool:
-    """Whether layers keep no activations now; see `SharedBase.checkpoint_layers`."""
-    layer = next((module for module in base.model.modules() if isinstance(module, GradientCheckpointingLayer)), None)
-    return layer is not None and layer.training and bool(layer.gradient_checkpointing)

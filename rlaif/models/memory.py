@@ -38,7 +38,7 @@ CACHE_GROWTH = 2.0
 """A cache of keys and values grows by a copy a token, and the heap cannot use what the shorter one left for the longer one."""
 
 LOGITS = 1 << 24
-"""Logits that a training pass forms at once (`rl.update`)."""
+"""Logits that a training pass forms at once (32 MiB in bfloat16): the LM head is applied to so many positions that have no more."""
 
 OVERHEAD = 1.6
 """Measured on SmolLM2-135M in bfloat16 on a CPU: 1.3 is alive at the peak (copies made on the way), the rest are holes in the heap

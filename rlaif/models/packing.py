@@ -135,10 +135,7 @@ def _tree_mask(group: Tensor, real: Tensor) -> Tensor:
 
 def pooled(base: SharedBase, batch: Packed, pooling: Pooling) -> Tensor:
     """Features of the batch's completions under the active role: (N, H), fp32."""
-    mask = batch.attention_mask
-    if mask.dim() == 4:  # as what is added to the scores: a boolean mask would be converted, and the result kept, by every layer
-        mask = torch.where(mask, 0.0, torch.finfo(base.dtype).min).to(base.dtype)
-    hidden = base.hidden(batch.input_ids, mask, batch.position_ids)
+    hidden = base.hidden(batch.input_ids, batch.attention_mask, batch.position_ids)
     return pool_groups(hidden, batch.group, len(batch.numbers), pooling)
 
 

@@ -58,6 +58,7 @@ class SharedBase:
         revision: Of the weights as they were loaded.
         hidden_size: H, the width of the hidden states.
         context: Longest sequence in tokens.
+        recomputes: Whether layers keep no activations for the way back now; see `checkpoint_layers`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, identity: str) -> None:
@@ -70,7 +71,7 @@ class SharedBase:
         self._peft: Any = None
         self._active = REFERENCE
         self._training: set[str] = set()
-        self._recomputes = False
+        self.recomputes = False
         self._attentions = replaceable(model)
         self._check_logits()
 
@@ -234,9 +235,11 @@ class SharedBase:
         """
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        if attention_mask.dim() == 4:  # as what is added to the scores: every layer would convert a boolean mask, and keep the result
+            attention_mask = torch.where(attention_mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
         body = self.model.get_decoder()
         # A layer that is recomputed on the way back, outside of this block, would be run another way there.
-        with nullcontext() if self._recomputes else by_products(self._attentions, self.device):
+        with nullcontext() if self.recomputes else by_products(self._attentions, self.device):
             out = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **options)
         states: Tensor = out.last_hidden_state
         return states
@@ -266,7 +269,7 @@ class SharedBase:
         if enabled:
             enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        self._recomputes = enabled
+        self.recomputes = enabled
         for module in self.model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = enabled

@@ -7,11 +7,9 @@ and from the longest completion that the settings allow.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +39,7 @@ from rlaif.models.memory import (
     plan_memory,
     precision_of,
 )
+from rlaif.peaks import PeakWatch, resident_now
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.jobs import Job
 from rlaif.pipeline.making import make_job
@@ -48,7 +47,6 @@ from rlaif.pipeline.merging import stage_base
 from rlaif.pipeline.plan import Forgetful
 from rlaif.progress import Progress, Silent
 from rlaif.rl.episodes import MIN_PREFIX, common_prefix
-from rlaif.runs.peaks import PeakWatch
 from rlaif.runs.tables import read_table
 from rlaif.types import Message, Prompt
 
@@ -322,11 +320,7 @@ def _free(device: torch.device) -> int | None:
         return free
     if device.type == "cuda":
         return free + int(torch.cuda.memory_reserved(device))
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return free
-    return free + pages * os.sysconf("SC_PAGE_SIZE")
+    return free + resident_now()
 
 
 @lru_cache(maxsize=8)

@@ -23,6 +23,7 @@ __all__ = [
     "Scores",
 ]
 
+
 class Scores(NamedTuple):
     """One number a completion."""
 

@@ -12,15 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from rlaif.config.training_ppo import PpoConfig, PtxSettings
 from rlaif.digest import seed_from
+from rlaif.models.memory import LOGITS
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.learner import POLICY, Learner, RunawayError
 
 __all__ = ["Tally", "Targets", "positions", "response_logprobs", "update"]
-
-LOGITS = 1 << 24
-"""Logits formed at once (32 MiB in bfloat16): the LM head is applied to so many positions that have no more."""
 
 
 @dataclass(frozen=True, slots=True)

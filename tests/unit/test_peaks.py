@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlaif.runs import peaks
-from rlaif.runs.peaks import PeakWatch, peak_since_start, resident_now
+from rlaif import peaks
+from rlaif.peaks import PeakWatch, peak_since_start, resident_now
 
 MIB = 1 << 20
 
