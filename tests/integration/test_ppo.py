@@ -27,12 +27,7 @@ LEARN: dict[str, Any] = QUICK | {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def train(base: SharedBase, *, sign: float = 1.0, seed: int = 0, ptx_rows: Sequence[PtxRow] = (), **settings: Any) -> PpoResult:
