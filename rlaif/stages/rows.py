@@ -1,7 +1,8 @@
 """Rows of the files that stages leave: plain dictionaries, the same keys and types in every row.
 
 The preferences rows are TRL's conversational preference format (`prompt`, `chosen`, `rejected` as message lists) with our columns
-beside it, so that `datasets.load_dataset` opens them and any TRL trainer takes them as they are.
+beside it, so that `datasets.load_dataset` opens them and any TRL trainer takes them as they are. TRL reads the pairs only: it
+ignores `p_chosen`, so to TRL every label is certain.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def completion_from_row(row: Mapping[str, Any]) -> tuple[Prompt, Completion]:
 def preference_row(preference: Preference, library: PromptLibrary, common: Mapping[str, Any]) -> dict[str, Any]:
     """A labelled comparison, told from the chosen completion's side.
 
-    `p_chosen` (in [0.5, 1]) is the soft label, `margin` (nats, at least 0) its log-odds: the reward difference that a
-    Bradley–Terry model would need to say the same. `prompt` is what the policy read, retrieved documents included.
+    `p_chosen` (in [0.5, 1]) is the soft label, `log_odds` (nats, at least 0) its log-odds: the reward difference that a
+    Bradley–Terry model would need to say the same. It is not called `margin` (as up to 0.1.0), since TRL's `RewardTrainer`
+    takes a column of that name as Llama 2's margin and trains on another loss. `prompt` is what the policy read, retrieved documents included.
 
     Args:
         common: Columns that are equal in all rows (judge, constitution, digests, seed).
@@ -55,7 +57,7 @@ def preference_row(preference: Preference, library: PromptLibrary, common: Mappi
     return {
         "id": preference.comparison.id, "prompt_id": prompt.id, "prompt": _dicts(library.policy(prompt)),
         "chosen": _turn(comparison.a.text), "rejected": _turn(comparison.b.text), "p_chosen": round(sigmoid(logit), DIGITS),
-        "margin": round(logit, DIGITS), "chosen_id": comparison.a.id, "rejected_id": comparison.b.id,
+        "log_odds": round(logit, DIGITS), "chosen_id": comparison.a.id, "rejected_id": comparison.b.id,
         "verdicts": [_chosen_verdict(verdict) for verdict in verdicts], "chosen_policy": comparison.a.model,
         "rejected_policy": comparison.b.model, "tags": list(prompt.tags), **common,
     }

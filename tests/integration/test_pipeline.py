@@ -21,7 +21,7 @@ from rlaif.pipeline.run import RunResult, run_recipe
 
 MODEL = "scripted:spine:swift"
 COLUMNS = {
-    "id", "prompt_id", "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id", "verdicts", "chosen_policy",
+    "id", "prompt_id", "prompt", "chosen", "rejected", "p_chosen", "log_odds", "chosen_id", "rejected_id", "verdicts", "chosen_policy",
     "rejected_policy", "tags", "protocol", "judge", "constitution", "constitution_digest", "template_digest", "seed",
 }
 LABEL = """
@@ -98,7 +98,7 @@ def test_every_preference_has_the_columns_and_their_meaning(labelled: Path) -> N
             assert row[side] == [{"role": "assistant", "content": texts[row[f"{side}_id"]]}]
             assert row[f"{side}_policy"] == "told@1"
         assert 0.5 <= row["p_chosen"] <= 1
-        assert row["margin"] >= 0
+        assert row["log_odds"] >= 0
         assert len(row["verdicts"]) == 2 * len(constitution.principles)
         assert {verdict["order"] for verdict in row["verdicts"]} == {"chosen_first", "rejected_first"}
         assert (row["judge"], row["constitution_digest"], row["seed"]) == ("told@1", constitution.digest, 0)

@@ -49,7 +49,7 @@ def calibration(path: Path, **changes: Any) -> str:
 
 def margins(folder: Path) -> dict[str, float]:
     lines = (folder / "label" / "preferences.jsonl").read_text(encoding="utf-8").splitlines()
-    return {row["id"]: row["margin"] for row in map(json.loads, lines)}
+    return {row["id"]: row["log_odds"] for row in map(json.loads, lines)}
 
 
 def test_without_an_audit_labelling_says_so_and_can_be_refused(tmp_path: Path) -> None:

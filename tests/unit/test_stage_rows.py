@@ -45,7 +45,7 @@ def test_a_preference_is_told_from_the_chosen_side() -> None:
     row = preference_row(preference(-0.7), LIBRARY, {"seed": 3})
     assert (row["chosen_id"], row["rejected_id"], row["id"], row["seed"]) == ("q/1", "q/0", "q/0-1", 3)
     assert row["chosen"] == [{"role": "assistant", "content": "text 1"}]
-    assert row["margin"] == pytest.approx(0.7)
+    assert row["log_odds"] == pytest.approx(0.7)
     assert row["p_chosen"] == pytest.approx(sigmoid(0.7), abs=1e-6)
     first, second, third = row["verdicts"]
     assert (first["order"], second["order"], third["order"]) == ("rejected_first", "chosen_first", "alone")
