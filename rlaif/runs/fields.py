@@ -6,15 +6,27 @@ They raise `DataError` about one cell; the readers add the row's place and go on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from rlaif.errors import DataError
 from rlaif.types import Message, Prompt, Role
 
-__all__ = ["completion_of", "conversation_of", "messages_of", "prompt_of", "strings_of", "text_of"]
+__all__ = [
+    "NotJson", "completion_of", "conversation_of", "messages_of", "prompt_of", "question_of", "strings_of", "text_of", "with_system",
+]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+SHAREGPT: dict[str, Role] = {**ROLES, "human": "user", "gpt": "assistant"}
+TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
+"""Where a turn begins in the transcripts of Anthropic's HH data."""
+
+
+class NotJson(str):
+    """A cell of a CSV file that begins like a list of messages and is not JSON: wrong only where the column is read."""
+
+    __slots__ = ()
 
 
 def text_of(value: object, column: str) -> str:
@@ -23,6 +35,10 @@ def text_of(value: object, column: str) -> str:
         raise DataError(f"`{column}` is missing", remedy="fill it in")
     if not isinstance(value, str):
         raise DataError(f"`{column}` is {_shown(value)}, not text", remedy="put it in quotation marks")
+    if isinstance(value, NotJson):
+        raise DataError(
+            f"`{column}` begins like a list of messages but is not JSON", remedy='write [{"role": "user", "content": "…"}]',
+        )
     if not value.strip():
         raise DataError(f"`{column}` is empty", remedy="fill it in, or remove the row")
     if "\0" in value:
@@ -33,7 +49,9 @@ def text_of(value: object, column: str) -> str:
 
 
 def messages_of(value: object, column: str) -> tuple[Message, ...]:
-    """A conversation: text is one user turn, a list holds `{"role", "content"}` objects."""
+    """A conversation: text is one user turn, or a transcript of HH; a list holds `{"role", "content"}` objects, or ShareGPT's."""
+    if isinstance(value, str) and _is_transcript(value):
+        return _transcript(value, column)
     if not isinstance(value, list):
         return (Message("user", text_of(value, column)),)
     if not value:
@@ -52,9 +70,40 @@ def conversation_of(value: object, column: str) -> tuple[Message, ...]:
     return messages
 
 
+def question_of(row: Mapping[str, Any], column: str, *, answered: bool = False) -> tuple[Message, ...]:
+    """The prompt of a row with what other columns add to it: Alpaca's `input` and a `system` message.
+
+    Args:
+        answered: The conversation may end with the answer (which is left out).
+    """
+    messages = messages_of(row[column], column)
+    if answered and len(messages) > 1 and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    more = row.get("input") if column == "instruction" else None
+    if isinstance(more, str) and more.strip():
+        last = messages[-1]
+        messages = (*messages[:-1], Message(last.role, f"{last.content}\n\n{text_of(more, 'input')}"))
+    return with_system(conversation_of([message.as_dict() for message in messages], column), row)
+
+
+def with_system(messages: tuple[Message, ...], row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """`messages` after the system message of the row's column `system`, if it has one."""
+    told = row.get("system")
+    if told is None or told == "":
+        return messages
+    system = Message("system", text_of(told, "system"))
+    if messages[0] == system:
+        return messages
+    if messages[0].role == "system":
+        raise DataError("the column `system` and the prompt's own system message differ", remedy="keep one of them")
+    return (system, *messages)
+
+
 def completion_of(value: object, column: str) -> tuple[tuple[Message, ...], str]:
     """A completion: text, or messages that end with the assistant's turn (the turns before it come first in the result)."""
-    if not isinstance(value, list):
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list) and not (isinstance(value, str) and _is_transcript(value)):
         return (), text_of(value, column)
     messages = messages_of(value, column)
     if messages[-1].role != "assistant":
@@ -88,10 +137,37 @@ def prompt_of(messages: tuple[Message, ...], row: Mapping[str, Any], context_col
 def _message(item: object, column: str) -> Message:
     if not isinstance(item, dict):
         raise DataError(f"`{column}` is {_shown(item)}, not a message", remedy='write {"role": "user", "content": "…"}')
-    role = item.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise DataError(f"`{column}.role` is {_shown(role)}", remedy=f"use one of {', '.join(ROLES)}")
-    return Message(ROLES[role], text_of(item.get("content"), f"{column}.content"))
+    share = "from" in item and "role" not in item
+    roles, key, content = (SHAREGPT, "from", "value") if share else (ROLES, "role", "content")
+    role = item.get(key)
+    if item.get("tool_calls"):
+        raise DataError(f"`{column}` calls a tool; tool turns are not read", remedy="write them as text, or remove the row")
+    if not isinstance(role, str) or role not in roles:
+        raise DataError(f"`{column}.{key}` is {_shown(role)}", remedy=f"use one of {', '.join(roles)}")
+    return Message(roles[role], text_of(_joined(item.get(content), column), f"{column}.{content}"))
+
+
+def _joined(content: object, column: str) -> object:
+    """Content in parts as one text; a part that is no text would be lost, so it is refused."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+            raise DataError(f"`{column}` holds a part that is no text: {_shown(part)}", remedy="remove the row, or the part")
+    return "".join(part["text"] for part in content)
+
+
+def _is_transcript(text: str) -> bool:
+    return text.startswith("\n\nHuman:") and "\n\nAssistant:" in text
+
+
+def _transcript(text: str, column: str) -> tuple[Message, ...]:
+    """The turns of an HH transcript; a last `Assistant:` with nothing behind it asks for the answer."""
+    _, *parts = TRANSCRIPT.split(text)
+    turns = list(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
+    if turns[-1] == ("Assistant", ""):
+        turns.pop()
+    return tuple(Message("user" if who == "Human" else "assistant", text_of(said, column)) for who, said in turns)
 
 
 def _id(value: object) -> str:

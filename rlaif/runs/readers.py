@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from rlaif.errors import DataError, Problem
-from rlaif.runs.fields import completion_of, conversation_of, prompt_of, strings_of, text_of
+from rlaif.runs.fields import completion_of, conversation_of, prompt_of, question_of, strings_of, text_of, with_system
 from rlaif.runs.rows import (
     CONTEXT_COLUMN,
     OTHER_PROMPT_COLUMNS,
@@ -30,6 +30,9 @@ __all__ = ["Read", "Responses", "read_prompts", "read_responses"]
 BUILTIN = Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl"
 """The prompts that ship with rlaif."""
 COMPLETION_COLUMNS = (("completions",), ("responses",), ("completion",), ("response",), ("chosen", "rejected"), ("a", "b"))
+OTHER_COMPLETION_COLUMNS = (("output",), ("messages",), ("conversations",))
+"""Taken where there is none of the others: Alpaca's and AlpacaEval's, and conversations that end with the answer."""
+CONVERSATIONS = frozenset({"messages", "conversations"})
 LIST_COLUMNS = ("completions", "responses")
 
 Item = TypeVar("Item")
@@ -84,7 +87,9 @@ def read_prompts(
 
     def add(row: Row) -> None:
         nonlocal duplicates
-        prompt = prompt_of(conversation_of(cell(row, column), column), row.values, context_column)
+        cell(row, column)
+        asked = question_of(row.values, column, answered=column in CONVERSATIONS)
+        prompt = prompt_of(asked, row.values, context_column)
         if prompt.fingerprint() in prompts:
             duplicates += 1
             return
@@ -92,6 +97,8 @@ def read_prompts(
         prompts[prompt.fingerprint()] = prompt
 
     problems = each_row(table, add)
+    if answers := sum(_answered(row.values.get(column)) for row in table.rows) if column in CONVERSATIONS else 0:
+        notes.append(f"{answers} of {rows} rows end with an answer, which is no part of the prompt and was left out")
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
     if duplicates:
         notes.append(f"{duplicates} of {rows} rows repeat a prompt and were left out")
@@ -118,21 +125,25 @@ def read_responses(
     table = read_table(source)
     rows = len(table.rows) + len(table.problems)
     columns = _completion_columns(table, source)
-    implicit = prompt_column == PROMPT_COLUMN and not {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & set(table.columns)
-    column, notes = ("", []) if implicit else find_columns(table, source, prompt_column, context_column, also={*columns, "model"})
+    named = set(table.columns) - (set(columns) & CONVERSATIONS)
+    implicit = prompt_column == PROMPT_COLUMN and not {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & named
+    also = {*columns, "model", "generator"}
+    column, notes = ("", []) if implicit else find_columns(table, source, prompt_column, context_column, also=also)
     gathered: dict[str, _Gathered] = {}  # by fingerprint
     places: dict[str, str] = {}
 
     def add(row: Row) -> None:
-        messages = conversation_of(cell(row, column), column) if column else None
-        messages, texts = _completions(row, columns, messages)
-        model = text_of(row.values["model"], "model") if row.values.get("model") else "given"
+        if column:
+            cell(row, column)
+        asked = question_of(row.values, column) if column else None
+        messages, texts = _completions(row, columns, asked)
+        writers = _writers(row, columns, len(texts))
         prompt = prompt_of(messages, row.values, context_column)
         key = prompt.fingerprint()
         if key not in gathered:
             claim_id(prompt.id, row, places)
             gathered[key] = _Gathered(prompt)
-        gathered[key].add(texts, model, paired=len(columns) == 2)
+        gathered[key].add(texts, writers, paired=len(columns) == 2)
 
     problems = each_row(table, add)
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
@@ -148,13 +159,13 @@ class _Gathered:
         self.texts: list[tuple[str, str]] = []  # (text, model)
         self.pairs: list[tuple[int, int]] = []
 
-    def add(self, texts: Sequence[str], model: str, *, paired: bool) -> None:
+    def add(self, texts: Sequence[str], models: Sequence[str], *, paired: bool) -> None:
         """Samples are all kept; a text that stands in several pairs is one completion."""
         if not paired:
-            self.texts += [(text, model) for text in texts]
+            self.texts += zip(texts, models, strict=True)
             return
-        a = self._place((texts[0], model), other=-1)
-        self.pairs.append((a, self._place((texts[1], model), other=a)))
+        a = self._place((texts[0], models[0]), other=-1)
+        self.pairs.append((a, self._place((texts[1], models[1]), other=a)))
 
     def _place(self, text: tuple[str, str], *, other: int) -> int:
         for index, known in enumerate(self.texts):
@@ -171,10 +182,27 @@ class _Gathered:
         return Responses(prompt=self.prompt, completions=completions, pairs=tuple(self.pairs))
 
 
+def _answered(turns: object) -> bool:
+    """Whether a conversation ends with the assistant's turn."""
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") == "gpt")
+
+
+def _writers(row: Row, columns: Sequence[str], count: int) -> list[str]:
+    """Who wrote each of a row's completions: the objects of UltraFeedback say it themselves."""
+    named = next((name for name in ("model", "generator") if row.values.get(name)), None)
+    default = text_of(row.values[named], named) if named else "given"
+    items = row.values.get(columns[0])
+    if columns[0] not in LIST_COLUMNS or not isinstance(items, list):
+        return [default] * count
+    return [text_of(item["model"], "model") if isinstance(item, dict) and item.get("model") else default for item in items]
+
+
 def _completion_columns(table: Table, source: str | Path) -> tuple[str, ...]:
     """The column or the two columns that hold completions."""
     columns = table.columns
     found = [names for names in COMPLETION_COLUMNS if set(names) <= set(columns)]
+    found = found or [names for names in OTHER_COMPLETION_COLUMNS if set(names) <= set(columns)][:1]
     if len(found) > 1:
         listed = " or ".join("+".join(names) for names in found)
         raise DataError(f"several columns hold completions: {listed}", where=str(source), remedy="keep one of them in the file")
@@ -199,9 +227,9 @@ def _completions(
         name, before, _ = found[0]
         if not before:
             raise DataError(f"there is no prompt: no prompt column, and `{name}` is one turn", remedy="add a column `prompt`")
-        prompt = conversation_of([message.as_dict() for message in before], name)
+        prompt = with_system(conversation_of([message.as_dict() for message in before], name), row.values)
     for name, before, _ in found:
-        if before and before != prompt:
+        if before and with_system(before, row.values) != prompt:
             raise DataError(f"the turns of `{name}` before the last differ from the prompt", remedy="keep only the assistant's turn")
     return prompt, [text for _, _, text in found]
 
@@ -210,4 +238,6 @@ def _listed(name: str, value: object) -> list[tuple[str, object]]:
     items = list(strings_of(value, name)) if isinstance(value, str) else value
     if not isinstance(items, list) or not items:
         raise DataError(f"`{name}` is no list of completions", remedy='write ["…", "…"]')
+    # UltraFeedback's completions are objects that hold the text as `response`.
+    items = [item["response"] if isinstance(item, dict) and "response" in item else item for item in items]
     return [(f"{name}[{position}]", item) for position, item in enumerate(items)]

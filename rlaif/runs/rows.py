@@ -16,10 +16,10 @@ __all__ = [
 ]
 
 PROMPT_COLUMN = "prompt"
-OTHER_PROMPT_COLUMNS = ("messages", "question", "instruction", "text")
+OTHER_PROMPT_COLUMNS = ("messages", "conversations", "question", "instruction", "text")
 """Taken for the prompt where there is no column `prompt` and just one of these."""
 CONTEXT_COLUMN = "context"
-READ_ANYWAY = frozenset({"id", "tags", "category"})
+READ_ANYWAY = frozenset({"id", "tags", "category", "system"})
 LISTED = 20
 """Bad rows that a message lists."""
 
@@ -42,7 +42,8 @@ def find_columns(
         notes.append(f"no column `{prompt_column}`; the prompts are those of `{column}`")
     if context_column not in columns and context_column != CONTEXT_COLUMN:
         raise _missing(columns, source, context_column, "--context-column")
-    unread = [name for name in columns if name not in {column, context_column, *READ_ANYWAY, *also}]
+    read = {column, context_column, *READ_ANYWAY, *also, *(("input",) if column == "instruction" else ())}
+    unread = [name for name in columns if name not in read]
     if unread:
         notes.append(f"columns that are not read: {', '.join(unread)}")
     return column, notes

@@ -7,6 +7,7 @@ What is no file is taken as a Hugging Face dataset: `org/name`, `org/name:split`
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError, Problem
+from rlaif.files import open_regular, read_lines, read_whole
+from rlaif.runs.fields import NotJson
 
 __all__ = ["Row", "Table", "read_table"]
 
@@ -82,9 +85,12 @@ def _gather(items: Iterator[Row | Problem]) -> Table:
 
 def _lines(path: Path) -> Iterator[tuple[str, str] | Problem]:
     """`(file:line, text)` of every line that is not blank; NUL bytes and what is not UTF-8 are problems."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+    with open_regular(path) as file:
+        for number, raw in read_lines(file):
             where = f"{path}:{number}"
+            if raw is None:
+                yield Problem("the line is too long", where=where, remedy="raise the limit (RLAIF_MAX_LINE_MB)")
+                continue
             raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
             if not raw.strip():
                 continue
@@ -126,7 +132,7 @@ def _object_row(where: str, value: object) -> Row | Problem:
 def _read_json(path: Path) -> Iterator[Row | Problem]:
     """A list of objects; a file of one object a line is read as such, since many are named so."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_whole(path).decode("utf-8-sig")
         value = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
@@ -155,7 +161,10 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
         # What is not UTF-8 becomes a lone surrogate, which a valid file cannot hold: so one bad row does not lose the others.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with (
+            open_regular(path) as raw,
+            io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             header: list[str] = []
             start = 1
@@ -201,11 +210,8 @@ def _separated_row(where: str, header: Sequence[str], cells: Sequence[str]) -> R
         if cell.lstrip().startswith("[{"):
             try:
                 values[name] = json.loads(cell)
-            except (ValueError, RecursionError) as error:
-                return Problem(
-                    f"`{name}` begins like a list of messages but is not JSON: {error}", where=where,
-                    remedy='write [{"role": "user", "content": "…"}]',
-                )
+            except (ValueError, RecursionError):
+                values[name] = NotJson(cell)  # told by who reads the column: others may hold what they like
     return Row(where=where, values=values)
 
 
@@ -214,7 +220,7 @@ def _read_parquet(path: Path) -> Iterator[Row | Problem]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with open_regular(path) as raw, pyarrow.parquet.ParquetFile(raw) as file:
             number = 0
             for batch in file.iter_batches(batch_size=1000):
                 for values in batch.to_pylist():

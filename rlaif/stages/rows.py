@@ -45,7 +45,8 @@ def preference_row(preference: Preference, library: PromptLibrary, common: Mappi
 
     `p_chosen` (in [0.5, 1]) is the soft label, `log_odds` (nats, at least 0) its log-odds: the reward difference that a
     Bradley–Terry model would need to say the same. It is not called `margin` (as up to 0.1.0), since TRL's `RewardTrainer`
-    takes a column of that name as Llama 2's margin and trains on another loss. `prompt` is what the policy read, retrieved documents included.
+    takes a column of that name as Llama 2's margin and trains on another loss.
+    `prompt` is what the policy read, retrieved documents included.
 
     Args:
         common: Columns that are equal in all rows (judge, constitution, digests, seed).

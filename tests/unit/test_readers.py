@@ -130,9 +130,9 @@ def test_builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("column", ["messages", "question", "instruction", "text"])
 def test_other_columns_are_taken_and_said(tmp_path: Path, column: str) -> None:
-    read = read_prompts(write(tmp_path / "p.jsonl", {column: "why?", "input": "x"}))
+    read = read_prompts(write(tmp_path / "p.jsonl", {column: "why?", "other": "x"}))
     assert read.items[0].messages[0].content == "why?"
-    assert read.notes == (f"no column `prompt`; the prompts are those of `{column}`", "columns that are not read: input")
+    assert read.notes == (f"no column `prompt`; the prompts are those of `{column}`", "columns that are not read: other")
 
 
 def test_prompt_wins_over_other_columns(tmp_path: Path) -> None:
@@ -287,10 +287,10 @@ def test_broken_parquet(tmp_path: Path) -> None:
 def test_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "p.jsonl", {"prompt": "x"})
 
-    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("os.open", refuse)
     assert "cannot read the file (Permission denied)" in refused(path)
 
 
