@@ -29,7 +29,9 @@ __all__ = ["Read", "Responses", "read_prompts", "read_responses"]
 
 BUILTIN = Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl"
 """The prompts that ship with rlaif."""
-COMPLETION_COLUMNS: tuple[tuple[str, ...], ...] = (("completions",), ("responses",), ("completion",), ("response",), ("chosen", "rejected"), ("a", "b"))
+COMPLETION_COLUMNS: tuple[tuple[str, ...], ...] = (
+    ("completions",), ("responses",), ("completion",), ("response",), ("chosen", "rejected"), ("a", "b"),
+)
 OTHER_COMPLETION_COLUMNS: tuple[tuple[str, ...], ...] = (("output",), ("messages",), ("conversations",))
 """Taken where there is none of the others: Alpaca's and AlpacaEval's, and conversations that end with the answer."""
 CONVERSATIONS = frozenset({"messages", "conversations"})
