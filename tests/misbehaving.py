@@ -23,7 +23,7 @@ from typing import Any
 from rlaif.digest import unit_from
 
 Action = Callable[["Handler", dict[str, Any]], None]
-PROBE = "Answer with one letter, A or B."
+PROBES = ("Answer with one letter, A or B.", "Write the numbers from one to eight")
 
 
 def question_of(body: Mapping[str, Any]) -> str:
@@ -234,7 +234,8 @@ class MisbehavingServer:
         """The action for a question; counts it."""
         with self._lock:
             self._open += 1
-            if any(PROBE in str(turn["content"]) for turn in body.get("messages", ())) or PROBE in str(body.get("prompt")):
+            texts = [str(turn["content"]) for turn in body.get("messages", ())] + [str(body.get("prompt"))]
+            if any(probe in text for probe in PROBES for text in texts):
                 self.probed.append(body)
                 return self._probes
             self.asked.append(body)

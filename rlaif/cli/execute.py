@@ -68,7 +68,7 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     counts, models = stage.manifest.counts, stage.manifest.models
     console.print(f"\n[bold]{stage.config.name}[/bold]  judge {models['judge']}, {stage.manifest.parts['protocol']}", soft_wrap=True)
     table = Table(title=None)
-    for name in ("principle", "verdicts", "invalid", "flip rate", "first shown wins", "mean strength"):
+    for name in ("principle", "verdicts", "invalid", "flip rate", "first shown wins", "mean strength", "labels hold"):
         table.add_column(name, justify="left" if name == "principle" else "right")
     for name, row in statistics["principles"].items():
         table.add_row(name, *_cells(row))
@@ -87,7 +87,8 @@ def _show_labels(stage: StageResult, console: Console) -> None:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     counts = [str(row["verdicts"]), str(row["invalid"])]
-    return [*counts, _rate(row["flip_rate"]), _rate(row["first_rate"]), _number(row["mean_strength"])]
+    rates = [_rate(row["flip_rate"]), _rate(row["first_rate"]), _number(row["mean_strength"])]
+    return [*counts, *rates, _rate(row.get("mean_label_share"))]
 
 
 def _show_examples(stage: StageResult, console: Console) -> None:

@@ -63,6 +63,10 @@ class _Pairs(click.ParamType[str | int]):
 )
 @click.option("--reasoning-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="cot: longest reasoning.")
 @click.option(
+    "--min-label-share", type=click.FloatRange(0, 1, max_open=True), default=0.005, show_default=True,
+    help="A verdict is invalid where its labels hold less of the probability together.",
+)
+@click.option(
     "--max-invalid", type=click.FloatRange(0, 1), default=0.05, show_default=True,
     help="Fail above this share of invalid verdicts.",
 )
@@ -80,7 +84,7 @@ def label(**options: Any) -> None:
     """
     settings = LabelConfig.model_validate(pick(
         options, "responses", "prompt_column", "context_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "clamp",
-        "reasoning_tokens", "max_invalid", "format", "calibration", "require_audit"
+        "reasoning_tokens", "min_label_share", "max_invalid", "format", "calibration", "require_audit"
     ) | ({"limit": options["limit"]} if options["responses"] else {}))
     sampling: list[StageConfig] = [] if settings.responses else [SampleConfig.model_validate(pick(options, "k", *SAMPLING))]
     recipe = make_recipe(f"label-{Path(options['constitution']).stem}", [*sampling, settings], options)

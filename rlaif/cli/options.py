@@ -86,6 +86,10 @@ common_options = _stack(
     click.option("--price-input", type=click.FloatRange(min=0), default=None, help="Price of a million tokens read."),
     click.option("--price-output", type=click.FloatRange(min=0), default=None, help="Price of a million tokens written."),
     click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), default=None, help="Stop before more than this is spent."),
+    click.option(
+        "--server", "server_settings", multiple=True, metavar="NAME=VALUE",
+        help="Set how openai:MODEL is asked: continues=true, reads=votes, api=completions, timeout=300, extra_body={…}; repeat.",
+    ),
     click.option("--prompts-dir", type=click.Path(path_type=Path), default=None, help="Folder of templates that replace ours."),
     click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw."),
     click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"),

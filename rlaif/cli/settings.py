@@ -81,6 +81,7 @@ def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any
         server["api_key_file"] = str(options["api_key_file"])
     if options.get("base_url"):
         server["base_urls"] = tuple(options["base_url"])
+    server = apply_overrides(server, options.get("server_settings") or ())
     try:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
         return Recipe(name=plain, stages=tuple(stages), server=ServerConfig.model_validate(server), **common)

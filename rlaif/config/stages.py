@@ -99,6 +99,24 @@ class ServerConfig(Settings):
     max_cost: Annotated[float, Field(gt=0)] | None = None
     """Stop before more than this is spent; what was answered is kept."""
 
+    api: Literal["chat", "completions"] = "chat"
+    """`chat` (the server applies the chat template) or `completions` (base models, in the plain form)."""
+
+    reads: Literal["auto", "logprobs", "votes"] = "auto"
+    """How labels are read: by `logprobs`, by `votes` (sampled answers), or `auto`: votes where the server tells no log-probabilities."""
+
+    votes: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Sampled answers a label, where labels are read by votes; 1 takes one greedy answer."""
+
+    top_logprobs: Annotated[int, Field(ge=1, le=1024)] = 20
+    """Most probable tokens to ask for; vLLM allows 20 and other servers down to 5."""
+
+    continues: bool | None = None
+    """Whether the server continues an assistant's turn (vLLM, SGLang, llama.cpp do); found out when left out."""
+
+    extra_body: dict[str, Any] = {}
+    """Fields added to every request, for example `chat_template_kwargs: {enable_thinking: false}`; they replace ours. No keys here."""
+
 
 class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """Sample K completions a prompt."""
@@ -200,6 +218,9 @@ class LabelConfig(BaseStage):
 
     calibration: str | None = None
     """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every label."""
+
+    min_label_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    """A verdict is invalid (`labels_unlikely`) where its two labels hold less than this share of the probability together."""
 
     max_invalid: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The stage fails when more than this share of the verdicts is invalid."""

@@ -7,13 +7,18 @@ rounding, of what is computed, and a resumed run ends with the same numbers as a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from rlaif.types import Message
 
-__all__ = ["Engine", "EngineCard", "Generation", "GenerationRequest", "LabelReading", "LabelRequest", "Sampling", "TokenCount"]
+__all__ = ["LEAST_SHARE", "Engine", "EngineCard", "Generation", "GenerationRequest", "LabelReading", "LabelRequest", "Sampling", "TokenCount"]
+
+LEAST_SHARE = 0.005
+"""Least probability that the labels of a question must hold together for their ratio to say something. Below it the model is about to
+write something else (it begins to think, or answers in other words), and the two tails that remain are noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +134,23 @@ class LabelReading:
 
     Attributes:
         logprobs: Natural-log probability of each label under the full softmax, in the request's order; empty when invalid.
-        reason: Why there is no reading (`prompt_too_long`, `labels_alike`, `not_finite`, …); empty when there is one.
+        reason: Why there is no reading; empty when there is one. In-process: `prompt_too_long`, `labels_alike`,
+            `not_finite`. Served: also `no_logprobs`, `labels_not_in_top`, `labels_unlikely`, `no_label_in_answer`, and the
+            reasons of requests that got no answer.
         tokens: Length of the prompt in tokens.
+        bounded: For each label, how its log-probability was found where a server did not tell it: `told` (it was told),
+            `least` (at most that of the least token told) or `mass` (at most what the tokens told leave). Empty when all were told.
     """
 
     logprobs: tuple[float, ...]
     tokens: int = 0
     reason: str = ""
+    bounded: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Probability that the labels hold together, from 0 to 1."""
+        return min(1.0, math.fsum(math.exp(min(0.0, each)) for each in self.logprobs if not math.isnan(each)))
 
 
 class Engine(Protocol):

@@ -55,11 +55,19 @@ class _Form(NamedTuple, Generic[Answer]):
 
 
 def _read_reading(value: Any) -> LabelReading:
-    return LabelReading(logprobs=tuple(value["logprobs"]), tokens=value["tokens"], reason=value["reason"])
+    return LabelReading(
+        logprobs=tuple(value["logprobs"]), tokens=value["tokens"], reason=value["reason"], bounded=tuple(value.get("bounded", ())),
+    )
+
+
+def _write_reading(reading: LabelReading) -> dict[str, Any]:
+    """As JSON values; a field that says nothing is left out, so that the rows of engines in this process are what they were."""
+    values = asdict(reading)
+    return values if reading.bounded else {name: value for name, value in values.items() if name != "bounded"}
 
 
 GENERATION: _Form[Generation] = _Form(kind="generation", read=lambda value: Generation(**value), write=asdict)
-READING: _Form[LabelReading] = _Form(kind="reading", read=_read_reading, write=asdict)
+READING: _Form[LabelReading] = _Form(kind="reading", read=_read_reading, write=_write_reading)
 
 
 class JournaledEngine:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rlaif.types import Order, Verdict
 
-__all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "principle_logit", "sigmoid"]
+__all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "label_shares", "principle_logit", "sigmoid"]
 
 TIE = 0.005
 """A label within this of 0.5 says nothing in either direction: it is counted as a tie (and kept, with its soft value)."""
@@ -21,6 +21,12 @@ def sigmoid(logit: float) -> float:
         return 1.0 / (1.0 + math.exp(-logit))
     power = math.exp(logit)
     return power / (1.0 + power)
+
+
+def label_shares(evidence: Mapping[str, float]) -> list[float]:
+    """The probability that both labels held together, for each reading behind a verdict (one, or two where completions are read alone)."""
+    pairs = [(evidence.get(f"{prefix}first"), evidence.get(f"{prefix}second")) for prefix in ("", "a_", "b_")]
+    return [min(1.0, math.exp(one) + math.exp(other)) for one, other in pairs if one is not None and other is not None]
 
 
 def principle_logit(verdicts: Sequence[Verdict]) -> float | None:
@@ -64,12 +70,17 @@ class PrincipleStatistics:
     ordered: int = 0
     judged: int = 0
     strength: float = 0.0
+    readings: int = 0
+    share: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, verdicts: Sequence[Verdict]) -> None:
         """Count the verdicts of one comparison under one principle."""
         self.verdicts += len(verdicts)
         for verdict in verdicts:
+            shares = label_shares(verdict.evidence)
+            self.readings += len(shares)
+            self.share += math.fsum(shares)
             if verdict.logit_a is None:
                 self.invalid += 1
                 self.reasons[verdict.reason] += 1
@@ -90,7 +101,7 @@ class PrincipleStatistics:
         return {
             "verdicts": self.verdicts, "invalid": self.invalid, "judged": self.judged,
             "flip_rate": _rate(self.flips, self.both_orders), "first_rate": _rate(self.first, self.ordered),
-            "mean_strength": _rate(self.strength, self.judged),
+            "mean_strength": _rate(self.strength, self.judged), "mean_label_share": _rate(self.share, self.readings),
         }
 
 
@@ -100,7 +111,8 @@ class LabelStatistics:
 
     `flip_rate`: share of (comparison, principle) whose two orders name different winners. `first_rate`: share of ordered verdicts
     for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within `TIE` of 0.5. `mean_strength`: mean of
-    |p − 0.5| (0 says nothing, 0.5 is certain).
+    |p − 0.5| (0 says nothing, 0.5 is certain). `mean_label_share`: mean probability that the two labels held together (1: the judge
+    was about to write nothing else).
     """
 
     comparisons: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlaif.engines.base import Engine
+from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.judge import Judge, PrincipleMode
 from rlaif.judging.protocols import JudgingProtocol, protocol_named
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS, ChainOfThought, ReasoningJudge
@@ -13,11 +13,17 @@ from rlaif.types import Constitution
 __all__ = ["open_judge", "open_protocol"]
 
 
-def open_protocol(name: str, *, library: PromptLibrary, constitution: Constitution, clamp: float = CLAMP) -> JudgingProtocol:
-    """The protocol called `name`: `pairwise`, `pointwise` or `cot` (which alone reads `clamp`)."""
+def open_protocol(
+    name: str, *, library: PromptLibrary, constitution: Constitution, clamp: float = CLAMP, least_share: float = LEAST_SHARE
+) -> JudgingProtocol:
+    """The protocol called `name`: `pairwise`, `pointwise` or `cot` (which alone reads `clamp`).
+
+    Args:
+        least_share: Least probability that the labels must hold together for a verdict to be valid.
+    """
     if name == ChainOfThought.name:
-        return ChainOfThought(library, constitution, clamp=clamp)
-    return protocol_named(name, library=library, constitution=constitution)
+        return ChainOfThought(library, constitution, clamp=clamp, least_share=least_share)
+    return protocol_named(name, library=library, constitution=constitution, least_share=least_share)
 
 
 def open_judge(

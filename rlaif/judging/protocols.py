@@ -6,6 +6,9 @@ Both ask two questions, so that a judge's constant habits cancel in the differen
   arXiv 2212.08073, section 4.1: normalised P(A), P(B); Lee et al. 2023, arXiv 2309.00267: both orders against position bias);
 - *pointwise* shows one completion at a time and reads the good and the bad answer of a question. The good answer's log-odds are
   taken as that completion's score, and P(a is better) = sigmoid(score_a − score_b), as in a Bradley–Terry model.
+
+A reading whose labels together hold less than a least share of the probability is invalid (`labels_unlikely`): the judge was about to
+write something else, and the ratio of what remains is noise.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from rlaif.engines.base import LabelReading, LabelRequest
+from rlaif.engines.base import LEAST_SHARE, LabelReading, LabelRequest
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Constitution, Order, Principle, Verdict
 
@@ -49,9 +52,12 @@ class Pairwise:
     half = "comparison"
     template = "judge_pairwise"
 
-    def __init__(self, library: PromptLibrary, constitution: Constitution) -> None:
+    def __init__(
+        self, library: PromptLibrary, constitution: Constitution, *, least_share: float = LEAST_SHARE
+    ) -> None:
         self._library = library
         self._constitution = constitution
+        self._least_share = least_share
 
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question with `a` first, and with `b` first."""
@@ -62,10 +68,10 @@ class Pairwise:
         """One verdict an order; each is log P(first label) − log P(second), told as log-odds of `a`."""
         found = []
         for order, sign, reading in zip((Order.AB, Order.BA), (1.0, -1.0), readings, strict=True):
-            logit = log_odds(reading)
+            logit = log_odds(reading, self._least_share)
             found.append(Verdict(
                 comparison_id=comparison.id, principle_id=principle.id, order=order,
-                logit_a=None if logit is None else sign * logit, reason=_reason(reading), evidence=_evidence("", reading),
+                logit_a=None if logit is None else sign * logit, reason=_reason(reading, self._least_share), evidence=_evidence("", reading),
             ))
         return tuple(found)
 
@@ -77,8 +83,9 @@ class Pointwise:
     half = "question"
     template = "judge_pointwise"
 
-    def __init__(self, library: PromptLibrary) -> None:
+    def __init__(self, library: PromptLibrary, *, least_share: float = LEAST_SHARE) -> None:
         self._library = library
+        self._least_share = least_share
 
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question about `a`, and about `b`."""
@@ -88,35 +95,41 @@ class Pointwise:
     def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
         """One verdict: the difference of the two scores; invalid when either score is."""
         a, b = readings
-        score_a, score_b = log_odds(a), log_odds(b)
+        score_a, score_b = log_odds(a, self._least_share), log_odds(b, self._least_share)
         logit = None if score_a is None or score_b is None else score_a - score_b
         return (Verdict(
             comparison_id=comparison.id, principle_id=principle.id, order=Order.ALONE, logit_a=logit,
-            reason=_reason(a) or _reason(b), evidence=_evidence("a_", a) | _evidence("b_", b),
+            reason=_reason(a, self._least_share) or _reason(b, self._least_share), evidence=_evidence("a_", a) | _evidence("b_", b),
         ),)
 
 
-def protocol_named(name: str, *, library: PromptLibrary, constitution: Constitution) -> JudgingProtocol:
+def protocol_named(
+    name: str, *, library: PromptLibrary, constitution: Constitution, least_share: float = LEAST_SHARE
+) -> JudgingProtocol:
     """The protocol called `name` (`pairwise` or `pointwise`)."""
-    return Pairwise(library, constitution) if name == "pairwise" else Pointwise(library)
+    if name == Pairwise.name:
+        return Pairwise(library, constitution, least_share=least_share)
+    return Pointwise(library, least_share=least_share)
 
 
-def log_odds(reading: LabelReading) -> float | None:
-    """log P(first label) − log P(second label), nats; `None` when there is no finite reading."""
-    if reading.reason or len(reading.logprobs) != 2:
+def log_odds(reading: LabelReading, least_share: float = LEAST_SHARE) -> float | None:
+    """log P(first label) − log P(second label), nats; `None` where there is no finite reading, or too little probability behind it."""
+    if _reason(reading, least_share):
         return None
-    difference = reading.logprobs[0] - reading.logprobs[1]
-    return difference if math.isfinite(difference) else None
+    return reading.logprobs[0] - reading.logprobs[1]
 
 
 def _request(prompt: LabelPrompt) -> LabelRequest:
     return LabelRequest(messages=prompt.messages, labels=prompt.labels)
 
 
-def _reason(reading: LabelReading) -> str:
+def _reason(reading: LabelReading, least_share: float) -> str:
+    """Why the reading cannot count; empty when it can."""
     if reading.reason:
         return reading.reason
-    return "" if log_odds(reading) is not None else "not_finite"
+    if len(reading.logprobs) != 2 or not math.isfinite(reading.logprobs[0] - reading.logprobs[1]):
+        return "not_finite"
+    return "" if reading.share >= least_share else "labels_unlikely"
 
 
 def _evidence(prefix: str, reading: LabelReading) -> dict[str, float]:

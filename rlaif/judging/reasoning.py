@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from rlaif.engines.base import Engine, Generation, GenerationRequest, LabelReading, LabelRequest, Sampling
+from rlaif.engines.base import LEAST_SHARE, Engine, Generation, GenerationRequest, LabelReading, LabelRequest, Sampling
 from rlaif.errors import ConfigError
 from rlaif.judging.judge import Judge, PrincipleMode
 from rlaif.judging.protocols import Pairwise
@@ -62,10 +62,12 @@ class ChainOfThought(Pairwise):
     name = "cot"
     template = "judge_cot"
 
-    def __init__(self, library: PromptLibrary, constitution: Constitution, *, clamp: float = CLAMP) -> None:
+    def __init__(
+        self, library: PromptLibrary, constitution: Constitution, *, clamp: float = CLAMP, least_share: float = LEAST_SHARE
+    ) -> None:
         if not 0.5 < clamp <= 1.0:
             raise ConfigError(f"clamp is {clamp}", remedy="give the highest probability of either side: above 0.5, 1 for no clamp")
-        super().__init__(library, constitution)
+        super().__init__(library, constitution, least_share=least_share)
         self._bound = math.inf if clamp == 1.0 else math.log(clamp / (1.0 - clamp))
 
     def prompt(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
@@ -118,7 +120,9 @@ class ReasoningJudge(Judge):
         able = [number for number in range(len(requests)) if reasons[number].last]
         answers = super()._read([continued(requests[number], reasons[number]) for number in able])
         readings: dict[int, LabelReading] = {
-            number: ReasonedReading(answer.logprobs, answer.tokens, answer.reason, record(reasons[number]))
+            number: ReasonedReading(
+                answer.logprobs, answer.tokens, answer.reason, answer.bounded, reasoning=record(reasons[number])
+            )
             for number, answer in zip(able, answers, strict=True)
         }
         for number in range(len(requests)):

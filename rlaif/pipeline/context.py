@@ -219,7 +219,8 @@ class Context:
 def _served(server: ServerConfig) -> Served:
     settings = ApiSettings(
         concurrency=server.concurrency, timeout=server.timeout, prices=Prices(input=server.price_input, output=server.price_output),
-        max_cost=server.max_cost,
+        max_cost=server.max_cost, api=server.api, reads=server.reads, votes=server.votes, top_logprobs=server.top_logprobs,
+        continues=server.continues, extra_body=server.extra_body,
     )
     key_file = Path(server.api_key_file) if server.api_key_file else None
     return Served(base_urls=server.base_urls, api_key_env=server.api_key_env, api_key_file=key_file, settings=settings)

@@ -181,7 +181,7 @@ class LabelJob:
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
             config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution,
-            clamp=config.clamp,
+            clamp=config.clamp, least_share=config.min_label_share,
         )
         half: Half = "comparison" if self.protocol.half == "comparison" else "question"
         self.constitution = usable(context, half)

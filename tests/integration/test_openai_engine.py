@@ -397,6 +397,26 @@ def test_continuation_is_found_out_by_the_number_of_prompt_tokens() -> None:
             assert [turn["role"] for turn in server.asked[0]["messages"]] == ["user"]
 
 
+@pytest.mark.parametrize(("written", "continues"), [(" five six seven eight", True), ("One two three four five", False)])
+def test_continuation_is_found_out_by_what_is_written(written: str, continues: bool) -> None:
+    """llama.cpp's server continues an assistant's turn with the flag and without it, so that both take as many tokens."""
+    told: list[str] = []
+
+    def counting(handler: Any, body: dict[str, Any]) -> None:
+        reply = good({name: value for name, value in body.items() if name != "continue_final_message"})
+        if "numbers from one to eight" in body["messages"][0]["content"]:
+            reply["choices"][0]["message"]["content"] = written
+        handler.reply(json.dumps(reply).encode())
+
+    request = [LabelRequest((Message("user", "q"), Message("assistant", "Answer:")), ("A", "B"))]
+    with MisbehavingServer(probes=counting) as server:
+        engine = engine_for(server, log=told, continues=None)
+        collect(engine.label_logprobs(request))
+        assert (server.asked[0]["messages"][-1]["role"] == "assistant") is continues
+    assert ("continues an assistant's turn" in told[0]) is continues
+    assert ("does not continue" in told[0]) is not continues
+
+
 def test_a_model_that_is_not_listed_is_told() -> None:
     heard: list[str] = []
     with MisbehavingServer(models=[{"id": "other"}]) as server:

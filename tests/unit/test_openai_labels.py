@@ -16,9 +16,10 @@ def top(*pairs: tuple[str, float]) -> tuple[Top, ...]:
     return tuple(Top(token.encode(), value) for token, value in pairs)
 
 
-def test_the_most_probable_spelling_of_a_label_counts() -> None:
-    reading = from_top(top((" A", -0.2), ("B", -2.0), ("A", -3.0), (" B", -4.0)), AB, tokens=7)
-    assert reading.logprobs == (-0.2, -2.0)
+def test_all_spellings_of_a_label_count() -> None:
+    reading = from_top(top((" A", -0.3), ("B", -2.5), ("A", -3.0), (" B", -4.0)), AB, tokens=7)
+    expected = [math.log(math.exp(-0.3) + math.exp(-3.0)), math.log(math.exp(-2.5) + math.exp(-4.0))]
+    assert reading.logprobs == pytest.approx(expected)
     assert reading.tokens == 7
     assert not reading.reason
 
@@ -42,14 +43,14 @@ def test_a_word_that_only_begins_with_a_label_is_not_the_label() -> None:
 
 
 def test_case_and_empty_tokens_tell_labels_apart() -> None:
-    reading = from_top(top(("", -0.1), (" ", -0.2), ("a", -0.5), ("A", -2.0), ("b", -3.0)), AB, tokens=0)
-    assert reading.logprobs == (-2.0, -3.0)
+    reading = from_top(top(("", -1.5), (" ", -1.4), ("a", -1.5), ("A", -2.0), ("b", -4.0)), AB, tokens=0)
+    assert reading.logprobs == (-2.0, -4.0)
 
 
 def test_labels_of_several_bytes_are_found_by_their_first_bytes() -> None:
     shi, fou = "是".encode(), "否".encode()
-    reading = from_top((Top(shi, -0.4), Top(fou[:2], -1.0)), ("是", "否"), tokens=0)
-    assert reading.logprobs == (-0.4, -1.0)
+    reading = from_top((Top(shi, -0.5), Top(fou[:2], -1.0)), ("是", "否"), tokens=0)
+    assert reading.logprobs == (-0.5, -1.0)
 
 
 def test_a_label_outside_the_tokens_told_gets_the_least_of_them_as_its_bound() -> None:
@@ -57,7 +58,7 @@ def test_a_label_outside_the_tokens_told_gets_the_least_of_them_as_its_bound() -
     assert reading.logprobs == (-0.01, -7.5)
 
 
-def test_the_sentinel_for_zero_probability_is_no_bound_and_no_label() -> None:
+def test_the_sentinel_for_zero_probability_is_no_bound() -> None:
     reading = from_top(top(("A", -0.01), ("an", -7.5), ("B", -9999.0)), AB, tokens=0)
     assert reading.logprobs == (-0.01, -7.5)
     assert from_top(top(("A", -9999.0)), AB, tokens=0).reason == "labels_not_in_top"

@@ -1,9 +1,11 @@
 """What servers say of themselves, and what they turn out to do: asked once, before the first request.
 
 Asked: `GET /models`, for the revision and the context. Tried out, where the settings leave it open: whether log-probabilities come
-(else labels are read by votes), and whether an assistant's turn is continued when told to. The second shows in the number of prompt
-tokens: a turn that is left open takes fewer than one that is closed and followed by the opening of the next. A server that ignores the
-flag tells the same number twice; its conversations are folded (see `fold_turns`).
+(else labels are read by votes), and whether an assistant's turn is continued. The second shows in what is written: after a turn that
+stops in the middle of a count, a server that continues it goes on counting, and one that closes it begins anew. Where the reply is
+neither, the number of prompt tokens decides: a turn that is left open takes fewer than one that is closed and followed by the opening of
+the next. (The number alone misjudges llama.cpp's server, which continues with and without the flag.) The conversations of a server that
+does not continue are folded (see `fold_turns`). What was found is told, and `continues` in the settings overrides it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rlaif.engines.api.asker import Asker
 from rlaif.engines.api.calls import Rejected, Transient
 from rlaif.engines.api.forms import Form
 from rlaif.engines.api.settings import UNKNOWN_CONTEXT
-from rlaif.engines.base import EngineCard, LabelRequest
+from rlaif.engines.base import EngineCard, GenerationRequest, LabelRequest, Sampling
 from rlaif.errors import ModelError
 from rlaif.types import Message
 
@@ -27,6 +29,14 @@ __all__ = ["Handshake", "no_such_model", "shake_hands"]
 FEWEST_TOP = 5
 """Most probable tokens that about every server tells that tells any."""
 PROBE = LabelRequest(messages=(Message("user", "Answer with one letter, A or B."),), labels=("A", "B"))
+COUNT_PROBE = GenerationRequest(
+    messages=(
+        Message("user", "Write the numbers from one to eight as words, with a space between them, and nothing else."),
+        Message("assistant", "one two three four"),
+    ),
+    sampling=Sampling(max_new_tokens=8, temperature=0.0), seed=0,
+)
+GOES_ON, BEGINS_ANEW = "five", "one"
 OPEN_PROBE = LabelRequest(messages=(*PROBE.messages, Message("assistant", "Answer:")), labels=("A", "B"))
 
 
@@ -52,7 +62,7 @@ async def shake_hands(asker: Asker, model: str, log: Callable[[str], None]) -> H
     try:
         form = await _with_reading(asker, form)
         if settings.continues is None and settings.api == "chat":
-            form = replace(form, continues=await _continues(asker, form))
+            form = replace(form, continues=await _continues(asker, form, log))
     except Transient as error:
         reason: object = error
     except Rejected as error:
@@ -127,7 +137,25 @@ async def _with_reading(asker: Asker, form: Form) -> Form:
     return replace(form, top=0)
 
 
-async def _continues(asker: Asker, form: Form) -> bool:
+async def _continues(asker: Asker, form: Form, log: Callable[[str], None]) -> bool:
+    """Whether an assistant's turn is continued, by what the server writes; where that is not clear, by the tokens it counts."""
+    try:
+        reply = await asker.complete(replace(form, continues=True).generation(COUNT_PROBE), home=0)
+    except Rejected:
+        log("the server refuses to continue an assistant's turn; the beginning of an answer is put to the user (continues: false)")
+        return False
+    written = reply.choices[0].text.strip().lower()
+    if written.startswith((GOES_ON, BEGINS_ANEW)):
+        found, why = written.startswith(GOES_ON), "from what it wrote"
+    else:
+        found, why = await _counts_fewer(asker, form), "from the tokens it counts, which is less sure: see `continues`"
+    how = "continues an assistant's turn" if found else "does not continue an assistant's turn"
+    log(f"the server {how} ({why})")
+    return found
+
+
+async def _counts_fewer(asker: Asker, form: Form) -> bool:
+    """Whether an open turn takes fewer prompt tokens than a closed one."""
     opened = replace(form, continues=True).label(OPEN_PROBE)
     closed = {name: value for name, value in opened.items() if name not in ("add_generation_prompt", "continue_final_message")}
     for body in (opened, closed):

@@ -62,7 +62,8 @@ class Session:
         if not self._form.top:
             return await self._votes(asker, request, home)
         reply = await asker.complete(self._form.label(request), home=home)
-        return from_top(reply.choices[0].top, request.labels, tokens=reply.counts.get("prompt", 0))
+        # The share is the reader's matter: what is journaled must not depend on a setting of the judge.
+        return from_top(reply.choices[0].top, request.labels, tokens=reply.counts.get("prompt", 0), least_share=0.0)
 
     async def _votes(self, asker: Asker, request: LabelRequest, home: int) -> LabelReading:
         """A server that gives fewer answers than it was asked for (many ignore `n`) is asked for the rest."""
