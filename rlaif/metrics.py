@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from rlaif.errors import ConfigError, DataError, RlaifError
+from rlaif.text import one_line
 from rlaif.types import Completion, Message, Prompt
 
 __all__ = [
@@ -73,31 +74,34 @@ def load_metric(path: str, *, what: str = "metric") -> Metric:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported; it is raised on
         remedy = "write package.module:function, and start where Python can import the module"
-        raise ConfigError(f"the {what} cannot be imported: {error}", where=path, remedy=remedy) from error
+        raise ConfigError(f"the {what} cannot be imported: {type(error).__name__}: {error}", where=path, remedy=remedy) from error
     if not callable(found):
         raise ConfigError(f"the {what} is no function", where=path, remedy="name a function of (prompt, completion)")
     metric: Metric = found
     return metric
 
 
-def measure(name: str, metric: Metric, prompt: Prompt, completion: Completion) -> float:
+def measure(name: str, metric: Metric, prompt: Prompt, completion: Completion, *, what: str = "metric") -> float:
     """What `metric` says of one completion.
 
     Raises:
         DataError: It raised an error, or gave no finite number; the message names metric, prompt and completion.
     """
     where = f"prompt {prompt.id}, completion {completion.id}"
-    remedy = f"{name} must give a finite number for every text, the empty one too; the text begins {completion.text[:60]!r}"
+    remedy = f"{name} must give a finite number for every text, the empty one too; the text begins {one_line(completion.text[:60])!r}"
     try:
-        value = float(metric(prompt, completion))
+        given = metric(prompt, completion)
+        if given is None or isinstance(given, bool | str | bytes):
+            raise DataError(f"the {what} {name} gave {given!r}, not a number", where=where, remedy=remedy)
+        value = float(given)
     except RlaifError:
         raise
-    except Exception as error:  # whatever a user's function raises; it is raised on
-        raise DataError(f"the metric {name} failed: {type(error).__name__}: {error}", where=where, remedy=remedy) from error
+    except (Exception, SystemExit) as error:  # whatever a user's function raises; it is raised on
+        raise DataError(f"the {what} {name} failed: {type(error).__name__}: {error}", where=where, remedy=remedy) from error
     if not math.isfinite(value):
-        raise DataError(f"the metric {name} gave {value}", where=where, remedy=remedy)
+        raise DataError(f"the {what} {name} gave {value}", where=where, remedy=remedy)
     return value
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 import click
@@ -85,10 +87,31 @@ def cli() -> None:
     """
 
 
+class _Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: what is under way is ended as by Ctrl-C, so that the run says `interrupted` and lets go of its folder."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _end_cleanly_on_signals() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python takes signals on the main thread only
+
+    def end(number: int, _frame: object) -> None:
+        raise _Ended(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
+    _end_cleanly_on_signals()
     try:
         status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -99,6 +122,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except RlaifError as error:
         click.echo(f"error: {error}", err=True)
         status = 1
+    except _Ended as ended:
+        click.echo("ended by a signal; run the same command again to continue where it stopped", err=True)
+        status = 128 + ended.number
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; run the same command again to continue where it stopped", err=True)
         status = INTERRUPTED

@@ -11,8 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from rlaif.config.recipe import STAGE_KINDS, Recipe
+from rlaif.config.yaml_text import read_yaml
 from rlaif.errors import ConfigError, Problem
+from rlaif.files import read_small
 from rlaif.resources import find
+from rlaif.text import one_line
 
 __all__ = ["apply_overrides", "load_recipe", "parse_recipe"]
 
@@ -25,9 +28,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find("recipes", str(source))
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the recipe is not UTF-8 (byte {error.start})", where=str(path), remedy="save it as UTF-8") from error
+        text = read_small(path, error=ConfigError)
     except OSError as error:
         raise ConfigError(f"the recipe cannot be read: {error.strerror}", where=str(path)) from error
     return parse_recipe(text, source=str(path), overrides=overrides)
@@ -35,13 +36,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from YAML text; `source` names it in errors."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(f"the recipe is not valid YAML: {getattr(error, 'problem', error)}", where=where) from error
+    node, values = read_yaml(text, source=source)
     if not isinstance(values, dict):
         raise ConfigError("a recipe is a mapping with the keys `name`, `model`, `constitution`, `stages`", where=source)
     values = apply_overrides(values, overrides)
@@ -60,12 +55,10 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     result: dict[str, Any] = _copy(values)
     for override in overrides:
         path, equals, text = override.partition("=")
+        shown = one_line(override if len(override) <= 80 else override[:79] + "…")
         if not equals or not path.strip():
             raise ConfigError(f"--set {override!r} is not of the form a.b=c", remedy="for example --set stages.sample.k=2")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value in --set {override!r} is not valid YAML") from error
+        _, value = read_yaml(text, source=f"--set {shown}", what="the value")
         _set(result, path.strip().split("."), value, override)
     return result
 

@@ -103,7 +103,7 @@ class ServerConfig(Settings):
     """`chat` (the server applies the chat template) or `completions` (base models, in the plain form)."""
 
     reads: Literal["auto", "logprobs", "votes"] = "auto"
-    """How labels are read: by `logprobs`, by `votes` (sampled answers), or `auto`: votes where the server tells no log-probabilities."""
+    """How labels are read: by `logprobs`, by `votes` (sampled answers), or `auto`: votes where there are no log-probabilities."""
 
     votes: Annotated[int, Field(ge=1, le=1024)] = 8
     """Sampled answers a label, where labels are read by votes; 1 takes one greedy answer."""
@@ -126,6 +126,9 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Completions a prompt."""
 
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The stage fails when more than this share of the completions could not be sampled."""
+
 
 class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
     """Critique and revise the policy's own completions under principles drawn at random; the result is data for SFT."""
@@ -134,6 +137,9 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
 
     rounds: Annotated[int, Field(ge=1, le=16)] = 4
     """Critique–revision pairs a prompt (Bai et al. 2022 use 4); each draws its own principle."""
+
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The stage fails when more than this share of the chains ended early, since a text could not be sampled."""
 
 
 class AuditConfig(BaseStage):

@@ -14,7 +14,10 @@ from typing import Any, Literal, Protocol
 
 from rlaif.types import Message
 
-__all__ = ["LEAST_SHARE", "Engine", "EngineCard", "Generation", "GenerationRequest", "LabelReading", "LabelRequest", "Sampling", "TokenCount"]
+__all__ = [
+    "LEAST_SHARE", "is_refusal",
+    "Engine", "EngineCard", "Generation", "GenerationRequest", "LabelReading", "LabelRequest", "Sampling", "TokenCount",
+]
 
 LEAST_SHARE = 0.005
 """Least probability that the labels of a question must hold together for their ratio to say something. Below it the model is about to
@@ -151,6 +154,15 @@ class LabelReading:
     def share(self) -> float:
         """Probability that the labels hold together, from 0 to 1."""
         return min(1.0, math.fsum(math.exp(min(0.0, each)) for each in self.logprobs if not math.isnan(each)))
+
+
+REFUSALS = ("prompt_too_long", "rejected_", "content_filter", "no_content", "tool_calls", "refusal", "transient:")
+"""How the reasons begin of a request that got no answer. All other reasons are of answers that say nothing usable."""
+
+
+def is_refusal(reason: str) -> bool:
+    """Whether the request was not answered, so that it may be asked again: of a server with a longer context, for one."""
+    return reason.startswith(REFUSALS)
 
 
 class Engine(Protocol):

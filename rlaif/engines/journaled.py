@@ -7,11 +7,12 @@ interrupted command continues where it stopped, and a changed principle file ask
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from rlaif.digest import digest
-from rlaif.engines.base import Engine, EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
+from rlaif.engines.base import Engine, EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest, is_refusal
+from rlaif.text import well_formed
 
 __all__ = ["JournaledEngine", "Memo", "journal_key"]
 
@@ -22,6 +23,8 @@ AnswerOut = TypeVar("AnswerOut", covariant=True)
 
 FORMAT = 1
 """Part of every key: raise it when stored answers can no longer be read, or no longer mean the same."""
+SERVED_READING = 2
+"""Part of the keys of served label readings: version 0.1.0 read a certain judge as undecided, and its readings must not be reused."""
 TRANSIENT = "transient:"
 """Reasons that begin so (a time-out, a full server) are not kept: the next run asks again."""
 LOOKUP_CHUNK = 500
@@ -52,6 +55,7 @@ class _Form(NamedTuple, Generic[Answer]):
     kind: Literal["generation", "reading"]
     read: Callable[[Any], Answer]
     write: Callable[[Answer], Any]
+    clean: Callable[[Answer], Answer]
 
 
 def _read_reading(value: Any) -> LabelReading:
@@ -60,14 +64,25 @@ def _read_reading(value: Any) -> LabelReading:
     )
 
 
+def _clean_generation(generation: Generation) -> Generation:
+    """Text that can be written: this is where what a model wrote enters."""
+    text = well_formed(generation.text)
+    return generation if text is generation.text else replace(generation, text=text)
+
+
+def _read_generation(value: Any) -> Generation:
+    """A row of the journal; one that version 0.1.0 kept may hold half a character."""
+    return _clean_generation(Generation(**value))
+
+
 def _write_reading(reading: LabelReading) -> dict[str, Any]:
     """As JSON values; a field that says nothing is left out, so that the rows of engines in this process are what they were."""
     values = asdict(reading)
     return values if reading.bounded else {name: value for name, value in values.items() if name != "bounded"}
 
 
-GENERATION: _Form[Generation] = _Form(kind="generation", read=lambda value: Generation(**value), write=asdict)
-READING: _Form[LabelReading] = _Form(kind="reading", read=_read_reading, write=_write_reading)
+GENERATION: _Form[Generation] = _Form(kind="generation", read=_read_generation, write=asdict, clean=_clean_generation)
+READING: _Form[LabelReading] = _Form(kind="reading", read=_read_reading, write=_write_reading, clean=lambda reading: reading)
 
 
 class JournaledEngine:
@@ -112,7 +127,10 @@ class JournaledEngine:
         for start in range(0, len(keys), LOOKUP_CHUNK):
             found = self.memo.get_many(keys[start : start + LOOKUP_CHUNK])
             settled.update(position for position in range(start, min(start + LOOKUP_CHUNK, len(keys))) if keys[position] in found)
-            known = {index: form.read(value) for key, value in found.items() for index in askers[key]}
+            answers = {key: form.read(value) for key, value in found.items()}
+            refused = {key for key, answer in answers.items() if is_refusal(answer.reason)}  # kept by version 0.1.0: asked again
+            settled -= {position for position in range(start, min(start + LOOKUP_CHUNK, len(keys))) if keys[position] in refused}
+            known = {index: answer for key, answer in answers.items() if key not in refused for index in askers[key]}
             self.reused[form.kind] += len(known)
             if known:
                 yield known
@@ -140,12 +158,17 @@ class JournaledEngine:
 
     def _keep(self, answers: dict[str, Answer], form: _Form[Answer]) -> dict[str, Answer]:
         """Put a batch on record; where another process was first, its answer stands and is the one returned."""
-        values = {key: form.write(answer) for key, answer in answers.items() if not answer.reason.startswith(TRANSIENT)}
+        answers = {key: form.clean(answer) for key, answer in answers.items()}
+        values = {key: form.write(answer) for key, answer in answers.items() if not is_refusal(answer.reason)}
         if values and self.memo.put_many(form.kind, values) < len(values):
-            answers = answers | {key: form.read(value) for key, value in self.memo.get_many(list(values)).items()}
+            kept = {key: form.read(value) for key, value in self.memo.get_many(list(values)).items()}
+            answers = answers | {key: answer for key, answer in kept.items() if not is_refusal(answer.reason)}
         return answers
 
 
 def journal_key(kind: str, card: EngineCard, request: GenerationRequest | LabelRequest) -> str:
     """The content key of an answer: what is asked, of which model, under which format."""
-    return digest({"what": kind, "format": FORMAT, "engine": card.identity(), "request": request.identity()})
+    key = {"what": kind, "format": FORMAT, "engine": card.identity(), "request": request.identity()}
+    if kind == "reading" and card.kind == "openai":
+        key["reading"] = SERVED_READING
+    return digest(key)

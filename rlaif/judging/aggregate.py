@@ -24,7 +24,7 @@ def sigmoid(logit: float) -> float:
 
 
 def label_shares(evidence: Mapping[str, float]) -> list[float]:
-    """The probability that both labels held together, for each reading behind a verdict (one, or two where completions are read alone)."""
+    """The probability that both labels held together, for each reading behind a verdict (two where completions are read alone)."""
     pairs = [(evidence.get(f"{prefix}first"), evidence.get(f"{prefix}second")) for prefix in ("", "a_", "b_")]
     return [min(1.0, math.exp(one) + math.exp(other)) for one, other in pairs if one is not None and other is not None]
 

@@ -71,7 +71,8 @@ class Pairwise:
             logit = log_odds(reading, self._least_share)
             found.append(Verdict(
                 comparison_id=comparison.id, principle_id=principle.id, order=order,
-                logit_a=None if logit is None else sign * logit, reason=_reason(reading, self._least_share), evidence=_evidence("", reading),
+                logit_a=None if logit is None else sign * logit, reason=_reason(reading, self._least_share),
+                evidence=_evidence("", reading),
             ))
         return tuple(found)
 

@@ -43,10 +43,20 @@ def write_adapter(folder: Path, config: peft.LoraConfig, state: Mapping[str, Ten
     """
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
+    _sort_lists(folder / ADAPTER_CONFIG)
     # One key only: safetensors writes several in an order that differs from run to run.
     save_file(dict(state), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     about = {"base": config.base_model_name_or_path, "identity": identity}
     (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def _sort_lists(path: Path) -> None:
+    """PEFT writes sets, whose order differs from process to process, as lists."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(values.get(name), list):
+            values[name] = sorted(values[name])
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_adapter(folder: Path) -> AdapterFiles:

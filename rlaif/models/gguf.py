@@ -118,8 +118,10 @@ def _write_model(file: Path, folder: Path) -> None:
     # Newer transformers keep the weights packed unless told otherwise; older ones always unpack and lack the setting.
     packed = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {} if packed is None else {"quantization_config": packed(dequantize=True)}
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.bfloat16, **options)
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, gguf_file=name)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        place, gguf_file=name, dtype=torch.bfloat16, trust_remote_code=False, **options
+    )
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False)
     if _pre_tokenizer(file) == "smollm":
         # SmolLM cuts every digit off before the byte-level split; transformers does not know this kind and leaves that step out.
         steps = [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]

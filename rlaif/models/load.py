@@ -151,7 +151,7 @@ def load_tokenizer(source: ModelSource | str) -> Any:
     source = _without_weights(source)
     try:
         with quiet():
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source.path, local_files_only=True)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except LOAD_ERRORS as error:
         remedy = "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
         raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=source.name, remedy=remedy) from None
@@ -171,7 +171,7 @@ def count_parameters(spec: str) -> ParameterCount:
     config = _load_config(source)
     try:
         with quiet(), torch.device("meta"):
-            model = AUTO_MODEL.from_config(config)
+            model = AUTO_MODEL.from_config(config, trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -197,7 +197,7 @@ def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = 
     log(f"loading {source.name}")
     try:
         with quiet():
-            model, info = AUTO_MODEL.from_pretrained(source.path, config=config, **options)
+            model, info = AUTO_MODEL.from_pretrained(source.path, config=config, trust_remote_code=False, **options)
             if "device_map" not in options:
                 model.to(place)
     except LOAD_ERRORS as error:
@@ -258,7 +258,7 @@ def _load_config(source: ModelSource) -> Any:
     """The config, checked to be that of a causal language model."""
     try:
         with quiet():
-            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True)
+            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
     kinds = list(getattr(config, "architectures", None) or [])

@@ -139,8 +139,8 @@ def model_shape(spec: str) -> ModelShape:
     source = resolve(spec, weights=False)
     try:
         with quiet(), torch.device("meta"):
-            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True)
-            model: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            model: Any = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except LOAD_ERRORS as error:
         raise ModelError(f"the config of the model cannot be read: {error}", where=spec, remedy="check its config.json") from error
     return shape_of(model, name=spec)

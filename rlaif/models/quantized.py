@@ -49,6 +49,7 @@ def load_quantized(source: ModelSource, *, device: str) -> Any:
         with quiet():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source.path, quantization_config=four_bit, dtype=torch.bfloat16, device_map={"": place}, local_files_only=True,
+                trust_remote_code=False,
             )
     except LOAD_ERRORS as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -206,7 +206,18 @@ class SharedBase:
     def trainable(self, role: str) -> list[nn.Parameter]:
         """The adapter's weights (fp32), whether they require gradients or not, in a fixed order."""
         self._must_exist(role)
-        return [parameter for name, parameter in self.model.named_parameters() if f".{role}." in name and ".lora_" in name]
+        return list(self._weights(role).values())
+
+    def _weights(self, role: str) -> dict[str, nn.Parameter]:
+        """The adapter's weights by the names that PEFT's files have.
+
+        Taken from the layers, not by a search in names: a role may be called as a part of the model is (`model`, `value`).
+        """
+        return {
+            f"{name}.{table}.weight": getattr(layer, table)[role].weight
+            for name, layer in self._peft.named_modules() if isinstance(layer, LoraLayer)
+            for table in ("lora_A", "lora_B") if role in getattr(layer, table)
+        }
 
     def assert_only_trainable(self, roles: Iterable[str]) -> None:
         """Check that the weights of `roles`, all of them and no other, require gradients.
@@ -279,8 +290,7 @@ class SharedBase:
     def adapter_state(self, role: str) -> dict[str, Tensor]:
         """A copy of the adapter's weights under PEFT's names, on the CPU: for rollback, checkpoints and files."""
         self._must_exist(role)
-        state = peft.get_peft_model_state_dict(self._peft, adapter_name=role, save_embedding_layers=False)
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+        return {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._weights(role).items()}
 
     def set_adapter_state(self, role: str, state: Mapping[str, Tensor]) -> None:
         """Give the adapter the weights that `adapter_state` returned.
@@ -288,13 +298,16 @@ class SharedBase:
         Raises:
             ModelError: Names or shapes are not those of this adapter.
         """
-        own = {name: tensor.shape for name, tensor in self.adapter_state(role).items()}
+        weights = self._weights(role)
+        own = {name: weight.shape for name, weight in weights.items()}
         given = {name: tensor.shape for name, tensor in state.items()}
         if own != given:
             wrong = sorted({name for name in own | given if own.get(name) != given.get(name)})
             what = f"the adapter does not fit {self.name}: {len(wrong)} weights differ in name or shape, first {wrong[0]}"
             raise ModelError(what, remedy="use the base model that the adapter was trained on")
-        peft.set_peft_model_state_dict(self._peft, dict(state), adapter_name=role)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(state[name])
 
     def save_adapter(self, role: str, folder: Path) -> None:
         """Write the adapter into a folder: PEFT's files, which transformers loads too, and `rlaif.json`."""

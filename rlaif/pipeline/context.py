@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,16 @@ from rlaif.models.reward_model import RewardModel
 from rlaif.models.shared_base import SharedBase
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
+from rlaif.runs.disk import read_json_object, told, write_whole
+from rlaif.runs.folders import move_aside
+from rlaif.runs.manifest import changed_parts
 from rlaif.runs.splits import check_disjoint
 from rlaif.types import Constitution, Prompt
 
 __all__ = ["Context", "EnginePool"]
+
+WORK_PARTS = "parts.json"
+"""In a folder of partial work: what that work depends on, as in the manifest of a finished stage."""
 
 
 class EnginePool:
@@ -142,6 +149,23 @@ class Context:
         """Where a stage keeps what lets it go on after an interruption; lies beside its folder."""
         return self.path / f".work-{stage}"
 
+    def claim_work(self, stage: str, parts: Mapping[str, str]) -> Path:
+        """The stage's folder of partial work, marked with what that work depends on.
+
+        What was begun from other inputs (another reward, for one) is moved to `superseded/`, never gone on with.
+        """
+        work, wanted = self.work_folder(stage), dict(parts)
+        found = read_json_object(work / WORK_PARTS)
+        if found is not None and found != wanted:
+            with told("set aside", work):
+                aside = move_aside(self.path, work, f"work-{stage}")
+            why = ", ".join(changed_parts({name: str(value) for name, value in found.items()}, wanted))
+            self.progress.note(f"{stage}: begins anew, since {why}; what was begun is in {aside}")
+        with told("make the folder of partial work", work):
+            work.mkdir(parents=True, exist_ok=True)
+        write_whole(work / WORK_PARTS, json.dumps(wanted, indent=1) + "\n")
+        return work
+
     # Training ---------------------------------------------------------------------------------------------------------------
 
     def base(self, spec: str | None = None) -> SharedBase:
@@ -178,7 +202,7 @@ class Context:
     def reward_source(self, config: BaseStage, named: str | None) -> tuple[str, Path]:
         """Name and folder of a reward model: of a reward stage of this run, or a folder that holds one."""
         if named and named not in {stage.name for stage in self.recipe.stages}:
-            return Path(named).name, Path(named)
+            return f"folder-{digest(str(Path(named).absolute()))}", Path(named)  # no folder's name is a role's
         stage = self.earlier(config, "reward", named)
         return stage, self.folders[stage] / "model"
 
@@ -199,8 +223,9 @@ class Context:
         return self.files_digest(folder)
 
     def files_digest(self, folder: Path) -> str:
-        """Digest of all files of a folder."""
-        return digest([[path.name, self.file_digest(path)] for path in sorted(folder.rglob("*")) if path.is_file()])
+        """Digest of all files of a folder but Markdown, which is for people and names paths."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+        return digest([[path.relative_to(folder).as_posix(), self.file_digest(path)] for path in files])
 
     def file_digest(self, path: Path) -> str:
         """SHA-256 of a file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +14,8 @@ from rlaif.config import LabelConfig, ReviseConfig, SampleConfig, StageConfig
 from rlaif.config.stages import BaseStage
 from rlaif.constitution import Half, require
 from rlaif.digest import digest
+from rlaif.engines.journaled import TRANSIENT
+from rlaif.errors import DataError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
 from rlaif.judging.opening import open_judge, open_protocol
@@ -26,7 +28,7 @@ from rlaif.runs.writers import RowWriter, write_rows, write_text
 from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
 from rlaif.stages.revise import Revision, revise
 from rlaif.stages.rows import completion_row, preference_row, revision_row, sft_rows, verdict_row
-from rlaif.stages.sample import sample
+from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Constitution, Prompt
 
 __all__ = ["BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "settings_digest", "usable"]
@@ -43,10 +45,12 @@ class Outcome(NamedTuple):
     Attributes:
         counts: Whole numbers for the manifest; they add up.
         rows: Rows by output file.
+        gaps: Questions that got no answer for a reason that may pass (a server that was down): asked again by the same command.
     """
 
     counts: dict[str, int]
     rows: dict[str, int]
+    gaps: int = 0
 
 
 class Job(Protocol):
@@ -68,6 +72,11 @@ class Job(Protocol):
     def execute(self, folder: Path) -> Outcome:
         """Do the work and write the stage's files into `folder`."""
         ...
+
+
+def transient_among(reasons: Iterable[str]) -> int:
+    """How many of the reasons may pass."""
+    return sum(reason.startswith(TRANSIENT) for reason in reasons)
 
 
 def settings_digest(config: BaseStage, *leave_out: str) -> str:
@@ -107,6 +116,8 @@ class SampleJob:
             self.prompts, policy=self.context.policy(self.config.policy), library=self.context.library, config=self.config,
             seed=self.context.seed(self.config), progress=self.context.progress,
         )
+        reasons = [reason for _, reason in samples.refused]
+        check_refused_rate(reasons, len(self.prompts) * self.config.k, self.config.max_refused)
         by_id = {prompt.id: prompt for prompt in self.prompts}
         rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
@@ -114,7 +125,7 @@ class SampleJob:
             refused = [{"prompt_id": id, "reason": reason} for id, reason in samples.refused]
             written["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
         write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
-        return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written)
+        return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written, gaps=transient_among(reasons))
 
 
 class ReviseJob:
@@ -151,6 +162,8 @@ class ReviseJob:
             self.prompts, policy=context.policy(self.config.policy), library=context.library, constitution=self.constitution,
             config=self.config, seed=seed, progress=context.progress,
         )
+        reasons = [revision.failed for revision in revisions if revision.failed]
+        check_refused_rate(reasons, len(revisions), self.config.max_refused, what="chains")
         common = {
             "policy": context.policy(self.config.policy).card.label, "constitution": context.constitution.name,
             "constitution_digest": context.constitution.digest, "seed": seed,
@@ -162,7 +175,7 @@ class ReviseJob:
             "sft.jsonl": write_rows(folder / "sft.jsonl", sft, "jsonl").rows,
         }
         write_text(folder / "samples.md", revisions_markdown(spread(rows, TO_READ)))
-        return Outcome(counts=self._counts(revisions, len(sft)), rows=written)
+        return Outcome(counts=self._counts(revisions, len(sft)), rows=written, gaps=transient_among(reasons))
 
     def _counts(self, revisions: list[Revision], sft: int) -> dict[str, int]:
         texts = [step.revision for revision in revisions for step in revision.rounds]
@@ -240,10 +253,16 @@ class LabelJob:
                 preferences.write(row)
                 to_read.add(row)
         check_invalid_rate(statistics, self.config.max_invalid)
+        if not statistics.comparisons:
+            raise DataError(
+                "there is nothing to compare: no prompt has two different completions", where=self.config.responses or "",
+                remedy="sample more completions a prompt (k), or at a higher temperature",
+            )
         write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
         write_text(folder / "samples.md", preferences_markdown(to_read.rows))
         written = {file: preferences.rows, "verdicts.jsonl": verdicts.rows, "unlabelled.jsonl": unlabelled.rows}
-        return Outcome(counts=self._counts(statistics, preferences.rows), rows=written)
+        gaps = transient_among(statistics.total.reasons.elements())
+        return Outcome(counts=self._counts(statistics, preferences.rows), rows=written, gaps=gaps)
 
     def _judged(
         self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter

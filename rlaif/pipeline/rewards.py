@@ -55,7 +55,7 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
             return context.engines.card(context.model(part.judge)).label + context.constitution.digest
         return ""
 
-    return digest([[name, part.model_dump(mode="json"), behind(part)] for name, part in parts.items()])
+    return digest([[name, part.model_dump(mode="json", exclude={"reward", "judge"}), behind(part)] for name, part in parts.items()])
 
 
 def with_curve_named(cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: Context) -> TrainingCost:

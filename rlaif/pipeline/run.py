@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from rlaif.pipeline.jobs import Job
 from rlaif.pipeline.making import make_job
 from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import Progress, Silent
-from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, describe_outputs, stage_key
+from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, damaged_outputs, describe_outputs, stage_key
 from rlaif.runs.run import RunFolder, now
 from rlaif.runs.store import Journal
 
@@ -108,12 +108,15 @@ def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[],
     if before is None:
         planned = tell()  # before `parts`, which loads the models
     parts = {"stage": config.stage, "rlaif": __version__, **job.parts()}
-    if before is not None and before.key == stage_key(parts):
+    work = context.work_folder(config.name)
+    why = [] if before is None else _why_again(before, run.path / config.name, parts)
+    if before is not None and not why:
         context.progress.note(f"{config.name}: finished before, nothing to do")
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed when all but this was done
         return StageResult(config=config, folder=run.path / config.name, manifest=before, skipped=True)
     if before is not None:
-        why = ", ".join(changed_parts(before.parts, parts))
-        context.progress.note(f"{config.name}: runs again, since {why}; the former result moves to superseded/")
+        reasons = ", ".join(why)
+        context.progress.note(f"{config.name}: runs again, since {reasons}; the former result moves to superseded/")
         planned = tell()
     give_back()
     started, clock = now(), time.monotonic()
@@ -124,8 +127,18 @@ def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[],
             stage=config.name, kind=config.stage, key=stage_key(parts), parts=parts, config=config.model_dump(mode="json"),
             models=job.models(), started=started, finished=now(), seconds=round(time.monotonic() - clock, 3), counts=outcome.counts,
             outputs=describe_outputs(folder, outcome.rows), planned_bytes=planned, peak_bytes=peak.bytes,
+            gaps=outcome.gaps,
         )
         manifest.write_json(folder / MANIFEST)
     run.record(config.name)
-    shutil.rmtree(context.work_folder(config.name), ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
     return StageResult(config=config, folder=run.path / config.name, manifest=manifest, skipped=False)
+
+
+def _why_again(before: Manifest, folder: Path, parts: Mapping[str, str]) -> list[str]:
+    """Why a finished stage must run again; empty when it need not."""
+    if before.key != stage_key(parts) or stage_key(before.parts) != before.key:
+        return changed_parts(before.parts, parts) or ["its manifest was changed by hand"]
+    if before.gaps:
+        return [f"{before.gaps} questions got no answer"]
+    return damaged_outputs(folder, before)

@@ -13,7 +13,7 @@ from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
 from rlaif.config.training_ppo import PpoConfig
 from rlaif.digest import digest
-from rlaif.errors import DataError
+from rlaif.errors import DataError, ModelError
 from rlaif.models.cost import peak_memory
 from rlaif.models.reward_files import save_reward_model
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
@@ -131,7 +131,7 @@ class PpoJob:
         context, base = self.context, self.context.base()
         reward = open_reward(self.config.reward, self.config, context)
         context.progress.begin(f"PPO, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps)
-        work = context.work_folder(self.config.name)
+        work = context.claim_work(self.config.name, self.parts())
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
             with self._trackers() as trackers:
@@ -139,6 +139,11 @@ class PpoJob:
                     self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config),
                     messages=context.library.policy, ptx=self._ptx(), on_step=lambda step: self._told(step, metrics, trackers),
                     on_rollout=lambda report: _keep_samples(report, samples), checkpoint_folder=work,
+                )
+            if not result.steps:
+                raise ModelError(
+                    f"PPO ended before its first update: {result.stopped}", where=self.config.name,
+                    remedy="lower the learning rate, raise kl_limit or the KL penalty, or look at the reward (samples, metrics)",
                 )
             base.save_adapter(POLICY, folder / "adapter")
             write_card(
@@ -201,8 +206,8 @@ def label_files(config: BaseStage, named: str | None, files: Sequence[Preference
 
 
 def pairs_digest(pairs: Sequence[PreferencePair]) -> str:
-    """Digest of all that the pairs say."""
-    return digest([repr(pair) for pair in pairs])
+    """Digest of all that the pairs say, wherever they lie."""
+    return digest([repr(replace(pair, source="")) for pair in pairs])
 
 
 def _keep_samples(report: StepReport, samples: StepLog) -> None:

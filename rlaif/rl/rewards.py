@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from rlaif.engines.base import Engine, LabelReading, LabelRequest
 from rlaif.errors import ConfigError, DataError
 from rlaif.judging.protocols import log_odds
-from rlaif.metrics import Metric, load_metric
+from rlaif.metrics import Metric, load_metric, measure
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Completion, Constitution, Prompt
 
@@ -66,7 +66,7 @@ class ScoredReward:
 class _OneByOne(ScoredReward):
     def __init__(self, name: str, metric: Metric) -> None:
         super().__init__(name, lambda prompts, completions: [
-            metric(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
+            measure(name, metric, prompt, completion, what="reward") for prompt, completion in zip(prompts, completions, strict=True)
         ])
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rlaif.errors import RunError
+from rlaif.files import read_small
 
-__all__ = ["sync_folder", "told", "write_whole"]
+__all__ = ["read_json_object", "sync_folder", "told", "write_whole"]
 
 
 @contextmanager
@@ -32,6 +35,15 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """The object that a small JSON file of ours holds; `None` where there is no such file, or something else in it."""
+    try:
+        found = json.loads(read_small(path, error=RunError))
+    except (OSError, ValueError, RecursionError, RunError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from rlaif.errors import RunError
 from rlaif.runs.disk import sync_folder, told
 from rlaif.runs.manifest import Manifest
 
-__all__ = ["SUPERSEDED", "remove_leftovers", "stage_folder"]
+__all__ = ["SUPERSEDED", "move_aside", "remove_leftovers", "stage_folder"]
 
 SUPERSEDED = "superseded"
 LEFTOVER = re.compile(r"^\.tmp-.+-(\d+)$")
@@ -73,14 +73,19 @@ def _make_durable(folder: Path) -> None:
 
 def _move_away(run: Path, stage: str) -> None:
     finished = run / stage
-    if not finished.exists():
-        return
+    if finished.exists():
+        move_aside(run, finished, f"{stage}-{_key(finished)}")
+
+
+def move_aside(run: Path, folder: Path, name: str) -> Path:
+    """Move `folder` to `superseded/NAME`, numbered where that is taken; returns where it lies now."""
     home = run / SUPERSEDED
     home.mkdir(exist_ok=True)
-    name = f"{stage}-{_key(finished)}"
     taken = (home / f"{name}{suffix}" for suffix in _suffixes())
-    finished.rename(next(path for path in taken if not path.exists()))
+    place = next(path for path in taken if not path.exists())
+    folder.rename(place)
     sync_folder(home)
+    return place
 
 
 def _suffixes() -> Iterator[str]:

@@ -19,7 +19,8 @@ from rlaif.errors import RunError
 from rlaif.runs.disk import told, write_whole
 
 __all__ = [
-    "MANIFEST", "Git", "Manifest", "Output", "changed_parts", "describe_outputs", "git_state", "host_facts", "stage_key", "versions",
+    "MANIFEST", "Git", "Manifest", "Output", "changed_parts", "damaged_outputs", "describe_outputs", "git_state", "host_facts",
+    "stage_key", "versions",
 ]
 
 MANIFEST = "manifest.json"
@@ -29,10 +30,11 @@ GIT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file of the stage: rows (`None` where it has none) and the SHA-256 of its bytes."""
+    """A file of the stage: rows (`None` where it has none), the SHA-256 of its bytes, and their number (`None` before 0.2)."""
 
     sha256: str
     rows: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Manifest:
         counts: Whole numbers that add up; what they count is the stage's matter.
         outputs: By file name; the first one is the stage's main result.
         planned_bytes: The most memory that the stage was planned to hold; 0 where it has no plan.
+        gaps: Questions that got no answer for a reason that may pass; with any, the same command runs the stage again.
         peak_bytes: The most that it held: tensors on a GPU, the whole process on a CPU; 0 where the system does not say.
     """
 
@@ -77,6 +80,7 @@ class Manifest:
     outputs: Mapping[str, Output]
     planned_bytes: int = 0
     peak_bytes: int = 0
+    gaps: int = 0
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     git: Git | None = field(default_factory=lambda: git_state())
     host: Mapping[str, Any] = field(default_factory=lambda: host_facts())
@@ -124,8 +128,29 @@ def describe_outputs(folder: Path, rows: Mapping[str, int]) -> dict[str, Output]
     for name in dict.fromkeys([*rows, *others]):
         if name != MANIFEST:
             with told("read the stage's file", folder / name), (folder / name).open("rb") as file:
-                outputs[name] = Output(sha256=hashlib.file_digest(file, "sha256").hexdigest(), rows=rows.get(name))
+                size = os.fstat(file.fileno()).st_size
+                outputs[name] = Output(sha256=hashlib.file_digest(file, "sha256").hexdigest(), rows=rows.get(name), bytes=size)
     return outputs
+
+
+def damaged_outputs(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files of a finished stage: a line for each that is missing, or is not as it was written.
+
+    Markdown is left out: it is for people, who may add a licence to a model card. The size is looked at first.
+    """
+    found = []
+    for name, output in manifest.outputs.items():
+        path = folder / name
+        if path.suffix == ".md":
+            continue
+        try:
+            with path.open("rb") as file:
+                whole = output.bytes in (None, os.fstat(file.fileno()).st_size)
+                if not whole or hashlib.file_digest(file, "sha256").hexdigest() != output.sha256:
+                    found.append(f"{name} was changed after it was written")
+        except OSError as error:
+            found.append(f"{name} cannot be read ({error.strerror})")
+    return found
 
 
 def stage_key(parts: Mapping[str, str]) -> str:

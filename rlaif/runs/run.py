@@ -89,7 +89,7 @@ class RunFolder:
             lock = (path / LOCK).open("a+", encoding="utf-8")
         try:
             _lock(lock, path)
-            before = _read(path).stages if (path / RUN).exists() else ()
+            before = _stages_there(path, _read(path).stages if (path / RUN).exists() else ())
             info = RunInfo(
                 name=name or path.resolve().name, command=tuple(sys.argv if command is None else command), status="running",
                 started=now(), stages=before, path=path,
@@ -211,6 +211,12 @@ def _lock(file: IO[str], path: Path) -> None:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+
+
+def _stages_there(path: Path, noted: Sequence[str]) -> tuple[str, ...]:
+    """The stages noted, and those that a process finished and was killed before it noted them."""
+    found = sorted(each.parent.name for each in path.glob(f"*/{MANIFEST}"))
+    return (*noted, *(name for name in found if name not in noted))
 
 
 def _locked(path: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlaif.runs.disk import told
+from rlaif.runs.disk import told, write_whole
 
 __all__ = ["StepLog"]
 
@@ -47,7 +47,8 @@ class StepLog:
         with told("write the steps", self.path):
             if not self._begun:
                 self.rows = [each for each in self.rows if each["step"] < row["step"]]
-                self.path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows), encoding="utf-8")
+                # Aside and renamed: a process that is killed in between must not lose the rows that stand.
+                write_whole(self.path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows))
                 self._begun = True
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")

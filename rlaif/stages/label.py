@@ -115,9 +115,9 @@ def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
     """Refuse labels that rest on too many invalid verdicts.
 
     Raises:
-        JudgingError: The share of invalid verdicts exceeds `limit`; the message counts the reasons.
+        JudgingError: The share of invalid verdicts exceeds `limit`, or no comparison has a label; the message counts the reasons.
     """
-    if statistics.invalid_rate <= limit:
+    if limit == 1 or (statistics.invalid_rate <= limit and (statistics.labelled or not statistics.comparisons)):
         return
     total = statistics.total
     reasons = ", ".join(f"{reason} {count}" for reason, count in total.reasons.most_common())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,11 +10,12 @@ from typing import Literal
 from rlaif.config import SampleConfig
 from rlaif.digest import seed_from
 from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
+from rlaif.errors import ModelError
 from rlaif.progress import Progress, Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Completion, Prompt
 
-__all__ = ["Samples", "generate_all", "sample", "sample_requests"]
+__all__ = ["Samples", "check_refused_rate", "generate_all", "sample", "sample_requests"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,25 @@ def sample(
             model=policy.card.label, tokens=generation.tokens,
         ))
     return samples
+
+
+def check_refused_rate(reasons: Sequence[str], asked: int, limit: float, *, what: str = "completions") -> None:
+    """Refuse a result of which too much, or everything, is missing.
+
+    Args:
+        reasons: Why, for each one that could not be sampled.
+        asked: How many were asked for.
+
+    Raises:
+        ModelError: More than `limit` of them are missing, or all; the message counts the reasons.
+    """
+    if not reasons or (len(reasons) / asked <= limit and len(reasons) < asked):
+        return
+    told = ", ".join(f"{reason} {count}" for reason, count in Counter(reasons).most_common())
+    raise ModelError(
+        f"{len(reasons)} of {asked} {what} could not be sampled ({len(reasons) / asked:.0%}, limit {limit:.0%}): {told}",
+        remedy="see to the reason and run the same command again: what was answered is kept; or raise `max_refused`",
+    )
 
 
 def generate_all(engine: Engine, requests: Sequence[GenerationRequest], progress: Progress) -> list[Generation]:

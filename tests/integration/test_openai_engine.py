@@ -242,7 +242,7 @@ def test_a_chaotic_server_loses_and_invents_nothing() -> None:
             assert reading.logprobs == pytest.approx(truth(asked[number].messages[-1].content))
 
 
-def test_transient_failures_are_not_journaled_and_asked_again(tmp_path: Path) -> None:
+def test_failures_and_refusals_are_not_journaled_and_asked_again(tmp_path: Path) -> None:
     with MisbehavingServer() as server, Journal(tmp_path / "journal.sqlite") as journal:
         engine = engine_for(server, retries=0, concurrency=1)
         _ = engine.card
@@ -250,8 +250,8 @@ def test_transient_failures_are_not_journaled_and_asked_again(tmp_path: Path) ->
         first = collect_any(JournaledEngine(engine, journal).label_logprobs(questions(3)))
         assert [first[number].reason for number in range(3)] == ["transient:http_500", "rejected_400", ""]
         second = collect_any(JournaledEngine(engine, journal).label_logprobs(questions(3)))
-        assert [second[number].reason for number in range(3)] == ["", "rejected_400", ""]
-        assert len(server.asked) == 4
+        assert [second[number].reason for number in range(3)] == ["", "", ""]
+        assert len(server.asked) == 5
 
 
 def collect_any(batches: Iterator[Mapping[int, Result]]) -> dict[int, Result]:

@@ -96,9 +96,17 @@ def test_the_share_of_the_labels_is_counted_for_the_tables() -> None:
     def verdict(order: Order, **evidence: float) -> Verdict:
         return Verdict(comparison_id="c", principle_id="p", order=order, logit_a=0.5, evidence=evidence)
 
-    pair = [verdict(Order.AB, first=math.log(0.5), second=math.log(0.25)), verdict(Order.BA, first=math.log(0.2), second=math.log(0.05))]
+    pair = [
+        verdict(Order.AB, first=math.log(0.5), second=math.log(0.25)),
+        verdict(Order.BA, first=math.log(0.2), second=math.log(0.05)),
+    ]
     statistics = LabelStatistics()
     statistics.add(pair, 0.5)
     assert statistics.as_dict()["mean_label_share"] == pytest.approx((0.75 + 0.25) / 2)
-    alone = {"a_first": math.log(0.1), "a_second": math.log(0.1), "b_first": math.log(0.3), "b_second": math.log(0.3)}
+    alone = {
+        "a_first": math.log(0.1),
+        "a_second": math.log(0.1),
+        "b_first": math.log(0.3),
+        "b_second": math.log(0.3),
+    }
     assert label_shares(alone) == pytest.approx([0.2, 0.6])

@@ -110,14 +110,31 @@ def test_many_known_answers_come_in_chunks() -> None:
     assert [len(batch) for batch in batches] == [LOOKUP_CHUNK, 1]
 
 
-def test_invalid_answers_are_kept() -> None:
+def test_refusals_are_asked_again() -> None:
     memo = DictMemo()
     for _ in range(2):
         inner = ScriptedEngine(context=1)
         engine = JournaledEngine(inner, memo)
         assert collect(engine.label_logprobs([reads(1)]))[0].reason == "prompt_too_long"
         assert collect(engine.generate([asks(1)]))[0].finish == "refused"
-    assert (inner.read, inner.generated) == (0, 0)
+    assert memo.values == {}
+    able = JournaledEngine(ScriptedEngine(), memo)
+    assert not collect(able.label_logprobs([reads(1)]))[0].reason
+
+
+def test_a_refusal_that_an_older_version_kept_is_asked_again() -> None:
+    memo = DictMemo()
+    engine = JournaledEngine(ScriptedEngine(), memo)
+    key = journal_key("generation", engine.card, asks(1))
+    memo.values[key] = {"text": "", "finish": "refused", "tokens": 0, "reason": "prompt_too_long"}
+    assert collect(engine.generate([asks(1)]))[0].finish != "refused"
+
+
+def test_half_a_character_of_an_older_journal_is_replaced() -> None:
+    memo = DictMemo()
+    engine = JournaledEngine(ScriptedEngine(), memo)
+    memo.values[journal_key("generation", engine.card, asks(1))] = {"text": "a\ud800b", "finish": "stop", "tokens": 1, "reason": ""}
+    assert collect(engine.generate([asks(1)]))[0].text == "a\ufffdb"
 
 
 class Flaky:

@@ -51,8 +51,8 @@ def test_choices_come_in_the_order_of_their_index() -> None:
 
 
 def test_reasoning_that_the_server_split_off_is_put_back() -> None:
-    reply = {"choices": [{"message": {"content": None, "reasoning_content": "hm"}}]}
-    assert read_reply(reply).choices[0].text == "<think>hm</think>"
+    reply = {"choices": [{"finish_reason": "length", "message": {"content": None, "reasoning_content": "hm"}}]}
+    assert read_reply(reply).choices[0].text == "<think>hm", "what was cut is not closed"
 
 
 def test_no_content_is_an_empty_answer() -> None:

@@ -56,7 +56,7 @@ def test_what_cannot_be_imported_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_refused(value: float) -> None:
-    with pytest.raises(DataError, match=r"completion p/1: the reward 'mine' gave"):
+    with pytest.raises(DataError, match=r"completion p/1: the reward mine gave"):
         scored(FunctionReward(lambda p, c: value if c.text else 0.0, name="mine"), "", "x")
 
 

@@ -80,7 +80,7 @@ def test_outputs_are_described_with_the_main_one_first(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name, encoding="utf-8")
     outputs = describe_outputs(tmp_path, {"z.jsonl": 3})
     assert list(outputs) == ["z.jsonl", "a.md", "plots/p.svg"]
-    assert outputs["z.jsonl"] == Output(sha256=hashlib.sha256(b"z.jsonl").hexdigest(), rows=3)
+    assert outputs["z.jsonl"] == Output(sha256=hashlib.sha256(b"z.jsonl").hexdigest(), rows=3, bytes=7)
     assert outputs["a.md"].rows is None
     with pytest.raises(RunError, match="cannot read the stage's file"):
         describe_outputs(tmp_path, {"absent.jsonl": 3})

@@ -1,10 +1,10 @@
 """From a server's reply to the log-probability of each label.
 
-By *log-probabilities*, where the server tells the most probable tokens at the answer's first position. A label is found as the tokens
-whose text, without leading space, is the label itself: its spellings ("A", " A") are added up. Where none is told, the longest beginning
-of it that no other label shares stands for it. A label that is not told, or is told as impossible (−inf, or vLLM's −9999), has at most
-the probability of the least token told, and at most what the tokens told leave; it gets the lower of the two bounds when another label
-was found, and the reading says so. The log-odds are then at least as far from zero as told, never farther. Where the bound is no lower
+By *log-probabilities*, where the server tells the most probable tokens at the answer's first position. A label is found as the
+tokens whose text, without leading space, is the label itself: its spellings ("A", " A") are added up. Where none is told, the longest
+beginning of it that no other label shares stands for it. A label that is not told, or is told as impossible (−inf, or vLLM's −9999),
+has at most the probability of the least token told, and at most what the tokens told leave; it gets the lower of the two bounds when
+another label was found, and the reading says so. The true log-odds are at least as far from zero as that. Where the bound is no lower
 than what was found, nothing is known of the order, and the reading is invalid.
 
 By *votes*, where it tells none: N sampled answers, or one greedy one, each parsed by `parse_label`; a label's probability is

@@ -51,6 +51,8 @@ class Session:
         choice = reply.choices[0]
         if choice.finish == "content_filter":
             raise Rejected("content_filter")
+        if choice.missing:
+            raise Rejected(choice.missing)
         text = choice.text
         for stop in request.sampling.stop:
             text = text.partition(stop)[0]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from rlaif.engines.chat import ASSISTANT, HUMAN, TURN_MARKER, ZERO_WIDTH
+from rlaif.text import well_formed
 from rlaif.types import Message
 
 __all__ = [
@@ -42,11 +43,17 @@ class Top(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One answer. `top` holds the most probable tokens at its first position; `None` when the server sent none."""
+    """One answer.
+
+    Attributes:
+        top: The most probable tokens at its first position; `None` when the server sent none.
+        missing: Why there is no text, where the server sent none: `tool_calls`, `refusal` or `no_content`.
+    """
 
     text: str
     finish: str
     top: tuple[Top, ...] | None
+    missing: str = ""
 
 
 class Reply(NamedTuple):
@@ -129,22 +136,32 @@ def read_counts(payload: object) -> dict[str, int]:
 
 
 def _read_choice(item: Mapping[str, Any]) -> Choice:
-    finish = item.get("finish_reason")
-    return Choice(text=_read_text(item), finish=finish if isinstance(finish, str) else "", top=_read_top(item.get("logprobs")))
-
-
-def _read_text(item: Mapping[str, Any]) -> str:
-    """The answer's text. What a server split off as reasoning is put back in front of it, between the tags it came in."""
+    told = item.get("finish_reason")
+    finish = told if isinstance(told, str) else ""
     message = item.get("message", item)
     if not isinstance(message, dict):
         raise Malformed("bad_choice")
+    text, missing = _read_text(message, finish)
+    return Choice(text=well_formed(text), finish=finish, top=_read_top(item.get("logprobs")), missing=missing)
+
+
+def _read_text(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
+    """The answer's text, and why there is none where the server sent none: an absent text is no empty answer.
+
+    What a server split off as reasoning is put back in front of it, between the tags it came in. Reasoning that was cut is left open.
+    """
     text = message.get("content", message.get("text"))
     thinking = message.get("reasoning_content") or message.get("reasoning")
-    if text is None and ("content" in message or thinking):
-        text = ""
-    if not isinstance(text, str):
+    thought = isinstance(thinking, str) and bool(thinking.strip())
+    if text is None and "content" not in message and not thought:
         raise Malformed("bad_choice")
-    return f"<think>{thinking}</think>{text}" if isinstance(thinking, str) and thinking.strip() else text
+    if not isinstance(text, str | None):
+        raise Malformed("bad_choice")
+    if thought and not text and finish == "length":
+        return f"<think>{thinking}", ""
+    if text is None:
+        return "", "tool_calls" if message.get("tool_calls") else "refusal" if message.get("refusal") else "no_content"
+    return (f"<think>{thinking}</think>{text}" if thought else text), ""
 
 
 def _read_top(logprobs: object) -> tuple[Top, ...] | None:
