@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rlaif.text import one_line, visible
+
 __all__ = ["ConsoleProgress", "output", "say"]
 
 PLAIN_SECONDS = 10.0
@@ -22,7 +24,7 @@ def output() -> Console:
 
 def say(text: str) -> None:
     """One line to standard error, where progress and remarks go."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True, markup=False)
+    Console(stderr=True, highlight=False).print(visible(text), soft_wrap=True, markup=False)
 
 
 class ConsoleProgress:
@@ -41,6 +43,7 @@ class ConsoleProgress:
     def begin(self, what: str, total: int) -> None:
         """A new bar; the former one stays as it ended."""
         self._finish()
+        what = one_line(what)
         self._what, self._total, self._done = what, total, 0
         self._started = self._told = time.monotonic()
         self._task = self._bar.add_task(what, total=total)
@@ -59,7 +62,7 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, soft_wrap=True, markup=False)
+        self._console.print(visible(text), soft_wrap=True, markup=False)
 
     def _finish(self) -> None:
         if self._task is not None:

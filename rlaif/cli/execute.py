@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.config import Recipe
+from rlaif.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +98,7 @@ def _show_examples(stage: StageResult, console: Console) -> None:
     from rlaif.report.samples import read_spread
 
     for row in read_spread(stage.folder / next(iter(stage.manifest.outputs)), EXAMPLES):
-        console.print(f"\n[bold]{escape(row['id'])}[/bold]  p(chosen) = {row['p_chosen']:.3f}")
+        console.print(f"\n[bold]{escape(one_line(row['id']))}[/bold]  p(chosen) = {row['p_chosen']:.3f}")
         for name, messages in (("prompt", row["prompt"]), ("chosen", row["chosen"]), ("rejected", row["rejected"])):
             console.print(f"  [dim]{name:>8}[/dim]  {escape(_excerpt(messages[-1]['content']))}", soft_wrap=True)
 
@@ -124,7 +125,7 @@ def _show_memory(stages: Sequence[StageResult], console: Console) -> None:
 
 
 def _excerpt(text: str) -> str:
-    line = " ".join(text.split()) or "(empty)"
+    line = one_line(" ".join(text.split())) or "(empty)"
     return line if len(line) <= EXCERPT else line[: EXCERPT - 1] + "…"
 
 

@@ -13,6 +13,7 @@ import click
 
 from rlaif import __version__
 from rlaif.errors import RlaifError
+from rlaif.text import visible
 
 __all__ = ["HUGE_PAGES", "cli", "main"]
 
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         status = error.exit_code
     except RlaifError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {visible(str(error))}", err=True)
         status = 1
     except _Ended as ended:
         click.echo("ended by a signal; run the same command again to continue where it stopped", err=True)

@@ -21,6 +21,7 @@ __all__ = ["reward"]
 ))
 @click.option("--preferences", multiple=True, required=True, metavar="FILE[=WEIGHT]", help="Preferences to learn from; repeat to mix.")
 @click.option("--human", default=None, metavar="FILE", help="Pairs that people labelled, to report the accuracy on; never trained on.")
+@click.option("--skip-bad-rows", is_flag=True, help="Go on without preferences that cannot be learned from; they are counted.")
 @set_option
 @constitution_option
 @common_options
@@ -30,6 +31,6 @@ def reward(**options: Any) -> None:
     A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on held-out pairs is kept. The
     report sets it beside a length-only baseline and the judge's own labels.
     """
-    given = {"files": [weighted_file(text) for text in options["preferences"]], **pick(options, "human")}
+    given = {"files": [weighted_file(text) for text in options["preferences"]], **pick(options, "human", "skip_bad_rows")}
     stage = make_stage(RewardConfig, given, options["overrides"])
     execute(make_recipe("reward", [stage], options), out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

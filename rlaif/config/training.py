@@ -50,6 +50,9 @@ class RewardConfig(BaseStage):
     files: tuple[PreferenceFile, ...] = ()
     """Files of preferences to learn from, beside or instead of a stage's."""
 
+    skip_bad_rows: bool = False
+    """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted and the first are named."""
+
     human: str | None = None
     """File of preferences by people, to report the accuracy on; never trained on."""
 

@@ -136,6 +136,9 @@ class DpoConfig(BaseStage, FinetuneSettings):
     files: tuple[PreferenceFile, ...] = ()
     """Files of preferences to learn from, beside or instead of a stage's."""
 
+    skip_bad_rows: bool = False
+    """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted and the first are named."""
+
     model: str | None = None
     """Model to train; the recipe's `model` when left out."""
 

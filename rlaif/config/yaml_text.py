@@ -64,6 +64,7 @@ def read_yaml(text: str, *, source: str, what: str = "the recipe") -> tuple[yaml
 def _check_events(text: str, source: str, what: str) -> None:
     """Refuse what must not be unfolded, before anything is built: the events come one by one, at no depth of recursion of ours."""
     depth = documents = 0
+    event: Any
     for event in yaml.parse(text, Loader=_Loader):
         where = f"{source}:{event.start_mark.line + 1}"
         documents += isinstance(event, yaml.DocumentStartEvent)

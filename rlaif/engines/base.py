@@ -156,7 +156,10 @@ class LabelReading:
         return min(1.0, math.fsum(math.exp(min(0.0, each)) for each in self.logprobs if not math.isnan(each)))
 
 
-REFUSALS = ("prompt_too_long", "rejected_", "content_filter", "no_content", "tool_calls", "refusal", "transient:")
+REFUSALS = (
+    "prompt_too_long", "template_refused", "unknown_token", "rejected_", "content_filter", "no_content", "tool_calls", "refusal",
+    "transient:",
+)
 """How the reasons begin of a request that got no answer. All other reasons are of answers that say nothing usable."""
 
 

@@ -22,7 +22,7 @@ import jinja2
 from rlaif.errors import ModelError
 from rlaif.types import Message
 
-__all__ = ["ChatFormat", "end_tokens", "neutralize"]
+__all__ = ["TEMPLATE_REFUSED", "TemplateRefusal", "ChatFormat", "end_tokens", "neutralize"]
 
 ZERO_WIDTH = "\u200b"
 REPLACEMENT = "\ufffd"
@@ -67,6 +67,14 @@ def _any_of(strings: tuple[str, ...]) -> re.Pattern[str] | None:
 def _break(match: re.Match[str]) -> str:
     text = match.group()
     return text[0] + ZERO_WIDTH + text[1:] if len(text) > 1 else REPLACEMENT
+
+
+class TemplateRefusal(ModelError):
+    """The chat template refuses one conversation: an engine refuses that request, and goes on with the others."""
+
+
+TEMPLATE_REFUSED = "template_refused"
+"""The reason of a request that the chat template refuses."""
 
 
 class ChatFormat:
@@ -169,7 +177,7 @@ class ChatFormat:
         except (jinja2.TemplateError, TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             remedy = "check the order of the turns: most templates want user and assistant in turn, the system's text first"
-            raise ModelError(f"the chat template refuses the turns {roles}: {error}", where=self.name, remedy=remedy) from None
+            raise TemplateRefusal(f"the chat template refuses the turns {roles}: {error}", where=self.name, remedy=remedy) from None
         return str(text)
 
     def _render_plain(self, messages: Sequence[Message]) -> str:

@@ -178,7 +178,8 @@ class Decoder:
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             positions = positions + 1
             step += 1
-            logits = self._forward(tokens[:, None], mask, positions, cache)
+            # A refused row stays until it leaves; what it is fed has no meaning, but must be a token.
+            logits = self._forward(tokens.clamp(min=0)[:, None], mask, positions, cache)
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Logits of the last position, `(B, V)`; the cache grows."""

@@ -18,11 +18,12 @@ import torch
 
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.batching import pad_left, plan
-from rlaif.engines.chat import ChatFormat, end_tokens
+from rlaif.engines.chat import TEMPLATE_REFUSED, ChatFormat, TemplateRefusal, end_tokens
 from rlaif.engines.decoding import Decoder, Job
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
 from rlaif.engines.tree import TreeReader, unshareable
+from rlaif.text import one_line
 
 __all__ = ["HFEngine"]
 
@@ -39,6 +40,9 @@ class _Group:
     ids: Tokens
     members: tuple[int, ...]
     cost: int
+
+UNKNOWN_TOKEN = "unknown_token"
+"""The reason of a request with a token that has no row in the model's embedding."""
 
 
 class HFEngine:
@@ -60,6 +64,8 @@ class HFEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.form = ChatFormat(tokenizer, name=card.name)
+        self.known_tokens: int = model.get_input_embeddings().weight.shape[0]
+        """Rows of the embedding: a tokenizer with more tokens may ask for one that is not there."""
         self._card = card
         on_cpu = model.device.type == "cpu"
         self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)
@@ -78,7 +84,7 @@ class HFEngine:
     def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, LabelReading]]:
         """Read the labels of every request that is not in `done`; yields a mapping a batch.
 
-        Invalid readings: `prompt_too_long`, `labels_alike`, `not_finite`.
+        Invalid readings: `prompt_too_long`, `template_refused`, `labels_alike`, `not_finite`.
         """
         prompts = list(find_labels(self.form, requests))
         refused = {index: reading for index, prompt in enumerate(prompts) if (reading := self._refuse(prompt)) is not None}
@@ -93,9 +99,12 @@ class HFEngine:
     def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
         """Sample a completion for every request that is not in `done`; yields a mapping a batch, the longest prompts first.
 
-        A prompt that leaves no room for `max_new_tokens` is refused with the reason `prompt_too_long`.
+        A prompt that leaves no room for `max_new_tokens` is refused with the reason `prompt_too_long`, one that the chat template
+        refuses with `template_refused`, one with a token that the model does not have with `unknown_token`.
         """
-        groups = self._groups(requests)
+        groups, unreadable = self._groups(requests)
+        if missing := {index: reason for index, reason in unreadable.items() if index not in done}:
+            yield {index: Generation(text="", finish="refused", tokens=0, reason=reason) for index, reason in missing.items()}
         too_long = Generation(text="", finish="refused", tokens=0, reason="prompt_too_long")
         refused = [index for group in groups if group.cost > self.card.context for index in group.members]
         if missing := [index for index in refused if index not in done]:
@@ -108,6 +117,8 @@ class HFEngine:
 
     def _refuse(self, prompt: LabelPrompt) -> LabelReading | None:
         reason = prompt.reason or ("prompt_too_long" if len(prompt.ids) > self.card.context else "")
+        if not reason and max(*prompt.ids.tolist(), *prompt.labels) >= self.known_tokens:
+            reason = UNKNOWN_TOKEN
         return LabelReading(logprobs=(), tokens=len(prompt.ids), reason=reason) if reason else None
 
     def _shared(self, sequences: Sequence[Tokens]) -> TreeReader | None:
@@ -156,17 +167,26 @@ class HFEngine:
             )
         return _readings(prompts, output.logits[:, -1])
 
-    def _groups(self, requests: Sequence[GenerationRequest]) -> list[_Group]:
-        """The requests by prompt, in order of first appearance; samples of one prompt stay together."""
+    def _groups(self, requests: Sequence[GenerationRequest]) -> tuple[list[_Group], dict[int, str]]:
+        """The requests by prompt, in order of first appearance, a prompt's samples together; and those the template refuses."""
         members: dict[str, list[int]] = {}
+        refused: list[int] = []
         for index, request in enumerate(requests):
-            members.setdefault(self.form.render(request.messages), []).append(index)
+            try:
+                members.setdefault(self.form.render(request.messages), []).append(index)
+            except TemplateRefusal as error:
+                if not refused and self._log is not None:
+                    self._log(f"a request is refused: {one_line(error.what)}")
+                refused.append(index)
         texts = list(members)
-        groups = []
+        groups, unknown = [], list[int]()
         for text, ids in zip(texts, self.form.encode(texts), strict=True):
+            if max(ids, default=0) >= self.known_tokens:
+                unknown += members[text]
+                continue
             longest = max(requests[index].sampling.max_new_tokens for index in members[text])
             groups.append(_Group(np.array(ids, dtype=np.int32), tuple(members[text]), len(ids) + longest))
-        return groups
+        return groups, dict.fromkeys(refused, TEMPLATE_REFUSED) | dict.fromkeys(unknown, UNKNOWN_TOKEN)
 
     def _sample(self, rows: Sequence[tuple[_Group, int]], requests: Sequence[GenerationRequest]) -> dict[int, Generation]:
         """Decode one batch; the samples of a prompt are neighbours in it."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlaif.engines.base import LabelRequest
-from rlaif.engines.chat import ChatFormat
+from rlaif.engines.chat import TEMPLATE_REFUSED, ChatFormat, TemplateRefusal
 
 __all__ = ["LabelPrompt", "Tokens", "find_labels"]
 
@@ -39,7 +39,7 @@ class LabelPrompt:
     Attributes:
         ids: The sequence to feed, `(T,)`.
         labels: The label tokens, in the request's order; empty when there is a reason.
-        reason: `labels_alike`, or empty.
+        reason: `labels_alike`, `template_refused`, or empty.
     """
 
     ids: Tokens
@@ -57,15 +57,29 @@ def find_labels(form: ChatFormat, requests: Sequence[LabelRequest]) -> Iterator[
     known: dict[tuple[str, tuple[str, ...]], _Tail] = {}
     for start in range(0, len(requests), CHUNK):
         chunk = requests[start : start + CHUNK]
-        texts = [form.render(request.messages) for request in chunk]
+        rendered = [_rendered(form, request) for request in chunk]
+        texts = [text or "" for text in rendered]
         cuts = [form.cut(text) for text in texts]
         heads = form.encode([text[:cut] for text, cut in zip(texts, cuts, strict=True)])
-        for request, text, cut, head in zip(chunk, texts, cuts, heads, strict=True):
+        for request, refused, text, cut, head in zip(
+            chunk, [text is None for text in rendered], texts, cuts, heads, strict=True
+        ):
+            if refused:
+                yield LabelPrompt(np.array([], dtype=np.int32), (), TEMPLATE_REFUSED)
+                continue
             key = (text[cut:], request.labels)
             tail = known.get(key) or _read_tail(form, *key)
             if len(key[0]) <= CACHED_TAIL:
                 known[key] = tail
             yield LabelPrompt(np.array([*head, *tail.ids], dtype=np.int32), tail.labels, "" if tail.labels else "labels_alike")
+
+
+def _rendered(form: ChatFormat, request: LabelRequest) -> str | None:
+    """The conversation as the model reads it; `None` when the chat template refuses it."""
+    try:
+        return form.render(request.messages)
+    except TemplateRefusal:
+        return None
 
 
 def _read_tail(form: ChatFormat, tail: str, labels: tuple[str, ...]) -> _Tail:

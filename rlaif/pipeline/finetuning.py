@@ -21,7 +21,7 @@ from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
 from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
-from rlaif.pipeline.training import label_files, pairs_digest, read_pairs
+from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, skipper
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
@@ -149,7 +149,10 @@ class DpoJob:
     def pairs(self) -> list[PreferencePair]:
         """What is learned from."""
         hard = self.config.labels == "hard"
-        return [pair for file in self._files() for pair in read_pairs(file.file, weight=file.weight, hard=hard)]
+        skipped = skipper(self.config, self.context)
+        return [
+            pair for file in self._files() for pair in read_pairs(file.file, weight=file.weight, hard=hard, skipped=skipped)
+        ]
 
     def _files(self) -> Iterator[PreferenceFile]:
         return label_files(self.config, self.config.input, self.config.files, self.context)

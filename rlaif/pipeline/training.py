@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
 from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.training_sft import DpoConfig
 from rlaif.digest import digest
-from rlaif.errors import DataError, ModelError
+from rlaif.errors import DataError, ModelError, Problem
 from rlaif.models.cost import peak_memory
 from rlaif.models.reward_files import save_reward_model
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
@@ -33,7 +34,7 @@ from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
 from rlaif.types import Message
 
-__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs"]
+__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "skipper"]
 
 SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
@@ -52,7 +53,9 @@ class RewardJob:
         """What is learned from: the label stage's preferences and the files', each with its weight."""
         found: list[PreferencePair] = []
         for file in self._files():
-            found += read_pairs(file.file, weight=file.weight, hard=self.config.labels == "hard")
+            found += read_pairs(
+                file.file, weight=file.weight, hard=self.config.labels == "hard", skipped=skipper(self.config, self.context),
+            )
         return found
 
     def _files(self) -> Iterator[PreferenceFile]:
@@ -61,7 +64,16 @@ class RewardJob:
     @cached_property
     def human(self) -> list[PreferencePair]:
         """Pairs that people labelled, for the report."""
-        return read_pairs(self.config.human) if self.config.human else []
+        if not self.config.human:
+            return []
+        found = read_pairs(self.config.human)
+        learned = {_content(pair) for pair in self.pairs}
+        if shared := sum(_content(pair) in learned for pair in found):
+            raise DataError(
+                f"{shared} of {len(found)} pairs of `human` are among the preferences that are learned from", where=self.config.human,
+                remedy="give pairs that were held out: an accuracy on what was learned says nothing",
+            )
+        return found
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -184,17 +196,37 @@ class PpoJob:
         self.context.progress.advance()
 
 
-def read_pairs(source: str, *, weight: float = 1.0, hard: bool = False) -> list[PreferencePair]:
+def _content(pair: PreferencePair) -> tuple[object, ...]:
+    """What is compared, whoever won."""
+    return pair.group, *sorted((pair.chosen, pair.rejected))
+
+
+def skipper(config: RewardConfig | DpoConfig, context: Context) -> Callable[[Sequence[Problem]], None] | None:
+    """What is done about rows that cannot be learned from: told and left out where the settings say so, else nothing: an error."""
+    def tell(problems: Sequence[Problem]) -> None:
+        context.progress.note(f"{config.name}: {len(problems)} rows are left out (skip_bad_rows); the first: {problems[0]}")
+
+    return tell if config.skip_bad_rows else None
+
+
+def read_pairs(
+    source: str, *, weight: float = 1.0, hard: bool = False, skipped: Callable[[Sequence[Problem]], None] | None = None
+) -> list[PreferencePair]:
     """Preferences from a file or a hub dataset.
+
+    Args:
+        skipped: Told of rows that cannot be read or learned from, which are then left out; without it they are an error.
 
     Raises:
         DataError: It cannot be read, or has rows that cannot be trained on; all are listed.
     """
     table = read_table(source)
-    if table.problems:
+    if table.problems and table.rows and skipped is not None:
+        skipped(table.problems)
+    elif table.problems:
         what = f"{len(table.problems)} rows cannot be read"
         raise DataError(what, where=source, problems=table.problems[:20], remedy="mend or remove them")
-    return pairs_from_rows((row.values for row in table.rows), source=source, weight=weight, hard=hard)
+    return pairs_from_rows((row.values for row in table.rows), source=source, weight=weight, hard=hard, skipped=skipped)
 
 
 def label_files(config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context) -> Iterator[PreferenceFile]:

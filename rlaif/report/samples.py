@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlaif.text import one_line, visible
+
 __all__ = ["completions_markdown", "preferences_markdown", "quoted", "read_spread", "revisions_markdown", "spread"]
 
 Row = Mapping[str, Any]
+MARKDOWN = re.compile(r"[\\`*_\[\]<>|#!~]")
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:
@@ -37,7 +41,7 @@ def completions_markdown(rows: Sequence[Row]) -> str:
     """Completions under their prompts."""
     parts = ["# Completions to read\n"]
     for row in rows:
-        head = f"## {row['id']} ({row['finish']}, {row['tokens']} tokens)\n"
+        head = f"## {named(row['id'])} ({row['finish']}, {row['tokens']} tokens)\n"
         parts += [head, _conversation(row["prompt"]), quoted(_text(row["completion"]))]
     return "\n".join(parts)
 
@@ -47,7 +51,7 @@ def preferences_markdown(rows: Sequence[Row]) -> str:
     parts = ["# Labelled pairs to read\n"]
     for row in rows:
         parts += [
-            f"## {row['id']}: chosen with p = {row['p_chosen']:.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
+            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
             quoted(_text(row["chosen"])), "**rejected**\n", quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
         ]
     return "\n".join(parts)
@@ -57,10 +61,11 @@ def revisions_markdown(rows: Sequence[Row]) -> str:
     """Chains of critique and revision."""
     parts = ["# Revisions to read\n"]
     for row in rows:
-        parts += [f"## {row['prompt_id']}\n", _conversation(row["prompt"]), "**first completion**\n", quoted(row["initial"])]
+        parts += [f"## {named(row['prompt_id'])}\n", _conversation(row["prompt"]), "**first completion**\n", quoted(row["initial"])]
         for number, step in enumerate(row["rounds"], start=1):
             parts += [
-                f"**critique {number}** (principle `{step['principle']}`)\n", quoted(step["critique"]), f"**revision {number}**\n",
+                f"**critique {number}** (principle {named(step['principle'])})\n", quoted(step["critique"]),
+                f"**revision {number}**\n",
                 quoted(step["revision"]),
             ]
     return "\n".join(parts)
@@ -73,8 +78,8 @@ def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
 def _verdicts(verdicts: Sequence[Row]) -> str:
     lines = ["| principle | order | p(chosen) |", "|---|---|---|"]
     for verdict in verdicts:
-        said = f"{verdict['p_chosen']:.3f}" if verdict["valid"] else f"invalid: {verdict['reason']}"
-        lines.append(f"| {verdict['principle']} | {verdict['order']} | {said} |")
+        said = f"{verdict['p_chosen']:.3f}" if verdict["valid"] else f"invalid: {named(verdict['reason'])}"
+        lines.append(f"| {named(verdict['principle'])} | {verdict['order']} | {said} |")
     return "\n".join(lines) + "\n"
 
 
@@ -84,4 +89,9 @@ def _text(messages: Sequence[Mapping[str, str]]) -> str:
 
 def quoted(text: str) -> str:
     """A Markdown quotation."""
-    return "\n".join(f"> {line}" for line in (text or "(empty)").split("\n")) + "\n"
+    return "\n".join(f"> {line}" for line in visible(text or "(empty)").split("\n")) + "\n"
+
+
+def named(text: object) -> str:
+    """An id, a name or a reason inside a heading or a cell: on one line, and nothing in it is Markdown."""
+    return MARKDOWN.sub(r"\\\g<0>", one_line(str(text)))

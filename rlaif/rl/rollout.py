@@ -24,10 +24,11 @@ from transformers.cache_utils import DynamicCache
 from rlaif.digest import seed_from
 from rlaif.engines.chat import ChatFormat, end_tokens
 from rlaif.engines.decoding import draw
-from rlaif.errors import DataError
+from rlaif.errors import DataError, ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.rl.episodes import Episodes, Row, prefill, prefix_to_share
 from rlaif.rl.math import token_logprobs
+from rlaif.text import well_formed
 from rlaif.types import Completion, Message, Prompt
 
 __all__ = ["Question", "Sampler"]
@@ -71,6 +72,9 @@ class Sampler:
         if len(ids) + self.max_new_tokens > self.base.context:
             what = f"a prompt of {len(ids)} tokens and {self.max_new_tokens} new ones pass the model's context of {self.base.context}"
             raise DataError(what, where=f"prompt {prompt.id}", remedy="drop it, or lower max_new_tokens")
+        if max(ids, default=0) >= self.base.model.get_input_embeddings().weight.shape[0]:
+            what = f"token {max(ids)} of the tokenizer has no row in the model's embedding"
+            raise DataError(what, where=f"prompt {prompt.id}", remedy="use the tokenizer that the model was trained with")
         return Question(prompt=prompt, ids=ids)
 
     @torch.no_grad()
@@ -103,6 +107,8 @@ class Sampler:
             # 2. Draw a token for each live row.
             logits = base.logits_at(state)  # (L, V)
             drawn = self._draw(logits, uniforms[live, step])
+            if bool((drawn < 0).any()):
+                raise _not_finite(wanted[int(live[int((drawn < 0).nonzero()[0])])][0])
             tokens[live, step], states[live, step] = drawn, state
             logprobs[live, step] = token_logprobs(logits.unsqueeze(1), drawn.unsqueeze(1), temperature=self.temperature).squeeze(1)
             # 3. See who is done, and let the done leave.
@@ -156,10 +162,17 @@ class Sampler:
         return tuple(rows)
 
     def _text(self, ids: list[int]) -> str:
-        text = str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = well_formed(str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
         for stop in self.form.stops:  # what a model without chat template writes after its turn is not part of it
             text = text.partition(stop)[0]
         return text
+
+
+def _not_finite(question: Question) -> ModelError:
+    return ModelError(
+        "the policy's logits are not finite (NaN or infinity)", where=f"prompt {question.prompt.id}",
+        remedy="drop the prompt if it is the only one (rlaif sample names such prompts); else lower the learning rate, or use float32",
+    )
 
 
 def _uniforms(seed: int, question: Question, index: int, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,8 @@ class PreferencePair:
 
 
 def pairs_from_rows(
-    rows: Iterable[Mapping[str, Any]], *, source: str = "", weight: float = 1.0, hard: bool = False
+    rows: Iterable[Mapping[str, Any]], *, source: str = "", weight: float = 1.0, hard: bool = False,
+    skipped: Callable[[Sequence[Problem]], None] | None = None,
 ) -> list[PreferencePair]:
     """Preference rows, in TRL's conversational format with our columns where they are there, as pairs.
 
@@ -53,6 +54,7 @@ def pairs_from_rows(
         source: Named in errors and reports.
         weight: Multiplies the `weight` of each row (1 where there is none).
         hard: Read every label as certain.
+        skipped: Told of the rows that cannot be trained on, which are then left out; without it they are an error.
 
     Raises:
         DataError: Rows that cannot be trained on; the message lists them all.
@@ -65,10 +67,13 @@ def pairs_from_rows(
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             said = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             problems.append(Problem(said, where=f"{source or 'preferences'}, row {number}"))
-    if problems:
+    if problems and pairs and skipped is not None:
+        skipped(problems)
+    elif problems:
         raise DataError(
             f"{len(problems)} of {len(pairs) + len(problems)} preferences cannot be trained on", problems=problems[:SHOWN_PROBLEMS],
-            remedy="each needs prompt, chosen and rejected as lists of messages, and p_chosen, if given, between 0 and 1",
+            remedy="each needs prompt, two different completions chosen and rejected, and p_chosen, if given, between 0 and 1; "
+            "or go on without them: --skip-bad-rows (skip_bad_rows: true)",
         )
     return pairs
 

@@ -87,3 +87,31 @@ def test_sft_takes_the_revisions_as_they_are(tiny: str, files: Path, tmp_path: P
         processing_class=transformers.AutoTokenizer.from_pretrained(tiny), args=SFTConfig(output_dir=str(tmp_path / "out"), **COMMON),
     )
     assert trained(trainer) > 1
+
+
+def the_loss(kind: str, data: Any, tiny: str, folder: Path) -> float:
+    """One step of a trainer of TRL; the same start for the same data."""
+    tokenizer, common = transformers.AutoTokenizer.from_pretrained(tiny), {"output_dir": str(folder), **COMMON}
+    transformers.set_seed(0)
+    if kind == "reward":
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1, dtype=torch.float32)
+        return trained(RewardTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=RewardConfig(**common)))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    if kind == "dpo":
+        return trained(DPOTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=DPOConfig(**common)))
+    return trained(SFTTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=SFTConfig(**common)))
+
+
+@pytest.mark.parametrize(("kind", "file", "columns"), [
+    ("reward", "jsonl/label/preferences.jsonl", ["prompt", "chosen", "rejected"]),
+    ("dpo", "jsonl/label/preferences.jsonl", ["prompt", "chosen", "rejected"]),
+    ("sft", "sft/revise/sft.jsonl", ["prompt", "completion"]),
+])
+def test_no_column_of_ours_changes_what_trl_learns(
+    kind: str, file: str, columns: list[str], tiny: str, files: Path, tmp_path: Path
+) -> None:
+    """TRL's `RewardTrainer` takes a column `margin` as Llama 2's margin, which version 0.1.0 wrote."""
+    data = opened(files / file, tmp_path)
+    assert not {"margin", "ref_chosen_logps", "tools", "images", "completion_mask"} & set(data.column_names)
+    alone = the_loss(kind, data.select_columns(columns), tiny, tmp_path / "alone")
+    assert the_loss(kind, data, tiny, tmp_path / "all") == pytest.approx(alone, abs=1e-6)
