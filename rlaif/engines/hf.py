@@ -103,8 +103,8 @@ class HFEngine:
         refuses with `template_refused`, one with a token that the model does not have with `unknown_token`.
         """
         groups, unreadable = self._groups(requests)
-        if missing := {index: reason for index, reason in unreadable.items() if index not in done}:
-            yield {index: Generation(text="", finish="refused", tokens=0, reason=reason) for index, reason in missing.items()}
+        if no_text := {index: reason for index, reason in unreadable.items() if index not in done}:
+            yield {index: Generation(text="", finish="refused", tokens=0, reason=reason) for index, reason in no_text.items()}
         too_long = Generation(text="", finish="refused", tokens=0, reason="prompt_too_long")
         refused = [index for group in groups if group.cost > self.card.context for index in group.members]
         if missing := [index for index in refused if index not in done]:
