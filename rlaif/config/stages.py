@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "AuditConfig", "BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig",
     "Settings", "Split",
 ]
 
+RESERVED = frozenset({"superseded", "tracking", "merged", "run", "recipe"})
+"""Names in a run's folder that are not of stages."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
@@ -24,6 +28,13 @@ class BaseStage(Settings):
 
     seed: int | None = None
     """Seed of this stage; the recipe's when left out."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_other_folder(cls, name: str) -> str:
+        if name in RESERVED or name.startswith("-"):
+            raise ValueError(f"a stage cannot be named {name!r}: a run keeps something else under that name; choose another")
+        return name
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +94,13 @@ class ServerConfig(Settings):
 
     api_key_file: str | None = None
     """File that holds the key on its first line."""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if name and not VARIABLE.fullmatch(name):  # perhaps the key itself: it is not shown, and nothing is written
+            raise ValueError("this is no name of an environment variable; if it is the key: export RLAIF_API_KEY=… instead")
+        return name
 
     concurrency: Annotated[int, Field(ge=1)] = 16
     """Requests at once to one server, at most; fewer while it says that it is busy."""

@@ -46,7 +46,11 @@ def cache_folder() -> Path:
     if own := os.environ.get("RLAIF_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "rlaif"
+    try:
+        return (Path(base).expanduser() if base else Path.home() / ".cache") / "rlaif"
+    except RuntimeError as error:  # no HOME, and no entry in the passwd file: a container with a user of its own
+        remedy = "set RLAIF_CACHE to a folder that you may write to"
+        raise ModelError("there is no home folder to keep converted models in", remedy=remedy) from error
 
 
 def sha256_of(path: Path) -> str:

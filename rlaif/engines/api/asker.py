@@ -25,6 +25,7 @@ class Asker:
         self.servers = list(servers)
         self.settings = settings
         self._ledger = ledger
+        self._key = key
         self._clients = Clients(self.servers, key=key, timeout=settings.timeout, connections=settings.concurrency)
 
     async def __aenter__(self) -> Asker:
@@ -57,6 +58,10 @@ class Asker:
             return await retrying(attempt, retries=self.settings.retries, backoff=self.settings.backoff, retried=self._retried)
         finally:
             self._ledger.release(estimate)
+
+    def redact(self, text: str) -> str:
+        """`text` without the key."""
+        return self._key.redact(text)
 
     async def models(self, server: Server) -> Any:
         """The body of `GET /models` of one server; raises as `complete` does."""

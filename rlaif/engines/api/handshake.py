@@ -22,6 +22,7 @@ from rlaif.engines.api.forms import Form
 from rlaif.engines.api.settings import UNKNOWN_CONTEXT
 from rlaif.engines.base import EngineCard, GenerationRequest, LabelRequest, Sampling
 from rlaif.errors import ModelError
+from rlaif.text import one_line
 from rlaif.types import Message
 
 __all__ = ["Handshake", "no_such_model", "shake_hands"]
@@ -96,7 +97,8 @@ async def _entry(asker: Asker, model: str, log: Callable[[str], None]) -> Mappin
         raise ModelError(f"the servers serve different models as {model!r}", where=_where(asker), remedy="serve the same one on all")
     names = sorted({name for entries in reached for name in entries})
     if not found and names:
-        log(f"no server lists {model!r}; listed: {', '.join(names[:8])}")
+        listed_names = ", ".join(asker.redact(one_line(name)) for name in names[:8])
+        log(f"no server lists {model!r}; listed: {listed_names}")
     return found[0] if found else {}
 
 
