@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -96,25 +98,35 @@ class _Ended(KeyboardInterrupt):
         self.number = number
 
 
-def _end_cleanly_on_signals() -> None:
+@contextmanager
+def _ended_cleanly_by_signals() -> Iterator[None]:
+    """Inside the block, SIGTERM and SIGHUP raise `_Ended`; what stood for them before is put back."""
     if threading.current_thread() is not threading.main_thread():
-        return  # Python takes signals on the main thread only
+        yield  # Python takes signals on the main thread only
+        return
 
     def end(number: int, _frame: object) -> None:
         raise _Ended(number)
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
-    _end_cleanly_on_signals()
     try:
-        status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
+        with _ended_cleanly_by_signals():
+            status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
     except click.exceptions.Exit as stop:
         status = stop.exit_code
     except click.ClickException as error:

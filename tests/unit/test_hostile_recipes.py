@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -156,6 +157,12 @@ def test_a_terminated_command_says_so_and_ends_with_its_status(tmp_path: Path) -
     )
     assert done.returncode == 143, done.stderr
     assert "run the same command again" in done.stderr
+
+
+def test_a_command_called_from_a_program_leaves_its_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert call("--version").status == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 PROMPT, GIVEN = (
