@@ -117,7 +117,8 @@ def _ended_cleanly_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python cannot be put back
+                signal.signal(number, handler)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
+import resource
 import threading
 import time
 import traceback
@@ -415,6 +417,24 @@ def test_continuation_is_found_out_by_what_is_written(written: str, continues: b
         assert (server.asked[0]["messages"][-1]["role"] == "assistant") is continues
     assert ("continues an assistant's turn" in told[0]) is continues
     assert ("does not continue" in told[0]) is not continues
+
+
+def test_a_reply_that_unfolds_to_a_gigabyte_is_refused_before_it_is_read() -> None:
+    bomb = gzip.compress(bytes(256 << 20), 1)
+    assert len(bomb) > 1 << 20
+
+    def explode(handler: Any, body: dict[str, Any]) -> None:
+        handler.reply(bomb, headers={"Content-Encoding": "gzip"})
+
+    with MisbehavingServer() as server:
+        engine = engine_for(server, retries=0, concurrency=1)
+        _ = engine.card
+        server.misbehave(explode, answer())
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = collect_any(engine.label_logprobs(questions(2)))
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert sorted(reading.reason for reading in found.values()) == ["", "transient:connection"]
+    assert grown < 64 << 20
 
 
 def test_a_model_that_is_not_listed_is_told() -> None:

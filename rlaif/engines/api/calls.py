@@ -33,6 +33,10 @@ AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524, 529)
 TOO_LONG = ("context length", "context window", "maximum context", "too long", "too many tokens", "context size", "context_length")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BACKOFF_MAX = 30.0
+LARGEST_BODY = 64 << 20
+"""Bytes of the largest reply that is read."""
+LARGEST_COMPRESSED = 64 << 10
+"""Bytes of the largest compressed reply; deflate unfolds a thousandfold at most."""
 
 
 class Transient(Exception):
@@ -169,8 +173,24 @@ def _client(url: str, key: ApiKey, timeout: float, connections: int) -> openai.A
     """A client that does not retry by itself. Proxies of the environment are not for a server on this machine."""
     http = openai.DefaultAsyncHttpxClient(
         timeout=timeout, trust_env=urlsplit(url).hostname not in LOOPBACK, follow_redirects=False, limits=_limits(connections),
+        event_hooks={"response": [_refuse_large]},
     )
-    return openai.AsyncOpenAI(api_key=key.reveal(), base_url=url, timeout=timeout, max_retries=0, http_client=http)
+    return openai.AsyncOpenAI(
+        api_key=key.reveal(), base_url=url, timeout=timeout, max_retries=0, http_client=http,
+        default_headers={"Accept-Encoding": "identity"},
+    )
+
+
+async def _refuse_large(response: Any) -> None:
+    """Refuse a body by its headers, before it is read: a compressed megabyte may hold a gigabyte.
+
+    None is asked for compressed. A body of unknown length is bounded by the time that a request may take.
+    """
+    told = str(response.headers.get("content-length", ""))
+    length = int(told) if told.isascii() and told.isdigit() else None
+    plain = response.headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+    if (plain and (length or 0) > LARGEST_BODY) or (not plain and (length is None or length > LARGEST_COMPRESSED)):
+        raise openai.OpenAIError("the reply is too large")
 
 
 def _limits(connections: int) -> Any:
