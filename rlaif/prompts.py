@@ -14,7 +14,7 @@ another. Special tokens of a chat template are the engine's concern, which knows
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
+from rlaif.files import read_small
 from rlaif.resources import shipped
 from rlaif.types import Answers, Comparison, Completion, Constitution, Message, Principle, Prompt
 
@@ -37,6 +38,8 @@ _FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.I
 _BLOCKS = ("system", "user", "answer", "labels")
 TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise", "judge_cot")
 """The templates that the stages render; each is a file `NAME.j2`."""
+MOST_RENDERED = 64 << 20
+"""Characters of the longest block that is rendered: as much as the longest line of data that is read."""
 RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What an expression in a template may raise (`{{ 1 / 0 }}`, `{{ question[7] }}`, a file that includes itself)."""
 
@@ -195,7 +198,7 @@ class PromptLibrary:
         if block not in template.blocks:
             raise ConfigError(f"the template has no block `{block}`", where=f"{name}.j2", remedy=f"blocks: {', '.join(_BLOCKS)}")
         try:
-            return "".join(template.blocks[block](template.new_context(values))).strip()
+            return "".join(_bounded(template.blocks[block](template.new_context(values)), name, block)).strip()
         except RENDER_ERRORS as error:
             raise ConfigError(f"the template cannot be rendered: {error}", where=f"{name}.j2, block {block}") from error
 
@@ -224,11 +227,22 @@ class _FolderLoader(BaseLoader):
         raise TemplateNotFound(template)
 
 
+def _bounded(pieces: Iterable[str], name: str, block: str) -> Iterator[str]:
+    """The pieces of a rendered block, until they are more than any prompt can be: a template may print in a loop."""
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        if length > MOST_RENDERED:
+            raise ConfigError(
+                f"the template prints more than {MOST_RENDERED:,} characters", where=f"{name}.j2, block {block}",
+                remedy="look at its loops; a context this long fits no model",
+            )
+        yield piece
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the template is not UTF-8 (byte {error.start + 1})", where=str(path), remedy="save it as UTF-8") from error
+        return read_small(path, error=ConfigError)
     except OSError as error:
         raise ConfigError(f"the template cannot be read: {error.strerror}", where=str(path)) from error
 

@@ -20,7 +20,7 @@ from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
-from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
+from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, skipper
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
@@ -88,6 +88,7 @@ class BestOfKJob:
     def __init__(self, config: BestOfKConfig, context: Context) -> None:
         self.config = config
         self.context = context
+        check_rewards(config.reward, config, context)
         self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
         context.claim_prompts("rl", self.prompts)
         if config.student is not None and config.student == context.recipe.model:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rlaif.config.stages import BaseStage
-from rlaif.config.training_ppo import JudgePart, ModelPart, PpoConfig, RewardPart
+from rlaif.config.training_ppo import FunctionPart, JudgePart, ModelPart, PpoConfig, RewardPart
 from rlaif.config.training_sft import BestOfKConfig
 from rlaif.digest import digest
+from rlaif.errors import DataError
+from rlaif.metrics import load_metric
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.jobs import usable
 from rlaif.rl.rewards import JudgeReward, RewardFunction, RewardSum, ScoredReward
@@ -16,7 +19,7 @@ from rlaif.stages.costs import TrainingCost
 from rlaif.stages.ppo import reward_of
 from rlaif.types import Completion, Message, Prompt
 
-__all__ = ["model_reward", "open_reward", "rewards_digest", "with_curve_named"]
+__all__ = ["check_rewards", "model_reward", "open_reward", "rewards_digest", "with_curve_named"]
 
 
 def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> RewardSum:
@@ -30,6 +33,24 @@ def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Con
         return JudgeReward(engine, context.library, usable(context, "question"), scale=part.scale)
 
     return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
+
+
+def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> None:
+    """Find out whether what the parts name is there, before a model is loaded for them.
+
+    Raises:
+        RlaifError: A reward model's folder is missing, no reward stage comes before, or a function cannot be imported.
+    """
+    stages = {stage.name for stage in context.recipe.stages}
+    for part in parts.values():
+        if isinstance(part, ModelPart):
+            if part.reward is None or part.reward in stages:
+                context.earlier(config, "reward", part.reward)
+            elif not Path(part.reward).is_dir():
+                remedy = "name a reward stage before this one, or a folder that one left (its model/)"
+                raise DataError("there is no reward model", where=part.reward, remedy=remedy)
+        if isinstance(part, FunctionPart):
+            load_metric(part.function, what="reward function")
 
 
 def model_reward(config: BaseStage, named: str | None, context: Context) -> RewardFunction:

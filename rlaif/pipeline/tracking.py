@@ -8,11 +8,25 @@ from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from rlaif.errors import ConfigError
 
-__all__ = ["Trackers"]
+__all__ = ["Trackers", "check_trackers"]
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Find out whether the trackers can be used, before anything is computed that they would log.
+
+    Raises:
+        ConfigError: A name is unknown, or its package is not installed.
+    """
+    if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS]:
+        known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+        raise ConfigError(f"there is no tracker {', '.join(unknown)}", remedy=f"Accelerate knows {known}")
+    installed = {getattr(tracker, "value", tracker) for tracker in get_available_trackers()}
+    if missing := [name for name in names if name not in installed]:
+        raise ConfigError(f"not installed: the tracker {', '.join(missing)}", remedy=f"pip install {' '.join(missing)}")
 
 
 class Trackers:
@@ -32,13 +46,8 @@ class Trackers:
         self._accelerator: Accelerator | None = None
         if not names:
             return
-        if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS]:
-            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-            raise ConfigError(f"there is no tracker {', '.join(unknown)}", remedy=f"Accelerate knows {known}")
+        check_trackers(names)
         self._accelerator = Accelerator(log_with=list(names), project_dir=str(folder))
-        if len(self._accelerator.log_with) < len(set(names)):
-            remedy = f"pip install {' '.join(names)}"
-            raise ConfigError(f"not all of the trackers {', '.join(names)} are installed", remedy=remedy)
         plain = {name: value for name, value in config.items() if isinstance(value, int | float | str | bool)}
         self._accelerator.init_trackers(project, config=plain)
 

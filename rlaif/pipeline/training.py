@@ -21,8 +21,8 @@ from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
-from rlaif.pipeline.rewards import open_reward, rewards_digest, with_curve_named
-from rlaif.pipeline.tracking import Trackers
+from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
+from rlaif.pipeline.tracking import Trackers, check_trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
 from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import COST, write_cost
@@ -120,6 +120,8 @@ class PpoJob:
     def __init__(self, config: PpoConfig, context: Context) -> None:
         self.config = config
         self.context = context
+        check_rewards(config.reward, config, context)
+        check_trackers(config.trackers)
         self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
         context.claim_prompts("rl", self.prompts)
 

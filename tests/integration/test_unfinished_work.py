@@ -16,7 +16,7 @@ from spine import call, environment, rows
 from tiny import save_tiny
 
 from rlaif.config import parse_recipe
-from rlaif.errors import DataError, ModelError
+from rlaif.errors import ConfigError, DataError, ModelError, RlaifError
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.pipeline.run import RunResult, _why_again, run_recipe
 from rlaif.pipeline.training import pairs_digest, read_pairs
@@ -217,3 +217,23 @@ def test_one_bad_row_is_left_out_only_where_that_was_asked_for(tmp_path: Path) -
     told: list[Any] = []
     assert len(read_pairs(str(path), skipped=told.extend)) == 4
     assert [problem.where.split(", ")[-1] for problem in told] == ["row 5"]
+
+
+@pytest.mark.parametrize(("reward", "told"), [
+    ("model: {kind: model, reward: no/such}", "there is no reward model"),
+    ("model: {kind: model}", "needs a reward stage before it"),
+    ("f: {kind: function, function: nosuch_module:f}", "cannot be imported"),
+])
+def test_a_reward_that_is_not_there_is_found_before_a_model_is_loaded(
+    reward: str, told: str, prompts: Path, tmp_path: Path
+) -> None:
+    text = f"model: no/such/model\nstages: [{{stage: ppo, prompts: {prompts}, reward: {{{reward}}}}}]"
+    with pytest.raises(RlaifError, match=told):
+        run(text, tmp_path / "run")
+
+
+def test_a_tracker_that_is_not_there_is_found_before_a_model_is_loaded(prompts: Path, tmp_path: Path) -> None:
+    rule = "r: {kind: length, max_words: 3}"
+    text = f"model: no/such/model\nstages: [{{stage: ppo, prompts: {prompts}, reward: {{{rule}}}, trackers: [nosuch]}}]"
+    with pytest.raises(ConfigError, match="there is no tracker nosuch"):
+        run(text, tmp_path / "run")
