@@ -13,7 +13,7 @@ from typing import Any
 from rlaif.config.training import PreferenceFile
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, DataError
 from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
@@ -21,11 +21,11 @@ from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
-from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, skipper
+from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, read_rows, skipper
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
-from rlaif.runs.tables import read_table
+from rlaif.runs.training_rows import demonstration_of
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.best_of_k import best_of_k
 from rlaif.stages.dpo import DpoResult, train_dpo
@@ -46,7 +46,14 @@ class SftJob:
     def rows(self) -> list[dict[str, Any]]:
         """What is imitated: a revise stage's rows and the files'."""
         sources = [*self._stage(), *self.config.files]
-        return [row.values for source in sources for row in read_table(source).rows]
+        found: list[dict[str, Any]] = []
+        for source in sources:
+            rows, problems = read_rows(source, demonstration_of)
+            if problems:
+                what = f"{len(problems)} of {len(rows) + len(problems)} rows cannot be learned from"
+                raise DataError(what, where=source, problems=problems[:20], remedy="correct or remove them")
+            found += rows
+        return found
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""

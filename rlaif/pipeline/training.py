@@ -28,13 +28,14 @@ from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.steps import StepLog
 from rlaif.runs.tables import read_table
+from rlaif.runs.training_rows import preference_of
 from rlaif.runs.writers import RowWriter, write_rows, write_text
 from rlaif.stages.ppo import POLICY, PtxRow, ppo_cost, ptx_rows, train_ppo
 from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
 from rlaif.types import Message
 
-__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "skipper"]
+__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "read_rows", "skipper"]
 
 SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
@@ -222,13 +223,28 @@ def read_pairs(
     Raises:
         DataError: It cannot be read, or has rows that cannot be trained on; all are listed.
     """
+    rows, problems = read_rows(source, preference_of)
+    if problems and rows and skipped is not None:
+        skipped(problems)
+    elif problems:
+        what = f"{len(problems)} rows cannot be read"
+        remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
+        raise DataError(what, where=source, problems=problems[:20], remedy=remedy)
+    return pairs_from_rows(rows, source=source, weight=weight, hard=hard, skipped=skipped)
+
+
+def read_rows(
+    source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The rows of a file or a hub dataset, each brought into our form; and a problem for each that cannot be."""
     table = read_table(source)
-    if table.problems and table.rows and skipped is not None:
-        skipped(table.problems)
-    elif table.problems:
-        what = f"{len(table.problems)} rows cannot be read"
-        raise DataError(what, where=source, problems=table.problems[:20], remedy="mend or remove them")
-    return pairs_from_rows((row.values for row in table.rows), source=source, weight=weight, hard=hard, skipped=skipped)
+    rows, problems = [], list(table.problems)
+    for row in table.rows:
+        try:
+            rows.append(form(row.values))
+        except DataError as error:
+            problems.append(Problem(error.what, where=row.where, remedy=error.remedy))
+    return rows, problems
 
 
 def label_files(config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context) -> Iterator[PreferenceFile]:
