@@ -60,7 +60,8 @@ class _Form(NamedTuple, Generic[Answer]):
 
 def _read_reading(value: Any) -> LabelReading:
     return LabelReading(
-        logprobs=tuple(value["logprobs"]), tokens=value["tokens"], reason=value["reason"], bounded=tuple(value.get("bounded", ())),
+        logprobs=tuple(float(each) for each in value["logprobs"]), tokens=value["tokens"], reason=value["reason"],
+        bounded=tuple(value.get("bounded", ())),
     )
 
 
@@ -125,12 +126,9 @@ class JournaledEngine:
         # batches do not depend on what is known.
         settled = {position for position, key in enumerate(keys) if not askers[key]}
         for start in range(0, len(keys), LOOKUP_CHUNK):
-            found = self.memo.get_many(keys[start : start + LOOKUP_CHUNK])
-            settled.update(position for position in range(start, min(start + LOOKUP_CHUNK, len(keys))) if keys[position] in found)
-            answers = {key: form.read(value) for key, value in found.items()}
-            refused = {key for key, answer in answers.items() if is_refusal(answer.reason)}  # kept by version 0.1.0: asked again
-            settled -= {position for position in range(start, min(start + LOOKUP_CHUNK, len(keys))) if keys[position] in refused}
-            known = {index: answer for key, answer in answers.items() if key not in refused for index in askers[key]}
+            answers = _usable(self.memo.get_many(keys[start : start + LOOKUP_CHUNK]), form)
+            settled.update(position for position in range(start, min(start + LOOKUP_CHUNK, len(keys))) if keys[position] in answers)
+            known = {index: answer for key, answer in answers.items() for index in askers[key]}
             self.reused[form.kind] += len(known)
             if known:
                 yield known
@@ -161,9 +159,24 @@ class JournaledEngine:
         answers = {key: form.clean(answer) for key, answer in answers.items()}
         values = {key: form.write(answer) for key, answer in answers.items() if not is_refusal(answer.reason)}
         if values and self.memo.put_many(form.kind, values) < len(values):
-            kept = {key: form.read(value) for key, value in self.memo.get_many(list(values)).items()}
-            answers = answers | {key: answer for key, answer in kept.items() if not is_refusal(answer.reason)}
+            answers = answers | _usable(self.memo.get_many(list(values)), form)
         return answers
+
+
+def _usable(found: Mapping[str, Any], form: _Form[Answer]) -> dict[str, Answer]:
+    """The answers among the rows that were found.
+
+    Left out, and so asked again: refusals, which version 0.1.0 kept, and rows that are not as they were written.
+    """
+    answers: dict[str, Answer] = {}
+    for key, value in found.items():
+        try:
+            answer = form.read(value)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
+        if not is_refusal(answer.reason):
+            answers[key] = answer
+    return answers
 
 
 def journal_key(kind: str, card: EngineCard, request: GenerationRequest | LabelRequest) -> str:

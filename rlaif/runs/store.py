@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -73,19 +73,21 @@ class Journal:
         try:
             with self._told():
                 self._prepare()
+            found = self.path.stat()
+            self._file = (found.st_dev, found.st_ino)
         except BaseException:
             self._connection.close()
             raise
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The values of those `keys` that are in the journal."""
+        """The values of those `keys` that are in the journal; one whose content is damaged is as if it were not there."""
         found: dict[str, Any] = {}
         with self._lock, self._told():
             for start in range(0, len(keys), SELECT_CHUNK):
                 chunk = keys[start : start + SELECT_CHUNK]
                 marks = ",".join("?" * len(chunk))
                 rows = self._connection.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", chunk)
-                found.update((key, json.loads(value)) for key, value in rows)
+                found.update(_readable(rows))
         return found
 
     def put_many(self, kind: str, values: Mapping[str, Any]) -> int:
@@ -102,6 +104,7 @@ class Journal:
         """
         now = time.time()
         rows = [(key, kind, json.dumps(value, separators=(",", ":")), now) for key, value in values.items()]
+        self._must_be_there()
         with self._lock, self._told(), self._transaction():
             before = self._connection.total_changes
             self._connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", rows)
@@ -125,6 +128,18 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _must_be_there(self) -> None:
+        """Notice a journal that was deleted, moved or replaced: SQLite would go on writing into a file that no path leads to."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._file:
+            raise RunError(
+                "the journal was deleted, moved or replaced while this run worked in it", where=str(self.path),
+                remedy="put it back, or run the same command again: what is not in a journal is asked again",
+            )
 
     def _prepare(self) -> None:
         """Check that the file is ours, or make it so; two processes may do this at once."""
@@ -187,6 +202,15 @@ class Journal:
         except sqlite3.Error as error:
             what, remedy = _explain(error)
             raise RunError(what, where=str(self.path), remedy=remedy) from error
+
+
+def _readable(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Keys and values of the rows that hold JSON."""
+    for key, value in rows:
+        try:
+            yield key, json.loads(value)
+        except (ValueError, TypeError, RecursionError):
+            continue
 
 
 def _explain(error: sqlite3.Error) -> tuple[str, str]:

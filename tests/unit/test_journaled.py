@@ -130,6 +130,16 @@ def test_a_refusal_that_an_older_version_kept_is_asked_again() -> None:
     assert collect(engine.generate([asks(1)]))[0].finish != "refused"
 
 
+@pytest.mark.parametrize("value", [{}, [], None, 3, {"text": 1, "finish": "stop", "tokens": 1}, {"text": "a", "unknown": 1}], ids=str)
+def test_a_row_that_is_not_as_it_was_written_is_asked_again(value: Any) -> None:
+    memo = DictMemo()
+    engine = JournaledEngine(ScriptedEngine(), memo)
+    memo.values[journal_key("generation", engine.card, asks(1))] = value
+    memo.values[journal_key("reading", engine.card, reads(1))] = value
+    assert collect(engine.generate([asks(1)]))[0].finish != "refused"
+    assert len(collect(engine.label_logprobs([reads(1)]))[0].logprobs) == 2
+
+
 def test_half_a_character_of_an_older_journal_is_replaced() -> None:
     memo = DictMemo()
     engine = JournaledEngine(ScriptedEngine(), memo)

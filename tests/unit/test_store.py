@@ -255,3 +255,22 @@ def test_rarer_errors_are_explained(name: str, said: str) -> None:
     error = sqlite3.OperationalError("boom")
     error.sqlite_errorname = name
     assert said in store._explain(error)[0]
+
+
+def test_a_row_that_is_no_json_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.sqlite") as journal:
+        journal.put_many("reading", {"a": 1, "b": 2})
+        journal._connection.execute("UPDATE answers SET value = '{broken' WHERE key = 'a'")
+        assert journal.get_many(["a", "b"]) == {"b": 2}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_goes_away_under_a_run_is_noticed(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        journal.put_many("reading", {"a": 1})
+        path.rename(tmp_path / "elsewhere")
+        if replaced:
+            path.write_bytes(b"")
+        with pytest.raises(RunError, match="deleted, moved or replaced"):
+            journal.put_many("reading", {"b": 2})
