@@ -197,7 +197,7 @@ def test_a_wrong_command_line_is_usage(arguments: tuple[str, ...]) -> None:
     (b"{% block user %}{{ nothing }}{% endblock %}{% block labels %}A\nB{% endblock %}", "'nothing' is undefined"),
     (b"{% block user %}{{ 1 / 0 }}{% endblock %}{% block labels %}A\nB{% endblock %}", "division by zero"),
     (b"{% block user %}x{% endblock %}", "the template has no block `labels`"),
-    (b"\xff\xfe{% block user %}", "the template is not UTF-8 (byte 1)"),
+    (b"\xff\xfe{% block user %}", "the file is not UTF-8 (byte 1)"),
     (b"{% include 'absent.j2' %}", "there is no template absent.j2"),
     (b"{% block user %}{% include 'judge_pairwise.j2' %}{% endblock %}{% block labels %}A\nB{% endblock %}", "cannot be rendered"),
 ])
