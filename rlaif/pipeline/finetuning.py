@@ -48,7 +48,7 @@ class SftJob:
         sources = [*self._stage(), *self.config.files]
         found: list[dict[str, Any]] = []
         for source in sources:
-            rows, problems = read_rows(source, demonstration_of)
+            rows, _, problems = read_rows(source, demonstration_of)
             if problems:
                 what = f"{len(problems)} of {len(rows) + len(problems)} rows cannot be learned from"
                 raise DataError(what, where=source, problems=problems[:20], remedy="correct or remove them")

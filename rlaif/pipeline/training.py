@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
@@ -67,7 +67,7 @@ class RewardJob:
         """Pairs that people labelled, for the report."""
         if not self.config.human:
             return []
-        found = read_pairs(self.config.human)
+        found = read_pairs(self.config.human, skipped=skipper(self.config, self.context))
         learned = {_content(pair) for pair in self.pairs}
         if shared := sum(_content(pair) in learned for pair in found):
             raise DataError(
@@ -223,28 +223,36 @@ def read_pairs(
     Raises:
         DataError: It cannot be read, or has rows that cannot be trained on; all are listed.
     """
-    rows, problems = read_rows(source, preference_of)
+    rows, places, problems = read_rows(source, preference_of)
     if problems and rows and skipped is not None:
         skipped(problems)
     elif problems:
         what = f"{len(problems)} rows cannot be read"
         remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
         raise DataError(what, where=source, problems=problems[:20], remedy=remedy)
-    return pairs_from_rows(rows, source=source, weight=weight, hard=hard, skipped=skipped)
+    return pairs_from_rows(rows, source=source, weight=weight, hard=hard, skipped=skipped, places=places)
 
 
-def read_rows(
-    source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """The rows of a file or a hub dataset, each brought into our form; and a problem for each that cannot be."""
+class ReadRows(NamedTuple):
+    """Rows in our form, where each stands, and a problem for each that cannot be brought into it."""
+
+    rows: list[dict[str, Any]]
+    places: list[str]
+    problems: list[Problem]
+
+
+def read_rows(source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]]) -> ReadRows:
+    """The rows of a file or a hub dataset, each brought into our form."""
     table = read_table(source)
-    rows, problems = [], list(table.problems)
+    found = ReadRows(rows=[], places=[], problems=list(table.problems))
     for row in table.rows:
         try:
-            rows.append(form(row.values))
+            found.rows.append(form(row.values))
         except DataError as error:
-            problems.append(Problem(error.what, where=row.where, remedy=error.remedy))
-    return rows, problems
+            found.problems.append(Problem(error.what, where=row.where, remedy=error.remedy))
+        else:
+            found.places.append(row.where)
+    return found
 
 
 def label_files(config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context) -> Iterator[PreferenceFile]:

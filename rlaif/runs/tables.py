@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from rlaif.runs.fields import NotJson
 __all__ = ["Row", "Table", "read_table"]
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[^:]+){0,2}$")
+MOST_OPENED = 100
+"""Quotation marks of one CSV file that may be left open: each is looked for to its end."""
 LONGEST_CELL = 1 << 26
 """Characters of the longest CSV cell; Python's own limit of 128 Ki is shorter than a retrieved document may be."""
 
@@ -165,17 +168,22 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
             open_regular(path) as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
         ):
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            lines, opened = _Lines(file), 0
             header: list[str] = []
-            start = 1
             while True:
-                where, start = f"{path}:{reader.line_num + 1}", reader.line_num + 1
+                start = lines.begin()
+                where = f"{path}:{start}"
                 try:
-                    cells = next(reader)
+                    cells = next(csv.reader(lines, delimiter=delimiter, strict=True))
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield Problem(f"{error} (lines {start} to {reader.line_num})", where=where, remedy="close the quotation mark")
+                    # Only the line where the row begins is given up: a quotation mark that is not closed would take all below it.
+                    opened += lines.give_back() > 0
+                    if opened > MOST_OPENED:
+                        what = f"more than {MOST_OPENED} quotation marks that are not closed"
+                        raise DataError(what, where=where, remedy="write the file again, with quotation marks doubled") from error
+                    yield Problem(str(error), where=where, remedy="close the quotation mark, or double one that is meant")
                     continue
                 if not any(cells):
                     continue
@@ -185,6 +193,37 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
                 yield _separated_row(where, header, cells)
     finally:
         csv.field_size_limit(limit)
+
+
+class _Lines:
+    """The lines of a file, of which those of the row that is being read can be given back, all but the first."""
+
+    def __init__(self, file: Iterator[str]) -> None:
+        self._file = file
+        self._waiting: deque[str] = deque()
+        self._row: list[str] = []
+        self._read = 0
+
+    def begin(self) -> int:
+        """Begin a row; the number of its first line, from 1."""
+        self._row = []
+        return self._read + 1
+
+    def give_back(self) -> int:
+        """Give back the lines of this row after its first; how many."""
+        back = self._row[1:]
+        self._waiting.extendleft(reversed(back))
+        self._read -= len(back)
+        return len(back)
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._file)
+        self._row.append(line)
+        self._read += 1
+        return line
 
 
 def _header(cells: Sequence[str], where: str) -> list[str]:

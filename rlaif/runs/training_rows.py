@@ -20,6 +20,8 @@ __all__ = ["demonstration_of", "preference_of"]
 QUESTIONS = ("prompt", "instruction", "question")
 ANSWERS = ("completion", "output", "response", "answer")
 CONVERSATIONS = ("messages", "conversations")
+BESIDE = ("input", "context")
+"""Columns that change what is asked, and that are read here only where their form is known: else the row is refused."""
 
 
 def preference_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +34,8 @@ def preference_of(row: Mapping[str, Any]) -> dict[str, Any]:
     if not {"chosen", "rejected"} <= values.keys() or _is_native(values, ("chosen", "rejected")):
         return values
     sides = {name: completion_of(values[name], name) for name in ("chosen", "rejected")}
-    told = [question_of(values, column) for column in QUESTIONS if values.get(column)][:1]
+    question = _only(values, QUESTIONS)
+    told = [] if question is None else [_question(values, question)]
     told += [with_system(turns, values) for turns, _ in sides.values() if turns]
     if not told:
         raise DataError("the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it")
@@ -46,26 +49,55 @@ def preference_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def demonstration_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A demonstration with `prompt` and `completion`, or `messages`, as lists of messages; its other columns stay.
+    """A demonstration with `prompt` and `completion` as lists of messages; its other columns stay.
 
     Raises:
-        DataError: There is no answer to learn, or a cell cannot be read.
+        DataError: There is no answer to learn, it is that of another conversation, or a cell cannot be read.
     """
     values = dict(row)
-    if _is_native(values, ("completion",)) or _is_chat(values.get("messages")):
+    if _is_native(values, ("completion",)):
         return values
-    for column in CONVERSATIONS:
-        if column in values:
-            messages = with_system(messages_of(values[column], column), values)
-            if messages[-1].role != "assistant":
-                raise DataError(f"`{column}` does not end with an answer to learn", remedy="end it with the assistant's turn")
-            return values | {"messages": _dicts(messages)}
-    question = next((column for column in QUESTIONS if values.get(column)), None)
-    answer = next((column for column in ANSWERS if column in values), None)
+    question, answer, conversation = (_only(values, names) for names in (QUESTIONS, ANSWERS, CONVERSATIONS))
+    if conversation is not None and question is None and answer is None:
+        _refuse_beside(values, conversation)
+        *turns, last = with_system(messages_of(values[conversation], conversation), values)
+        if last.role != "assistant":
+            raise DataError(f"`{conversation}` does not end with an answer to learn", remedy="end it with the assistant's turn")
+        return values | {"prompt": _dicts(tuple(turns)), "completion": _dicts((last,))}
     if question is None or answer is None:
         return values  # the stage says what it needs
-    _, text = completion_of(values[answer], answer)
-    return values | {"prompt": _dicts(question_of(values, question)), "completion": _dicts((Message("assistant", text),))}
+    asked = _question(values, question)
+    before, text = completion_of(values[answer], answer)
+    if before and with_system(before, values) != asked:
+        raise DataError(f"`{answer}` does not answer `{question}`: the turns before it differ", remedy="give only the last turn")
+    return values | {"prompt": _dicts(asked), "completion": _dicts((Message("assistant", text),))}
+
+
+def _only(values: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The one column among `names` that the row fills; `None` when it fills none.
+
+    Raises:
+        DataError: It fills several, which say different things.
+    """
+    filled = [name for name in names if values.get(name)]
+    if any(values[name] != values[filled[0]] for name in filled[1:]):
+        raise DataError(f"the columns {', '.join(filled)} are filled and differ", remedy="keep the one that is meant")
+    return filled[0] if filled else None
+
+
+def _question(values: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    """The prompt in `column`, with Alpaca's `input` and the `system` message."""
+    _refuse_beside(values, column)
+    return question_of(values, column)
+
+
+def _refuse_beside(values: Mapping[str, Any], column: str) -> None:
+    read = ("input",) if column == "instruction" else ()
+    if beside := [name for name in BESIDE if name not in read and values.get(name)]:
+        raise DataError(
+            f"the column `{beside[0]}` may be part of what is asked, and is not read beside `{column}`",
+            remedy=f"write it into `{column}`, or remove the column",
+        )
 
 
 def _is_native(values: Mapping[str, Any], completions: tuple[str, ...]) -> bool:
@@ -77,7 +109,8 @@ def _is_native(values: Mapping[str, Any], completions: tuple[str, ...]) -> bool:
 
 def _is_chat(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(
-        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str) for turn in value
+        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        and not turn.get("tool_calls") for turn in value
     )
 
 

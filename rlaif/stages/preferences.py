@@ -46,7 +46,7 @@ class PreferencePair:
 
 def pairs_from_rows(
     rows: Iterable[Mapping[str, Any]], *, source: str = "", weight: float = 1.0, hard: bool = False,
-    skipped: Callable[[Sequence[Problem]], None] | None = None,
+    skipped: Callable[[Sequence[Problem]], None] | None = None, places: Sequence[str] = (),
 ) -> list[PreferencePair]:
     """Preference rows, in TRL's conversational format with our columns where they are there, as pairs.
 
@@ -54,6 +54,7 @@ def pairs_from_rows(
         source: Named in errors and reports.
         weight: Multiplies the `weight` of each row (1 where there is none).
         hard: Read every label as certain.
+        places: Where each row stands; by its number when left out.
         skipped: Told of the rows that cannot be trained on, which are then left out; without it they are an error.
 
     Raises:
@@ -66,7 +67,8 @@ def pairs_from_rows(
             pairs.append(_pair(row, source, weight, hard))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             said = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
-            problems.append(Problem(said, where=f"{source or 'preferences'}, row {number}"))
+            where = places[number - 1] if places else f"{source or 'preferences'}, row {number}"
+            problems.append(Problem(said, where=where))
     if problems and pairs and skipped is not None:
         skipped(problems)
     elif problems:

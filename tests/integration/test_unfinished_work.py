@@ -216,14 +216,21 @@ def test_one_bad_row_is_left_out_only_where_that_was_asked_for(tmp_path: Path) -
         read_pairs(str(path))
     told: list[Any] = []
     assert len(read_pairs(str(path), skipped=told.extend)) == 4
-    assert [problem.where.split(", ")[-1] for problem in told] == ["row 5"]
+    assert [problem.where for problem in told] == [f"{path}:5"]
+    path.write_text("no json\n" + path.read_text())
+    told.clear()
+    assert len(read_pairs(str(path), skipped=told.extend)) == 4
+    assert [problem.where for problem in told] == [f"{path}:1", f"{path}:6"]
 
 
-@pytest.mark.parametrize(("reward", "told"), [
-    ("model: {kind: model, reward: no/such}", "there is no reward model"),
-    ("model: {kind: model}", "needs a reward stage before it"),
-    ("f: {kind: function, function: nosuch_module:f}", "cannot be imported"),
-])
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        ("model: {kind: model, reward: no/such}", "there is no reward model"),
+        ("model: {kind: model}", "needs a reward stage before it"),
+        ("f: {kind: function, function: nosuch_module:f}", "cannot be imported"),
+    ],
+)
 def test_a_reward_that_is_not_there_is_found_before_a_model_is_loaded(
     reward: str, told: str, prompts: Path, tmp_path: Path
 ) -> None:
@@ -237,3 +244,34 @@ def test_a_tracker_that_is_not_there_is_found_before_a_model_is_loaded(prompts: 
     text = f"model: no/such/model\nstages: [{{stage: ppo, prompts: {prompts}, reward: {{{rule}}}, trackers: [nosuch]}}]"
     with pytest.raises(ConfigError, match="there is no tracker nosuch"):
         run(text, tmp_path / "run")
+
+
+@pytest.mark.parametrize("form", ["messages", "ShareGPT", "Alpaca", "plain text"])
+def test_sft_learns_from_every_form_alike(form: str, model: Path, tmp_path: Path) -> None:
+    """The whole stage, so that a form that is read is one that is learned from."""
+
+    def row(number: int, form: str) -> dict[str, Any]:
+        question, answer = f"Say {number}.", f"{number}!"
+        return {
+            "ours": {
+                "prompt": [{"role": "user", "content": question}],
+                "completion": [{"role": "assistant", "content": answer}],
+            },
+            "messages": {
+                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            },
+            "ShareGPT": {
+                "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+            },
+            "Alpaca": {"instruction": question, "input": "", "output": answer},
+            "plain text": {"prompt": question, "completion": answer},
+        }[form]
+
+    weights = {}
+    for name in ("ours", form):
+        file = tmp_path / f"{name.replace(' ', '-')}.jsonl"
+        file.write_text("".join(json.dumps(row(number, name)) + "\n" for number in range(6)))
+        text = f"model: {model}\ndtype: float32\nstages: [{{stage: sft, files: ['{file}'], lora_rank: 2}}]"
+        folder = run(text, tmp_path / name / "run").stages[0].folder
+        weights[name] = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert weights["ours"] == weights[form]

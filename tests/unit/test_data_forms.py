@@ -10,6 +10,7 @@ import pytest
 
 from rlaif.errors import DataError
 from rlaif.runs.readers import read_prompts, read_responses
+from rlaif.runs.tables import read_table
 from rlaif.types import Message
 
 USER = {"role": "user", "content": "Name a fruit."}
@@ -122,3 +123,20 @@ def test_a_column_that_is_not_read_breaks_no_row(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_prompts(path)
     assert "not JSON" in str(error.value)
+
+
+def test_a_quotation_mark_that_is_not_closed_costs_its_own_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    good = [f"prompt {number}" for number in range(1000)]
+    path.write_text("\n".join(["prompt,note", *(f"{each},x" for each in good[:5]), '"open,x', *(f"{each},x" for each in good[5:])]))
+    table = read_table(path)
+    assert [row.values["prompt"] for row in table.rows] == good
+    assert [problem.where for problem in table.problems] == [f"{path}:7"]
+    assert table.rows[5].where == f"{path}:8"
+
+
+def test_cells_of_several_lines_are_still_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text('prompt,note\n"a\nb\nc",x\nd,y\n')
+    table = read_table(path)
+    assert [(row.where, row.values["prompt"]) for row in table.rows] == [(f"{path}:2", "a\nb\nc"), (f"{path}:5", "d")]

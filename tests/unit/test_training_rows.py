@@ -64,10 +64,14 @@ DEMONSTRATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Alpaca with input": (
         {"instruction": "q", "input": "x", "output": "a"}, {"prompt": [user("q\n\nx")], "completion": [assistant("a")]},
     ),
-    "messages": ({"messages": [user("q"), assistant("a")]}, {"messages": [user("q"), assistant("a")]}),
+    "messages": ({"messages": [user("q"), assistant("a")]}, PAIR),
+    "messages with a system column": (
+        {"system": "s", "messages": [user("q"), assistant("a")]},
+        {"prompt": [{"role": "system", "content": "s"}, user("q")], "completion": [assistant("a")]},
+    ),
     "ShareGPT": (
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-        {"messages": [user("q"), assistant("a")]},
+        PAIR,
     ),
 }
 
@@ -76,6 +80,25 @@ DEMONSTRATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_demonstrations_of_every_form(row: dict[str, Any], expected: dict[str, Any]) -> None:
     found = demonstration_of(row)
     assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("row", [
+    {"prompt": "p", "input": "i", "completion": "a"},
+    {"question": "q", "context": "c", "answer": "a"},
+    {"messages": [user("q"), assistant("a")], "context": ["c"]},
+    {"prompt": "p", "instruction": "other", "completion": "a"},
+    {"instruction": "p", "output": "a", "response": "other"},
+    {"prompt": "p", "completion": [user("other"), assistant("a")]},
+    {"prompt": [user("p")], "completion": [assistant("a") | {"tool_calls": [{"id": "1"}]}]},
+])
+def test_what_would_be_left_out_or_mixed_is_refused(row: dict[str, Any]) -> None:
+    with pytest.raises(DataError):
+        demonstration_of(row)
+
+
+def test_tool_calls_of_a_preference_are_refused() -> None:
+    with pytest.raises(DataError, match="tool"):
+        preference_of({**OURS, "chosen": [assistant("a") | {"tool_calls": [{"id": "1"}]}]})
 
 
 def test_a_conversation_without_an_answer_teaches_nothing() -> None:
