@@ -38,6 +38,7 @@ import yaml
 from rlaif.constitution_reader import read_constitution
 from rlaif.constitution_yaml import Report, compose, first_problems
 from rlaif.errors import ConstitutionError, Problem
+from rlaif.files import open_regular
 from rlaif.resources import find
 from rlaif.types import Constitution, Principle, Protocol
 
@@ -177,7 +178,7 @@ def _read(path: Path) -> str:
         ConstitutionError: It cannot be opened, is too large, or is not UTF-8.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, error=ConstitutionError) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"

@@ -1,12 +1,16 @@
-"""Turn the Constitutional AI paper's two JSON files into a constitution (Bai et al. 2022, arXiv 2212.08073, appendix C).
+"""Turn principles that others keep as JSON into a constitution.
 
-The repository of the paper keeps its principles in two files that do not refer to each other:
+Of the Constitutional AI paper (Bai et al. 2022, arXiv 2212.08073, appendix C), whose repository keeps them in two files that do
+not refer to each other:
 
 - `RLMadisonInstructions.json`, a list of texts: the comparison principles of the RL stage, each ending in `Options:`;
 - `CritiqueRevisionInstructions.json`, a mapping: `harmful0` and so on to `{"prompt": [CRITIQUE], "edit_request": REVISION}`.
 
 They stay separate principles here, each with the halves it has. What belongs to the paper's prompt layout (`CritiqueRequest:`,
 `Critique:`, `Options:` ...) is taken off, since our templates bring their own. The files carry no licence, so none ships with rlaif.
+
+Of llm-swarm and the Hugging Face recipe that is built on it: a list of `{"critic": CRITIQUE, "revision": REVISION}`, bare or under
+`constitutions`. The examples beside it (`system_chat`) are a part of its prompts, not of its principles, and are left out.
 """
 
 from __future__ import annotations
@@ -19,17 +23,21 @@ from typing import Any
 
 from rlaif.constitution_yaml import UNPRINTABLE
 from rlaif.errors import ConstitutionError, Problem
+from rlaif.files import read_small
 from rlaif.types import Constitution, Principle
 
 __all__ = ["import_cai"]
 
 SCAFFOLD_BEFORE = re.compile(r"^(CritiqueRequest|RevisionRequest)\s*:\s*")
 SCAFFOLD_AFTER = re.compile(r"\s*\b(Critique|Revision|Options)\s*:$")
-REMEDY = "give RLMadisonInstructions.json (a list of texts), CritiqueRevisionInstructions.json (a mapping), or both"
+REMEDY = (
+    "give RLMadisonInstructions.json (a list of texts), CritiqueRevisionInstructions.json (a mapping), both, or a list of "
+    '{"critic": ..., "revision": ...}'
+)
 
 
 def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Constitution:
-    """Read one or both files, in any order; the revision principles come first.
+    """Read one file or two of different kinds, in any order; the revision principles come first.
 
     Raises:
         ConstitutionError: A file cannot be read, has neither shape or holds an unusable entry, or two files are of one kind.
@@ -38,7 +46,12 @@ def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Consti
     revisions: list[Principle] = []
     for path in map(Path, paths):
         data = _load(path)
-        kind, found = (comparisons, _comparisons(data, path)) if isinstance(data, list) else (revisions, _revisions(data, path))
+        if _is_swarm(data):
+            kind, found = revisions, _swarm(data, path)
+        elif isinstance(data, list):
+            kind, found = comparisons, _comparisons(data, path)
+        else:
+            kind, found = revisions, _revisions(data, path)
         if kind:
             raise ConstitutionError("a second file of the same kind", where=str(path), remedy=REMEDY)
         kind += found
@@ -51,15 +64,15 @@ def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Consti
 def _load(path: Path) -> Any:
     """The JSON value of a file: a list or a mapping, not empty."""
     try:
-        data = json.loads(path.read_text("utf-8-sig"))
+        data = json.loads(read_small(path, error=ConstitutionError))
     except OSError as error:
         raise ConstitutionError(f"cannot be read: {error.strerror or error}", where=str(path), remedy=REMEDY) from error
-    except UnicodeDecodeError as error:
-        raise ConstitutionError(f"not UTF-8, at byte {error.start}", where=str(path), remedy="save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise ConstitutionError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy=REMEDY) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of open brackets
         raise ConstitutionError(f"cannot be read as JSON: {error}", where=str(path), remedy=REMEDY) from error
+    if isinstance(data, dict) and isinstance(data.get("constitutions"), list):
+        data = data["constitutions"]
     if not isinstance(data, list | dict) or not data:
         raise ConstitutionError("neither a list nor a mapping with entries", where=str(path), remedy=REMEDY)
     return data
@@ -95,9 +108,28 @@ def _revisions(data: dict[str, Any], path: Path) -> list[Principle]:
     return list(principles.values())
 
 
+def _is_swarm(data: Any) -> bool:
+    return isinstance(data, list) and any(isinstance(entry, dict) and ("critic" in entry or "critique" in entry) for entry in data)
+
+
+def _swarm(data: list[Any], path: Path) -> list[Principle]:
+    """Pairs of a critique and its revision, numbered as they stand."""
+    principles, problems = [], []
+    for place, entry in enumerate(data, 1):
+        fields = entry if isinstance(entry, dict) else {}
+        critique, revision = _stripped(fields.get("critic", fields.get("critique"))), _stripped(fields.get("revision"))
+        if critique and revision:
+            principles.append(Principle(id=f"principle-{place:02d}", critique=critique, revision=revision))
+        else:
+            remedy = 'write {"critic": "... critique ...", "revision": "... revision ..."}'
+            problems.append(Problem(f"entry {place} is not a critique with its revision", remedy=remedy))
+    _check(problems, path)
+    return principles
+
+
 def _check(problems: list[Problem], path: Path) -> None:
     if problems:
-        what = "not a file of the Constitutional AI paper's principles"
+        what = "not a file of principles that can be imported"
         raise ConstitutionError(what, where=str(path), remedy=REMEDY, problems=problems[:20])
 
 

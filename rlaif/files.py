@@ -7,15 +7,18 @@ environment variables raise them: `RLAIF_MAX_FILE_MB` and `RLAIF_MAX_LINE_MB`.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rlaif.errors import ConfigError, DataError, RlaifError
 
-__all__ = ["SMALL", "file_limit", "line_limit", "open_regular", "read_lines", "read_small", "read_whole"]
+__all__ = [
+    "SMALL", "file_limit", "line_limit", "open_regular", "parse_object", "read_lines", "read_object", "read_small", "read_whole",
+]
 
 MB = 1 << 20
 SMALL = 32 * MB
@@ -95,6 +98,42 @@ def read_small(path: str | Path, *, error: type[RlaifError]) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
         raise error(f"the file is not UTF-8 (byte {wrong.start + 1})", where=str(path), remedy="save it as UTF-8") from wrong
+
+
+def read_object(path: str | Path, *, error: type[RlaifError], what: str, remedy: str) -> dict[str, Any]:
+    """The JSON object that a small file holds.
+
+    Args:
+        error: The error to raise when there is no such file, or another content.
+        what: What the file is, for the message: "the manifest".
+        remedy: What the reader can do about it.
+
+    Raises:
+        RlaifError: Of the class `error`.
+    """
+    try:
+        text = read_small(path, error=error)
+    except OSError as wrong:
+        raise error(f"{what} cannot be read ({wrong.strerror or wrong})", where=str(path), remedy=remedy) from wrong
+    try:
+        return parse_object(text)
+    except ValueError as wrong:
+        raise error(f"{what} is damaged ({wrong})", where=str(path), remedy=remedy) from wrong
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object that a text holds.
+
+    Raises:
+        ValueError: It is not JSON (also: nested too deep, or with a number of too many digits), or not an object.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
 
 
 def read_lines(file: IO[bytes], *, limit: int | None = None) -> Iterator[tuple[int, bytes | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +64,9 @@ def _show_stage(stage: StageResult, console: Console) -> None:
 def _show_labels(stage: StageResult, console: Console) -> None:
     from rich.table import Table
 
-    statistics = json.loads((stage.folder / "statistics.json").read_text(encoding="utf-8"))
+    from rlaif.cli.summary import read_result
+
+    statistics = read_result(stage.folder / "statistics.json")
     counts, models = stage.manifest.counts, stage.manifest.models
     console.print(f"\n[bold]{stage.config.name}[/bold]  judge {models['judge']}, {stage.manifest.parts['protocol']}", soft_wrap=True)
     table = Table(title=None)

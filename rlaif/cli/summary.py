@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from rlaif.errors import RunError
+from rlaif.files import read_object
 from rlaif.report.comparison import evaluation_table
 from rlaif.report.training import Rows, figures, growth, ppo_steps, reward_ways
 from rlaif.stages.evaluation import Evaluation
@@ -17,16 +19,16 @@ from rlaif.stages.evaluation import Evaluation
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["show_results"]
+__all__ = ["read_result", "show_results"]
 
 
 def show_results(kind: str, folder: Path, console: Console) -> None:
     """Print the tables of a stage of `kind`; nothing for kinds that have none."""
     match kind:
         case "audit":
-            _show_audit(_read(folder / "audit.json"), console)
+            _show_audit(read_result(folder / "audit.json"), console)
         case "reward":
-            report = _read(folder / "report.json")
+            report = read_result(folder / "report.json")
             _table(reward_ways(report), console, title=f"on {report['held_out_pairs']} held-out pairs")
             if report["human"]:
                 console.print(f"on people's labels: {report['human']['accuracy']:.3f} of {report['human']['pairs']} pairs")
@@ -34,17 +36,17 @@ def show_results(kind: str, folder: Path, console: Console) -> None:
             steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
             _table(ppo_steps([steps[0], *steps[1:][-1:]] if steps else []), console, title="first and last step")
         case "best_of_k":
-            report = _read(folder / "report.json")
+            report = read_result(folder / "report.json")
             for each in report["rounds"]:
                 _table(growth(each), console, title=f"round {each['round']}")
             _table(figures(report["student"]), console, title="the policy that was made")
         case "sft" | "dpo":
-            _table(figures(_read(folder / "report.json")), console)
+            _table(figures(read_result(folder / "report.json")), console)
         case "evaluate":
-            table = evaluation_table(Evaluation.from_dict(_read(folder / "evaluation.json"), where=str(folder)))
+            table = evaluation_table(Evaluation.from_dict(read_result(folder / "evaluation.json"), where=str(folder)))
             _table(Rows(table.header, table.rows), console)
         case "compare":
-            _show_comparison(_read(folder / "comparison.json"), console)
+            _show_comparison(read_result(folder / "comparison.json"), console)
 
 
 def _show_audit(found: dict[str, Any], console: Console) -> None:
@@ -77,6 +79,10 @@ def _escaped(cells: Sequence[str]) -> list[str]:
     return [escape(cell) for cell in cells]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def read_result(path: Path) -> dict[str, Any]:
+    """What a finished stage wrote as JSON.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    return read_object(path, error=RunError, what="the stage's result", remedy="run the same command again")

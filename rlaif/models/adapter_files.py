@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlaif.errors import ModelError
+from rlaif.files import parse_object
 
 __all__ = ["AdapterFiles", "read_adapter", "write_adapter"]
 
@@ -71,7 +72,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
     try:
         config = peft.PeftConfig.from_pretrained(where)
         about = folder / ABOUT
-        trained_on = str(json.loads(about.read_text(encoding="utf-8"))["identity"]) if about.is_file() else ""
+        trained_on = str(parse_object(about.read_text(encoding="utf-8"))["identity"]) if about.is_file() else ""
         state = load_file(folder / ADAPTER_WEIGHTS)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

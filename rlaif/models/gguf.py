@@ -27,6 +27,7 @@ import torch
 import transformers
 
 from rlaif.errors import ModelError
+from rlaif.files import parse_object
 from rlaif.models.quiet import quiet
 
 __all__ = ["CONVERTER", "ORIGIN", "cache_folder", "converted", "find_converted", "sha256_of"]
@@ -68,7 +69,7 @@ def find_converted(sha256: str) -> Path | None:
     """The folder that a GGUF file with this SHA-256 was converted to; `None` if there is none, or if it is damaged."""
     folder = cache_folder() / "models" / revision_of(sha256)
     try:
-        origin = json.loads((folder / ORIGIN).read_text("utf-8"))
+        origin = parse_object((folder / ORIGIN).read_text("utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in origin["sizes"].items())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None

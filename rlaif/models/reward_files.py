@@ -22,15 +22,17 @@ from safetensors.torch import load_file, save_file
 
 from rlaif.digest import digest
 from rlaif.errors import ModelError
+from rlaif.files import read_object
 from rlaif.models.heads import ScalarHead
 from rlaif.models.reward_model import Conversation, Member, RewardModel
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.types import Message
 
-__all__ = ["load_reward_model", "save_reward_model"]
+__all__ = ["load_reward_model", "reward_note", "save_reward_model"]
 
 FORMAT = 1
 ABOUT, HEADS = "reward.json", "heads.safetensors"
+REMEDY = "copy or train the model again"
 SAVE_TOLERANCE, LOAD_TOLERANCE = 1e-3, 0.25
 """Largest gap between scores, in standard deviations: at save the arithmetic is the same, at load device and dtype may differ."""
 
@@ -98,13 +100,23 @@ def load_reward_model(
             mean=about["mean"], std=about["std"], constitution=trained,
         )
         _check_scores(model, about, folder)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         _drop(base, added)
         raise _damaged(folder, ABOUT, error) from None
     except ModelError:
         _drop(base, added)
         raise
     return model
+
+
+def reward_note(folder: Path) -> Mapping[str, Any]:
+    """What was noted beside a reward model when it was saved (`save_reward`): the judge behind its labels, and such.
+
+    Raises:
+        ModelError: The folder holds no reward model, or its files are damaged.
+    """
+    note = _read_about(folder).get("note")
+    return note if isinstance(note, dict) else {}
 
 
 def tokenizer_digest(base: SharedBase) -> str:
@@ -165,10 +177,10 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).is_file():
         remedy = "train one with `rlaif reward`"
         raise ModelError(f"the folder holds no reward model: {ABOUT} is missing", where=str(folder), remedy=remedy)
+    about = read_object(folder / ABOUT, error=ModelError, what="the note of the reward model", remedy=REMEDY)
     try:
-        about = json.loads((folder / ABOUT).read_text("utf-8"))
         version, _ = about["format"], (about["base"]["identity"], about["tokenizer"], about["members"], about["constitution"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise _damaged(folder, ABOUT, error) from None
     if version != FORMAT:
         what = f"the reward model is of format {version}, this rlaif reads {FORMAT}"
@@ -213,4 +225,4 @@ def _drop(base: SharedBase, roles: Sequence[str]) -> None:
 
 def _damaged(folder: Path, name: str, error: BaseException) -> ModelError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ModelError(f"{name} is missing, cut short or changed: {first}", where=str(folder), remedy="copy or train the model again")
+    return ModelError(f"{name} is missing, cut short or changed: {first}", where=str(folder), remedy=REMEDY)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rlaif.digest import unit_from
 from rlaif.errors import DataError, RunError
+from rlaif.files import read_object
 from rlaif.judging.audit_report import AuditKey, AuditReport
 from rlaif.judging.calibration import Calibration
 from rlaif.judging.cases import Pair, plain, turn_half
@@ -113,7 +114,7 @@ def find_audit(folders: Sequence[Path], key: AuditKey) -> FoundAudit | None:
     """
     files = [path for folder in folders if folder.is_dir() for path in (*folder.glob("audit-*.json"), *folder.glob(STAGE_AUDIT))]
     newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
-    found = [_found(part, path, key) for path in newest for part in _parts(_read_json(path), path) if part.get("key") == plain(key)]
+    found = [_found(part, path, key) for path in newest for part in _parts(path) if part.get("key") == plain(key)]
     return next((each for each in found if each.pairs), found[0] if found else None)
 
 
@@ -123,11 +124,20 @@ def _found(part: Mapping[str, Any], path: Path, key: AuditKey) -> FoundAudit:
     return FoundAudit(path=path, line=f"audit ({key.protocol}): {said['words']}", grade=said["grade"], pairs=rows)
 
 
-def _parts(report: object, path: Path) -> Sequence[Mapping[str, Any]]:
-    parts = report.get("protocols") if isinstance(report, dict) else None
-    if not isinstance(parts, list) or not all(isinstance(part, dict) and "words" in part.get("judgement", ()) for part in parts):
-        raise RunError("this file is not an audit", where=str(path), remedy="move it away, and run rlaif audit again")
+def _parts(path: Path) -> Sequence[Mapping[str, Any]]:
+    remedy = "move it away, and run rlaif audit again"
+    parts = read_object(path, error=RunError, what="the audit", remedy=remedy).get("protocols")
+    if not isinstance(parts, list) or not all(_is_part(part) for part in parts):
+        raise RunError("this file is not an audit", where=str(path), remedy=remedy)
     return parts
+
+
+def _is_part(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    said, ensemble = part.get("judgement"), part.get("ensemble") or {}
+    rows = ensemble.get("rows", 0) if isinstance(ensemble, dict) else None
+    return isinstance(said, dict) and {"words", "grade"} <= said.keys() and isinstance(rows, int)
 
 
 def save_calibration(path: Path, calibration: Calibration) -> None:
@@ -143,12 +153,10 @@ def load_calibration(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        RunError: The file cannot be read.
-        DataError: It is not a calibration.
+        DataError: The file cannot be read, or is not a calibration.
     """
-    values = _read_json(path)
-    if not isinstance(values, dict):
-        raise DataError("this file is not a calibration", where=str(path), remedy="write one with rlaif audit --save-calibration")
+    remedy = "write one with rlaif audit --save-calibration"
+    values = read_object(path, error=DataError, what="the calibration", remedy=remedy)
     return Calibration.from_dict(values, where=str(path))
 
 
@@ -163,12 +171,3 @@ def save_text(path: Path, text: str) -> None:
     write_whole(path, text)
 
 
-def _read_json(path: Path) -> object:
-    try:
-        found: object = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        what = f"cannot be read ({error.strerror or error})"
-        raise RunError(what, where=str(path), remedy="check the path and its permissions") from error
-    except ValueError as error:
-        raise RunError(f"not valid JSON ({error})", where=str(path), remedy="write it anew with rlaif audit") from error
-    return found

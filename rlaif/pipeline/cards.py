@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rlaif.config.stages import BaseStage
 from rlaif.config.training_ppo import JudgePart, ModelPart, RewardPart
 from rlaif.models.alias import ALIASES
+from rlaif.models.reward_files import reward_note
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.merging import CARD, tuned_before
@@ -64,7 +64,7 @@ def reward_judges(parts: Mapping[str, RewardPart], config: BaseStage, context: C
     for part in parts.values():
         if isinstance(part, ModelPart):
             _, folder = context.reward_source(config, part.reward)
-            found[str(json.loads((folder / "reward.json").read_text(encoding="utf-8"))["note"].get("judge", ""))] = None
+            found[reward_note(folder).get("judge", "")] = None
         if isinstance(part, JudgePart):
             found[f"{context.engines.card(context.model(part.judge)).label}, asked directly"] = None
     return "; ".join(name for name in found if name)

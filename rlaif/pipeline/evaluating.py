@@ -13,6 +13,7 @@ from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
+from rlaif.files import read_object
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.context import Context
@@ -218,11 +219,8 @@ def _names(policies: Sequence[str]) -> dict[str, str]:
 
 
 def _read(path: Path) -> Evaluation:
-    try:
-        return Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except (OSError, ValueError) as error:
-        remedy = "name a file that `rlaif evaluate` wrote"
-        raise DataError(f"the evaluation cannot be read: {error}", where=str(path), remedy=remedy) from error
+    remedy = "name a file that `rlaif evaluate` wrote"
+    return Evaluation.from_dict(read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path))
 
 
 def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from rlaif.config import Recipe, load_recipe
 from rlaif.config.stages import BaseStage
 from rlaif.errors import DataError
+from rlaif.files import read_object
 from rlaif.models.merged import save_merged
 from rlaif.report.model_card import merged_card
 from rlaif.runs.writers import write_text
@@ -74,10 +74,10 @@ def origin_of(adapter: Path) -> Origin:
         if config is not None:
             first = tuple(stage.parent / name / "adapter" for name in tuned_before(config, recipe))
             return Origin(base=stage_base(config, recipe), first=first, dtype=recipe.dtype, device=recipe.device)
+    what, remedy = "the adapter's config", "it was cut short or changed: save the adapter again"
     try:
-        named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "it was cut short or changed: save the adapter again"
+        named = read_object(adapter / "adapter_config.json", error=DataError, what=what, remedy=remedy)["base_model_name_or_path"]
+    except KeyError as error:
         raise DataError("the adapter does not say which base it belongs to", where=str(adapter), remedy=remedy) from error
     return Origin(base=str(named), first=(), dtype="auto", device="auto")
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlaif.errors import RunError
+from rlaif.files import parse_object
 
 __all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
 
@@ -83,7 +84,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         RunError: A file is missing, cut short or changed, or the format is another one.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        manifest = parse_object((path / MANIFEST).read_text("utf-8"))
         if manifest["format"] != FORMAT:
             raise _damaged(path / MANIFEST, f"its format is {manifest['format']}, this version reads {FORMAT}")
         for name, wanted in manifest["files"].items():
@@ -92,7 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise _damaged(path / name, f"it has {found['bytes']} bytes instead of {wanted['bytes']}")
             if found != wanted:
                 raise _damaged(path / name, "its content was changed after it was written")
-        state = json.loads((path / STATE).read_text("utf-8"))
+        state = parse_object((path / STATE).read_text("utf-8"))
         tensors = load_file(path / TENSORS)
         return Checkpoint(step=int(state.pop("step")), tensors=tensors, state=state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

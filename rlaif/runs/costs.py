@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import RunError
+from rlaif.files import read_object
 from rlaif.runs.disk import write_whole
 
 __all__ = ["COST", "TRAINING", "read_cost", "write_cost"]
@@ -32,8 +33,4 @@ def read_cost(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"the stage's costs are damaged ({error})", where=str(path), remedy="run the stage again") from error
-    return found
+    return read_object(path, error=RunError, what="the note of the stage's costs", remedy="run the stage again")

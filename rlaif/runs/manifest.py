@@ -16,6 +16,7 @@ from typing import Any
 from rlaif import __version__
 from rlaif.digest import digest
 from rlaif.errors import RunError
+from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import told, write_whole
 
 __all__ = [
@@ -106,7 +107,7 @@ class Manifest:
             RunError: There is none, or it is damaged.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_object(read_small(path, error=RunError))
             known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
             known["outputs"] = {name: Output(**output) for name, output in known["outputs"].items()}
             known["git"] = Git(**known["git"]) if known.get("git") else None

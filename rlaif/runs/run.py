@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 from rlaif import __version__
 from rlaif.errors import RunError
+from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import told, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
 from rlaif.runs.manifest import MANIFEST, Manifest
@@ -183,7 +184,7 @@ def _listed(folder: Path) -> RunInfo:
 
 def _read(path: Path) -> RunInfo:
     try:
-        values: dict[str, Any] = json.loads((path / RUN).read_text(encoding="utf-8"))
+        values = parse_object(read_small(path / RUN, error=RunError))
         known = {each.name: values[each.name] for each in fields(RunInfo) if each.name in values}
         known |= {"command": tuple(known["command"]), "stages": tuple(known["stages"]), "path": path}
         return RunInfo(**known)

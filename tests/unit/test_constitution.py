@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytes
     def refuse(*args: object, **settings: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("rlaif.files.os.open", refuse)
     with pytest.raises(ConstitutionError, match="cannot be read: Permission denied"):
         load_constitution(path)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlaif.errors import ModelError
+from rlaif.files import read_small
 
 __all__ = ["ApiKey", "read_api_key"]
 
@@ -74,12 +75,11 @@ def read_api_key(
 
 
 def _from_file(file: Path) -> ApiKey:
+    remedy = "name a file with the key on its first line"
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        remedy = "name a file with the key on its first line"
-        raise ModelError(f"cannot read the key file ({reason})", where=str(file), remedy=remedy) from None
+        lines = read_small(file, error=ModelError).split("\n")
+    except OSError as error:
+        raise ModelError(f"cannot read the key file ({error.strerror})", where=str(file), remedy=remedy) from None
     if not lines[0].strip():
         raise ModelError("the key file's first line is empty", where=str(file), remedy="write the key there, and nothing else")
     return _checked(lines[0], str(file))

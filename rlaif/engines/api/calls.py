@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -32,6 +33,8 @@ FULL = (429, 503)
 AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524, 529)
 TOO_LONG = ("context length", "context window", "maximum context", "too long", "too many tokens", "context size", "context_length")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?")
+"""Seconds as `Retry-After` writes them."""
 BACKOFF_MAX = 30.0
 LARGEST_BODY = 64 << 20
 """Bytes of the largest reply that is read."""
@@ -208,10 +211,10 @@ def _message(error: openai.APIStatusError) -> str:
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks for, in any of the three spellings; 0 when it does not."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        if value.strip().replace(".", "", 1).isdigit():
+        value = headers.get(name, "").strip()
+        if NUMBER.fullmatch(value):
             return float(value) * scale
     try:
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0

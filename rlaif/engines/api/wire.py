@@ -27,6 +27,10 @@ CONTROL = re.compile(
 says together with their template, so that a completion which writes `<|im_end|>` would end its own quotation."""
 
 
+LARGEST_COUNT = 2**53
+"""Whole numbers from here on are taken for nonsense: a float would not hold them exactly."""
+
+
 class Malformed(Exception):
     """A reply that is not what the API promises; `reason` is one word or two."""
 
@@ -188,8 +192,11 @@ def _token_bytes(entry: Mapping[str, Any]) -> bytes:
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_COUNT
 
 
 def _number(value: object) -> float:
+    """`value`, or NaN where it is no number: also a whole number of hundreds of digits, which no float can hold."""
+    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        return math.nan
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
