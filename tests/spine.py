@@ -27,7 +27,9 @@ from rlaif.digest import digest
 from rlaif.engines.base import GenerationRequest, LabelRequest
 from rlaif.engines.scripted import ScriptedEngine, pseudo_answer, pseudo_labels
 
-__all__ = ["ASKED", "ROOT", "BATCH", "Said", "asked_of", "call", "environment", "processes", "rows", "slow", "swift", "wait_for"]
+__all__ = [
+    "ASKED", "BATCH", "ROOT", "Said", "asked_of", "call", "child", "environment", "processes", "rows", "slow", "swift", "wait_for",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = "RLAIF_TEST_ASKED"
@@ -106,8 +108,8 @@ class Processes:
     """Starts commands in processes of their own, quickly: they are forked from a server that has imported torch once."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["spine", "rlaif.cli.execute", "rlaif.pipeline.run"])
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["spine", "killing", "rlaif.cli.execute", "rlaif.pipeline.run"])
 
     def start(self, *arguments: object, said: Path, asked: Path | None = None, largest_file: int | None = None) -> ForkServerProcess:
         """Start `rlaif ARGUMENTS…`; its output goes to the file `said`.
@@ -116,14 +118,15 @@ class Processes:
             asked: Where scripted engines note what they were asked.
             largest_file: Bytes that no file can grow beyond.
         """
-        process = self._context.Process(
-            target=_child, args=([str(argument) for argument in arguments], str(said), str(asked or ""), largest_file), daemon=True
+        process = self.context.Process(
+            target=child, args=([str(argument) for argument in arguments], str(said), str(asked or ""), largest_file), daemon=True
         )
         process.start()
         return process
 
 
-def _child(arguments: list[str], said: str, asked: str, largest_file: int | None) -> None:
+def child(arguments: list[str], said: str, asked: str, largest_file: int | None) -> None:
+    """What such a process does."""
     with open(said, "w", buffering=1, encoding="utf-8") as file:
         sys.stdout = sys.stderr = file
         os.environ[ASKED] = asked

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from rlaif import __version__
 from rlaif.digest import digest
 from rlaif.errors import RunError
@@ -20,8 +22,8 @@ from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import told, write_whole
 
 __all__ = [
-    "MANIFEST", "Git", "Manifest", "Output", "changed_parts", "damaged_outputs", "describe_outputs", "git_state", "host_facts",
-    "stage_key", "versions",
+    "MANIFEST", "Git", "Manifest", "Output", "changed_parts", "damaged_outputs", "describe_outputs", "first_problem", "git_state",
+    "host_facts", "stage_key", "versions",
 ]
 
 MANIFEST = "manifest.json"
@@ -109,13 +111,20 @@ class Manifest:
         try:
             values = parse_object(read_small(path, error=RunError))
             known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
-            known["outputs"] = {name: Output(**output) for name, output in known["outputs"].items()}
-            known["git"] = Git(**known["git"]) if known.get("git") else None
-            return cls(**known)
+            return TypeAdapter(cls).validate_python(known)
         except OSError as error:
             raise RunError(f"no manifest ({error.strerror})", where=str(path), remedy="run the stage again") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RunError(f"the manifest is damaged ({error})", where=str(path), remedy="run the stage again") from error
+        except ValueError as error:
+            what = f"the manifest is damaged ({first_problem(error)})"
+            raise RunError(what, where=str(path), remedy="run the stage again") from error
+
+
+def first_problem(error: ValueError) -> str:
+    """What is wrong with a value that was read from a file, in a line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def describe_outputs(folder: Path, rows: Mapping[str, int]) -> dict[str, Output]:

@@ -22,12 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
 
+from pydantic import TypeAdapter
+
 from rlaif import __version__
 from rlaif.errors import RunError
 from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import told, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
-from rlaif.runs.manifest import MANIFEST, Manifest
+from rlaif.runs.manifest import MANIFEST, Manifest, first_problem
 
 __all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run"]
 
@@ -186,13 +188,12 @@ def _read(path: Path) -> RunInfo:
     try:
         values = parse_object(read_small(path / RUN, error=RunError))
         known = {each.name: values[each.name] for each in fields(RunInfo) if each.name in values}
-        known |= {"command": tuple(known["command"]), "stages": tuple(known["stages"]), "path": path}
-        return RunInfo(**known)
+        return TypeAdapter(RunInfo).validate_python(known | {"path": path})
     except OSError as error:
         raise RunError(f"this is no run folder ({error.strerror})", where=str(path / RUN), remedy="see `rlaif runs list`") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValueError as error:
         remedy = "remove this file; the stages and the journal beside it stay good"
-        raise RunError(f"{RUN} is damaged ({error})", where=str(path / RUN), remedy=remedy) from error
+        raise RunError(f"{RUN} is damaged ({first_problem(error)})", where=str(path / RUN), remedy=remedy) from error
 
 
 def _lock(file: IO[str], path: Path) -> None:
@@ -216,7 +217,8 @@ def _lock(file: IO[str], path: Path) -> None:
 
 def _stages_there(path: Path, noted: Sequence[str]) -> tuple[str, ...]:
     """The stages noted, and those that a process finished and was killed before it noted them."""
-    found = sorted(each.parent.name for each in path.glob(f"*/{MANIFEST}"))
+    # A killed process leaves `.tmp-STAGE-…` behind, perhaps with its manifest: that is no finished stage.
+    found = sorted(each.parent.name for each in path.glob(f"[!.]*/{MANIFEST}"))
     return (*noted, *(name for name in found if name not in noted))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlaif.errors import RunError
+from rlaif.files import parse_object
 from rlaif.runs.disk import told, write_whole
 
 __all__ = ["StepLog"]
@@ -23,6 +25,9 @@ class StepLog:
 
     Attributes:
         rows: All rows so far, those of earlier processes included.
+
+    Raises:
+        RunError: The file cannot be read, or a row before the last is not as it was written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,12 +36,14 @@ class StepLog:
         self._begun = False
         with told("read the steps", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        for line in lines:
-            try:
-                self.rows.append(json.loads(line))
-            except ValueError:
-                break  # the last line of a killed process may be cut short
+            lines = path.read_bytes().split(b"\n") if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            row = _row(line)
+            if row is not None:
+                self.rows.append(row)
+            elif number < len(lines):  # the last line of a killed process may be cut short, and no other
+                remedy = "remove that line, or the file: then the table of steps begins where training goes on"
+                raise RunError("the row of a training step is damaged", where=f"{path}:{number}", remedy=remedy)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row.
@@ -53,3 +60,13 @@ class StepLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
         self.rows.append(dict(row))
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row of a line; `None` where it is none."""
+    try:
+        row = parse_object(line.decode("utf-8"))
+    except ValueError:
+        return None
+    step = row.get("step")
+    return row if isinstance(step, int) and not isinstance(step, bool) else None

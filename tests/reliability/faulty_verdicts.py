@@ -18,7 +18,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from misbehaving import Action, Handler, MisbehavingServer, chat_top, cut, good, hang_up, question_of, slow, status, truth
+from misbehaving import (
+    Action,
+    Handler,
+    MisbehavingServer,
+    chat_top,
+    cut,
+    good,
+    hang_up,
+    question_of,
+    slow,
+    status,
+    truth,
+)
 
 from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.base import LabelReading, LabelRequest
@@ -77,7 +89,9 @@ class Tally:
 # What a server may send ----------------------------------------------------------------------------------------------------------
 
 
-def changed(change: Callable[[dict[str, Any]], Any], *, headers: Mapping[str, str] | None = None, code: int = 200) -> Action:
+def changed(
+    change: Callable[[dict[str, Any]], Any], *, headers: Mapping[str, str] | None = None, code: int = 200
+) -> Action:
     """A good answer, changed by `change`."""
 
     def act(handler: Handler, body: dict[str, Any]) -> None:
@@ -116,7 +130,9 @@ def _halved(tops: list[dict[str, Any]]) -> dict[str, Any]:
     half = math.log(2.0)
     split = [
         {"token": token, "logprob": each["logprob"] - half, "bytes": list(token.encode())}
-        for each in tops if each["token"].strip() in ("A", "B") for token in (each["token"], each["token"].strip())
+        for each in tops
+        if each["token"].strip() in ("A", "B")
+        for token in (each["token"], each["token"].strip())
     ]
     return _content(split + [each for each in tops if each["token"].strip() not in ("A", "B")])
 
@@ -143,7 +159,12 @@ def _contradiction(reply: dict[str, Any]) -> dict[str, Any]:
 
 def _junk(reply: dict[str, Any]) -> dict[str, Any]:
     """Fields that nobody knows, and wrong types where nobody reads."""
-    return reply | {"created": "yesterday", "usage": [None, {"prompt_tokens": -3}], "x": {"y": [10**30]}, "system_fingerprint": 7}
+    return reply | {
+        "created": "yesterday",
+        "usage": [None, {"prompt_tokens": -3}],
+        "x": {"y": [10**30]},
+        "system_fingerprint": 7,
+    }
 
 
 def _chunked(content: Callable[[dict[str, Any]], bytes]) -> Action:
@@ -181,18 +202,23 @@ FAULTS: dict[str, Fault] = {
     "each token twice": Fault("harmless", _with_tops(lambda tops: _content([*tops, *tops]))),
     "labels in two spellings": Fault("harmless", _with_tops(_halved)),
     "another token is null": Fault(
-        "harmless", _with_tops(lambda tops: _content([*tops, {"token": " it", "logprob": None, "bytes": None}]))
+        "harmless",
+        _with_tops(lambda tops: _content([*tops, {"token": " it", "logprob": None, "bytes": None}])),
     ),
     "another token is text": Fault(
-        "harmless", _with_tops(lambda tops: _content([{"token": " it", "logprob": "0", "bytes": "x"}, *tops, 7]))
+        "harmless",
+        _with_tops(lambda tops: _content([{"token": " it", "logprob": "0", "bytes": "x"}, *tops, 7])),
     ),
     "another token is endless": Fault(
-        "harmless", _with_tops(lambda tops: _content([*tops, {"token": " it", "logprob": -(10**400), "bytes": [999]}]))
+        "harmless",
+        _with_tops(lambda tops: _content([*tops, {"token": " it", "logprob": -(10**400), "bytes": [999]}])),
     ),
     "fields nobody knows": Fault("harmless", changed(_junk)),
     "the same choice twice": Fault("harmless", changed(_twice)),
     "content is null": Fault("harmless", _without(message={"role": "assistant", "content": None})),
-    "wrong content type": Fault("harmless", changed(lambda reply: reply, headers={"Content-Type": "text/html; charset=x-none"})),
+    "wrong content type": Fault(
+        "harmless", changed(lambda reply: reply, headers={"Content-Type": "text/html; charset=x-none"})
+    ),
     "in chunks": Fault("harmless", _chunked(lambda body: json.dumps(good(body)).encode())),
     "cut": Fault("again", cut(), "transient:"),
     "hung up": Fault("again", hang_up(), "transient:"),
@@ -201,7 +227,9 @@ FAULTS: dict[str, Fault] = {
     "429": Fault("again", status(429), "transient:"),
     "429, later": Fault("again", status(429, retry_after=0.02), "transient:"),
     "429, nonsense": Fault("again", status(429, retry_after="²"), "transient:"),
-    "429, a date long ago": Fault("again", status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), "transient:"),
+    "429, a date long ago": Fault(
+        "again", status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), "transient:"
+    ),
     "408": Fault("again", status(408), "transient:"),
     "500": Fault("again", status(500), "transient:"),
     "502, HTML": Fault("again", raw(b"<html>\xff</html>", code=502), "transient:"),
@@ -217,13 +245,17 @@ FAULTS: dict[str, Fault] = {
     "a choice is text": Fault("again", raw(b'{"choices": ["A"]}'), "transient:"),
     "a message is a list": Fault("again", raw(b'{"choices": [{"message": ["A"]}]}'), "transient:"),
     "contradiction": Fault("again", changed(_contradiction), "transient:"),
-    "a compressed bomb": Fault("again", raw(GZIP_BOMB * 10_000, headers={"Content-Encoding": "gzip"}), "transient:", weight=0.2),
+    "a compressed bomb": Fault(
+        "again", raw(GZIP_BOMB * 10_000, headers={"Content-Encoding": "gzip"}), "transient:", weight=0.2
+    ),
     "not UTF-8": Fault("again", raw(b'{"choices": [\xff\xfe]}'), "transient:"),
     "400": Fault("final", status(400, "temperature is out of range"), "rejected_400"),
     "400, too long": Fault("final", status(400, "maximum context length is 8 tokens"), "prompt_too_long"),
     "413": Fault("final", status(413), "rejected_413"),
     "422": Fault("final", status(422), "rejected_422"),
-    "a redirect": Fault("final", raw(b"", code=307, headers={"Location": "http://192.0.2.1/"}), "rejected_307"),
+    "a redirect": Fault(
+        "final", raw(b"", code=307, headers={"Location": "http://192.0.2.1/"}), "rejected_307"
+    ),
     "no log-probabilities": Fault("final", _without(logprobs=None), "no_logprobs"),
     "log-probabilities are text": Fault("final", _without(logprobs="A"), "no_logprobs"),
     "an empty list of tokens": Fault("final", _with_tops(lambda _tops: _content([])), "no_logprobs"),
@@ -233,7 +265,9 @@ FAULTS: dict[str, Fault] = {
     "positive": Fault("final", told((" A", 3.0), (" B", -0.5)), "not_finite"),
     "more than one": Fault("final", told((" A", -0.01), (" B", -0.02)), "not_finite"),
     "a label is null": Fault("final", told((" A", None), (" B", -0.5)), "not_finite"),
-    "labels impossible": Fault("final", told((" the", -0.01), (" A", -9999.0), (" B", -9999.0)), "labels_not_in_top"),
+    "labels impossible": Fault(
+        "final", told((" the", -0.01), (" A", -9999.0), (" B", -9999.0)), "labels_not_in_top"
+    ),
 }
 
 SHARES = {"harmless": 0.55, "again": 0.4, "final": 0.05}
@@ -253,7 +287,12 @@ def ask(count: int, *, seed: int, batch: int = 500, concurrency: int = 32) -> Ta
     began = time.monotonic()
     with MisbehavingServer(always=names.act) as server:
         settings = ApiSettings(
-            backoff=0.004, retries=RETRIES, timeout=TIMEOUT, concurrency=concurrency, give_up_after=GIVE_UP_AFTER, reads="logprobs",
+            backoff=0.004,
+            retries=RETRIES,
+            timeout=TIMEOUT,
+            concurrency=concurrency,
+            give_up_after=GIVE_UP_AFTER,
+            reads="logprobs",
             continues=False,
         )
         engine = OpenAIEngine("toy", [server.url], settings=settings, log=lambda _line: None)
@@ -280,7 +319,8 @@ class _Names:
         self._sent: dict[str, list[str]] = defaultdict(list)
         self._lock = threading.Lock()
         self._kinds = {
-            kind: [(name, fault.weight) for name, fault in FAULTS.items() if fault.kind == kind] for kind in SHARES
+            kind: [(name, fault.weight) for name, fault in FAULTS.items() if fault.kind == kind]
+            for kind in SHARES
         }
 
     def act(self, handler: Handler, body: dict[str, Any]) -> None:

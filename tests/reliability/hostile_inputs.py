@@ -29,10 +29,18 @@ SECONDS = 30.0
 """How long a command may take, on a machine that does something else as well."""
 SCRIPTED = "scripted:spine:swift"
 
-PROMPTS = [{"id": f"p{n}", "prompt": f"Say {word}."} for n, word in enumerate(["one", "two", "three", "four"])]
+PROMPTS = [
+    {"id": f"p{n}", "prompt": f"Say {word}."} for n, word in enumerate(["one", "two", "three", "four"])
+]
 RESPONSES = [{"prompt": row["prompt"], "responses": ["One it is.", "No, thank you."]} for row in PROMPTS]
 PREFERENCES = [
-    {"prompt": row["prompt"], "chosen": "Gladly: it is done.", "rejected": "No.", "p_chosen": 0.8, "id": str(n)}
+    {
+        "prompt": row["prompt"],
+        "chosen": "Gladly: it is done.",
+        "rejected": "No.",
+        "p_chosen": 0.8,
+        "id": str(n),
+    }
     for n, row in enumerate(PROMPTS)
 ]
 ROWS = [{"prompt": row["prompt"], "completion": "Gladly: it is done."} for row in PROMPTS]
@@ -123,19 +131,29 @@ WAYS: dict[str, Spoil] = {
     "deep lists": _bytes(lambda _raw, _rng: b"[" * 50_000),
     "deep mappings": _bytes(lambda _raw, _rng: b'{"a":' * 20_000),
     "a long line": _bytes(lambda _raw, _rng: b"a" * (9 << 20)),
-    "many digits": _bytes(lambda raw, _rng: raw.replace(b"0.8", b"9" * 6_000).replace(b" 2", b" " + b"9" * 6_000)),
+    "many digits": _bytes(
+        lambda raw, _rng: raw.replace(b"0.8", b"9" * 6_000).replace(b" 2", b" " + b"9" * 6_000)
+    ),
     "a list of nothing": _bytes(lambda _raw, _rng: b"[]"),
     "a number": _bytes(lambda _raw, _rng: b"7"),
     "null": _bytes(lambda _raw, _rng: b"null"),
     "a text": _bytes(lambda _raw, _rng: b'"text"'),
-    "NaN": _bytes(lambda raw, _rng: raw.replace(b"0.8", b"NaN").replace(b"weight: 2", b"weight: .nan") + b"NaN"),
-    "another JSON": _bytes(lambda _raw, _rng: b'{"a": {"b": [null, {}, 1e999]}, "prompt": {"x": 1}, "name": [], "stages": 7}'),
+    "NaN": _bytes(
+        lambda raw, _rng: raw.replace(b"0.8", b"NaN").replace(b"weight: 2", b"weight: .nan") + b"NaN"
+    ),
+    "another JSON": _bytes(
+        lambda _raw, _rng: b'{"a": {"b": [null, {}, 1e999]}, "prompt": {"x": 1}, "name": [], "stages": 7}'
+    ),
     "a key twice": _bytes(
-        lambda raw, _rng: raw.replace(b"{", b'{"name": 1, "name": 2, ', 1) if b"{" in raw else b"name: a\nname: b\n" + raw
+        lambda raw, _rng: (
+            raw.replace(b"{", b'{"name": 1, "name": 2, ', 1) if b"{" in raw else b"name: a\nname: b\n" + raw
+        )
     ),
     "lists for texts": _bytes(_swap(b'"prompt": "', b'"prompt": ["')),
     "nulls for texts": _bytes(
-        lambda raw, _rng: raw.replace(b'"Say one."', b"null").replace(b"kind", b"null").replace(b"sample", b"null")
+        lambda raw, _rng: (
+            raw.replace(b'"Say one."', b"null").replace(b"kind", b"null").replace(b"sample", b"null")
+        )
     ),
     "an alias bomb": _bytes(lambda _raw, _rng: b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nname: *c\n"),
     "a tag of Python": _bytes(lambda _raw, _rng: b"name: !!python/object/apply:os.system ['true']\n"),
@@ -163,7 +181,12 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.examples = folder / "examples"
         self.examples.mkdir(parents=True)
-        for name, listed in {"prompts": PROMPTS, "responses": RESPONSES, "preferences": PREFERENCES, "rows": ROWS}.items():
+        for name, listed in {
+            "prompts": PROMPTS,
+            "responses": RESPONSES,
+            "preferences": PREFERENCES,
+            "rows": ROWS,
+        }.items():
             text = "".join(json.dumps(row) + "\n" for row in listed)
             (self.examples / f"{name}.jsonl").write_text(text, encoding="utf-8")
         (self.examples / "table.csv").write_text("id,prompt\n1,Say one.\n2,Say two.\n", encoding="utf-8")
@@ -171,16 +194,46 @@ class Workshop:
         (self.examples / "constitution.yaml").write_text(CONSTITUTION, encoding="utf-8")
         (self.examples / "key").write_text("sk-not-a-key-123456\n", encoding="utf-8")
         recipe = RECIPE.format(
-            constitution=self.examples / "constitution.yaml", prompts=self.examples / "prompts.jsonl", model=SCRIPTED
+            constitution=self.examples / "constitution.yaml",
+            prompts=self.examples / "prompts.jsonl",
+            model=SCRIPTED,
         )
         (self.examples / "recipe.yaml").write_text(recipe, encoding="utf-8")
         save_tiny(self.examples / "model")
         shutil.copytree(Path(__file__).resolve().parents[2] / "prompts", self.examples / "templates")
-        self._run("label", "--responses", self.file("responses.jsonl"), "--constitution", self.file("constitution.yaml"), "--judge",
-                  SCRIPTED, "--out", self.file("labelled"), "--journal", self.file("journal.sqlite"))
-        self._run("reward", "--preferences", self.file("preferences.jsonl"), *self.model, "--set", "lora_rank=2", "--out",
-                  self.file("rewarded"))
-        self._run("sft", "--data", self.file("rows.jsonl"), *self.model, "--set", "lora_rank=2", "--out", self.file("tuned"))
+        self._run(
+            "label",
+            "--responses",
+            self.file("responses.jsonl"),
+            "--constitution",
+            self.file("constitution.yaml"),
+            "--judge",
+            SCRIPTED,
+            "--out",
+            self.file("labelled"),
+            "--journal",
+            self.file("journal.sqlite"),
+        )
+        self._run(
+            "reward",
+            "--preferences",
+            self.file("preferences.jsonl"),
+            *self.model,
+            "--set",
+            "lora_rank=2",
+            "--out",
+            self.file("rewarded"),
+        )
+        self._run(
+            "sft",
+            "--data",
+            self.file("rows.jsonl"),
+            *self.model,
+            "--set",
+            "lora_rank=2",
+            "--out",
+            self.file("tuned"),
+        )
         for kind in KINDS.values():
             assert self.file(kind.spoiled).is_file(), kind.spoiled
 
@@ -223,27 +276,70 @@ def _tiny(at: Path) -> tuple[object, ...]:
 
 def _label(at: Path, *rest: object) -> tuple[object, ...]:
     return (
-        "label", "--responses", at / "responses.jsonl", "--constitution", at / "constitution.yaml", "--judge", SCRIPTED, "--out",
-        at / "out", *rest,
+        "label",
+        "--responses",
+        at / "responses.jsonl",
+        "--constitution",
+        at / "constitution.yaml",
+        "--judge",
+        SCRIPTED,
+        "--out",
+        at / "out",
+        *rest,
     )
 
 
 def _ppo(at: Path, *rest: object) -> tuple[object, ...]:
     return (
-        "ppo", "--prompts", at / "prompts.jsonl", "--reward", at / "rewarded" / "reward" / "model", "--steps", 1, "--episodes", 2,
-        "--max-new-tokens", 2, "--set", "lora_rank=2", *_tiny(at), *rest,
+        "ppo",
+        "--prompts",
+        at / "prompts.jsonl",
+        "--reward",
+        at / "rewarded" / "reward" / "model",
+        "--steps",
+        1,
+        "--episodes",
+        2,
+        "--max-new-tokens",
+        2,
+        "--set",
+        "lora_rank=2",
+        *_tiny(at),
+        *rest,
     )
 
 
 def _evaluate(at: Path) -> tuple[object, ...]:
     return (
-        "evaluate", "--policy", at / "tuned" / "sft" / "adapter", "--prompts", at / "prompts.jsonl", "--no-win-rate", "--samples", 1,
-        "--max-new-tokens", 2, "--limit", 2, *_tiny(at),
+        "evaluate",
+        "--policy",
+        at / "tuned" / "sft" / "adapter",
+        "--prompts",
+        at / "prompts.jsonl",
+        "--no-win-rate",
+        "--samples",
+        1,
+        "--max-new-tokens",
+        2,
+        "--limit",
+        2,
+        *_tiny(at),
     )
 
 
 def _generate(at: Path) -> tuple[object, ...]:
-    return ("sample", "--prompts", at / "prompts.jsonl", "--k", 1, "--limit", 2, "--max-new-tokens", 2, *_tiny(at))
+    return (
+        "sample",
+        "--prompts",
+        at / "prompts.jsonl",
+        "--k",
+        1,
+        "--limit",
+        2,
+        "--max-new-tokens",
+        2,
+        *_tiny(at),
+    )
 
 
 KINDS: dict[str, Kind] = {
@@ -252,21 +348,40 @@ KINDS: dict[str, Kind] = {
     "prompts (.json)": Kind("whole.json", _sample("whole.json")),
     "responses": Kind("responses.jsonl", _label),
     "preferences for a reward model": Kind(
-        "preferences.jsonl", lambda at: ("reward", "--preferences", at / "preferences.jsonl", "--set", "lora_rank=2", *_tiny(at))
+        "preferences.jsonl",
+        lambda at: ("reward", "--preferences", at / "preferences.jsonl", "--set", "lora_rank=2", *_tiny(at)),
     ),
     "preferences for DPO": Kind(
-        "preferences.jsonl", lambda at: ("dpo", "--preferences", at / "preferences.jsonl", "--set", "lora_rank=2", *_tiny(at))
+        "preferences.jsonl",
+        lambda at: ("dpo", "--preferences", at / "preferences.jsonl", "--set", "lora_rank=2", *_tiny(at)),
     ),
-    "demonstrations": Kind("rows.jsonl", lambda at: ("sft", "--data", at / "rows.jsonl", "--set", "lora_rank=2", *_tiny(at))),
+    "demonstrations": Kind(
+        "rows.jsonl", lambda at: ("sft", "--data", at / "rows.jsonl", "--set", "lora_rank=2", *_tiny(at))
+    ),
     "constitution": Kind("constitution.yaml", _label),
-    "constitution, linted": Kind("constitution.yaml", lambda at: ("constitution", "lint", at / "constitution.yaml")),
+    "constitution, linted": Kind(
+        "constitution.yaml", lambda at: ("constitution", "lint", at / "constitution.yaml")
+    ),
     "recipe": Kind("recipe.yaml", lambda at: ("run", at / "recipe.yaml", "--out", at / "out")),
-    "recipe, planned": Kind("recipe.yaml", lambda at: ("run", at / "recipe.yaml", "--out", at / "out", "--dry-run")),
+    "recipe, planned": Kind(
+        "recipe.yaml", lambda at: ("run", at / "recipe.yaml", "--out", at / "out", "--dry-run")
+    ),
     "template": Kind("templates/judge_pairwise.j2", lambda at: _label(at, "--prompts-dir", at / "templates")),
     "key file": Kind(
         "key",
-        lambda at: ("sample", "--prompts", at / "prompts.jsonl", "--model", "openai:toy", "--base-url", "http://127.0.0.1:9/v1",
-                    "--api-key-file", at / "key", "--out", at / "out"),
+        lambda at: (
+            "sample",
+            "--prompts",
+            at / "prompts.jsonl",
+            "--model",
+            "openai:toy",
+            "--base-url",
+            "http://127.0.0.1:9/v1",
+            "--api-key-file",
+            at / "key",
+            "--out",
+            at / "out",
+        ),
     ),
     "journal": Kind("journal.sqlite", lambda at: _label(at, "--journal", at / "journal.sqlite")),
     "manifest": Kind("labelled/label/manifest.json", lambda at: (*_label(at)[:-1], at / "labelled")),
@@ -330,7 +445,10 @@ def try_case(workshop: Workshop, case: Case, folder: Path, *, seed: int) -> Foun
     shutil.copytree(workshop.examples, folder, symlinks=True)
     for path in folder.rglob("*"):  # what names its own place, as the recipe does, names the copy
         if path.name == "recipe.yaml":
-            path.write_text(path.read_text(encoding="utf-8").replace(str(workshop.examples), str(folder)), encoding="utf-8")
+            path.write_text(
+                path.read_text(encoding="utf-8").replace(str(workshop.examples), str(folder)),
+                encoding="utf-8",
+            )
     spoiled = folder / kind.spoiled
     WAYS[case.way](spoiled, random.Random(f"{seed}/{case.kind}/{case.way}"))
     before = dict(_inputs(folder))
@@ -342,10 +460,17 @@ def try_case(workshop: Workshop, case: Case, folder: Path, *, seed: int) -> Foun
         process.kill()
         process.join()
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    return Found(case, process.exitcode, said, _wrong(process.exitcode, said, hung=hung, before=before, after=dict(_inputs(folder))))
+    return Found(
+        case,
+        process.exitcode,
+        said,
+        _wrong(process.exitcode, said, hung=hung, before=before, after=dict(_inputs(folder))),
+    )
 
 
-def _wrong(status: int | None, said: str, *, hung: bool, before: dict[str, str], after: dict[str, str]) -> str:
+def _wrong(
+    status: int | None, said: str, *, hung: bool, before: dict[str, str], after: dict[str, str]
+) -> str:
     if hung:
         return f"no end within {SECONDS:.0f} s"
     if "Traceback" in said:
@@ -381,4 +506,8 @@ def summary(found: list[Found]) -> dict[str, Any]:
     statuses: dict[str, int] = {}
     for each in found:
         statuses[str(each.status)] = statuses.get(str(each.status), 0) + 1
-    return {"cases": len(found), "status": statuses, "wrong": [f"{f.case.kind}, {f.case.way}: {f.wrong}" for f in found if f.wrong]}
+    return {
+        "cases": len(found),
+        "status": statuses,
+        "wrong": [f"{f.case.kind}, {f.case.way}: {f.wrong}" for f in found if f.wrong],
+    }
