@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -133,7 +134,11 @@ def child(arguments: list[str], said: str, asked: str, largest_file: int | None)
         torch.set_num_threads(1)
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        main(arguments)
+        try:
+            main(arguments)
+        except Exception:  # a defect, whatever it is: it must be seen where the command's output is looked for
+            traceback.print_exc()
+            sys.exit(70)
 
 
 def processes() -> Processes:

@@ -171,7 +171,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b'{"choices": [{"text": "B", "logprobs": {"top_logprobs": [{" A": -1, " B": -0.5}]}}]}',
     ),
     "prompts": (
-        b'{"prompt": "Say one.", "id": "p", "tags": ["a"]}\n{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}\n',
+        b'{"prompt": "Say one.", "id": "p", "tags": ["a"]}\n'
+        b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}\n',
         b'{"instruction": "Do", "input": "this", "output": "done"}\n{"system": "Be kind.", "prompt": "Hi"}\n',
         b'{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}\n',
     ),
@@ -185,7 +186,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b'a,b\n"open,1\n2,3\n',
     ),
     "manifest": (
-        b'{"stage": "a", "kind": "label", "key": "k", "parts": {"a": "b"}, "config": {"x": 1}, "models": {"judge": "m"}, "started": "t",'
+        b'{"stage": "a", "kind": "label", "key": "k", "parts": {"a": "b"},'
+        b' "config": {"x": 1}, "models": {"judge": "m"}, "started": "t",'
         b' "finished": "t", "seconds": 1.5, "counts": {"rows": 1}, "outputs": {"a": {"sha256": "x", "rows": 1}},'
         b' "git": {"revision": "r", "dirty": true}}',
     ),

@@ -35,11 +35,26 @@ model: {model}
 dtype: float32
 constitution: {constitution}
 stages:
-  - {{stage: sample, prompts: "builtin:everyday", split: label, limit: 4, k: 2, max_new_tokens: 4, policy: {scripted}}}
+  - {{stage: sample, prompts: "builtin:everyday", split: label, limit: 8, k: 3, max_new_tokens: 6, policy: {scripted}}}
   - {{stage: label, principles: all, judge: {scripted}}}
   - {{stage: reward, lora_rank: 2}}
-  - {{stage: ppo, prompts: {prompts}, split: rl, steps: 2, episodes: 2, max_new_tokens: 3, lora_rank: 2, checkpoint_every: 1}}
-  - {{stage: evaluate, prompts: {prompts}, split: eval, policies: [ppo], samples: 1, max_new_tokens: 3, win_rate: false}}
+  - stage: ppo
+    prompts: "builtin:everyday"
+    split: rl
+    limit: 2
+    steps: 2
+    episodes: 2
+    max_new_tokens: 3
+    lora_rank: 2
+    checkpoint_every: 1
+  - stage: evaluate
+    prompts: "builtin:everyday"
+    split: eval
+    limit: 2
+    policies: [ppo]
+    samples: 1
+    max_new_tokens: 3
+    win_rate: false
 """
 
 
@@ -68,7 +83,6 @@ def _chain(shop: Workshop, out: Path, _url: str) -> tuple[object, ...]:
             RECIPE.format(
                 model=shop.file("model"),
                 constitution=shop.file("constitution.yaml"),
-                prompts=shop.file("prompts.jsonl"),
                 scripted=SCRIPTED,
             ),
             encoding="utf-8",
