@@ -17,7 +17,8 @@ from typing import IO, Any
 from rlaif.errors import ConfigError, DataError, RlaifError
 
 __all__ = [
-    "SMALL", "file_limit", "line_limit", "open_regular", "parse_object", "read_lines", "read_object", "read_small", "read_whole",
+    "SMALL", "check_regular", "file_limit", "line_limit", "open_regular", "parse_object", "read_lines", "read_object", "read_small",
+    "read_whole",
 ]
 
 MB = 1 << 20
@@ -98,6 +99,25 @@ def read_small(path: str | Path, *, error: type[RlaifError]) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
         raise error(f"the file is not UTF-8 (byte {wrong.start + 1})", where=str(path), remedy="save it as UTF-8") from wrong
+
+
+def check_regular(*paths: Path, error: type[RlaifError] = DataError) -> None:
+    """Refuse what is no regular file, before a library opens it: it would wait for a FIFO's writer, or read a device without end.
+
+    Files that are not there are left to the library.
+
+    Raises:
+        RlaifError: Of the class `error`.
+    """
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            continue
+        except OSError as wrong:
+            raise error(f"cannot be read ({wrong.strerror})", where=str(path), remedy="check its links and permissions") from wrong
+        if not stat.S_ISREG(mode):
+            raise error(f"this is {_kind(mode)}, not a regular file", where=str(path), remedy="name a regular file")
 
 
 def read_object(path: str | Path, *, error: type[RlaifError], what: str, remedy: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def child(arguments: list[str], said: str, asked: str, largest_file: int | None)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         try:
             main(arguments)
-        except Exception:  # a defect, whatever it is: it must be seen where the command's output is looked for
+        except Exception:  # noqa: BLE001 - a defect, whatever it is: it must be seen where the command's output is looked for
             traceback.print_exc()
             sys.exit(70)
 

@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlaif.cli.console import output
+from rlaif.engines.api.costs import money
 
 if TYPE_CHECKING:
-    from rlaif.pipeline.plan import Plan
+    from rlaif.pipeline.plan import Plan, StagePlan
 
 __all__ = ["duration", "show_plan"]
 
@@ -25,16 +26,26 @@ def show_plan(plan: Plan, folder: Path) -> None:
             console.print(escape(text), soft_wrap=True)
     console.rule("what would be done", align="left")
     table = Table()
-    for name in ("stage", "model", "counts", "tokens read", "tokens written at most", "time, about"):
-        table.add_column(name, justify="right" if name.startswith(("tokens", "time")) else "left", overflow="fold")
+    priced = plan.cost is not None
+    names = ("stage", "model", "counts", "tokens read", "tokens written at most", "time, about", "cost at most")
+    for name in names if priced else names[:-1]:
+        table.add_column(name, justify="right" if name.startswith(("tokens", "time", "cost")) else "left", overflow="fold")
     for stage in plan.stages:
         counts = "\n".join(f"{value:,} {name}" for name, value in stage.counts.items())
-        table.add_row(stage.name, stage.model, counts, f"{stage.read:,}", f"{stage.write:,}", duration(stage.seconds))
+        cells = (stage.name, stage.model, counts, f"{stage.read:,}", f"{stage.write:,}", duration(stage.seconds))
+        table.add_row(*cells, *_cost(stage, priced))
     console.print(table)
+    if plan.cost is not None:
+        console.print(f"at most about {money(plan.cost)} in all, by the prices given, counting each word as a token", soft_wrap=True)
     console.print(
         f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; answers in the journal cost nothing\n"
         f"the run would be in {folder}; nothing was asked, nothing was written", soft_wrap=True,
     )
+
+
+def _cost(stage: StagePlan, priced: bool) -> list[str]:
+    """The cell of the cost, if there is such a column."""
+    return ["-" if stage.cost is None else money(stage.cost)] if priced else []
 
 
 def duration(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rlaif.pipeline.run import RunResult, StageResult
+    from rlaif.runs.spending import Spent
 
 __all__ = ["execute"]
 
@@ -106,6 +107,8 @@ def _show_examples(stage: StageResult, console: Console) -> None:
 
 def _show_end(result: RunResult, console: Console) -> None:
     console.print(f"\nasked {result.asked} questions, took {result.reused} answers from {result.journal}", soft_wrap=True)
+    for line in _spent(result.spent, result.limit):
+        console.print(line, soft_wrap=True, highlight=False)
     for stage in result.stages:
         main = next(iter(stage.manifest.outputs))
         rows = "" if stage.manifest.rows is None else f" ({stage.manifest.rows} rows)"
@@ -113,6 +116,21 @@ def _show_end(result: RunResult, console: Console) -> None:
         console.print(f"{stage.config.name}: {files}", soft_wrap=True)
     _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)
     console.print(f"{result.seconds:.0f} s in all")
+
+
+def _spent(spent: Sequence[Spent], limit: float | None) -> list[str]:
+    """What the run has used of models behind servers, a line for each, and its cost where prices were given."""
+    from rlaif.engines.api.costs import money
+
+    lines = [
+        f"{one_line(each.model)}: {each.requests:,} answers, {each.prompt_tokens:,} tokens read, {each.completion_tokens:,} written"
+        + (f", cost {money(each.cost)}" if each.cost else "")
+        for each in spent
+    ]
+    total = sum(each.cost for each in spent)
+    if total or limit is not None:
+        lines.append(f"this run has cost {money(total)}" + (f" of the {money(limit)} allowed" if limit is not None else ""))
+    return lines
 
 
 def _show_memory(stages: Sequence[StageResult], console: Console) -> None:

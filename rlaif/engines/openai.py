@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rlaif.engines.api.api_key import ApiKey, read_api_key
-from rlaif.engines.api.costs import Ledger, Usage
+from rlaif.engines.api.costs import Budget, Ledger, Usage
 from rlaif.engines.api.servers import Server
 from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
@@ -48,6 +48,7 @@ class OpenAIEngine:
         key: For hosted ones.
         settings: How to talk to them.
         log: Hears what the user should know, a line at a time.
+        budget: What may be spent, where several engines or invocations share it; else the settings' `max_cost`.
 
     Raises:
         ConfigError: A base URL is not one, or carries a user name, password or query.
@@ -55,11 +56,11 @@ class OpenAIEngine:
 
     def __init__(
         self, model: str, base_urls: Sequence[str] = (LOCAL_URL,), *, key: ApiKey | None = None, settings: ApiSettings | None = None,
-        log: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None, budget: Budget | None = None,
     ) -> None:
         self.model = model
         self.settings = settings or ApiSettings()
-        self.ledger = Ledger(self.settings.prices, self.settings.max_cost)
+        self.ledger = Ledger(self.settings.prices, self.settings.max_cost, budget=budget, model=model)
         self._servers = [Server(url, self.settings.concurrency) for url in _checked_urls(base_urls)]
         self._key = key or ApiKey()
         self._log = log or _silent
@@ -107,7 +108,7 @@ class OpenAIEngine:
 
 def open_openai(
     name: str, *, base_urls: Sequence[str] = (), api_key_env: str = "", api_key_file: Path | None = None,
-    settings: ApiSettings | None = None, log: Callable[[str], None] | None = None,
+    settings: ApiSettings | None = None, log: Callable[[str], None] | None = None, budget: Budget | None = None,
 ) -> OpenAIEngine:
     """The engine that `openai:MODEL` names, connected.
 
@@ -116,6 +117,7 @@ def open_openai(
         base_urls: Where it is served; `http://localhost:8000/v1` when there are none.
         api_key_env: Environment variable with the key; by default `RLAIF_API_KEY`, for api.openai.com also `OPENAI_API_KEY`.
         api_key_file: File with the key on its first line.
+        budget: What may be spent, shared with other engines.
 
     Raises:
         ModelError: The name is none, the extra is not installed, or the servers cannot be used.
@@ -126,7 +128,7 @@ def open_openai(
     urls = tuple(base_urls) or (LOCAL_URL,)
     hosts = frozenset(urlsplit(url).hostname or "" for url in urls)
     key = read_api_key(hosts=hosts, variable=api_key_env, file=api_key_file)
-    engine = OpenAIEngine(model, urls, key=key, settings=settings, log=log)
+    engine = OpenAIEngine(model, urls, key=key, settings=settings, log=log, budget=budget)
     _ = engine.card
     return engine
 

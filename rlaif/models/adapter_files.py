@@ -5,9 +5,10 @@ which weights it was trained on. PEFT checks shapes only: an adapter on a model 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import peft
 from safetensors import SafetensorError
@@ -15,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlaif.errors import ModelError
-from rlaif.files import parse_object
+from rlaif.files import check_regular, parse_object, read_object
 
 __all__ = ["AdapterFiles", "read_adapter", "write_adapter"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ABOUT = "rlaif.json"
+LARGEST_RANK = 65_536
 
 
 class AdapterFiles(NamedTuple):
@@ -67,8 +69,13 @@ def read_adapter(folder: Path) -> AdapterFiles:
         ModelError: The folder is incomplete or damaged, or the adapter is no LoRA.
     """
     where = str(folder)
-    for name in (name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).is_file()):
+    if (folder / "adapter_model.bin").is_file() and not (folder / ADAPTER_WEIGHTS).exists():
+        what = "the adapter's weights are a pickle (adapter_model.bin), which can run code when it is opened"
+        raise ModelError(what, where=where, remedy="save it again with a recent PEFT, which writes safetensors")
+    for name in (name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).exists()):
         raise ModelError(f"the folder holds no whole adapter: {name} is missing", where=where, remedy="save the adapter again")
+    check_regular(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS, folder / ABOUT, error=ModelError)
+    _check_config(folder / ADAPTER_CONFIG)
     try:
         config = peft.PeftConfig.from_pretrained(where)
         about = folder / ABOUT
@@ -81,3 +88,29 @@ def read_adapter(folder: Path) -> AdapterFiles:
     if not isinstance(config, peft.LoraConfig):
         raise ModelError("the adapter is not a LoRA adapter", where=where, remedy="use one that PEFT's LoRA, TRL or rlaif wrote")
     return AdapterFiles(config=config, state=state, trained_on=trained_on)
+
+
+def _check_config(path: Path) -> None:
+    """Refuse a config that PEFT would take, or fall over, though no adapter can be of that kind.
+
+    Raises:
+        ModelError: It is no JSON object, or a value is impossible.
+    """
+    remedy = "it was cut short or changed: save the adapter again"
+    values = read_object(path, error=ModelError, what="the adapter's config", remedy=remedy)
+    rank, alpha, modules = (values.get(name) for name in ("r", "lora_alpha", "target_modules"))
+    wrong = [
+        f"`{name}` is {str(value)[:40]}"
+        for name, value, right in (
+            ("r", rank, rank is None or (_is_number(rank) and isinstance(rank, int) and 1 <= rank <= LARGEST_RANK)),
+            ("lora_alpha", alpha, alpha is None or (_is_number(alpha) and 0 < alpha < math.inf)),
+            ("target_modules", modules, modules is None or isinstance(modules, str | list)),
+        )
+        if not right
+    ]
+    if wrong:
+        raise ModelError(f"the adapter's config cannot be right: {', '.join(wrong)}", where=str(path), remedy=remedy)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

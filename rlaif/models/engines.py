@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlaif.engines.api.costs import Budget
 from rlaif.engines.base import Engine, TokenCount
 from rlaif.engines.openai import ApiSettings, open_openai
 from rlaif.engines.scripted import load_scripted
@@ -22,6 +23,7 @@ class Served:
     api_key_env: str = ""
     api_key_file: Path | None = None
     settings: ApiSettings = field(default_factory=ApiSettings)
+    budget: Budget | None = None
 
 
 def is_scripted(spec: str) -> bool:
@@ -48,7 +50,7 @@ def open_engine(
         place = served or Served()
         return open_openai(
             spec, base_urls=place.base_urls, api_key_env=place.api_key_env, api_key_file=place.api_key_file,
-            settings=place.settings, log=log,
+            settings=place.settings, log=log, budget=place.budget,
         )
     return load_engine(spec, dtype=dtype, device=device, log=log)
 

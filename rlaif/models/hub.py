@@ -1,6 +1,6 @@
 """A repository of the Hugging Face hub as a local folder, quickly or with one clear error.
 
-Only files at the top of the repository are taken (no `onnx/`, `original/`), safetensors before pickles. Without a network the copy in
+Only files at the top of the repository are taken (no `onnx/`, `original/`), and no pickles. Without a network the copy in
 Hugging Face's own cache is used, whatever its age.
 """
 
@@ -48,7 +48,10 @@ def snapshot(repo: str, *, revision: str | None = None, weights: bool = True) ->
     if weights:
         _download(repo, ["*.safetensors"], options)
         if not any(folder.glob("*.safetensors")):
-            _download(repo, ["pytorch_model*.bin"], options)
+            raise ModelError(
+                "the model has no weights in safetensors; pickles are not opened, as they can run code", where=repo,
+                remedy="take a revision with safetensors (many models have one among their pull requests), or convert it yourself",
+            )
     return folder, commit or folder.name
 
 

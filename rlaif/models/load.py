@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from rlaif.engines.base import EngineCard
 from rlaif.engines.chat import ChatFormat
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ModelError
+from rlaif.files import check_regular
 from rlaif.models.alias import ALIASES, find_alias
 from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.gguf import converted
@@ -41,8 +41,14 @@ SMALL_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
-LOAD_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
-"""What the Auto classes raise on a broken or unfit model."""
+LOAD_ERRORS = (Exception,)
+"""What the Auto classes raise on a broken or unfit model: anything. The tokenizers library raises `Exception` itself."""
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+LARGEST = {
+    "vocab_size": 1 << 25, "hidden_size": 1 << 20, "intermediate_size": 1 << 24, "num_hidden_layers": 1 << 14,
+    "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16,
+}
+"""No model is larger: a config that says so would fill the memory before a weight is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
 
 
 def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
+    check_regular(*(path for path in folder.iterdir() if not path.is_dir()), error=ModelError)
     if (folder / "config.json").is_file():
         return ModelSource(spec, folder, folder_digest(folder))
     files = sorted(folder.glob("*.gguf"))
@@ -191,9 +198,12 @@ def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = 
     source = resolve(source, log=log) if isinstance(source, str) else source
     config = _load_config(source)
     place = pick_device(device)
-    options: dict[str, Any] = {"dtype": pick_dtype(dtype, place), "local_files_only": True, "output_loading_info": True}
+    options: dict[str, Any] = {
+        "dtype": pick_dtype(dtype, place), "local_files_only": True, "output_loading_info": True, "use_safetensors": True,
+    }
     if device == "auto" and place.type == "cuda" and torch.cuda.device_count() > 1:
         options["device_map"] = "auto"
+    _refuse_pickles(source)
     log(f"loading {source.name}")
     try:
         with quiet():
@@ -261,11 +271,31 @@ def _load_config(source: ModelSource) -> Any:
             config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
+    _check_sizes(config, source)
     kinds = list(getattr(config, "architectures", None) or [])
     if config.is_encoder_decoder or (kinds and not any(kind.endswith(CAUSAL) for kind in kinds)):
         what = f"not a causal language model, but {', '.join(kinds) or config.model_type}"
         raise ModelError(what, where=source.name, remedy="pass a model that generates text, such as smollm2-135m")
     return config
+
+
+def _check_sizes(config: Any, source: ModelSource) -> None:
+    text = config.get_text_config(decoder=True)
+    for name, most in LARGEST.items():
+        size = getattr(text, name, None)
+        if size is not None and not (isinstance(size, int) and 0 < size <= most):
+            what = f"its config.json says `{name}` is {str(size)[:40]}, which no model has"
+            raise ModelError(what, where=source.name, remedy="fetch or save the model again")
+
+
+def _refuse_pickles(source: ModelSource) -> None:
+    """Weights in pickles run code when they are opened; the Auto classes would look for them where there are no others."""
+    pickles = sorted(path.name for pattern in PICKLES for path in source.path.glob(pattern))
+    if pickles and not any(source.path.glob("*.safetensors")):
+        raise ModelError(
+            f"the weights are pickles ({pickles[0]}), which can run code when they are opened", where=source.name,
+            remedy="convert them where you trust them: save_pretrained of a recent transformers writes safetensors",
+        )
 
 
 def _unfit(source: ModelSource, error: BaseException) -> ModelError:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from rlaif.digest import digest
 from rlaif.errors import ModelError
-from rlaif.files import read_object
+from rlaif.files import check_regular, read_object
 from rlaif.models.heads import ScalarHead
 from rlaif.models.reward_model import Conversation, Member, RewardModel
 from rlaif.models.shared_base import REFERENCE, SharedBase
@@ -202,6 +202,7 @@ def _check_base(about: Mapping[str, Any], base: SharedBase, folder: Path) -> Non
 
 
 def _read_heads(folder: Path) -> dict[str, torch.Tensor]:
+    check_regular(folder / HEADS, error=ModelError)
     try:
         return load_file(folder / HEADS)
     except (SafetensorError, OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from rlaif.config.stages import ServerConfig
 from rlaif.constitution import Half, load_constitution, require
+from rlaif.digest import digest
 from rlaif.engines.base import Engine, TokenCount
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.engines.scripted import load_scripted
@@ -29,6 +30,7 @@ from rlaif.pipeline.estimate import shared
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown, difference_markdown
+from rlaif.runs.spending import Spending
 from rlaif.runs.store import Journal
 from rlaif.types import Constitution
 
@@ -136,8 +138,8 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
     """
     inputs = _inputs(settings, progress)
     kept: dict[str, Sequence[Case]] = {}
-    with Journal(settings.journal) as journal:
-        engine = _engine(settings, journal, progress)
+    with Journal(settings.journal) as journal, _account(settings) as spending:
+        engine = _engine(settings, journal, spending, progress)
         report = conduct(settings, inputs, engine, progress=progress, keep=lambda name, cases, _: kept.update({name: cases}))
     files: tuple[Path, ...] = write_audit(report, settings.out / audit_file(report))
     calibration = None
@@ -235,8 +237,8 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
     """
     name, usable, read = _both_sides(settings, other, progress)
     sides = []
-    with Journal(settings.journal) as journal:
-        engine = _engine(settings, journal, progress)
+    with Journal(settings.journal) as journal, _account(settings) as spending:
+        engine = _engine(settings, journal, spending, progress)
         for constitution in usable:
             library = PromptLibrary(constitution.language, settings.prompts_dir)
             protocol = open_protocol(name, library=library, constitution=constitution)
@@ -282,8 +284,16 @@ def _probes(task: AuditTask, usable: Mapping[str, Constitution]) -> tuple[Pair, 
     return probes if task.probes == "all" else tuple(in_scope(probes, ours))
 
 
-def _engine(settings: AuditSettings, journal: Journal, progress: Progress) -> JournaledEngine:
-    pool = EnginePool(journal, dtype=settings.dtype, device=settings.device, server=settings.server, note=progress.note)
+def _account(settings: AuditSettings) -> Spending:
+    """What this audit has spent: a file beside its report, which the same command goes on with."""
+    same = (settings.judge, settings.constitution, settings.data, settings.protocol, settings.limit, settings.seed)
+    return Spending(settings.out / f"spending-{digest([str(each) for each in same])[:8]}.jsonl")
+
+
+def _engine(settings: AuditSettings, journal: Journal, spending: Spending, progress: Progress) -> JournaledEngine:
+    pool = EnginePool(
+        journal, dtype=settings.dtype, device=settings.device, server=settings.server, note=progress.note, spending=spending
+    )
     return pool.get(settings.judge)
 
 

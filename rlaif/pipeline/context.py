@@ -14,7 +14,7 @@ from rlaif.config.stages import BaseStage, ServerConfig
 from rlaif.config.training import RewardConfig
 from rlaif.constitution import load_constitution
 from rlaif.digest import digest
-from rlaif.engines.api.costs import Prices
+from rlaif.engines.api.costs import Budget, Prices
 from rlaif.engines.base import Engine, EngineCard
 from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
@@ -29,6 +29,7 @@ from rlaif.prompts import PromptLibrary
 from rlaif.runs.disk import read_json_object, told, write_whole
 from rlaif.runs.folders import move_aside
 from rlaif.runs.manifest import changed_parts
+from rlaif.runs.spending import SPENDING, Spending, Spent
 from rlaif.runs.splits import check_disjoint
 from rlaif.types import Constitution, Prompt
 
@@ -39,11 +40,17 @@ WORK_PARTS = "parts.json"
 
 
 class EnginePool:
-    """Engines by the name the user gave; the same name is loaded once, whatever roles it plays."""
+    """Engines by the name the user gave; the same name is loaded once, whatever roles it plays.
 
-    def __init__(self, memo: Memo, *, dtype: str, device: str, server: ServerConfig, note: Callable[[str], None]) -> None:
+    Args:
+        spending: The account of the run; those behind servers share what it may cost.
+    """
+
+    def __init__(
+        self, memo: Memo, *, dtype: str, device: str, server: ServerConfig, note: Callable[[str], None], spending: Spending
+    ) -> None:
         self.memo = memo
-        self._served = _served(server)
+        self._served = _served(server, spending)
         self._dtype = dtype
         self._device = device
         self._note = note
@@ -79,13 +86,19 @@ class Context:
         memo: Where answers are kept.
         progress: Hears of the work.
         path: The run folder.
+        spending: The account of the run; one that begins at zero and is written nowhere when left out.
     """
 
-    def __init__(self, recipe: Recipe, *, memo: Memo, progress: Progress, path: Path = Path()) -> None:
+    def __init__(
+        self, recipe: Recipe, *, memo: Memo, progress: Progress, path: Path = Path(), spending: Spending | None = None
+    ) -> None:
         self.recipe = recipe
         self.path = path
         self.progress = progress
-        self.engines = EnginePool(memo, dtype=recipe.dtype, device=recipe.device, server=recipe.server, note=progress.note)
+        self.engines = EnginePool(
+            memo, dtype=recipe.dtype, device=recipe.device, server=recipe.server, note=progress.note,
+            spending=spending or Spending(path / SPENDING),
+        )
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
         self.rewards: dict[str, RewardModel] = {}
@@ -241,11 +254,17 @@ class Context:
             raise DataError(what, where=str(path), remedy="check that the path is right") from error
 
 
-def _served(server: ServerConfig) -> Served:
+def _served(server: ServerConfig, spending: Spending) -> Served:
+    def note(model: str, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
+        spending.add(Spent(model, 1, prompt_tokens, completion_tokens, cost))
+
     settings = ApiSettings(
         concurrency=server.concurrency, timeout=server.timeout, prices=Prices(input=server.price_input, output=server.price_output),
         max_cost=server.max_cost, api=server.api, reads=server.reads, votes=server.votes, top_logprobs=server.top_logprobs,
         continues=server.continues, extra_body=server.extra_body,
     )
     key_file = Path(server.api_key_file) if server.api_key_file else None
-    return Served(base_urls=server.base_urls, api_key_env=server.api_key_env, api_key_file=key_file, settings=settings)
+    return Served(
+        base_urls=server.base_urls, api_key_env=server.api_key_env, api_key_file=key_file, settings=settings,
+        budget=Budget(server.max_cost, spent=spending.cost, note=note),
+    )

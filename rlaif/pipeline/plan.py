@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from rlaif.config import Recipe
+from rlaif.config.stages import ServerConfig
+from rlaif.engines.api.costs import Prices
 from rlaif.engines.base import TokenCount
 from rlaif.engines.journaled import Memo
 from rlaif.engines.scripted import load_scripted
 from rlaif.judging.judge import Judge
-from rlaif.models.engines import open_token_count
+from rlaif.models.engines import is_served, open_token_count
 from rlaif.pipeline.audit_stage import AuditJob
 from rlaif.pipeline.auditing import plan_questions
 from rlaif.pipeline.context import Context
@@ -43,6 +45,7 @@ class StagePlan:
         counts: How many of what, in reading order.
         read, write: Tokens that models would read and write at most.
         seconds: Estimate; `None` for a scripted model.
+        cost: The most that a served model would cost, in the currency of the prices; `None` without prices.
         example: One rendered prompt of each kind, by its name.
     """
 
@@ -54,6 +57,7 @@ class StagePlan:
     write: int
     seconds: float | None
     example: dict[str, str]
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ class Plan:
     def seconds(self) -> float | None:
         """The estimates together, of the stages that have one; `None` when none has."""
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
+        return math.fsum(known) if known else None
+
+    @property
+    def cost(self) -> float | None:
+        """The costs together; `None` when no stage has one."""
+        known = [stage.cost for stage in self.stages if stage.cost is not None]
         return math.fsum(known) if known else None
 
 
@@ -90,7 +100,15 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     context = Context(recipe, memo=memo, progress=progress or Silent())
     jobs = [make_job(config, context) for config in recipe.stages]
     sampled: dict[str, SampleJob] = {job.config.name: job for job in jobs if isinstance(job, SampleJob)}
-    return Plan(name=recipe.name, stages=tuple(_plan(job, context, sampled) for job in jobs))
+    return Plan(name=recipe.name, stages=tuple(_priced(_plan(job, context, sampled), recipe.server) for job in jobs))
+
+
+def _priced(plan: StagePlan, server: ServerConfig) -> StagePlan:
+    """The plan with what it would cost. A label read from log-probabilities is a token written; votes are several."""
+    prices = Prices(server.price_input, server.price_output)
+    if not is_served(plan.model) or prices == Prices():
+        return plan
+    return replace(plan, cost=prices.of(plan.read, plan.write + plan.counts.get("questions", 0)))
 
 
 def _plan(job: Job, context: Context, sampled: dict[str, SampleJob]) -> StagePlan:
@@ -146,9 +164,10 @@ def _plan_label(job: LabelJob, context: Context, sampled: dict[str, SampleJob]) 
     share = len(asked) / max(1, len(looked_at) * judge.questions_each)  # pairs of one prompt share pointwise questions
     questions = round(len(comparisons) * judge.questions_each * share)
     read = round(_tokens(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions)
+    write = questions * config.reasoning_tokens if job.protocol.name == "cot" else 0
     return StagePlan(
-        name=config.name, kind=config.stage, model=job.judge, read=read, write=0, seconds=_seconds(job.judge, context, read * once, 0),
-        counts={
+        name=config.name, kind=config.stage, model=job.judge, read=read, write=write,
+        seconds=_seconds(job.judge, context, read * once, write), counts={
             "completions": len(source.completions), "comparisons": len(comparisons), "principles": len(job.constitution.principles),
             "questions": questions,
         },

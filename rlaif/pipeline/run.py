@@ -23,6 +23,7 @@ from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import Progress, Silent
 from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, damaged_outputs, describe_outputs, stage_key
 from rlaif.runs.run import RunFolder, now
+from rlaif.runs.spending import SPENDING, Spending, Spent
 from rlaif.runs.store import Journal
 
 __all__ = ["JOURNAL", "RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
@@ -48,6 +49,8 @@ class RunResult:
     Attributes:
         asked: Answers that models gave in this run.
         reused: Answers that came from the journal.
+        spent: What was used of models behind servers, over all invocations of the run.
+        limit: What they may cost, if that is limited.
     """
 
     folder: Path
@@ -56,11 +59,18 @@ class RunResult:
     seconds: float
     asked: int
     reused: int
+    spent: tuple[Spent, ...] = ()
+    limit: float | None = None
 
 
 def default_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
-    """`runs/NAME-DIGEST`: the same settings give the same folder, so that the same command continues or finds its run."""
-    return root / f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}"
+    """`runs/NAME-DIGEST`: the same settings give the same folder, so that the same command continues or finds its run.
+
+    What may be spent is left out: who raises the limit goes on with the run that reached it.
+    """
+    settings = recipe.model_dump(mode="json")
+    settings["server"]["max_cost"] = None
+    return root / f"{recipe.name}-{digest(settings)[:8]}"
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -85,9 +95,9 @@ def run_recipe(
     started = time.monotonic()
     bound_kernels()
     place = journal or out.absolute().parent / JOURNAL
-    with RunFolder.open(out, name=recipe.name, command=command) as run, Journal(place) as memo:
+    with RunFolder.open(out, name=recipe.name, command=command) as run, Journal(place) as memo, Spending(out / SPENDING) as spending:
         run.write_recipe(recipe_text(recipe))
-        context = Context(recipe, memo=memo, progress=progress, path=out)
+        context = Context(recipe, memo=memo, progress=progress, path=out, spending=spending)
         jobs = [make_job(config, context) for config in recipe.stages]
         stages = []
         for job in jobs:
@@ -98,7 +108,7 @@ def run_recipe(
         asked = context.engines.asked()
         return RunResult(
             folder=out, journal=place, stages=tuple(stages), seconds=time.monotonic() - started, asked=asked["asked"],
-            reused=asked["reused"],
+            reused=asked["reused"], spent=spending.models, limit=recipe.server.max_cost,
         )
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlaif.errors import RunError
-from rlaif.files import parse_object
+from rlaif.files import check_regular, parse_object
 
 __all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
 
@@ -94,6 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if found != wanted:
                 raise _damaged(path / name, "its content was changed after it was written")
         state = parse_object((path / STATE).read_text("utf-8"))
+        check_regular(path / TENSORS, error=RunError)
         tensors = load_file(path / TENSORS)
         return Checkpoint(step=int(state.pop("step")), tensors=tensors, state=state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -445,7 +445,7 @@ def test_a_folder_cut_short_is_refused_and_leaves_the_base_clean(
     else:
         (folder / name).unlink()
     base = base_of()
-    with pytest.raises(ModelError, match=r"missing|cut short|cannot be read"):
+    with pytest.raises(ModelError, match=r"missing|cut short|cannot be read|is damaged"):
         load_reward_model(base, folder)
     assert base.roles == ()
 

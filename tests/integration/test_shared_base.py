@@ -216,7 +216,7 @@ def test_a_damaged_adapter_folder_is_refused(tmp_path: Path, damage: str) -> Non
     base.save_adapter("policy", tmp_path)
     content = (tmp_path / damage).read_bytes()
     (tmp_path / damage).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"cannot be read|is damaged"):
         tiny_base().load_adapter("policy", tmp_path)
     (tmp_path / damage).unlink()
     with pytest.raises(ModelError, match="is missing"):

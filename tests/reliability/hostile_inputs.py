@@ -485,7 +485,7 @@ def _wrong(
     return f"inputs changed: {', '.join(changed[:3])}" if changed else ""
 
 
-OURS = ("out", "labelled", "journal.sqlite")
+OURS = ("out", "labelled", "journal.sqlite", "nowhere")
 """What a command may write to."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from rlaif.engines.api.api_key import ApiKey
 from rlaif.engines.api.calls import Clients, retrying
-from rlaif.engines.api.costs import Ledger
+from rlaif.engines.api.costs import CostLimitError, Ledger
 from rlaif.engines.api.servers import Server
 from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.api.wire import Reply, read_counts, read_reply
@@ -26,6 +27,8 @@ class Asker:
         self.settings = settings
         self._ledger = ledger
         self._key = key
+        self._in_flight = 0
+        self._landed = asyncio.Event()
         self._clients = Clients(self.servers, key=key, timeout=settings.timeout, connections=settings.concurrency)
 
     async def __aenter__(self) -> Asker:
@@ -45,7 +48,7 @@ class Asker:
         """
         sent = _characters(body)
         tokens = int(body.get("max_tokens") or body.get("max_completion_tokens") or 0) * int(body.get("n", 1))
-        estimate = self._ledger.reserve(sent, tokens)
+        estimate = await self._reserve(sent, tokens)
 
         async def attempt() -> Reply:
             server = self._choose(home)
@@ -58,6 +61,26 @@ class Asker:
             return await retrying(attempt, retries=self.settings.retries, backoff=self.settings.backoff, retried=self._retried)
         finally:
             self._ledger.release(estimate)
+            self._in_flight -= 1
+            self._landed.set()
+
+    async def _reserve(self, sent: int, tokens: int) -> float:
+        """Set a request's cost aside; waits for those in flight, which mostly cost less than was set aside for them.
+
+        Raises:
+            CostLimitError: It does not fit, and nothing is in flight any more.
+        """
+        while True:
+            try:
+                estimate = self._ledger.reserve(sent, tokens)
+            except CostLimitError:
+                if not self._in_flight:
+                    raise
+            else:
+                self._in_flight += 1
+                return estimate
+            self._landed.clear()
+            await self._landed.wait()
 
     def redact(self, text: str) -> str:
         """`text` without the key."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from rlaif.errors import ConfigError, ModelError
 
-__all__ = ["CostLimitError", "Ledger", "Prices", "Usage"]
+__all__ = ["Budget", "CostLimitError", "Ledger", "Prices", "Usage", "money"]
 
 MILLION = 1_000_000
 CHARACTERS_A_TOKEN = 3.0
@@ -55,15 +55,67 @@ class Usage:
         return asdict(self)
 
 
+class Budget:
+    """What may be spent and was spent, by every engine that shares it.
+
+    Args:
+        limit: The most that may be spent; `None` for no limit.
+        spent: What was spent before: a run's limit holds over all its invocations.
+        note: Hears what each answer used: prompt tokens, completion tokens, cost.
+    """
+
+    def __init__(
+        self, limit: float | None = None, *, spent: float = 0.0, note: Callable[[str, int, int, float], None] | None = None
+    ) -> None:
+        self.limit = limit
+        self.spent = spent
+        self._reserved = 0.0
+        self._note = note
+
+    def reserve(self, estimate: float) -> None:
+        """Set the estimated cost of one request aside.
+
+        Raises:
+            CostLimitError: It does not fit into what is left.
+        """
+        if self.limit is not None and self.spent + self._reserved + estimate > self.limit:
+            raise CostLimitError(
+                f"the next request could cost more than is left: {money(self.spent)} of {money(self.limit)} is spent, and a request "
+                f"may cost {money(estimate)}",
+                remedy="raise --max-cost and run the same command again: what was answered so far is kept and costs nothing",
+            )
+        self._reserved += estimate
+
+    def release(self, estimate: float) -> None:
+        """The request that `reserve` was called for has ended."""
+        self._reserved -= estimate
+
+    def charge(self, model: str, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
+        """An answer came, and is to be paid for."""
+        self.spent += cost
+        if self._note is not None:
+            self._note(model, prompt_tokens, completion_tokens, cost)
+
+
+def money(amount: float) -> str:
+    """An amount for a reader: two decimals, or as many as it takes to see something."""
+    return f"{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{amount:.2g}"
+
+
 class Ledger:
     """Adds up usage and admits requests while their worst cost fits into what is left.
 
     A request is admitted on an estimate: its characters as tokens, the most by which this was too low so far (a chat template, a dense
     script), and as many new tokens as it may ask for. What is in flight counts by its estimate, so that the limit holds whatever the
     concurrency, up to the error of that estimate.
+
+    Args:
+        max_cost: The most that may be spent.
+        budget: Shared with other engines, and with what was spent before; one of its own when left out.
+        model: Under which name its answers are noted.
     """
 
-    def __init__(self, prices: Prices, max_cost: float | None) -> None:
+    def __init__(self, prices: Prices, max_cost: float | None, *, budget: Budget | None = None, model: str = "") -> None:
         if max_cost is not None and (max_cost <= 0 or prices == Prices()):
             raise ConfigError(
                 f"max_cost is {max_cost} with prices {prices.input} and {prices.output} a million tokens",
@@ -72,7 +124,8 @@ class Ledger:
         self.prices = prices
         self.max_cost = max_cost
         self.usage = Usage()
-        self._reserved = 0.0
+        self.model = model
+        self.budget = budget or Budget(max_cost)
         self._excess = 0.0
 
     def reserve(self, characters: int, new_tokens: int) -> float:
@@ -82,17 +135,12 @@ class Ledger:
             CostLimitError: It does not fit into what is left.
         """
         estimate = self.prices.of(characters / CHARACTERS_A_TOKEN + self._excess, new_tokens)
-        if self.max_cost is not None and self.usage.cost + self._reserved + estimate > self.max_cost:
-            raise CostLimitError(
-                f"the cost limit is reached: {self.usage.cost:.4g} of {self.max_cost:.4g} spent by {self.usage.requests} requests",
-                remedy="raise --max-cost and run the same command again: what was answered so far is kept",
-            )
-        self._reserved += estimate
+        self.budget.reserve(estimate)
         return estimate
 
     def release(self, estimate: float) -> None:
         """The request that `reserve` was called for has ended."""
-        self._reserved -= estimate
+        self.budget.release(estimate)
 
     def record(self, counts: Mapping[str, int], *, sent: int, received: int) -> None:
         """Count one answer.
@@ -111,4 +159,6 @@ class Ledger:
         usage.prompt_tokens += prompt
         usage.cached_tokens += counts.get("cached", 0)
         usage.completion_tokens += completion
-        usage.cost += self.prices.of(prompt, completion)
+        cost = self.prices.of(prompt, completion)
+        usage.cost += cost
+        self.budget.charge(self.model, prompt, completion, cost)
