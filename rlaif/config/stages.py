@@ -12,6 +12,9 @@ __all__ = [
     "Settings", "Split",
 ]
 
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Sizes between which every number of a setting lies that is not 0. In float32 a product of two such numbers is still one."""
+LARGEST_WHOLE = 2**63
 RESERVED = frozenset({"superseded", "tracking", "merged", "run", "recipe"})
 """Names in a run's folder that are not of stages."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -19,7 +22,18 @@ Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    """Settings of any kind: no unknown ones, no NaN, and no number so large or small that arithmetic would lose it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_in_bounds(cls, value: Any) -> Any:
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise ValueError(f"{value:g} is out of bounds: 0, or between {SMALLEST:g} and {LARGEST:g} in size")
+        if isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
+            raise ValueError(f"{str(value)[:20]}… is out of bounds: at most {LARGEST_WHOLE - 1} in size")
+        return value
 
 
 class BaseStage(Settings):

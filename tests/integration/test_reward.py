@@ -325,7 +325,7 @@ def test_labels_that_say_nothing_are_refused() -> None:
 
 @pytest.mark.parametrize(("column", "value", "said"), [
     ("p_chosen", math.nan, "not a finite number"), ("p_chosen", 1.2, "not a probability"), ("p_chosen", "0.7", "not a finite number"),
-    ("weight", -1, "below 0"), ("prompt", [], "user's turn"), ("chosen", [], "one assistant message"),
+    ("weight", -1, "neither 0 nor"), ("prompt", [], "user's turn"), ("chosen", [], "one assistant message"),
     ("rejected", "text", "one assistant"), ("chosen", [{"role": "user", "content": "x"}], "not the assistant's"),
     ("prompt", [{"role": "robot", "content": "x"}], "chat message"),
 ])
@@ -346,7 +346,8 @@ def test_missing_columns_and_equal_completions_are_named() -> None:
     assert "same text" in str(caught.value)
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled() -> None:
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlaif.config.stages.LARGEST", 1e35)  # no setting that is allowed makes such a loss
     with pytest.raises(ModelError, match="at step"):
         learn(base_of(), toy_rows(40), learning_rate=1e30, keep="lora")
 

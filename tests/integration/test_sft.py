@@ -219,7 +219,8 @@ def test_rows_that_cannot_be_read_are_listed(bad: dict[str, Any], message: str) 
     assert "rows.jsonl, row 2" in str(caught.value)
 
 
-def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was() -> None:
+def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlaif.config.stages.LARGEST", 1e35)  # no setting that is allowed makes such a loss
     base = toy_base()
     base.add_adapter("policy", LoraSettings(rank=4), seed=0)
     before = base.adapter_state("policy")
