@@ -65,6 +65,9 @@ class SftConfig(BaseStage, FinetuneSettings):
     files: tuple[str, ...] = ()
     """Files to learn from, beside or instead of a stage's: rows of `prompt` and `completion` as lists of messages, and `weight`."""
 
+    skip_bad_rows: bool = False
+    """Go on without rows that cannot be learned from; they are counted and the first are named."""
+
     model: str | None = None
     """Model to fine-tune; the recipe's `model` when left out."""
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlaif.engines.chat import ChatFormat
+from rlaif.engines.chat import ChatFormat, TemplateRefusal
 from rlaif.errors import DataError
 from rlaif.models.heads import Pooling, ScalarHead
 from rlaif.models.packing import Ids, Tree, features, same_states
@@ -69,6 +69,16 @@ class TurnFormat:
         encoded = dict(zip(prompts, self.chat.encode([self.chat.render(messages) for messages in prompts]), strict=True))
         texts = self.chat.encode_raw([self.chat.inert(messages[-1].content) for messages in conversations])
         return [(encoded[tuple(m[:-1])], self.closed(ids)) for m, ids in zip(conversations, texts, strict=True)]
+
+    def refusals(self, conversations: Sequence[Conversation]) -> dict[int, str]:
+        """Conversations whose prompt the chat template refuses, by their place, and what it says."""
+        said: dict[Conversation, str] = {}
+        for prompt in {tuple(messages[:-1]): None for messages in conversations}:
+            try:
+                self.chat.render(prompt)
+            except TemplateRefusal as error:
+                said[prompt] = error.what
+        return {at: said[tuple(messages[:-1])] for at, messages in enumerate(conversations) if tuple(messages[:-1]) in said}
 
     def closed(self, completion: Ids) -> tuple[int, ...]:
         """The completion's ids without end tokens, then the token that closes the turn."""

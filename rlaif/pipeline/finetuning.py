@@ -13,15 +13,16 @@ from typing import Any
 from rlaif.config.training import PreferenceFile
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError
 from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
+from rlaif.pipeline.left_out import LeftOut
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
-from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, read_rows, skipper
+from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, read_rows
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
@@ -41,6 +42,7 @@ class SftJob:
     def __init__(self, config: SftConfig, context: Context) -> None:
         self.config = config
         self.context = context
+        self.left_out = LeftOut(config.name, allowed=config.skip_bad_rows, progress=context.progress)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -49,9 +51,7 @@ class SftJob:
         found: list[dict[str, Any]] = []
         for source in sources:
             rows, _, problems = read_rows(source, demonstration_of)
-            if problems:
-                what = f"{len(problems)} of {len(rows) + len(problems)} rows cannot be learned from"
-                raise DataError(what, where=source, problems=problems[:20], remedy="correct or remove them")
+            self.left_out.without(problems, good=len(rows), where=source)
             found += rows
         return found
 
@@ -72,9 +72,11 @@ class SftJob:
         with _adapter(base, folder):
             result = train_sft(
                 self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+                skipped=self.left_out.skipped,
             )
         write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict())
         counts = {name: value for name, value in result.report.as_dict().items() if isinstance(value, int)}
+        counts["rows_left_out"] = self.left_out.count
         return Outcome(counts=counts, rows=_written(result, folder, base, title="Fine-tuning"))
 
     def merge(self, folder: Path) -> None:
@@ -152,12 +154,13 @@ class DpoJob:
     def __init__(self, config: DpoConfig, context: Context) -> None:
         self.config = config
         self.context = context
+        self.left_out = LeftOut(config.name, allowed=config.skip_bad_rows, progress=context.progress)
 
     @cached_property
     def pairs(self) -> list[PreferencePair]:
         """What is learned from."""
         hard = self.config.labels == "hard"
-        skipped = skipper(self.config, self.context)
+        skipped = self.left_out.skipped
         return [
             pair for file in self._files() for pair in read_pairs(file.file, weight=file.weight, hard=hard, skipped=skipped)
         ]
@@ -179,15 +182,16 @@ class DpoJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, base = self.context, self.context.base(self.config.model)
+        pairs = self.left_out.pairs(self.pairs, base)
         with _adapter(base, folder):
             result = train_dpo(
-                self.pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+                pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
             )
         write_card(
             folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict(),
             judge=judges_of(file.file for file in self._files()),
         )
-        counts = {"pairs": len(self.pairs), "steps": len(result.steps)}
+        counts = {"pairs": len(pairs), "rows_left_out": self.left_out.count, "steps": len(result.steps)}
         return Outcome(counts=counts, rows=_written(result, folder, base, title="DPO"))
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
 from rlaif.config.training_ppo import PpoConfig
-from rlaif.config.training_sft import DpoConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError, ModelError, Problem
 from rlaif.models.cost import peak_memory
@@ -21,6 +20,7 @@ from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
+from rlaif.pipeline.left_out import LeftOut
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.tracking import Trackers, check_trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
@@ -28,14 +28,14 @@ from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.steps import StepLog
 from rlaif.runs.tables import read_table
-from rlaif.runs.training_rows import preference_of
+from rlaif.runs.training_rows import demonstration_of, preference_of
 from rlaif.runs.writers import RowWriter, write_rows, write_text
 from rlaif.stages.ppo import POLICY, PtxRow, ppo_cost, ptx_rows, train_ppo
 from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
 from rlaif.types import Message
 
-__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "read_rows", "skipper"]
+__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "read_rows"]
 
 SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
@@ -48,6 +48,7 @@ class RewardJob:
         self.config = config
         self.context = context
         self.base = context.model(config.model)
+        self.left_out = LeftOut(config.name, allowed=config.skip_bad_rows, progress=context.progress)
 
     @cached_property
     def pairs(self) -> list[PreferencePair]:
@@ -55,7 +56,7 @@ class RewardJob:
         found: list[PreferencePair] = []
         for file in self._files():
             found += read_pairs(
-                file.file, weight=file.weight, hard=self.config.labels == "hard", skipped=skipper(self.config, self.context),
+                file.file, weight=file.weight, hard=self.config.labels == "hard", skipped=self.left_out.skipped,
             )
         return found
 
@@ -67,7 +68,7 @@ class RewardJob:
         """Pairs that people labelled, for the report."""
         if not self.config.human:
             return []
-        found = read_pairs(self.config.human, skipped=skipper(self.config, self.context))
+        found = read_pairs(self.config.human, skipped=self.left_out.skipped)
         learned = {_content(pair) for pair in self.pairs}
         if shared := sum(_content(pair) in learned for pair in found):
             raise DataError(
@@ -93,10 +94,11 @@ class RewardJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context = self.context
+        pairs, human = (self.left_out.pairs(each, context.base(self.base)) for each in (self.pairs, self.human))
         with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
             result = train_reward(
-                self.pairs, base=context.base(self.base), config=self.config, seed=context.seed(self.config), role=self.config.name,
-                human=self.human, constitution=context.constitution.digest, progress=context.progress,
+                pairs, base=context.base(self.base), config=self.config, seed=context.seed(self.config), role=self.config.name,
+                human=human, constitution=context.constitution.digest, progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),
             )
         parts, judge = self.parts(), judges_of(file.file for file in self._files())
@@ -111,7 +113,9 @@ class RewardJob:
         )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", reward_markdown(report))
-        counts = {"pairs": len(self.pairs), "human_pairs": len(self.human), "steps": len(result.steps)}
+        counts = {
+            "pairs": len(pairs), "human_pairs": len(human), "rows_left_out": self.left_out.count, "steps": len(result.steps),
+        }
         return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
 
 
@@ -185,7 +189,11 @@ class PpoJob:
             return ()
         named = self.config.ptx.data
         source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
-        return ptx_rows(self.context.base(), [_conversation(row.values, str(source)) for row in read_table(source).rows])
+        read = read_rows(str(source), demonstration_of)
+        if read.problems:
+            what = f"{len(read.problems)} of {len(read.rows) + len(read.problems)} rows of the PPO-ptx data cannot be learned from"
+            raise DataError(what, where=str(source), problems=read.problems[:20], remedy="correct or remove them")
+        return ptx_rows(self.context.base(), [_conversation(row, str(source)) for row in read.rows])
 
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""
@@ -202,14 +210,6 @@ class PpoJob:
 def _content(pair: PreferencePair) -> tuple[object, ...]:
     """What is compared, whoever won."""
     return pair.group, *sorted((pair.chosen, pair.rejected))
-
-
-def skipper(config: RewardConfig | DpoConfig, context: Context) -> Callable[[Sequence[Problem]], None] | None:
-    """What is done about rows that cannot be learned from: told and left out where the settings say so, else nothing: an error."""
-    def tell(problems: Sequence[Problem]) -> None:
-        context.progress.note(f"{config.name}: {len(problems)} rows are left out (skip_bad_rows); the first: {problems[0]}")
-
-    return tell if config.skip_bad_rows else None
 
 
 def read_pairs(
@@ -284,9 +284,9 @@ def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _conversation(row: Mapping[str, Any], source: str) -> list[Message]:
-    """A row of `prompt` and `completion`, or of `messages`, as one conversation."""
+    """A row of `prompt` and `completion` as one conversation."""
     try:
-        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
+        turns = [*row["prompt"], *row["completion"]]
         return [Message(role=turn["role"], content=turn["content"]) for turn in turns]
     except (KeyError, TypeError) as error:
         remedy = "give rows of `prompt` and `completion`, or of `messages`, as lists of messages"

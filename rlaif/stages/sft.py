@@ -8,7 +8,7 @@ formed at completion tokens only, and what the prompts of a pass have in common 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -101,7 +101,7 @@ class SftResult:
 
 def train_sft(
     rows: Sequence[Mapping[str, Any]], *, base: SharedBase, config: SftConfig, seed: int, role: str = "policy", source: str = "",
-    progress: Progress | None = None, log: Log = lambda step: None,
+    progress: Progress | None = None, log: Log = lambda step: None, skipped: Callable[[Sequence[Problem]], None] | None = None,
 ) -> SftResult:
     """Fine-tune the adapter `role` on rows of `prompt` and `completion` (lists of messages) and, if given, `weight`.
 
@@ -110,6 +110,7 @@ def train_sft(
     Args:
         source: Where the rows are from, for messages.
         log: Told of every optimiser step.
+        skipped: Told of the rows that cannot be learned from, which are then left out; without it they are an error.
 
     Raises:
         DataError: There are no rows, some cannot be read, too many are too long, or all are of one prompt.
@@ -117,7 +118,7 @@ def train_sft(
     """
     progress = progress or Silent()
     # 1. Read and encode the rows, and hold whole prompts out.
-    lessons, overlong = without_overlong(lessons_from_rows(rows, base, source=source), base, config, source=source)
+    lessons, overlong = without_overlong(lessons_from_rows(rows, base, source=source, skipped=skipped), base, config, source=source)
     train, held_out = _split(lessons, config.held_out, seed=seed)
     # 2. Measure, learn, measure.
     measured = _drawn(held_out or train, seed)
@@ -137,8 +138,14 @@ def train_sft(
 # Rows
 
 
-def lessons_from_rows(rows: Iterable[Mapping[str, Any]], base: SharedBase, *, source: str = "") -> list[Lesson]:
+def lessons_from_rows(
+    rows: Iterable[Mapping[str, Any]], base: SharedBase, *, source: str = "",
+    skipped: Callable[[Sequence[Problem]], None] | None = None,
+) -> list[Lesson]:
     """Rows of `prompt` and `completion`, in TRL's conversational format, in tokens.
+
+    Args:
+        skipped: See `train_sft`.
 
     Raises:
         DataError: Rows that cannot be learned from; the message lists them.
@@ -151,12 +158,19 @@ def lessons_from_rows(rows: Iterable[Mapping[str, Any]], base: SharedBase, *, so
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             said = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             problems.append(Problem(said, where=f"{source or 'rows'}, row {number}"))
-    if problems:
+    form = TurnFormat(base)
+    refused = form.refusals([(*prompt, Message("assistant", text)) for _, prompt, text, _ in read])
+    problems += [Problem(said, where=f"{source or 'rows'}, {read[at][0]}") for at, said in refused.items()]
+    read = [row for at, row in enumerate(read) if at not in refused]
+    if problems and read and skipped is not None:
+        skipped(problems)
+    elif problems:
         raise DataError(
             f"{len(problems)} of {len(read) + len(problems)} rows cannot be learned from", problems=problems[:SHOWN_PROBLEMS],
-            remedy="each needs `prompt` and `completion` as lists of messages, the last of them the user's and the assistant's",
+            remedy="each needs `prompt` and `completion` as lists of messages, the last of them the user's and the assistant's; "
+            "or go on without them: --skip-bad-rows (skip_bad_rows: true)",
         )
-    encoded = TurnFormat(base).encode([(*prompt, Message("assistant", text)) for _, prompt, text, _ in read])
+    encoded = form.encode([(*prompt, Message("assistant", text)) for _, prompt, text, _ in read])
     return [
         Lesson(
             id=id, prompt=tuple(ids), completion=tuple(completion), weight=weight,
