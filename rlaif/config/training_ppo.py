@@ -145,6 +145,10 @@ class PpoConfig(BaseStage, PromptSettings):
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest completion in tokens."""
 
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are left out and listed;
+    the stage fails when more than this share is."""
+
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy is softmax(logits / temperature), in sampling and in training alike (Huang, detail 10)."""
 

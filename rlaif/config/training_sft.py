@@ -92,8 +92,8 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     """The policy samples from softmax(logits / temperature)."""
 
     max_refused: Share = 0.05
-    """Prompts that leave no room for a completion in the context are left out and listed; the stage fails when more than this
-    share is."""
+    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are left out and listed;
+    the stage fails when more than this share is."""
 
     # Selection
 

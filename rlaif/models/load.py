@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from rlaif.engines.base import EngineCard
-from rlaif.engines.chat import ChatFormat
+from rlaif.engines.chat import ChatFormat, TemplateRefusal
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ModelError
 from rlaif.files import check_regular
@@ -27,6 +27,7 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.gguf import converted
 from rlaif.models.hub import snapshot
 from rlaif.models.quiet import quiet
+from rlaif.types import Message
 
 __all__ = [
     "ModelSource", "ParameterCount", "count_parameters", "load_engine", "load_model", "load_token_count", "load_tokenizer", "resolve",
@@ -168,8 +169,18 @@ def load_tokenizer(source: ModelSource | str) -> Any:
 
 
 def load_token_count(spec: str) -> ChatFormat:
-    """What a dry run needs: renders and counts conversations without the weights (a `TokenCount`)."""
-    return ChatFormat(load_tokenizer(spec), name=spec)
+    """What a plan needs: renders and counts conversations without the weights (a `TokenCount`)."""
+    return _PlannedFormat(load_tokenizer(spec), name=spec)
+
+
+class _PlannedFormat(ChatFormat):
+    """A plan goes on where the chat template refuses a conversation, and counts its bare text: the run itself leaves it out."""
+
+    def render(self, messages: Sequence[Message]) -> str:
+        try:
+            return super().render(messages)
+        except TemplateRefusal:
+            return "\n\n".join(message.content for message in messages)
 
 
 def count_parameters(spec: str) -> ParameterCount:

@@ -134,7 +134,8 @@ class PpoJob:
         """See `Job`."""
         return {
             "settings": settings_digest(
-                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "trackers", "checkpoint_every"
+                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "trackers", "checkpoint_every",
+                "max_refused",
             ),
             "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
@@ -180,8 +181,16 @@ class PpoJob:
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
         episodes = result.steps * self.config.episodes
-        counts = {"prompts": len(self.prompts), "steps": result.steps, "episodes": episodes, "tokens": cost.tokens}
-        return Outcome(counts=counts, rows={"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)})
+        counts = {
+            "prompts": len(self.prompts), "refused": len(result.refused), "steps": result.steps, "episodes": episodes,
+            "tokens": cost.tokens,
+        }
+        rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}
+        if result.refused:
+            refused = [{"prompt_id": id, "reason": reason} for id, reason in result.refused]
+            rows["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
+            context.progress.note(f"{self.config.name}: {len(refused)} prompts left out, the first: {refused[0]}")
+        return Outcome(counts=counts, rows=rows)
 
     def _ptx(self) -> Sequence[PtxRow]:
         """The rows of PPO-ptx, if the settings ask for them: of a revise stage, or a file."""

@@ -78,6 +78,17 @@ class Sampler:
         return Question(prompt=prompt, ids=ids)
 
     @torch.no_grad()
+    def unreadable(self, questions: Sequence[Question]) -> frozenset[int]:
+        """Places of the questions after which the active policy's logits are NaN or infinite, so that nothing can be drawn."""
+        found: set[int] = set()
+        with self.base.held():
+            for start in range(0, len(questions), self.rows):
+                state, *_ = self._read(questions[start : start + self.rows])
+                drawn = self._draw(self.base.logits_at(state), torch.full((len(state),), 0.5, device=self.base.device))
+                found |= {start + int(at) for at in (drawn < 0).nonzero().flatten()}
+        return frozenset(found)
+
+    @torch.no_grad()
     def sample(self, questions: Sequence[Question], *, samples: int, seed: int) -> Episodes:
         """Sample `samples` completions of each question; a draw depends on `seed`, the prompt and the sample's index (which goes
         on where a prompt is asked again, so that no completion is drawn twice)."""

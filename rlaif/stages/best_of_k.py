@@ -16,7 +16,7 @@ import torch
 
 from rlaif.config.training_sft import BestOfKConfig
 from rlaif.digest import seed_from, unit_from
-from rlaif.errors import DataError, Problem
+from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep
 from rlaif.models.reward_model import RewardModel, TurnFormat
@@ -39,6 +39,7 @@ from rlaif.stages.best_of_k_report import (
 )
 from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.stages.finetuning import Log
+from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.stages.rows import completion_row
 from rlaif.stages.sft import Lesson, fit, imitation_loss, without_overlong
 from rlaif.types import Message, Prompt
@@ -127,20 +128,7 @@ def _questions(
         DataError: Too many cannot be, or fewer than two can.
     """
     distinct = list({prompt.fingerprint(): prompt for prompt in reversed(prompts)}.values())[::-1]
-    asked: list[Question] = []
-    refused: list[tuple[str, str]] = []
-    for prompt in distinct:
-        try:
-            first, *_ = [sampler.question(prompt, messages(prompt)) for sampler in samplers]
-            asked.append(first)
-        except DataError as error:
-            refused.append((prompt.id, error.what))
-    if len(refused) > config.max_refused * len(distinct):
-        raise DataError(
-            f"{len(refused)} of {len(distinct)} prompts leave no room for a completion",
-            problems=[Problem(reason, where=id) for id, reason in refused[:5]],
-            remedy="lower `max_new_tokens`, shorten the prompts, or raise `max_refused` to go on without them",
-        )
+    asked, refused = ask_what_can_be_answered(distinct, samplers, messages, max_refused=config.max_refused)
     if len(asked) < 2:
         count = "one prompt is" if asked else "no prompts are"
         raise DataError(

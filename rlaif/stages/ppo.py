@@ -31,6 +31,7 @@ from rlaif.rl.ppo import Metrics, StepReport, ppo_step
 from rlaif.rl.rewards import FormatReward, FunctionReward, LengthReward, PatternReward, RewardFunction, RewardSum
 from rlaif.rl.rollout import Question
 from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.types import Message, Prompt
 
 __all__ = ["POLICY", "PpoResult", "PtxRow", "ppo_cost", "ptx_rows", "reward_of", "train_ppo"]
@@ -38,7 +39,7 @@ __all__ = ["POLICY", "PpoResult", "PtxRow", "ppo_cost", "ptx_rows", "reward_of",
 PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a constant."""
 
-FREE = {"checkpoint_every", "name"}
+FREE = {"checkpoint_every", "max_refused", "name"}
 """Settings that may differ when a run goes on."""
 
 
@@ -50,11 +51,13 @@ class PpoResult:
         history: The metrics of the steps that this call ran.
         first_step: Where it began: 0, or the step of the checkpoint it went on from.
         stopped: Why it ended before its last step; empty when it did not.
+        refused: Ids of prompts that the policy cannot answer, with the reason; they were left out.
     """
 
     history: tuple[Metrics, ...]
     first_step: int
     stopped: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
 
     @property
     def steps(self) -> int:
@@ -81,12 +84,13 @@ def train_ppo(
 
     Raises:
         ConfigError: The settings need what was not given.
-        DataError: There are no prompts, one is too long, or the reward is a constant.
+        DataError: There are no prompts, too many cannot be answered, or the reward is a constant.
         RunError: The checkpoint is damaged, or is one of another run.
     """
     _check(prompts, config, ptx)
     learner = Learner(base, config, seed=seed, ptx=ptx)
-    asked = [learner.sampler.question(prompt, messages(prompt)) for prompt in prompts]
+    with base.role(POLICY):
+        asked, refused = ask_what_can_be_answered(prompts, [learner.sampler], messages, max_refused=config.max_refused)
     identity = _identity(base, config, asked, seed)
     first = _resume(learner, checkpoint_folder, identity) if checkpoint_folder else 0
     history: list[Metrics] = []
@@ -109,7 +113,7 @@ def train_ppo(
         if checkpoint_folder and (step + 1) % config.checkpoint_every == 0:
             tensors, state = learner_state(learner)
             save_checkpoint(checkpoint_folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
-    return PpoResult(history=tuple(history), first_step=first, stopped=stopped)
+    return PpoResult(history=tuple(history), first_step=first, stopped=stopped, refused=tuple(refused))
 
 
 def ppo_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:

@@ -176,14 +176,14 @@ def test_prompts_that_are_too_long_are_refused_and_listed() -> None:
     result = run(toy_base(), asked=asked, max_refused=0.1)
     assert [name for name, _ in result.refused] == ["long"]
     assert "model's context of 128" in result.refused[0][1]
-    with pytest.raises(DataError, match="1 of 17 prompts leave no room for a completion"):
+    with pytest.raises(DataError, match="1 of 17 prompts cannot be answered"):
         run(toy_base(), asked=asked)
 
 
 def test_a_prompt_that_only_the_student_has_no_room_for_is_refused_before_anything_is_sampled() -> None:
     student = toy_base(seed=5)
     student.context = 20
-    with pytest.raises(DataError, match="12 of 16 prompts leave no room"):
+    with pytest.raises(DataError, match="12 of 16 prompts cannot be answered"):
         run(toy_base(), student=student)
 
 

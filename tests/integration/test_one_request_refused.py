@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from spine import call, rows
 from tiny import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
 
 from rlaif.engines.base import GenerationRequest, LabelRequest, Sampling
@@ -63,16 +65,22 @@ def test_a_token_without_a_row_in_the_embedding(tmp_path: Path) -> None:
     assert [read[at].reason for at in range(3)] == ["", "unknown_token", ""]
 
 
-def test_logits_that_are_not_finite_for_one_prompt(tmp_path: Path) -> None:
-    """The embedding of one byte is NaN: its prompt alone is refused, in whatever batch, and a rollout says which prompt it was."""
+def _with_a_token_of_nan(folder: Path) -> Path:
+    """A model that cannot read the sign %."""
     model, tokenizer = tiny_model(), tiny_tokenizer()
     bad = tokenizer.encode("%", add_special_tokens=False)[0]
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
         model.get_input_embeddings().weight[bad] = float("nan")
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_logits_that_are_not_finite_for_one_prompt(tmp_path: Path) -> None:
+    """The embedding of one byte is NaN: its prompt alone is refused, in whatever batch, and a rollout says which prompt it was."""
+    _with_a_token_of_nan(tmp_path)
     written = collect(engine(tmp_path).generate(asked(("hello", "50 % off", "good day"))))
     assert [written[at].reason for at in range(3)] == ["", "not_finite", ""]
     base = SharedBase.load(str(tmp_path), dtype="float32")
@@ -83,3 +91,52 @@ def test_logits_that_are_not_finite_for_one_prompt(tmp_path: Path) -> None:
     ]
     with pytest.raises(ModelError, match=r"prompt 5 %: the policy's logits are not finite"):
         sampler.sample(questions, samples=1, seed=0)
+
+
+def test_training_leaves_out_the_prompt_that_cannot_be_answered(tmp_path: Path) -> None:
+    """PPO and best of K: one prompt whose logits are NaN and one that the template refuses are listed; the others are learned."""
+    folder = _with_a_token_of_nan(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(STRICT)
+    path = tmp_path / "prompts.jsonl"
+    texts = ["hello", "50 % off", "good day", "a forbidden word", "one", "two"]
+    path.write_text("".join(json.dumps({"id": text, "prompt": text}) + "\n" for text in texts))
+    common = (
+        "--prompts", path, "--reward-function", "toy_policy:share_of_vowels", "--model", folder, "--dtype", "float32",
+        "--max-new-tokens", 12, "--set", "lora_rank=2",
+    )
+    for command in (("ppo", "--steps", 2, "--episodes", 4), ("best-of-k", "--k", 4)):
+        out = tmp_path / command[0]
+        refused = call(*command, *common, "--out", out)
+        assert refused.status == 1, refused.out
+        assert "2 of 6 prompts cannot be answered" in refused.err
+        said = call(*command, *common, "--set", "max_refused=0.5", "--out", out)
+        assert said.status == 0, said.err
+        listed = rows(out / command[0] / "refused.jsonl")
+        assert {row["prompt_id"] for row in listed} == {"50 % off", "a forbidden word"}
+        manifest = json.loads((out / command[0] / "manifest.json").read_text())
+        assert manifest["counts"]["refused"] == 2
+
+
+PAIR = {"chosen": "Gladly: it is done.", "rejected": "No."}
+
+
+@pytest.mark.parametrize("command", ["sft", "dpo", "reward"])
+def test_a_row_that_the_template_refuses_is_left_out_when_that_is_allowed(tmp_path: Path, command: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(STRICT)
+    path = tmp_path / "rows.jsonl"
+    rest = {"completion": "Gladly."} if command == "sft" else PAIR
+    texts = ["one", "a forbidden word", "two", "three", "four"]
+    path.write_text("".join(json.dumps({"prompt": f"Say {text}.", **rest}) + "\n" for text in texts))
+    arguments = (
+        command, "--data" if command == "sft" else "--preferences", path, "--model", folder, "--dtype", "float32",
+        "--set", "lora_rank=2", "--out", tmp_path / "run",
+    )
+    refused = call(*arguments)
+    assert refused.status == 1, refused.out
+    assert "the chat template refuses" in refused.err
+    assert "--skip-bad-rows" in refused.err
+    said = call(*arguments, "--skip-bad-rows")
+    assert said.status == 0, said.err
+    manifest = json.loads((tmp_path / "run" / command / "manifest.json").read_text())
+    assert manifest["counts"]["rows_left_out"] == 1
