@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["audit", "audit_settings"]
 
 SENSITIVITY_ROWS = 100
+LEAST_SHARE = 0.005
 FOLDER = Path("runs/audits")
 JOURNAL = "rlaif-journal.sqlite"
 
@@ -48,6 +49,10 @@ JOURNAL = "rlaif-journal.sqlite"
 @click.option(
     "--variants", type=click.IntRange(min=0), default=SENSITIVITY_ROWS, show_default=True,
     help="Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that out.",
+)
+@click.option(
+    "--min-label-share", type=click.FloatRange(min=0, max=1, max_open=True), default=LEAST_SHARE, show_default=True,
+    help="A verdict is invalid where its labels hold less of the probability together.",
 )
 @click.option("--own", default="", metavar="NAME", help="Name, in the column model of --data, of the judge's own completions.")
 @click.option(
@@ -89,7 +94,9 @@ def audit_settings(given: dict[str, Any]) -> AuditSettings:
         device=recipe.device, prompts_dir=given["prompts_dir"], seed=recipe.seed, out=out,
         journal=given["journal"] or out.parent / JOURNAL, calibration=given.get("save_calibration"),
         probes="all" if given.get("probes", True) else "none",
-        **pick(given, "data", "prompt_column", "skip_bad_rows", "protocol", "limit", "principles", "variants", "own"),
+        **pick(
+            given, "data", "prompt_column", "skip_bad_rows", "protocol", "limit", "principles", "variants", "own", "min_label_share"
+        ),
     )
 
 

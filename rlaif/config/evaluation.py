@@ -53,6 +53,9 @@ class EvaluateConfig(BaseStage, PromptSettings):
     protocol: Literal["pairwise", "pointwise", "cot"] | None = None
     """How it is asked; what the constitution was written for when left out."""
 
+    min_label_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    """A verdict is invalid where its two labels hold less than this share of the probability together."""
+
     principles: Literal["sample", "all"] = "all"
     """`all` asks all principles and averages them by weight; `sample` draws one a comparison."""
 

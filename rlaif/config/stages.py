@@ -206,6 +206,9 @@ class AuditConfig(BaseStage):
     probes: Literal["all", "on-topic", "none"] = "all"
     """Built-in comparisons with an obvious right answer to ask; `on-topic`: those that share a tag with a principle (all, if none)."""
 
+    min_label_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """A verdict is invalid where its two labels hold less of the probability together; as in the next `label` stage when left out."""
+
     variants: Annotated[int, Field(ge=0)] = 100
     """Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that out."""
 

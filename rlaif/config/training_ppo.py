@@ -53,6 +53,9 @@ class JudgePart(BasePart):
     scale: Literal["probability", "log-odds"] = "probability"
     """`probability` of the good answer, 0 to 1, or its `log-odds`, which do not saturate."""
 
+    min_label_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    """An answer is invalid where its two labels hold less than this share of the probability together."""
+
 
 class LengthPart(BasePart):
     """A rule: -1 for a completion outside a length in words, else 0."""

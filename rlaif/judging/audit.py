@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from rlaif import __version__, stats
-from rlaif.engines.base import Engine
+from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.aggregate import PrincipleStatistics
 from rlaif.judging.agreement import Agreement, Baselines, agreement, baselines, one_order_accuracy, one_principle_accuracy
 from rlaif.judging.audit_report import AuditKey, AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
@@ -47,7 +47,7 @@ class _Judged:
 def audit(
     engine: Engine, *, library: PromptLibrary, constitution: Constitution, usable: Mapping[str, Constitution], pairs: Sequence[Pair],
     probes: Sequence[Pair], data: str = "", principles: PrincipleMode = "all", own: str = "", seed: int = 0,
-    sensitivity_rows: int = SENSITIVITY_ROWS, progress: Progress | None = None,
+    sensitivity_rows: int = SENSITIVITY_ROWS, least_share: float = LEAST_SHARE, progress: Progress | None = None,
     keep: Callable[[str, Sequence[Case], Sequence[Case]], None] | None = None,
 ) -> AuditReport:
     """Audit `engine` as a judge.
@@ -60,6 +60,7 @@ def audit(
         data: What `pairs` are, in words.
         own: Name of the policy that is the judge's own model; the engine's name when left out.
         sensitivity_rows: Comparisons to try changes of labels and wording on; 0 leaves that out.
+        least_share: Least probability that the labels of a verdict must hold together to be valid.
         keep: Told the judged pairs and probes of each protocol, to calibrate on them or to write them out.
     """
     progress = progress or Silent()
@@ -67,7 +68,7 @@ def audit(
     for name, principles_of in usable.items():
         gathered[name] = _gather(
             engine, name, library=library, constitution=principles_of, digest_of=constitution.digest, pairs=pairs, probes=probes,
-            mode=principles, seed=seed, sensitivity_rows=sensitivity_rows, progress=progress,
+            mode=principles, seed=seed, sensitivity_rows=sensitivity_rows, least_share=least_share, progress=progress,
         )
         if keep:
             keep(name, gathered[name].cases, gathered[name].probes)
@@ -104,10 +105,11 @@ def questions_of(usable: Mapping[str, Constitution], *, pairs: int, probes: int,
 
 def _gather(
     engine: Engine, name: str, *, library: PromptLibrary, constitution: Constitution, digest_of: str, pairs: Sequence[Pair],
-    probes: Sequence[Pair], mode: PrincipleMode, seed: int, sensitivity_rows: int, progress: Progress,
+    probes: Sequence[Pair], mode: PrincipleMode, seed: int, sensitivity_rows: int, least_share: float,
+    progress: Progress,
 ) -> _Judged:
     """Ask everything about one protocol."""
-    protocol = open_protocol(name, library=library, constitution=constitution)
+    protocol = open_protocol(name, library=library, constitution=constitution, least_share=least_share)
     judge = open_judge(engine, protocol, constitution, principles=mode, seed=seed, progress=progress)
     total = (len(pairs) + len(probes)) * judge.questions_each
     progress.begin(f"{name}: judging {len(pairs)} comparisons and {len(probes)} probes", total)
@@ -115,7 +117,9 @@ def _gather(
     tried = (cases or answered)[:sensitivity_rows]
     sensitivity: list[Sensitivity] = []
     if tried:
-        found = list(variants(name, library=library, constitution=constitution, sample=tried[0].pair.comparison))
+        found = list(variants(
+            name, library=library, constitution=constitution, sample=tried[0].pair.comparison, least_share=least_share
+        ))
         asked = sum(isinstance(each, Variant) for each in found) * len(tried) * QUESTIONS
         progress.begin(f"{name}: other labels and wordings on {len(tried)} comparisons", asked)
         sensitivity = [

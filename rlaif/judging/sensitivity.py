@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from rlaif import stats
-from rlaif.engines.base import Engine, LabelReading, LabelRequest
+from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
 from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.agreement import agreement
 from rlaif.judging.cases import Case, Pair, judge_pairs
@@ -81,8 +81,10 @@ class Relabelled(Pairwise):
         mapping: What the template's labels, first and second, become; a space before a label stays.
     """
 
-    def __init__(self, library: PromptLibrary, constitution: Constitution, mapping: tuple[str, str]) -> None:
-        super().__init__(library, constitution)
+    def __init__(
+        self, library: PromptLibrary, constitution: Constitution, mapping: tuple[str, str], *, least_share: float = LEAST_SHARE
+    ) -> None:
+        super().__init__(library, constitution, least_share=least_share)
         self._mapping = mapping
 
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
@@ -114,7 +116,9 @@ class ReversedAnswers(Pointwise):
         return tuple(replace(verdict, logit_a=None if verdict.logit_a is None else -verdict.logit_a) for verdict in found)
 
 
-def variants(name: str, *, library: PromptLibrary, constitution: Constitution, sample: Comparison) -> Iterator[Variant | Sensitivity]:
+def variants(
+    name: str, *, library: PromptLibrary, constitution: Constitution, sample: Comparison, least_share: float = LEAST_SHARE
+) -> Iterator[Variant | Sensitivity]:
     """The variants of protocol `name`; a `Sensitivity` with a note stands for one that this template or language does not allow.
 
     Args:
@@ -126,7 +130,7 @@ def variants(name: str, *, library: PromptLibrary, constitution: Constitution, s
     if name == "pairwise":
         first, second = (label.strip() for label in before[0].labels)
         for title, mapping in ((f"labels 1/2 for {first}/{second}", ("1", "2")), ("labels exchanged", (second, first))):
-            protocol = Relabelled(library, _relabel_examples(constitution, mapping), mapping)
+            protocol = Relabelled(library, _relabel_examples(constitution, mapping), mapping, least_share=least_share)
             shown = protocol.questions(sample, principle)[0].messages != before[0].messages
             note = f"the template names no {first} and {second} after `{_AFTER}`"
             yield Variant(title, "labels", protocol, constitution) if shown else Sensitivity(name=title, kind="labels", note=note)
@@ -137,7 +141,7 @@ def variants(name: str, *, library: PromptLibrary, constitution: Constitution, s
         yield Sensitivity(name="wording", kind="wording", note=f"no rewording is known for language `{constitution.language}`")
     for title, reword in rewordings:
         changed = _reworded(constitution, base.half, reword)
-        yield Variant(title, "wording", open_protocol(name, library=library, constitution=changed), changed)
+        yield Variant(title, "wording", open_protocol(name, library=library, constitution=changed, least_share=least_share), changed)
 
 
 def measure(variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: int, progress: Progress) -> Sensitivity:

@@ -33,6 +33,7 @@ class AuditJob:
             skip_bad_rows=config.skip_bad_rows, protocol=config.protocol or label.protocol, limit=config.limit, probes=config.probes,
             principles=config.principles or label.principles, variants=config.variants, seed=context.seed(config),
             prompts_dir=Path(context.recipe.prompts_dir) if context.recipe.prompts_dir else None,
+            min_label_share=label.min_label_share if config.min_label_share is None else config.min_label_share,
         )
         self.inputs = audit_inputs(self.task, context.progress)
 
@@ -41,7 +42,8 @@ class AuditJob:
         card, library = self.context.engines.card(self.judge), self.inputs.library
         protocols = [open_protocol(name, library=library, constitution=each) for name, each in self.inputs.usable.items()]
         return {
-            "variants": str(self.config.variants), "principles": self.task.principles, "protocol": " ".join(self.inputs.usable),
+            "variants": str(self.config.variants), "principles": self.task.principles,
+            "labels": str(self.task.min_label_share), "protocol": " ".join(self.inputs.usable),
             "pairs": _pairs_digest(self.inputs.pairs), "probes": _pairs_digest(self.inputs.probes),
             "judge": digest([card.name, card.identity()]), "constitution": self.context.constitution.digest,
             "templates": library.digest(*(protocol.template for protocol in protocols)), "seed": str(self.task.seed),

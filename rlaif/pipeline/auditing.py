@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from rlaif.config.stages import ServerConfig
 from rlaif.constitution import Half, load_constitution, require
 from rlaif.digest import digest
-from rlaif.engines.base import Engine, TokenCount
+from rlaif.engines.base import LEAST_SHARE, Engine, TokenCount
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
@@ -72,6 +72,7 @@ class AuditTask:
     own: str = ""
     seed: int = 0
     prompts_dir: Path | None = None
+    min_label_share: float = LEAST_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ def conduct(
     return audit(
         engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
         probes=inputs.probes, data=inputs.data, principles=task.principles, own=task.own, seed=task.seed,
-        sensitivity_rows=task.variants, progress=progress, keep=keep,
+        sensitivity_rows=task.variants, least_share=task.min_label_share, progress=progress, keep=keep,
     )
 
 
@@ -241,7 +242,9 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
         engine = _engine(settings, journal, spending, progress)
         for constitution in usable:
             library = PromptLibrary(constitution.language, settings.prompts_dir)
-            protocol = open_protocol(name, library=library, constitution=constitution)
+            protocol = open_protocol(
+                name, library=library, constitution=constitution, least_share=settings.min_label_share
+            )
             judge = open_judge(engine, protocol, constitution, principles="all", seed=settings.seed, progress=progress)
             progress.begin(f"judging under {constitution.name}", len(read.pairs) * judge.questions_each)
             sides.append(Side(constitution=constitution, cases=list(judge_pairs(judge, read.pairs))))

@@ -133,7 +133,9 @@ class EvaluateJob:
     def _judge(self) -> Judging:
         context, config = self.context, self.config
         name = config.protocol or context.constitution.protocol
-        protocol = open_protocol(name, library=context.library, constitution=context.constitution)
+        protocol = open_protocol(
+            name, library=context.library, constitution=context.constitution, least_share=config.min_label_share
+        )
         principles = usable(context, "question" if protocol.half == "question" else "comparison")
         engine = context.engines.get(context.model(config.judge))
         return open_judge(

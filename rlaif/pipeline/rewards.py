@@ -30,7 +30,7 @@ def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Con
     """
     def judge(part: JudgePart) -> RewardFunction:
         engine = context.engines.get(context.model(part.judge))
-        return JudgeReward(engine, context.library, usable(context, "question"), scale=part.scale)
+        return JudgeReward(engine, context.library, usable(context, "question"), scale=part.scale, least_share=part.min_label_share)
 
     return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
 

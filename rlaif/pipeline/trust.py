@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rlaif.errors import ConfigError, JudgingError
 from rlaif.judging.audit_report import AuditKey
 from rlaif.judging.calibration import Calibration
 from rlaif.judging.protocols import JudgingProtocol
+from rlaif.models.engines import is_served
 from rlaif.pipeline.audits import find_audit, load_calibration
 from rlaif.pipeline.context import Context
 
@@ -32,7 +34,7 @@ def check_audit(config: LabelConfig, protocol: JudgingProtocol, card: EngineCard
     ours = [stage.name for stage in context.recipe.stages if stage.stage == "audit"]
     stages = [context.folders[name] for name in ours if name in context.folders]
     found = find_audit([context.path.absolute().parent / AUDITS, *stages], key)
-    command = f"rlaif audit --judge {card.name} --constitution {context.recipe.constitution} --data YOUR_PAIRS.jsonl"
+    command = audit_command(context.model(config.judge), context)
     if found is None:
         context.progress.note(f"this judge was not audited under this constitution: {command}")
     else:
@@ -40,6 +42,21 @@ def check_audit(config: LabelConfig, protocol: JudgingProtocol, card: EngineCard
     if config.require_audit and (found is None or found.grade == "do not use"):
         what = "there is no audit of this judge" if found is None else f"the audit says: {found.line}"
         raise JudgingError(f"an audit is required, and {what}", where=str(found.path) if found else "", remedy=command)
+
+
+def audit_command(judge: str, context: Context) -> str:
+    """The command that audits the judge of this run, as it can be typed."""
+    server = context.recipe.server
+    words = ["rlaif", "audit", "--judge", judge, "--constitution", context.recipe.constitution, "--data", "YOUR_PAIRS.jsonl"]
+    for url in server.base_urls if is_served(judge) else ():
+        words += ["--base-url", url]
+    if is_served(judge) and server.api_key_file:
+        words += ["--api-key-file", server.api_key_file]
+    elif is_served(judge) and server.api_key_env:
+        words += ["--api-key-env", server.api_key_env]
+    if context.recipe.prompts_dir:
+        words += ["--prompts-dir", context.recipe.prompts_dir]
+    return shlex.join(words)
 
 
 def calibration_for(

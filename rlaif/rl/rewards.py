@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from rlaif.engines.base import Engine, LabelReading, LabelRequest
+from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
 from rlaif.errors import ConfigError, DataError
 from rlaif.judging.protocols import log_odds
 from rlaif.metrics import Metric, load_metric, measure
@@ -107,6 +107,7 @@ class JudgeReward:
 
     Args:
         scale: `probability` of the good answer, 0 to 1 (the expected score of an answer worth 1 or 0), or its `log-odds`.
+        least_share: Least probability that the two answers must hold together to be valid.
 
     Raises:
         ConfigError: The constitution has a principle without a pointwise question.
@@ -114,9 +115,10 @@ class JudgeReward:
 
     def __init__(
         self, engine: Engine, library: PromptLibrary, constitution: Constitution, *,
-        scale: Literal["probability", "log-odds"] = "probability", name: str = "judge",
+        scale: Literal["probability", "log-odds"] = "probability", name: str = "judge", least_share: float = LEAST_SHARE,
     ) -> None:
         self.name = name
+        self._least_share = least_share
         self._engine, self._library, self._principles, self._scale = engine, library, constitution.principles, scale
         if lacking := [principle.id for principle in self._principles if principle.question is None]:
             remedy = "write its `question`, or reward with a model trained on pairwise labels"
@@ -146,7 +148,10 @@ class JudgeReward:
         return LabelRequest(messages=question.messages, labels=question.labels)
 
     def _mean(self, readings: Sequence[LabelReading], completion: Completion) -> float:
-        pairs = [(log_odds(reading), principle.weight) for reading, principle in zip(readings, self._principles, strict=True)]
+        pairs = [
+            (log_odds(reading, self._least_share), principle.weight)
+            for reading, principle in zip(readings, self._principles, strict=True)
+        ]
         valid = [(self._scaled(value), weight) for value, weight in pairs if value is not None]
         if not valid:
             why = readings[0].reason or "no finite reading"

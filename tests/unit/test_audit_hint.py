@@ -1,0 +1,38 @@
+"""The command that a label stage suggests for its judge can be typed as it is printed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from rlaif.cli.audit import audit
+from rlaif.config import parse_recipe
+from rlaif.pipeline.context import Context
+from rlaif.pipeline.plan import Forgetful
+from rlaif.pipeline.trust import audit_command
+from rlaif.progress import Silent
+
+RECIPE = """
+model: {model}
+constitution: {constitution}
+server: {{base_urls: ["http://127.0.0.1:8000/v1", "http://127.0.0.1:8001/v1"], api_key_env: MY_KEY}}
+stages: [{{stage: sample}}, {{stage: label}}]
+"""
+
+
+@pytest.mark.parametrize("model", ["openai:org/model", "smollm2-135m", "/a folder/model"])
+def test_the_command_reads_back_as_what_was_meant(tmp_path: Path, model: str) -> None:
+    recipe = parse_recipe(RECIPE.format(model=model, constitution="my rules.yaml"), source="test")
+    command = audit_command(model, Context(recipe, memo=Forgetful(), progress=Silent(), path=tmp_path))
+    program, name, *arguments = shlex.split(command)
+    assert (program, name) == ("rlaif", "audit")
+    read = audit.make_context("audit", arguments, ignore_unknown_options=False)
+    with click.Context(audit):
+        assert read.params["judge"] == model
+        assert read.params["constitution"] == "my rules.yaml"
+        served = model.startswith("openai:")
+        assert list(read.params["base_url"]) == (list(recipe.server.base_urls) if served else [])
+        assert read.params["api_key_env"] == ("MY_KEY" if served else None)
