@@ -21,7 +21,7 @@ from typing import Any
 
 import spine
 
-__all__ = ["OPERATIONS", "changed_files", "operations", "results", "start"]
+__all__ = ["OPERATIONS", "changed_files", "operations", "results", "start", "timeless"]
 
 OPERATIONS = (
     "open",

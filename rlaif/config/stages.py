@@ -122,6 +122,15 @@ class ServerConfig(Settings):
     timeout: Annotated[float, Field(gt=0)] = 120.0
     """Seconds for one request."""
 
+    retries: Annotated[int, Field(ge=0, le=100)] = 6
+    """Tries after the first, of a request that failed for a reason that may pass."""
+
+    backoff: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """Seconds before the first of them; doubled each time, with jitter, up to half a minute."""
+
+    give_up_after: Annotated[int, Field(ge=1)] = 64
+    """Stop when so many requests in a row failed all their tries."""
+
     price_input: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million tokens read."""
 

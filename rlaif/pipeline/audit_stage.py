@@ -13,7 +13,7 @@ from rlaif.judging.opening import open_protocol
 from rlaif.pipeline.auditing import AuditTask, audit_inputs, conduct, write_audit
 from rlaif.pipeline.audits import STAGE_AUDIT
 from rlaif.pipeline.context import Context
-from rlaif.pipeline.jobs import Outcome
+from rlaif.pipeline.jobs import Outcome, check_gaps, transient_among
 from rlaif.report.audit import cases_markdown
 from rlaif.runs.writers import write_text
 
@@ -60,12 +60,15 @@ class AuditJob:
             self.task, self.inputs, self.context.engines.get(self.judge), progress=self.context.progress,
             keep=lambda name, cases, probes: judged.update({name: [*cases, *probes]}),
         )
+        verdicts = [verdict for cases in judged.values() for case in cases for verdict in case.verdicts]
+        gaps = transient_among(verdict.reason for verdict in verdicts)
+        check_gaps(gaps, len(verdicts), stage=self.config.name)
         write_audit(report, folder / Path(STAGE_AUDIT).stem)
         write_text(folder / "samples.md", cases_markdown(judged))
         for each in report.protocols:
             warning = "warning: " if each.judgement.grade == "do not use" else ""
             self.context.progress.note(f"{warning}{audit_line(each)}")
-        return Outcome(counts=_counts(report, len(self.inputs.probes), judged), rows={})
+        return Outcome(counts=_counts(report, len(self.inputs.probes), judged), rows={}, gaps=gaps)
 
 
 def _next_label(config: AuditConfig, context: Context) -> LabelConfig:

@@ -261,7 +261,8 @@ def _served(server: ServerConfig, spending: Spending) -> Served:
     settings = ApiSettings(
         concurrency=server.concurrency, timeout=server.timeout, prices=Prices(input=server.price_input, output=server.price_output),
         max_cost=server.max_cost, api=server.api, reads=server.reads, votes=server.votes, top_logprobs=server.top_logprobs,
-        continues=server.continues, extra_body=server.extra_body,
+        continues=server.continues, extra_body=server.extra_body, retries=server.retries, backoff=server.backoff,
+        give_up_after=server.give_up_after,
     )
     key_file = Path(server.api_key_file) if server.api_key_file else None
     return Served(

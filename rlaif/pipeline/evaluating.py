@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
-from rlaif.pipeline.jobs import Outcome, settings_digest, usable
+from rlaif.pipeline.jobs import Outcome, check_gaps, settings_digest, transient_among, usable
 from rlaif.pipeline.rewards import model_reward
 from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
 from rlaif.report.samples import quoted
@@ -83,6 +84,10 @@ class EvaluateJob:
                 self.prompts, policies, start=START, config=self.config, seed=context.seed(self.config), reward=self._reward(),
                 judge=self._judge() if self.config.win_rate else None, messages=context.library.policy, progress=context.progress,
             )
+        rates = [policy.win for policy in found.policies if policy.win is not None]
+        gaps = sum(transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates)
+        if gaps:
+            check_gaps(sum(rate.invalid for rate in rates), sum(rate.compared for rate in rates), stage=self.config.name)
         write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
         write_text(folder / "evaluation.md", evaluation_markdown(found))
         write_cost(folder / TRAINING, self._training())
@@ -90,7 +95,7 @@ class EvaluateJob:
         count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
         write_text(folder / "samples.md", _side_by_side(found, self.prompts))
         counts = {"prompts": len(self.prompts), "policies": len(policies), "completions": count}
-        return Outcome(counts=counts, rows={EVALUATION: 1, "completions.jsonl": count})
+        return Outcome(counts=counts, rows={EVALUATION: 1, "completions.jsonl": count}, gaps=gaps)
 
     @contextmanager
     def _adapters(self) -> Iterator[dict[str, PolicySource]]:

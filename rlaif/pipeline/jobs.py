@@ -15,7 +15,7 @@ from rlaif.config.stages import BaseStage
 from rlaif.constitution import Half, require
 from rlaif.digest import digest
 from rlaif.engines.journaled import TRANSIENT
-from rlaif.errors import DataError
+from rlaif.errors import DataError, JudgingError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
 from rlaif.judging.opening import open_judge, open_protocol
@@ -31,7 +31,10 @@ from rlaif.stages.rows import completion_row, preference_row, revision_row, sft_
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Constitution, Prompt
 
-__all__ = ["BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "settings_digest", "usable"]
+__all__ = [
+    "BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "check_gaps", "settings_digest", "transient_among",
+    "usable",
+]
 
 BUILTIN_LIMIT = 24
 """Built-in prompts that a stage draws when no limit is set: a first look, not a study."""
@@ -72,6 +75,23 @@ class Job(Protocol):
     def execute(self, folder: Path) -> Outcome:
         """Do the work and write the stage's files into `folder`."""
         ...
+
+
+MOST_GAPS = 0.1
+"""Share of an audit's or an evaluation's questions that may go without an answer before the stage fails."""
+
+
+def check_gaps(gaps: int, asked: int, *, stage: str) -> None:
+    """Refuse a result that would rest on too few answers.
+
+    Raises:
+        JudgingError: More than a tenth of the questions got no answer, for a reason that may pass.
+    """
+    if gaps > MOST_GAPS * asked:
+        raise JudgingError(
+            f"{gaps} of {asked} verdicts got no answer from the server", where=stage,
+            remedy="see to the server and run the same command again: what was answered is kept",
+        )
 
 
 def transient_among(reasons: Iterable[str]) -> int:
