@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeGuard
 
 import peft
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rlaif.errors import ModelError
 from rlaif.files import check_regular, parse_object, read_object
+from rlaif.models.tensor_files import check_finite, write_tensors
 
 __all__ = ["AdapterFiles", "read_adapter", "write_adapter"]
 
@@ -43,14 +44,21 @@ def write_adapter(folder: Path, config: peft.LoraConfig, state: Mapping[str, Ten
 
     Args:
         identity: Of the base's weights.
+
+    Raises:
+        ModelError: Weights are NaN or infinite, or the disk refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    _sort_lists(folder / ADAPTER_CONFIG)
-    # One key only: safetensors writes several in an order that differs from run to run.
-    save_file(dict(state), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    check_finite(state, what="the adapter")
     about = {"base": config.base_model_name_or_path, "identity": identity}
-    (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(folder))
+        _sort_lists(folder / ADAPTER_CONFIG)
+        write_tensors(folder / ADAPTER_WEIGHTS, state, metadata={"format": "pt"})
+        (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
+    except OSError as error:
+        remedy = "free space on the disk, or give the run another folder"
+        raise ModelError(f"the adapter cannot be written: {error}", where=str(folder), remedy=remedy) from error
 
 
 def _sort_lists(path: Path) -> None:

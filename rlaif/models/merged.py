@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from rlaif.errors import ModelError
 from rlaif.models.quiet import quiet
 from rlaif.models.shared_base import SharedBase
@@ -39,7 +41,7 @@ def save_merged(
             base.model.save_pretrained(work)
             base.tokenizer.save_pretrained(work)
         work.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         remedy = "check space and permissions"
         raise ModelError(f"the merged model cannot be written: {error}", where=str(folder), remedy=remedy) from None
     finally:

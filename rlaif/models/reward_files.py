@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rlaif.digest import digest
 from rlaif.errors import ModelError
@@ -26,6 +26,7 @@ from rlaif.files import check_regular, read_object
 from rlaif.models.heads import ScalarHead
 from rlaif.models.reward_model import Conversation, Member, RewardModel
 from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.models.tensor_files import check_finite, write_tensors
 from rlaif.types import Message
 
 __all__ = ["load_reward_model", "reward_note", "save_reward_model"]
@@ -135,7 +136,8 @@ def _write(model: RewardModel, folder: Path, probes: Sequence[Conversation], not
             model.base.save_adapter(member.role, folder / adapter)
         entries.append({"adapter": adapter, "mean": member.mean, "std": member.std})
         tensors |= {f"{number}.{key}": value.detach().cpu().contiguous() for key, value in member.head.state_dict().items()}
-    save_file(tensors, folder / HEADS)
+    check_finite(tensors, what="the heads of the reward model")
+    write_tensors(folder / HEADS, tensors)
     base = model.base
     about = {
         "format": FORMAT, "base": {"name": base.name, "identity": base.identity, "hidden_size": base.hidden_size},

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rlaif.errors import RunError
 from rlaif.files import check_regular, parse_object
+from rlaif.models.tensor_files import write_tensors
 
 __all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
 
@@ -51,7 +52,7 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Tensor], s
         folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
         try:
-            save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, work / TENSORS)
+            write_tensors(work / TENSORS, tensors)
             (work / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n", "utf-8")
             files = {name: _identity(work / name) for name in (TENSORS, STATE)}
             (work / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n", "utf-8")
