@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from rlaif import __version__
-from rlaif.errors import RlaifError
+from rlaif.errors import ConfigError, RlaifError
 from rlaif.text import visible
 
 __all__ = ["HUGE_PAGES", "cli", "main"]
@@ -121,11 +121,29 @@ def _ended_cleanly_by_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def _check_working_directory() -> None:
+    """Refuse to start in a folder that was removed: libraries beneath would end the process without a word.
+
+    Raises:
+        ConfigError: It was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory was removed", remedy="change to a folder that is there") from None
+
+
+def _os_problem(error: OSError) -> str:
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{where}{error.strerror or error}"
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
     try:
+        _check_working_directory()
         with _ended_cleanly_by_signals():
             status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -136,16 +154,19 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except RlaifError as error:
         click.echo(f"error: {visible(str(error))}", err=True)
         status = 1
+    except BrokenPipeError:
+        # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:  # what no part of the program expected: output to a full disk, for one
+        click.echo(f"error: {visible(_os_problem(error))}", err=True)
+        status = 1
     except _Ended as ended:
         click.echo("ended by a signal; run the same command again to continue where it stopped", err=True)
         status = 128 + ended.number
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; run the same command again to continue where it stopped", err=True)
         status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -28,7 +28,7 @@ from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.compare import compare
 from rlaif.stages.costs import TrainingCost
-from rlaif.stages.evaluate import Judging, PolicySource, evaluate
+from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.stages.evaluation import Evaluation
 from rlaif.types import Prompt
 
@@ -58,6 +58,11 @@ class EvaluateJob:
         if not self.policies:
             remedy = "train one before it, or name folders in `policies`"
             raise ConfigError(f"stage {config.name!r} has no policy to evaluate", remedy=remedy)
+        # What it names is looked for now: a model takes minutes to load.
+        for name in self.policies:
+            if name not in self.models_of:
+                self._adapter(name)
+        configured_metrics(config)
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
