@@ -89,9 +89,9 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="YAML file to write. [default: standard output]")
 @click.option("--name", default=None, help="Name of the constitution. [default: that of the --out file]")
 def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
-    """Turn the Constitutional AI paper's two JSON files into a constitution.
+    """Turn the Constitutional AI paper's two JSON files into a constitution, or llm-swarm's critics and revisions.
 
-    One FILE or both, in any order. Their principles stay separate: those with critique and revision, and those with a
+    One FILE or both kinds, in any order. Their principles stay separate: those with critique and revision, and those with a
     comparison. The files are not part of rlaif; mind their terms.
     """
     imported = import_cai(files, name=name or (out.stem if out else "imported"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ class EvaluateJob:
     def __init__(self, config: EvaluateConfig, context: Context) -> None:
         self.config = config
         self.context = context
-        self.prompts = load_prompts(config, own_split="eval", seed=context.seed(config), progress=context.progress)
+        self.prompts = load_prompts(
+            config, own_split="eval", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
         context.claim_prompts("eval", self.prompts)
         stages = context.recipe.stages[: [stage.name for stage in context.recipe.stages].index(config.name)]
         self.policies = config.policies or tuple(stage.name for stage in stages if stage.stage in POLICY_STAGES)

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from rlaif.config.training import PreferenceFile
 from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError
 from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
@@ -21,11 +21,10 @@ from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
-from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, read_rows, skipper
+from rlaif.pipeline.training import label_files, pairs_digest, read_demonstrations, read_pairs, skipper
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
-from rlaif.runs.training_rows import demonstration_of
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.best_of_k import best_of_k
 from rlaif.stages.dpo import DpoResult, train_dpo
@@ -46,14 +45,9 @@ class SftJob:
     def rows(self) -> list[dict[str, Any]]:
         """What is imitated: a revise stage's rows and the files'."""
         sources = [*self._stage(), *self.config.files]
-        found: list[dict[str, Any]] = []
-        for source in sources:
-            rows, _, problems = read_rows(source, demonstration_of)
-            if problems:
-                what = f"{len(problems)} of {len(rows) + len(problems)} rows cannot be learned from"
-                raise DataError(what, where=source, problems=problems[:20], remedy="correct or remove them")
-            found += rows
-        return found
+        return [
+            row for source in sources for row in read_demonstrations(source, skipped=skipper(self.config, source, self.context))
+        ]
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -96,7 +90,10 @@ class BestOfKJob:
         self.config = config
         self.context = context
         check_rewards(config.reward, config, context)
-        self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
+        self.prompts = load_prompts(
+            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
         context.claim_prompts("rl", self.prompts)
         if config.student is not None and config.student == context.recipe.model:
             raise ConfigError("the student of best of K is the policy itself", remedy="leave `student` out")
@@ -157,10 +154,11 @@ class DpoJob:
     def pairs(self) -> list[PreferencePair]:
         """What is learned from."""
         hard = self.config.labels == "hard"
-        skipped = skipper(self.config, self.context)
-        return [
-            pair for file in self._files() for pair in read_pairs(file.file, weight=file.weight, hard=hard, skipped=skipped)
-        ]
+        found: list[PreferencePair] = []
+        for file in self._files():
+            skipped = skipper(self.config, file.file, self.context)
+            found += read_pairs(file.file, weight=file.weight, hard=hard, skipped=skipped)
+        return found
 
     def _files(self) -> Iterator[PreferenceFile]:
         return label_files(self.config, self.config.input, self.config.files, self.context)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -92,7 +92,8 @@ class SampleJob:
         self.config = config
         self.context = context
         self.prompts: tuple[Prompt, ...] = load_prompts(
-            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
+            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
         context.claim_prompts("label", self.prompts)
@@ -135,7 +136,8 @@ class ReviseJob:
         self.config = config
         self.context = context
         self.prompts = load_prompts(
-            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
+            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
         self.constitution = usable(context, "critique_revision")

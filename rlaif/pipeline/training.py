@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
 from rlaif.config.training_ppo import PpoConfig
-from rlaif.config.training_sft import DpoConfig
+from rlaif.config.training_sft import DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError, ModelError, Problem
 from rlaif.models.cost import peak_memory
@@ -28,15 +28,16 @@ from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.steps import StepLog
 from rlaif.runs.tables import read_table
-from rlaif.runs.training_rows import preference_of
+from rlaif.runs.training_rows import demonstration_of, preference_of
 from rlaif.runs.writers import RowWriter, write_rows, write_text
 from rlaif.stages.ppo import POLICY, PtxRow, ppo_cost, ptx_rows, train_ppo
 from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
 from rlaif.types import Message
 
-__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "read_rows", "skipper"]
+__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_demonstrations", "read_pairs", "skipper"]
 
+SkippingStage = RewardConfig | DpoConfig | SftConfig | PpoConfig
 SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
 
@@ -55,7 +56,8 @@ class RewardJob:
         found: list[PreferencePair] = []
         for file in self._files():
             found += read_pairs(
-                file.file, weight=file.weight, hard=self.config.labels == "hard", skipped=skipper(self.config, self.context),
+                file.file, weight=file.weight, hard=self.config.labels == "hard",
+                skipped=skipper(self.config, file.file, self.context),
             )
         return found
 
@@ -67,7 +69,7 @@ class RewardJob:
         """Pairs that people labelled, for the report."""
         if not self.config.human:
             return []
-        found = read_pairs(self.config.human, skipped=skipper(self.config, self.context))
+        found = read_pairs(self.config.human, skipped=skipper(self.config, self.config.human, self.context))
         learned = {_content(pair) for pair in self.pairs}
         if shared := sum(_content(pair) in learned for pair in found):
             raise DataError(
@@ -123,7 +125,10 @@ class PpoJob:
         self.context = context
         check_rewards(config.reward, config, context)
         check_trackers(config.trackers)
-        self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
+        self.prompts = load_prompts(
+            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
         context.claim_prompts("rl", self.prompts)
 
     def parts(self) -> dict[str, str]:
@@ -185,7 +190,8 @@ class PpoJob:
             return ()
         named = self.config.ptx.data
         source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
-        return ptx_rows(self.context.base(), [_conversation(row.values, str(source)) for row in read_table(source).rows])
+        rows = read_demonstrations(str(source), skipped=skipper(self.config, str(source), self.context))
+        return ptx_rows(self.context.base(), [_conversation(row) for row in rows])
 
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""
@@ -204,10 +210,13 @@ def _content(pair: PreferencePair) -> tuple[object, ...]:
     return pair.group, *sorted((pair.chosen, pair.rejected))
 
 
-def skipper(config: RewardConfig | DpoConfig, context: Context) -> Callable[[Sequence[Problem]], None] | None:
-    """What is done about rows that cannot be learned from: told and left out where the settings say so, else nothing: an error."""
+def skipper(config: SkippingStage, source: str, context: Context) -> Callable[[Sequence[Problem]], None] | None:
+    """What is done about rows that cannot be learned from: told, counted and left out where the settings say so, else an error."""
     def tell(problems: Sequence[Problem]) -> None:
-        context.progress.note(f"{config.name}: {len(problems)} rows are left out (skip_bad_rows); the first: {problems[0]}")
+        context.leave_out(config.name, source, len(problems))
+        if problems:
+            what = f"{source}: {len(problems)} rows are left out (skip_bad_rows)"
+            context.progress.note(f"{config.name}: {what}; the first: {problems[0]}")
 
     return tell if config.skip_bad_rows else None
 
@@ -224,13 +233,41 @@ def read_pairs(
         DataError: It cannot be read, or has rows that cannot be trained on; all are listed.
     """
     rows, places, problems = read_rows(source, preference_of)
-    if problems and rows and skipped is not None:
+    bad = [*problems]
+    if problems and (skipped is None or not rows):
+        raise _unreadable(source, problems, good=len(rows))
+    pairs = pairs_from_rows(
+        rows, source=source, weight=weight, hard=hard, skipped=bad.extend if skipped else None, places=places,
+    )
+    if skipped is not None:
+        skipped(bad)
+    return pairs
+
+
+def read_demonstrations(source: str, *, skipped: Callable[[Sequence[Problem]], None] | None = None) -> list[dict[str, Any]]:
+    """Rows to imitate from a file or a hub dataset, with `prompt` and `completion` as lists of messages.
+
+    Args:
+        skipped: As for `read_pairs`.
+
+    Raises:
+        DataError: It cannot be read, or has rows that there is nothing to learn from; they are listed.
+    """
+    rows, places, problems = read_rows(source, demonstration_of)
+    empty = [not row["completion"][-1]["content"].strip() for row in rows]
+    problems += [Problem("the completion is empty", where=place) for place, bare in zip(places, empty, strict=True) if bare]
+    good = [row for row, bare in zip(rows, empty, strict=True) if not bare]
+    if problems and (skipped is None or not good):
+        raise _unreadable(source, problems, good=len(good))
+    if skipped is not None:
         skipped(problems)
-    elif problems:
-        what = f"{len(problems)} rows cannot be read"
-        remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
-        raise DataError(what, where=source, problems=problems[:20], remedy=remedy)
-    return pairs_from_rows(rows, source=source, weight=weight, hard=hard, skipped=skipped, places=places)
+    return good
+
+
+def _unreadable(source: str, problems: Sequence[Problem], *, good: int) -> DataError:
+    what = f"{len(problems)} of {good + len(problems)} rows cannot be learned from"
+    remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
+    return DataError(what, where=source, problems=problems[:20], remedy=remedy if good else "correct them, or name another file")
 
 
 class ReadRows(NamedTuple):
@@ -283,11 +320,6 @@ def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in history[-1].items() if not name.startswith("seconds/")}
 
 
-def _conversation(row: Mapping[str, Any], source: str) -> list[Message]:
-    """A row of `prompt` and `completion`, or of `messages`, as one conversation."""
-    try:
-        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
-        return [Message(role=turn["role"], content=turn["content"]) for turn in turns]
-    except (KeyError, TypeError) as error:
-        remedy = "give rows of `prompt` and `completion`, or of `messages`, as lists of messages"
-        raise DataError(f"a row of the PPO-ptx data cannot be read ({error})", where=source, remedy=remedy) from error
+def _conversation(row: Mapping[str, Any]) -> list[Message]:
+    """A demonstration as one conversation."""
+    return [Message(role=turn["role"], content=turn["content"]) for turn in (*row["prompt"], *row["completion"])]

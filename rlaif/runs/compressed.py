@@ -123,7 +123,8 @@ def _zstandard(raw: IO[bytes], path: Path) -> tuple[Any, tuple[type[Exception], 
             continue
         return opened(module, raw)
     raise ConfigError(
-        "nothing that reads Zstandard (.zst) is installed", where=str(path), remedy="pip install 'rlaif[zstd]', or unpack it: zstd -d FILE",
+        "nothing that reads Zstandard (.zst) is installed", where=str(path),
+        remedy="pip install 'rlaif[zstd]', or unpack it: zstd -d FILE",
     )
 
 

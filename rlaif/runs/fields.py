@@ -16,8 +16,8 @@ from rlaif.text import one_line, well_formed
 from rlaif.types import Message, Prompt, Role
 
 __all__ = [
-    "BadCell", "answer_of", "completion_of", "conversation_of", "id_of", "is_transcript", "messages_of", "number_of", "prompt_of", "question_of",
-    "strings_of", "text_of", "with_system",
+    "BadCell", "answer_of", "completion_of", "conversation_of", "id_of", "is_transcript", "messages_of", "number_of", "prompt_of",
+    "question_of", "strings_of", "text_of", "with_system",
 ]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -221,7 +221,8 @@ def id_of(value: object) -> str:
     id = value if isinstance(value, BadCell) else str(value)
     if len(id) > LONGEST_ID or one_line(id) != id:
         raise DataError(
-            f"`id` is {_shown(value)}: an id is one line of at most {LONGEST_ID} printable characters", remedy="give another id, or none",
+            f"`id` is {_shown(value)}: an id is one line of at most {LONGEST_ID} printable characters",
+            remedy="give another id, or none",
         )
     return text_of(id, "id")
 

@@ -102,3 +102,35 @@ def test_a_missing_file_no_file_and_two_of_a_kind_are_refused(tmp_path: Path, fi
         import_cai([])
     with pytest.raises(ConstitutionError, match="a second file of the same kind"):
         import_cai([files[0], files[0]])
+
+
+SWARM = [
+    {"critic": "Say where the response is rude.", "revision": "Rewrite the response so that it is polite."},
+    {"critic": "CritiqueRequest: Say where it is too long.\n\nCritique:", "revision": "RevisionRequest: Make it short.\n\nRevision:"},
+]
+
+
+@pytest.mark.parametrize("value", [SWARM, {"constitutions": SWARM, "system_chat": [["a few-shot example"]]}], ids=["list", "file"])
+def test_the_critics_and_revisions_of_llm_swarm(tmp_path: Path, value: Any) -> None:
+    found = import_cai([write(tmp_path / "swarm.json", value)])
+    assert found.principles == (
+        Principle(
+            "revision-01", critique="Say where the response is rude.", revision="Rewrite the response so that it is polite.",
+        ),
+        Principle("revision-02", critique="Say where it is too long.", revision="Make it short."),
+    )
+    assert parse_constitution(to_yaml(found), source="c.yaml") == found
+    assert len(require(found, "critique_revision")) == 2
+
+
+def test_they_join_a_file_of_comparisons_but_not_another_of_revisions(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    swarm = write(tmp_path / "swarm.json", SWARM)
+    assert len(import_cai([files[0], swarm]).principles) == 4
+    with pytest.raises(ConstitutionError, match="second file of the same kind"):
+        import_cai([files[1], swarm])
+
+
+@pytest.mark.parametrize("entry", ["text", {"critic": "c"}, {"critic": "", "revision": "r"}, {"critic": "c", "revision": 3}])
+def test_a_critic_without_its_revision_is_named(tmp_path: Path, entry: Any) -> None:
+    with pytest.raises(ConstitutionError, match="entry 2 is not a critique with its revision"):
+        import_cai([write(tmp_path / "swarm.json", [SWARM[0], entry])])
