@@ -17,7 +17,7 @@ from rlaif.types import Message, Prompt, Role
 
 __all__ = [
     "BadCell", "answer_of", "completion_of", "conversation_of", "id_of", "is_transcript", "messages_of", "number_of", "prompt_of",
-    "question_of", "strings_of", "text_of", "with_system",
+    "question_of", "refuse_tools", "strings_of", "text_of", "with_system",
 ]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -159,13 +159,26 @@ def _message(item: object, column: str) -> Message:
     share = "from" in item and "role" not in item
     roles, key, content = (SHAREGPT, "from", "value") if share else (ROLES, "role", "content")
     role = item.get(key)
-    if any(item.get(name) for name in TOOL_KEYS):
-        raise DataError(f"`{column}` calls a tool; tool turns are not read", remedy=TOOL_REMEDY)
-    if isinstance(role, str) and role in TOOL_ROLES:
-        raise DataError(f"`{column}` is the turn of a tool (`{role}`); tool turns are not read", remedy=TOOL_REMEDY)
+    _refuse_tool(item, column)
     if not isinstance(role, str) or role not in roles:
         raise DataError(f"`{column}.{key}` is {_shown(role)}", remedy=f"use one of {', '.join(roles)}")
     return Message(roles[role], text_of(_joined(item.get(content), column), f"{column}.{content}"))
+
+
+def refuse_tools(row: Mapping[str, Any]) -> None:
+    """Refuse a row any turn of which calls a tool, or is one's: what a row is taken for may hang on its other columns."""
+    for column, value in row.items():
+        for position, item in enumerate(value if isinstance(value, list) else []):
+            if isinstance(item, dict):
+                _refuse_tool(item, f"{column}[{position}]")
+
+
+def _refuse_tool(turn: Mapping[str, Any], column: str) -> None:
+    if any(turn.get(name) for name in TOOL_KEYS):
+        raise DataError(f"`{column}` calls a tool; tool turns are not read", remedy=TOOL_REMEDY)
+    for role in (turn.get("role"), turn.get("from")):
+        if isinstance(role, str) and role in TOOL_ROLES:
+            raise DataError(f"`{column}` is the turn of a tool (`{role}`); tool turns are not read", remedy=TOOL_REMEDY)
 
 
 def _joined(content: object, column: str) -> object:

@@ -11,7 +11,7 @@ from math import exp
 from typing import Any
 
 from rlaif.errors import DataError
-from rlaif.runs.fields import answer_of, id_of, messages_of, number_of, question_of, with_system
+from rlaif.runs.fields import answer_of, id_of, messages_of, number_of, question_of, refuse_tools, with_system
 from rlaif.types import Message
 
 __all__ = ["demonstration_of", "preference_of"]
@@ -110,6 +110,7 @@ def _asked_beside(values: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _no_preference(values: Mapping[str, Any]) -> DataError:
     """What a row without `chosen` and `rejected` looks like, and what to do with it."""
+    refuse_tools(values)
     if any(isinstance(values.get(name), list) for name in ("completions", "responses")):
         listed = "completions" if isinstance(values.get("completions"), list) else "responses"
         return DataError(
@@ -130,6 +131,7 @@ def _no_preference(values: Mapping[str, Any]) -> DataError:
 
 def _no_demonstration(values: Mapping[str, Any]) -> DataError:
     """What a row without a prompt or an answer looks like, and what to do with it."""
+    refuse_tools(values)
     if {"chosen", "rejected"} <= values.keys():
         return DataError(
             "this row looks like a preference (`chosen` and `rejected`), not a demonstration",

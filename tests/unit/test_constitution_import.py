@@ -85,7 +85,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, value: Any, what: st
 
 
 @pytest.mark.parametrize(("data", "what"), [
-    (b"[1,\n}", "x.json:2: not valid JSON"), (b"\xff", "not UTF-8, at byte 0"), (b"[" * 100_000, "cannot be read as JSON"),
+    (b"[1,\n}", "x.json:2: not valid JSON"), (b"\xff", "not UTF-8 .byte 1"), (b"[" * 100_000, "cannot be read as JSON"),
     (b"[" + b"1" * 5000 + b"]", "cannot be read as JSON"),
 ])
 def test_a_file_that_is_not_json_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
