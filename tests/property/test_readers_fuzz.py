@@ -24,20 +24,21 @@ from rlaif.text import is_well_formed
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".jsonl.gz", ".csv.gz", ".parquet")
 READERS: tuple[Callable[[str], Any], ...] = (read_prompts, read_responses, read_pairs, read_demonstrations)
 PIECES = (
-    b"{", b"}", b"[", b"]", b'"', b":", b",", b"\n", b"\r", b"\t", b"\0", b"\xff", b"\xef\xbb\xbf", b"\\ud800", b"\\u0000", b"1e999", b"NaN",
-    b"9" * 400, b"prompt", b"chosen", b"rejected", b"completion", b"messages", b'"role"', b'"user"', b'"content"', b"[{", b"\n\nHuman:",
-    b"\n\nAssistant:", b"null", b"true", b"-", b"\x1f\x8b", b"PAR1", b"[" * 50, b"weight", b"id", b"p_chosen",
+    b"{", b"}", b"[", b"]", b'"', b":", b",", b"\n", b"\r", b"\t", b"\0", b"\xff", b"\xef\xbb\xbf", b"\\ud800", b"\\u0000", b"1e999",
+    b"NaN", b"9" * 400, b"prompt", b"chosen", b"rejected", b"completion", b"messages", b'"role"', b'"user"', b'"content"', b"[{",
+    b"\n\nHuman:", b"\n\nAssistant:", b"null", b"true", b"-", b"\x1f\x8b", b"PAR1", b"[" * 50, b"weight", b"id", b"p_chosen",
 )
+KEYS = st.sampled_from(["role", "content", "from", "value", "type", "text", "response", "tool_calls"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
     | st.sampled_from(["user", "assistant", "tool", "human", "gpt", "\n\nHuman: a\n\nAssistant: b", "\ud800", "\0"]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "type", "text", "response", "tool_calls"]), inner, max_size=3),
+    | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=8,
 )
 COLUMNS = st.sampled_from([
-    "prompt", "chosen", "rejected", "completion", "completions", "messages", "conversations", "instruction", "input", "output", "system",
-    "context", "id", "tags", "category", "weight", "p_chosen", "margin", "log_odds", "a", "b", "model", "text", "verdicts",
+    "prompt", "chosen", "rejected", "completion", "completions", "messages", "conversations", "instruction", "input", "output",
+    "system", "context", "id", "tags", "category", "weight", "p_chosen", "margin", "log_odds", "a", "b", "model", "text", "verdicts",
 ])
 
 
@@ -48,8 +49,7 @@ def in_file(content: bytes, suffix: str, read: Callable[[Path], Any]) -> Any:
         path.write_bytes(content)
         try:
             return read(path)
-        except RlaifError as error:
-            assert str(error)
+        except RlaifError:
             return None
 
 
@@ -71,7 +71,8 @@ def test_any_rows_give_items_or_words(rows: list[dict[str, Any]]) -> None:
 
 
 LINES = st.sampled_from([
-    b'{"prompt": "a"}', b'{"prompt": ""}', b'{"prompt": "\\ud800"}', b"[]", b"{", b"null", b"\xff", b"3", b'{"prompt": "a\0"}', b'"', b'{"x": 1}',
+    b'{"prompt": "a"}', b'{"prompt": ""}', b'{"prompt": "\\ud800"}', b"[]", b"{", b"null", b"\xff", b"3", b'{"prompt": "a\0"}', b'"',
+    b'{"x": 1}',
 ])
 
 

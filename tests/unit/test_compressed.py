@@ -46,7 +46,7 @@ def test_several_members_are_one_file(tmp_path: Path) -> None:
 def test_damage_is_said_and_nothing_of_the_file_taken(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="damaged or cut off|the file is empty"):
+    with pytest.raises(DataError, match=r"damaged or cut off|the file is empty"):
         read_table(path)
 
 
