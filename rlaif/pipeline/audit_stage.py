@@ -35,6 +35,8 @@ class AuditJob:
             prompts_dir=Path(context.recipe.prompts_dir) if context.recipe.prompts_dir else None,
         )
         self.inputs = audit_inputs(self.task, context.progress)
+        if config.data and config.skip_bad_rows:
+            context.leave_out(config.name, config.data, self.inputs.bad_rows)
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""

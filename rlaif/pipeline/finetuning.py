@@ -45,9 +45,11 @@ class SftJob:
     def rows(self) -> list[dict[str, Any]]:
         """What is imitated: a revise stage's rows and the files'."""
         sources = [*self._stage(), *self.config.files]
-        return [
-            row for source in sources for row in read_demonstrations(source, skipped=skipper(self.config, source, self.context))
-        ]
+        found: list[dict[str, Any]] = []
+        for source in sources:
+            skipped = skipper(self.config, source, self.context)
+            found += read_demonstrations(source, skipped=skipped, note=self.context.progress.note)
+        return found
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -157,7 +159,9 @@ class DpoJob:
         found: list[PreferencePair] = []
         for file in self._files():
             skipped = skipper(self.config, file.file, self.context)
-            found += read_pairs(file.file, weight=file.weight, hard=hard, skipped=skipped)
+            found += read_pairs(
+                file.file, weight=file.weight, hard=hard, skipped=skipped, note=self.context.progress.note,
+            )
         return found
 
     def _files(self) -> Iterator[PreferenceFile]:

@@ -57,7 +57,7 @@ class RewardJob:
         for file in self._files():
             found += read_pairs(
                 file.file, weight=file.weight, hard=self.config.labels == "hard",
-                skipped=skipper(self.config, file.file, self.context),
+                skipped=skipper(self.config, file.file, self.context), note=self.context.progress.note,
             )
         return found
 
@@ -69,7 +69,9 @@ class RewardJob:
         """Pairs that people labelled, for the report."""
         if not self.config.human:
             return []
-        found = read_pairs(self.config.human, skipped=skipper(self.config, self.config.human, self.context))
+        found = read_pairs(
+            self.config.human, skipped=skipper(self.config, self.config.human, self.context), note=self.context.progress.note,
+        )
         learned = {_content(pair) for pair in self.pairs}
         if shared := sum(_content(pair) in learned for pair in found):
             raise DataError(
@@ -190,7 +192,8 @@ class PpoJob:
             return ()
         named = self.config.ptx.data
         source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
-        rows = read_demonstrations(str(source), skipped=skipper(self.config, str(source), self.context))
+        skipped = skipper(self.config, str(source), self.context)
+        rows = read_demonstrations(str(source), skipped=skipped, note=self.context.progress.note)
         return ptx_rows(self.context.base(), [_conversation(row) for row in rows])
 
     def _trackers(self) -> Trackers:
@@ -222,17 +225,19 @@ def skipper(config: SkippingStage, source: str, context: Context) -> Callable[[S
 
 
 def read_pairs(
-    source: str, *, weight: float = 1.0, hard: bool = False, skipped: Callable[[Sequence[Problem]], None] | None = None
+    source: str, *, weight: float = 1.0, hard: bool = False, skipped: Callable[[Sequence[Problem]], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[PreferencePair]:
     """Preferences from a file or a hub dataset.
 
     Args:
         skipped: Told of rows that cannot be read or learned from, which are then left out; without it they are an error.
+        note: Told what else the reader noticed.
 
     Raises:
         DataError: It cannot be read, or has rows that cannot be trained on; all are listed.
     """
-    rows, places, problems = read_rows(source, preference_of)
+    rows, places, problems = read_rows(source, preference_of, note=note)
     bad = [*problems]
     if problems and (skipped is None or not rows):
         raise _unreadable(source, problems, good=len(rows))
@@ -244,16 +249,18 @@ def read_pairs(
     return pairs
 
 
-def read_demonstrations(source: str, *, skipped: Callable[[Sequence[Problem]], None] | None = None) -> list[dict[str, Any]]:
+def read_demonstrations(
+    source: str, *, skipped: Callable[[Sequence[Problem]], None] | None = None, note: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
     """Rows to imitate from a file or a hub dataset, with `prompt` and `completion` as lists of messages.
 
     Args:
-        skipped: As for `read_pairs`.
+        skipped, note: As for `read_pairs`.
 
     Raises:
         DataError: It cannot be read, or has rows that there is nothing to learn from; they are listed.
     """
-    rows, places, problems = read_rows(source, demonstration_of)
+    rows, places, problems = read_rows(source, demonstration_of, note=note)
     empty = [not row["completion"][-1]["content"].strip() for row in rows]
     problems += [Problem("the completion is empty", where=place) for place, bare in zip(places, empty, strict=True) if bare]
     good = [row for row, bare in zip(rows, empty, strict=True) if not bare]
@@ -278,9 +285,13 @@ class ReadRows(NamedTuple):
     problems: list[Problem]
 
 
-def read_rows(source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]]) -> ReadRows:
+def read_rows(
+    source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]], *, note: Callable[[str], None] | None,
+) -> ReadRows:
     """The rows of a file or a hub dataset, each brought into our form."""
     table = read_table(source)
+    for line in table.notes if note is not None else ():
+        note(f"{source}: {line}")
     found = ReadRows(rows=[], places=[], problems=list(table.problems))
     for row in table.rows:
         try:

@@ -16,10 +16,10 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rlaif.errors import DataError, Problem
-from rlaif.files import open_regular, read_lines
+from rlaif.files import line_limit, open_regular, read_lines
 from rlaif.runs.compressed import PACKED, inner_suffix, open_data, read_data
 from rlaif.runs.fields import BadCell
 from rlaif.text import well_formed
@@ -28,9 +28,11 @@ __all__ = ["Row", "Table", "read_table"]
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[^:]+){0,2}$")
 OBJECTS = re.compile(
-    r"""\s*\[\s*\{\s*["'](role|content|from|value|model|response|text|principle|tool_calls|name)["']\s*:""",
+    r"""\s*\[\s*\{\s*["'](role|content|from|value|model|response|principle|tool_calls|annotations)["']\s*:""",
 )
-"""How a cell begins that holds a list of objects which some reader knows, as JSON or, by mistake, as Python prints them."""
+"""How a cell begins that is meant as a list of objects which some reader knows, though it is not JSON: as Python prints it."""
+KNOWN = frozenset({"role", "from", "response", "principle"})
+"""Keys of messages, of ShareGPT's, of completions and of verdicts: of the lists that a cell may hold."""
 MOST_OPENED = 100
 """Quotation marks of one CSV file that may be left open: each is looked for to its end."""
 LONGEST_CELL = 1 << 26
@@ -215,7 +217,7 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
             open_data(path) as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
         ):
-            lines, opened = _Lines(file), 0
+            lines, opened = _Lines(file, where=str(path)), 0
             header: list[str] = []
             while True:
                 start = lines.begin()
@@ -245,8 +247,9 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
 class _Lines:
     """The lines of a file, of which those of the row that is being read can be given back, all but the first."""
 
-    def __init__(self, file: Iterator[str]) -> None:
-        self._file = file
+    def __init__(self, file: IO[str], *, where: str) -> None:
+        self._file, self._where = file, where
+        self._most = line_limit()
         self._waiting: deque[str] = deque()
         self._row: list[str] = []
         self._read = 0
@@ -267,7 +270,12 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._waiting.popleft() if self._waiting else next(self._file)
+        line = self._waiting.popleft() if self._waiting else self._file.readline(self._most + 1)
+        if not line:
+            raise StopIteration
+        if len(line) > self._most:
+            what, remedy = "the line is too long", "raise the limit (RLAIF_MAX_LINE_MB)"
+            raise DataError(what, where=f"{self._where}:{self._read + 1}", remedy=remedy)
         self._row.append(line)
         self._read += 1
         return line
@@ -299,15 +307,16 @@ def _separated_cell(cell: str) -> Any:
         return BadCell.of(cell, "holds a NUL byte", remedy="remove it, or save the file as UTF-8")
     if any("\udc80" <= character <= "\udcff" for character in cell):
         return BadCell.of(cell, "is not UTF-8", remedy="save the file as UTF-8")
-    if not OBJECTS.match(cell):
+    if not cell.lstrip().startswith("[{"):
         return cell
     try:
-        return json.loads(cell)
+        value = json.loads(cell)
     except (ValueError, RecursionError):
-        return BadCell.of(
+        return cell if not OBJECTS.match(cell) else BadCell.of(
             cell, "begins like a list of messages but is not JSON",
             remedy='write [{"role": "user", "content": "…"}]; if it is meant as text, write the file as JSONL, where text is text',
         )
+    return value if any(isinstance(item, dict) and KNOWN & item.keys() for item in value) else cell
 
 
 def _read_parquet(path: Path) -> Iterator[Row | Problem]:

@@ -252,3 +252,26 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
     told.clear()
     assert len(read_pairs(str(path), skipped=told.extend)) == 1
     assert len(told) == 2
+
+
+def test_a_cell_of_json_that_no_reader_knows_stays_text(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('prompt\n"[{""name"": ""x""}]"\n"[{""value"": 1}]"\n')
+    assert [prompt.messages[0].content for prompt in read_prompts(path).items] == ['[{"name": "x"}]', '[{"value": 1}]']
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".txt"])
+def test_a_line_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setenv("RLAIF_MAX_LINE_MB", "1")
+    path = tmp_path / f"p{suffix}"
+    path.write_bytes(b"prompt\n" + b"x" * (3 << 20))
+    with pytest.raises(DataError, match="the line is too long"):
+        read_prompts(path)
+
+
+def test_training_rows_that_were_mended_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", {"prompt": "q", "completion": "a\0", "chosen": "a\0", "rejected": "b"})
+    for read in (read_demonstrations, read_pairs):
+        told: list[str] = []
+        read(str(path), note=told.append)
+        assert told == [f"{path}: 1 rows held half a character or a NUL; U+FFFD stands in its place"]
