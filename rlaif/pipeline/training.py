@@ -290,8 +290,9 @@ def read_rows(
 ) -> ReadRows:
     """The rows of a file or a hub dataset, each brought into our form."""
     table = read_table(source)
-    for line in table.notes if note is not None else ():
-        note(f"{source}: {line}")
+    if note is not None:
+        for line in table.notes:
+            note(f"{source}: {line}")
     found = ReadRows(rows=[], places=[], problems=list(table.problems))
     for row in table.rows:
         try:

@@ -235,9 +235,10 @@ def _completion_columns(table: Table, source: str | Path) -> tuple[str, ...]:
         raise DataError(f"several columns hold completions: {listed}", where=str(source), remedy="keep one of them in the file")
     if not found and table.rows:
         listed = ", ".join("+".join(names) for names in COMPLETION_COLUMNS)
+        prompts = "; prompts to answer first are given by --prompts" if {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & set(columns) else ""
         raise DataError(
             f"no column holds completions; the columns are {', '.join(columns) or 'none'}", where=str(source),
-            remedy=f"name them as one of: {listed}",
+            remedy=f"name them as one of: {listed}{prompts}",
         )
     return found[0] if found else COMPLETION_COLUMNS[0]
 

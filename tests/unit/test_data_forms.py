@@ -275,3 +275,12 @@ def test_training_rows_that_were_mended_are_told(tmp_path: Path) -> None:
         told: list[str] = []
         read(str(path), note=told.append)
         assert told == [f"{path}: 1 rows held half a character or a NUL; U+FFFD stands in its place"]
+
+
+def test_completions_that_are_other_objects_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", {"prompt": "q", "completions": [{"text": "a"}, "b"]})
+    with pytest.raises(DataError, match=r"`completions\[0\]` is an object without `response`; it has text"):
+        read_responses(path)
+    path = write(tmp_path / "p.jsonl", {"prompt": "q"})
+    with pytest.raises(DataError, match="given by --prompts"):
+        read_responses(path)
