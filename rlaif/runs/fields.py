@@ -16,12 +16,14 @@ from rlaif.text import one_line, well_formed
 from rlaif.types import Message, Prompt, Role
 
 __all__ = [
+    "SYSTEM_COLUMNS",
     "BadCell", "answer_of", "completion_of", "conversation_of", "id_of", "is_transcript", "messages_of", "number_of", "prompt_of",
-    "question_of", "refuse_tools", "strings_of", "text_of", "with_system",
+    "question_of", "refuse_tools", "refuse_unread", "strings_of", "text_of", "with_system",
 ]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 SHAREGPT: dict[str, Role] = {**ROLES, "human": "user", "gpt": "assistant"}
+SYSTEM_COLUMNS = ("system", "system_prompt")
 TOOL_ROLES = frozenset({"tool", "function", "ipython", "observation", "function_call", "tool_call", "function_response"})
 """What the turns of a tool are called: in OpenAI's and TRL's chats, in Llama's, in ShareGPT's."""
 TOOL_REMEDY = "write the call and its result as text in the turns of user and assistant, or remove the row"
@@ -90,6 +92,7 @@ def question_of(row: Mapping[str, Any], column: str, *, answered: bool = False) 
     Args:
         answered: The conversation may end with the answer (which is left out).
     """
+    refuse_unread(row)
     messages = messages_of(row[column], column)
     if answered and len(messages) > 1 and messages[-1].role == "assistant":
         messages = messages[:-1]
@@ -100,16 +103,29 @@ def question_of(row: Mapping[str, Any], column: str, *, answered: bool = False) 
     return with_system(conversation_of([message.as_dict() for message in messages], column), row)
 
 
+def refuse_unread(row: Mapping[str, Any]) -> None:
+    """Refuse a row with a column that is part of what is asked in every form that has it, and that is not read."""
+    if row.get("history"):
+        raise DataError(
+            "the column `history` holds earlier turns (LLaMA-Factory's form), which are not read",
+            remedy="write the whole conversation as `messages`, or remove the column",
+        )
+    if row.get("tools"):
+        raise DataError("the column `tools` offers tools; tool turns are not read", remedy=TOOL_REMEDY)
+
+
 def with_system(messages: tuple[Message, ...], row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """`messages` after the system message of the row's column `system`, if it has one."""
-    told = row.get("system")
-    if told is None or told == "":
+    """`messages` after the system message of the row's column `system` or `system_prompt`, if it has one."""
+    filled = [name for name in SYSTEM_COLUMNS if row.get(name) not in (None, "")]
+    if not filled:
         return messages
-    system = Message("system", text_of(told, "system"))
+    if any(row[name] != row[filled[0]] for name in filled):
+        raise DataError(f"the columns {', '.join(filled)} are filled and differ", remedy="keep the one that is meant")
+    system = Message("system", text_of(row[filled[0]], filled[0]))
     if messages[0] == system:
         return messages
     if messages[0].role == "system":
-        raise DataError("the column `system` and the prompt's own system message differ", remedy="keep one of them")
+        raise DataError(f"the column `{filled[0]}` and the prompt's own system message differ", remedy="keep one of them")
     return (system, *messages)
 
 

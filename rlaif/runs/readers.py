@@ -18,6 +18,7 @@ from rlaif.runs.fields import (
     messages_of,
     prompt_of,
     question_of,
+    refuse_unread,
     strings_of,
     text_of,
     with_system,
@@ -249,6 +250,7 @@ def _completions(row: Row, columns: Sequence[str], column: str) -> tuple[tuple[M
     Args:
         column: Holds the prompt; empty when the turns before the completions are it.
     """
+    refuse_unread(row.values)
     asked = cell(row, column) if column else None
     cells = [(name, cell(row, name)) for name in columns]
     if columns[0] in LIST_COLUMNS:

@@ -11,7 +11,17 @@ from math import exp
 from typing import Any
 
 from rlaif.errors import DataError
-from rlaif.runs.fields import answer_of, id_of, messages_of, number_of, question_of, refuse_tools, with_system
+from rlaif.runs.fields import (
+    SYSTEM_COLUMNS,
+    answer_of,
+    id_of,
+    messages_of,
+    number_of,
+    question_of,
+    refuse_tools,
+    refuse_unread,
+    with_system,
+)
 from rlaif.types import Message
 
 __all__ = ["demonstration_of", "preference_of"]
@@ -62,6 +72,11 @@ def demonstration_of(row: Mapping[str, Any]) -> dict[str, Any]:
         DataError: There is no answer to learn, it is that of another conversation, or a cell cannot be read.
     """
     values = _with_numbers(row)
+    if values.get("label") is False and "chosen" not in values:
+        raise DataError(
+            "this row is of TRL's unpaired form (KTO), and its `label` says that the answer is bad",
+            remedy="remove it: sft imitates answers",
+        )
     if _is_native(values, ("completion",)):
         return values
     question, answer, conversation = (_only(values, names) for names in (QUESTIONS, ANSWERS, CONVERSATIONS))
@@ -160,6 +175,7 @@ def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     `margin` is the log-odds in our files up to version 0.1.0.
     """
     values = dict(row)
+    refuse_unread(values)
     if isinstance(values.get("id"), str):
         id_of(values["id"])
     for name, most in (("p_chosen", 1.0), ("weight", MOST_WEIGHT)):
@@ -201,7 +217,7 @@ def _refuse_beside(values: Mapping[str, Any], column: str) -> None:
 
 def _is_native(values: Mapping[str, Any], completions: tuple[str, ...]) -> bool:
     """Whether a prompt and one message for each completion stand there as lists of messages, and nothing else is asked."""
-    return _is_chat(values.get("prompt"), last="user") and not any(values.get(name) for name in ("system", *BESIDE)) and all(
+    return _is_chat(values.get("prompt"), last="user") and not any(values.get(name) for name in (*SYSTEM_COLUMNS, *BESIDE)) and all(
         _is_chat(values.get(name), last="assistant") and len(values[name]) == 1 for name in completions
     )
 

@@ -284,3 +284,36 @@ def test_completions_that_are_other_objects_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", {"prompt": "q"})
     with pytest.raises(DataError, match="given by --prompts"):
         read_responses(path)
+
+
+@pytest.mark.parametrize(("column", "value", "said"), [
+    ("history", [["x", "y"]], "earlier turns"), ("tools", [{"name": "f"}], "tool turns are not read"),
+])
+def test_what_is_part_of_the_question_and_not_read_is_refused(tmp_path: Path, column: str, value: Any, said: str) -> None:
+    row = {"instruction": "q", "chosen": "a", "rejected": "b", column: value}
+    path = write(tmp_path / "p.jsonl", row)
+    for read in (read_prompts, read_responses, read_pairs):
+        with pytest.raises(DataError, match=said):
+            read(str(path))
+    path = write(tmp_path / "d.jsonl", {"instruction": "q", "output": "a", column: value})
+    with pytest.raises(DataError, match=said):
+        read_demonstrations(str(path))
+    native = {"prompt": [USER], "chosen": [PEAR], "rejected": [SPOON], column: value}
+    with pytest.raises(DataError, match=said):
+        read_pairs(str(write(tmp_path / "n.jsonl", native)))
+
+
+def test_the_column_system_prompt_is_the_system_message_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "orca.jsonl", {"system_prompt": "Be brief.", "question": "Name a fruit.", "response": "A pear."})
+    asked = (Message("system", "Be brief."), *FRUIT)
+    assert read_prompts(path).items[0].messages == read_responses(path).items[0].prompt.messages == asked
+    assert read_demonstrations(str(path))[0]["prompt"] == [message.as_dict() for message in asked]
+    path = write(tmp_path / "two.jsonl", {"system_prompt": "a", "system": "b", "prompt": "q"})
+    with pytest.raises(DataError, match="filled and differ"):
+        read_prompts(path)
+
+
+def test_an_answer_that_is_marked_as_bad_is_not_imitated(tmp_path: Path) -> None:
+    path = write(tmp_path / "kto.jsonl", *({"prompt": "q", "completion": "a", "label": good} for good in (True, False)))
+    with pytest.raises(DataError, match="its `label` says that the answer is bad"):
+        read_demonstrations(str(path))
