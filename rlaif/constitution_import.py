@@ -1,16 +1,16 @@
-"""Turn principles that others keep as JSON into a constitution.
+"""Turn JSON files of principles into a constitution: the Constitutional AI paper's two (Bai et al. 2022, arXiv 2212.08073,
+appendix C), and that of Hugging Face's llm-swarm.
 
-Of the Constitutional AI paper (Bai et al. 2022, arXiv 2212.08073, appendix C), whose repository keeps them in two files that do
-not refer to each other:
+The repository of the paper keeps its principles in two files that do not refer to each other:
 
 - `RLMadisonInstructions.json`, a list of texts: the comparison principles of the RL stage, each ending in `Options:`;
 - `CritiqueRevisionInstructions.json`, a mapping: `harmful0` and so on to `{"prompt": [CRITIQUE], "edit_request": REVISION}`.
 
+llm-swarm keeps the second kind as a list of `{"critic": CRITIQUE, "revision": REVISION}`, in its `constitution.json` among few-shot
+examples as `{"constitutions": [...], "system_chat": [...]}`, of which the principles are read.
+
 They stay separate principles here, each with the halves it has. What belongs to the paper's prompt layout (`CritiqueRequest:`,
 `Critique:`, `Options:` ...) is taken off, since our templates bring their own. The files carry no licence, so none ships with rlaif.
-
-Of llm-swarm and the Hugging Face recipe that is built on it: a list of `{"critic": CRITIQUE, "revision": REVISION}`, bare or under
-`constitutions`. The examples beside it (`system_chat`) are a part of its prompts, not of its principles, and are left out.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["import_cai"]
 SCAFFOLD_BEFORE = re.compile(r"^(CritiqueRequest|RevisionRequest)\s*:\s*")
 SCAFFOLD_AFTER = re.compile(r"\s*\b(Critique|Revision|Options)\s*:$")
 REMEDY = (
-    "give RLMadisonInstructions.json (a list of texts), CritiqueRevisionInstructions.json (a mapping), both, or a list of "
-    '{"critic": ..., "revision": ...}'
+    "give RLMadisonInstructions.json (a list of texts), CritiqueRevisionInstructions.json (a mapping) or llm-swarm's principles "
+    '(a list of {"critic", "revision"}); one file of comparisons, one of revisions, or both'
 )
 
 
 def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Constitution:
-    """Read one file or two of different kinds, in any order; the revision principles come first.
+    """Read one or both files, in any order; the revision principles come first.
 
     Raises:
         ConstitutionError: A file cannot be read, has neither shape or holds an unusable entry, or two files are of one kind.
@@ -46,8 +46,9 @@ def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Consti
     revisions: list[Principle] = []
     for path in map(Path, paths):
         data = _load(path)
-        if _is_swarm(data):
-            kind, found = revisions, _swarm(data, path)
+        pairs = _swarm(data)
+        if pairs is not None:
+            kind, found = revisions, _critics(pairs, path)
         elif isinstance(data, list):
             kind, found = comparisons, _comparisons(data, path)
         else:
@@ -71,11 +72,36 @@ def _load(path: Path) -> Any:
         raise ConstitutionError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy=REMEDY) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of open brackets
         raise ConstitutionError(f"cannot be read as JSON: {error}", where=str(path), remedy=REMEDY) from error
-    if isinstance(data, dict) and isinstance(data.get("constitutions"), list):
-        data = data["constitutions"]
     if not isinstance(data, list | dict) or not data:
         raise ConstitutionError("neither a list nor a mapping with entries", where=str(path), remedy=REMEDY)
     return data
+
+
+def _swarm(data: list[Any] | dict[str, Any]) -> list[Any] | None:
+    """llm-swarm's list of principles; `None` when it is not of that form."""
+    pairs = data.get("constitutions") if isinstance(data, dict) else data
+    return pairs if isinstance(pairs, list) and any(_has_half(pair) for pair in pairs) else None
+
+
+def _has_half(pair: object) -> bool:
+    return isinstance(pair, dict) and not {"critic", "revision"}.isdisjoint(pair)
+
+
+def _critics(pairs: list[Any], path: Path) -> list[Principle]:
+    found = [pair if isinstance(pair, dict) else {} for pair in pairs]
+    texts = [(_stripped(pair.get("critic")), _stripped(pair.get("revision"))) for pair in found]
+    remedy = 'write {"critic": "... critique ...", "revision": "... revision ..."}'
+    _check(
+        [
+            Problem(f"entry {place} is not a critique with its revision", remedy=remedy)
+            for place, (critique, revision) in enumerate(texts, 1) if not critique or not revision
+        ],
+        path,
+    )
+    return [
+        Principle(id=f"revision-{place:02d}", critique=critique, revision=revision)
+        for place, (critique, revision) in enumerate(texts, 1)
+    ]
 
 
 def _comparisons(data: list[Any], path: Path) -> list[Principle]:
@@ -108,28 +134,9 @@ def _revisions(data: dict[str, Any], path: Path) -> list[Principle]:
     return list(principles.values())
 
 
-def _is_swarm(data: Any) -> bool:
-    return isinstance(data, list) and any(isinstance(entry, dict) and ("critic" in entry or "critique" in entry) for entry in data)
-
-
-def _swarm(data: list[Any], path: Path) -> list[Principle]:
-    """Pairs of a critique and its revision, numbered as they stand."""
-    principles, problems = [], []
-    for place, entry in enumerate(data, 1):
-        fields = entry if isinstance(entry, dict) else {}
-        critique, revision = _stripped(fields.get("critic", fields.get("critique"))), _stripped(fields.get("revision"))
-        if critique and revision:
-            principles.append(Principle(id=f"principle-{place:02d}", critique=critique, revision=revision))
-        else:
-            remedy = 'write {"critic": "... critique ...", "revision": "... revision ..."}'
-            problems.append(Problem(f"entry {place} is not a critique with its revision", remedy=remedy))
-    _check(problems, path)
-    return principles
-
-
 def _check(problems: list[Problem], path: Path) -> None:
     if problems:
-        what = "not a file of principles that can be imported"
+        what = "not a file of principles that is known here"
         raise ConstitutionError(what, where=str(path), remedy=REMEDY, problems=problems[:20])
 
 

@@ -84,17 +84,15 @@ def lint(ctx: click.Context, files: tuple[str, ...], strict: bool) -> None:
 Examples:
   rlaif constitution import RLMadisonInstructions.json CritiqueRevisionInstructions.json --out cai.yaml
   rlaif constitution import CritiqueRevisionInstructions.json --name harmless > harmless.yaml
-  rlaif constitution import cai_constitution.json --out swarm.yaml
 """)
 @click.argument("files", metavar="FILE [FILE]", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="YAML file to write. [default: standard output]")
 @click.option("--name", default=None, help="Name of the constitution. [default: that of the --out file]")
 def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
-    """Turn principles that others keep as JSON into a constitution.
+    """Turn the Constitutional AI paper's two JSON files into a constitution, or llm-swarm's critics and revisions.
 
-    Of the Constitutional AI paper, one FILE or both, in any order: their principles stay separate, those with critique and
-    revision, and those with a comparison. Or a list of critiques with their revisions, as llm-swarm keeps it. The files are
-    not part of rlaif; mind their terms.
+    One FILE or both kinds, in any order. Their principles stay separate: those with critique and revision, and those with a
+    comparison. The files are not part of rlaif; mind their terms.
     """
     imported = import_cai(files, name=name or (out.stem if out else "imported"))
     text = to_yaml(imported)

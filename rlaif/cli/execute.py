@@ -79,13 +79,22 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     table.add_row("all", *_cells(statistics), style="bold")
     console.print(table)
     console.print(
-        f"comparisons {counts['comparisons']} = preferences {counts['preferences']} + unlabelled {counts['unlabelled']} + not best "
-        f"against worst {counts['not_best_worst']}; left out before: identical pairs {counts['identical_pairs']}, repeated "
-        f"{counts['repeated_pairs']}, not drawn {counts['pairs_not_drawn']}\n"
+        f"comparisons {counts['comparisons']} = preferences {counts['preferences']} + {_weak(counts)}unlabelled "
+        f"{counts['unlabelled']} + not best against worst {counts['not_best_worst']}; left out before: "
+        f"identical pairs {counts['identical_pairs']}, repeated {counts['repeated_pairs']}, "
+        f"not drawn {counts['pairs_not_drawn']}{_bad_rows(counts)}\n"
         f"ties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
         f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)", soft_wrap=True,
     )
     _show_examples(stage, console)
+
+
+def _weak(counts: Mapping[str, int]) -> str:
+    return f"weak {counts['weak']} (weak.jsonl) + " if counts.get("weak") else ""
+
+
+def _bad_rows(counts: Mapping[str, int]) -> str:
+    return f", rows that cannot be read {counts['bad_rows']}" if counts.get("bad_rows") else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,10 @@ class _Pairs(click.ParamType[str | int]):
     help="Fail above this share of invalid verdicts.",
 )
 @click.option(
+    "--min-strength", type=click.FloatRange(0, 0.5, max_open=True), default=0.0, show_default=True,
+    help="Put pairs with a weaker label (|p - 0.5|) into weak.jsonl, for trainers that ignore p_chosen (TRL's).",
+)
+@click.option(
     "--format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True,
     help="Format of the preferences.",
 )
@@ -84,7 +88,7 @@ def label(**options: Any) -> None:
     """
     settings = LabelConfig.model_validate(pick(
         options, "responses", "prompt_column", "context_column", "skip_bad_rows", "judge", "protocol", "pairs", "principles", "clamp",
-        "reasoning_tokens", "min_label_share", "max_invalid", "format", "calibration", "require_audit"
+        "reasoning_tokens", "min_label_share", "max_invalid", "min_strength", "format", "calibration", "require_audit"
     ) | ({"limit": options["limit"]} if options["responses"] else {}))
     sampling: list[StageConfig] = [] if settings.responses else [SampleConfig.model_validate(pick(options, "k", *SAMPLING))]
     recipe = make_recipe(f"label-{Path(options['constitution']).stem}", [*sampling, settings], options)

@@ -275,5 +275,9 @@ class LabelConfig(BaseStage):
     max_invalid: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The stage fails when more than this share of the verdicts is invalid."""
 
+    min_strength: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Pairs whose label is weaker (|p - 0.5|) go to `weak.jsonl` instead of the preferences, and are counted: for trainers that take
+    every row as certain, as TRL's do."""
+
     format: Literal["jsonl", "parquet"] = "jsonl"
     """Format of the preferences file."""

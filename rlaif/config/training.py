@@ -18,7 +18,7 @@ class PreferenceFile(Settings):
     """A file of preferences that is mixed in (Bai et al. 2022 mix human helpfulness with AI harmlessness)."""
 
     file: str
-    """JSONL or Parquet with `prompt`, `chosen`, `rejected`, and `p_chosen` if the labels are soft."""
+    """Preferences in any form that people have (docs/reference/data-forms.md), with `p_chosen` if the labels are soft."""
 
     weight: Positive = 1.0
     """Weight of each of its rows in the loss."""

@@ -112,7 +112,7 @@ class PtxSettings(Settings):
     """PPO-ptx (Ouyang et al. 2022, eq. 2): a language-modelling loss on other data, added to the policy's."""
 
     data: str
-    """Rows of `prompt` and `completion`, or of `messages` that end with the assistant's: a file, or the name of a revise stage."""
+    """Rows to imitate, in any form that `sft` reads: a file, or the name of a revise stage."""
 
     coefficient: Positive = 1.0
     """What the mean loss over completion tokens is multiplied by."""

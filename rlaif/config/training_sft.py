@@ -63,10 +63,10 @@ class SftConfig(BaseStage, FinetuneSettings):
     """Name of the revise stage to learn from; the last one when left out and `files` is empty."""
 
     files: tuple[str, ...] = ()
-    """Files to learn from, beside or instead of a stage's: rows of `prompt` and `completion` as lists of messages, and `weight`."""
+    """Files to learn from, beside or instead of a stage's: prompts with answers in any form that people have, and `weight`."""
 
     skip_bad_rows: bool = False
-    """Go on without rows that cannot be learned from; they are counted and the first are named."""
+    """Go on without rows that cannot be learned from (an empty answer, for one); they are counted and the first is named."""
 
     model: str | None = None
     """Model to fine-tune; the recipe's `model` when left out."""

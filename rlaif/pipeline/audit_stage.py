@@ -36,6 +36,8 @@ class AuditJob:
             min_label_share=label.min_label_share if config.min_label_share is None else config.min_label_share,
         )
         self.inputs = audit_inputs(self.task, context.progress)
+        if config.data and config.skip_bad_rows:
+            context.leave_out(config.name, config.data, self.inputs.bad_rows)
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""

@@ -120,6 +120,7 @@ class AuditInputs(NamedTuple):
         usable: By protocol to audit, the principles that it can ask.
         labelled: Whether `pairs` carry people's choice.
         data: What `pairs` are, in words.
+        bad_rows: Rows of the file that were left out.
     """
 
     constitution: Constitution
@@ -129,6 +130,7 @@ class AuditInputs(NamedTuple):
     labelled: bool
     probes: tuple[Pair, ...]
     data: str
+    bad_rows: int = 0
 
 
 def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
@@ -169,7 +171,7 @@ def audit_inputs(task: AuditTask, progress: Progress) -> AuditInputs:
     return AuditInputs(
         constitution=constitution, usable=usable, library=PromptLibrary(constitution.language, task.prompts_dir),
         pairs=read.pairs if read else (), labelled=bool(read and read.labelled), probes=probes,
-        data=Path(task.data).name if task.data else "",
+        data=Path(task.data).name if task.data else "", bad_rows=len(read.read.problems) if read else 0,
     )
 
 

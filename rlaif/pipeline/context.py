@@ -103,6 +103,7 @@ class Context:
         """Finished stage folders by stage name."""
         self.rewards: dict[str, RewardModel] = {}
         """Reward models on their base, by the stage that trained them."""
+        self._left_out: dict[str, dict[str, int]] = {}  # by stage, then by source: a stage may read a source more than once
         self._bases: dict[str, SharedBase] = {}
         self._tuned: dict[str, JournaledEngine] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}
@@ -125,6 +126,15 @@ class Context:
     def model(self, named: str | None) -> str:
         """The model a role names, or the recipe's."""
         return named or self.recipe.model
+
+    def leave_out(self, stage: str, source: str, rows: int) -> None:
+        """Put down that `stage` went on without that many rows of `source`, for its manifest and summary."""
+        counted = self._left_out.setdefault(stage, {})
+        counted[source] = max(rows, counted.get(source, 0))
+
+    def bad_rows(self, stage: str) -> dict[str, int]:
+        """The count `bad_rows` of a stage, if rows may be left out of what it reads."""
+        return {"bad_rows": sum(self._left_out[stage].values())} if stage in self._left_out else {}
 
     def claim_prompts(self, purpose: str, prompts: Sequence[Prompt]) -> None:
         """Put down that `prompts` are used for `purpose` (`sft`, `label`, `rl`, `eval`).

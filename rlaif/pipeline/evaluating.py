@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ class EvaluateJob:
     def __init__(self, config: EvaluateConfig, context: Context) -> None:
         self.config = config
         self.context = context
-        self.prompts = load_prompts(config, own_split="eval", seed=context.seed(config), progress=context.progress)
+        self.prompts = load_prompts(
+            config, own_split="eval", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
         context.claim_prompts("eval", self.prompts)
         stages = context.recipe.stages[: [stage.name for stage in context.recipe.stages].index(config.name)]
         self.policies = config.policies or tuple(stage.name for stage in stages if stage.stage in POLICY_STAGES)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,11 @@ from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
-from rlaif.pipeline.left_out import LeftOut
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
-from rlaif.pipeline.training import label_files, pairs_digest, read_pairs, read_rows
+from rlaif.pipeline.training import label_files, pairs_digest, read_demonstrations, read_pairs, renderable, skipper
 from rlaif.report.training import best_of_k_markdown, figures_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
-from rlaif.runs.training_rows import demonstration_of
 from rlaif.runs.writers import write_rows, write_text
 from rlaif.stages.best_of_k import best_of_k
 from rlaif.stages.dpo import DpoResult, train_dpo
@@ -42,7 +40,6 @@ class SftJob:
     def __init__(self, config: SftConfig, context: Context) -> None:
         self.config = config
         self.context = context
-        self.left_out = LeftOut(config.name, allowed=config.skip_bad_rows, progress=context.progress)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -50,9 +47,8 @@ class SftJob:
         sources = [*self._stage(), *self.config.files]
         found: list[dict[str, Any]] = []
         for source in sources:
-            rows, _, problems = read_rows(source, demonstration_of)
-            self.left_out.without(problems, good=len(rows), where=source)
-            found += rows
+            skipped = skipper(self.config, source, self.context)
+            found += read_demonstrations(source, skipped=skipped, note=self.context.progress.note)
         return found
 
     def parts(self) -> dict[str, str]:
@@ -72,11 +68,10 @@ class SftJob:
         with _adapter(base, folder):
             result = train_sft(
                 self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
-                skipped=self.left_out.skipped,
+                skipped=skipper(self.config, "rows", context),
             )
         write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict())
         counts = {name: value for name, value in result.report.as_dict().items() if isinstance(value, int)}
-        counts["rows_left_out"] = self.left_out.count
         return Outcome(counts=counts, rows=_written(result, folder, base, title="Fine-tuning"))
 
     def merge(self, folder: Path) -> None:
@@ -98,7 +93,10 @@ class BestOfKJob:
         self.config = config
         self.context = context
         check_rewards(config.reward, config, context)
-        self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
+        self.prompts = load_prompts(
+            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
         context.claim_prompts("rl", self.prompts)
         if config.student is not None and config.student == context.recipe.model:
             raise ConfigError("the student of best of K is the policy itself", remedy="leave `student` out")
@@ -154,16 +152,18 @@ class DpoJob:
     def __init__(self, config: DpoConfig, context: Context) -> None:
         self.config = config
         self.context = context
-        self.left_out = LeftOut(config.name, allowed=config.skip_bad_rows, progress=context.progress)
 
     @cached_property
     def pairs(self) -> list[PreferencePair]:
         """What is learned from."""
         hard = self.config.labels == "hard"
-        skipped = self.left_out.skipped
-        return [
-            pair for file in self._files() for pair in read_pairs(file.file, weight=file.weight, hard=hard, skipped=skipped)
-        ]
+        found: list[PreferencePair] = []
+        for file in self._files():
+            skipped = skipper(self.config, file.file, self.context)
+            found += read_pairs(
+                file.file, weight=file.weight, hard=hard, skipped=skipped, note=self.context.progress.note,
+            )
+        return found
 
     def _files(self) -> Iterator[PreferenceFile]:
         return label_files(self.config, self.config.input, self.config.files, self.context)
@@ -182,7 +182,7 @@ class DpoJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, base = self.context, self.context.base(self.config.model)
-        pairs = self.left_out.pairs(self.pairs, base)
+        pairs = renderable(self.pairs, base, self.config, context)
         with _adapter(base, folder):
             result = train_dpo(
                 pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
@@ -191,7 +191,7 @@ class DpoJob:
             folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict(),
             judge=judges_of(file.file for file in self._files()),
         )
-        counts = {"pairs": len(pairs), "rows_left_out": self.left_out.count, "steps": len(result.steps)}
+        counts = {"pairs": len(pairs), "steps": len(result.steps)}
         return Outcome(counts=counts, rows=_written(result, folder, base, title="DPO"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +43,15 @@ class Completions(NamedTuple):
 
 
 def load_prompts(
-    settings: PromptSettings, *, own_split: Split, own_limit: int | None = None, seed: int, progress: Progress
+    settings: PromptSettings, *, own_split: Split, own_limit: int | None = None, seed: int, progress: Progress,
+    left_out: Callable[[str, int], None] | None = None,
 ) -> tuple[Prompt, ...]:
     """The prompts that `settings` name: read, restricted to a split, drawn by seed.
 
     Args:
         own_split: The part of the built-in prompts that belongs to this kind of stage.
         own_limit: How many built-in prompts to draw when no limit is set.
+        left_out: Told the source and how many of its rows could not be read, where they may be skipped.
 
     Raises:
         DataError: They cannot be read, or the split holds none.
@@ -59,6 +61,8 @@ def load_prompts(
         skip_bad_rows=settings.skip_bad_rows,
     )
     _tell(read, settings.prompts, progress)
+    if settings.skip_bad_rows and left_out is not None:
+        left_out(settings.prompts, len(read.problems))
     builtin = settings.prompts.partition(":")[0] == "builtin"
     split = settings.split or (own_split if builtin else "all")
     chosen = [prompt for prompt in read.items if split in ("all", split_of(prompt.fingerprint()))]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -38,6 +38,8 @@ __all__ = [
 
 BUILTIN_LIMIT = 24
 """Built-in prompts that a stage draws when no limit is set: a first look, not a study."""
+WEAK = "weak.jsonl"
+"""Labels that are weaker than `min_strength` asks for."""
 TO_READ = 12
 """Items written out in `samples.md`."""
 
@@ -112,7 +114,8 @@ class SampleJob:
         self.config = config
         self.context = context
         self.prompts: tuple[Prompt, ...] = load_prompts(
-            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
+            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
         context.claim_prompts("label", self.prompts)
@@ -155,7 +158,8 @@ class ReviseJob:
         self.config = config
         self.context = context
         self.prompts = load_prompts(
-            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress
+            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
         self.constitution = usable(context, "critique_revision")
@@ -267,9 +271,13 @@ class LabelJob:
             verdicts = stack.enter_context(RowWriter(folder / "verdicts.jsonl", "jsonl"))
             preferences = stack.enter_context(RowWriter(folder / file, self.config.format))
             unlabelled = stack.enter_context(RowWriter(folder / "unlabelled.jsonl", "jsonl"))
+            weak = stack.enter_context(RowWriter(folder / WEAK, "jsonl")) if self.config.min_strength else None
             expected = len(self.source.prompts) if self.config.pairs == "best-worst" else len(self.pairing.comparisons)
             to_read = _Spread(expected, TO_READ)
             for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
+                if weak is not None and row["p_chosen"] - 0.5 < self.config.min_strength:
+                    weak.write(row)
+                    continue
                 preferences.write(row)
                 to_read.add(row)
         check_invalid_rate(statistics, self.config.max_invalid)
@@ -278,11 +286,28 @@ class LabelJob:
                 "there is nothing to compare: no prompt has two different completions", where=self.config.responses or "",
                 remedy="sample more completions a prompt (k), or at a higher temperature",
             )
+        self._tell_weak(weak, preferences)
         write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
         write_text(folder / "samples.md", preferences_markdown(to_read.rows))
         written = {file: preferences.rows, "verdicts.jsonl": verdicts.rows, "unlabelled.jsonl": unlabelled.rows}
+        if weak is not None:
+            written[WEAK] = weak.rows
         gaps = transient_among(statistics.total.reasons.elements())
-        return Outcome(counts=self._counts(statistics, preferences.rows), rows=written, gaps=gaps)
+        counts = self._counts(statistics, preferences.rows, weak=written.get(WEAK, 0))
+        return Outcome(counts=counts, rows=written, gaps=gaps)
+
+    def _tell_weak(self, weak: RowWriter | None, preferences: RowWriter) -> None:
+        """Say how many labels are too weak for the preferences; it is an error when none is strong enough."""
+        if weak is None or not weak.rows:
+            return
+        least = self.config.min_strength
+        if not preferences.rows:
+            raise DataError(
+                f"all {weak.rows} labels are weaker than min_strength ({least:g})", where=self.config.name,
+                remedy="lower it, or learn from soft labels: rlaif reward or dpo",
+            )
+        told = f"{weak.rows} of {weak.rows + preferences.rows} labels are weaker than {least:g} (|p - 0.5|)"
+        self.context.progress.note(f"{self.config.name}: {told}; they are in {WEAK}")
 
     def _judged(
         self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
@@ -309,14 +334,15 @@ class LabelJob:
             "template_digest": self.templates, "seed": context.seed(self.config),
         }
 
-    def _counts(self, statistics: LabelStatistics, preferences: int) -> dict[str, int]:
+    def _counts(self, statistics: LabelStatistics, preferences: int, *, weak: int) -> dict[str, int]:
         pairing = self.pairing
         return {
             "prompts": len(self.source.prompts), "completions": len(self.source.completions), "bad_rows": self.source.bad_rows,
             "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "repeated_pairs": pairing.repeated,
             "pairs_not_drawn": pairing.not_drawn, "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts,
             "invalid_verdicts": statistics.total.invalid,
-            "preferences": preferences, "unlabelled": statistics.unlabelled, "not_best_worst": statistics.labelled - preferences,
+            "preferences": preferences, "weak": weak, "unlabelled": statistics.unlabelled,
+            "not_best_worst": statistics.labelled - preferences - weak,
         }
 
 

@@ -135,7 +135,8 @@ def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[],
             outcome = job.execute(folder)
         manifest = Manifest(
             stage=config.name, kind=config.stage, key=stage_key(parts), parts=parts, config=config.model_dump(mode="json"),
-            models=job.models(), started=started, finished=now(), seconds=round(time.monotonic() - clock, 3), counts=outcome.counts,
+            models=job.models(), started=started, finished=now(), seconds=round(time.monotonic() - clock, 3),
+            counts={**outcome.counts, **context.bad_rows(config.name)},
             outputs=describe_outputs(folder, outcome.rows), planned_bytes=planned, peak_bytes=peak.bytes,
             gaps=outcome.gaps,
         )

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.config.stages import BaseStage
 from rlaif.config.training import PreferenceFile, RewardConfig
 from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.training_sft import DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError, ModelError, Problem
 from rlaif.models.cost import peak_memory
 from rlaif.models.reward_files import save_reward_model
+from rlaif.models.reward_model import TurnFormat
+from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, settings_digest
-from rlaif.pipeline.left_out import LeftOut
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.tracking import Trackers, check_trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
@@ -35,8 +37,9 @@ from rlaif.stages.preferences import PreferencePair, pairs_from_rows
 from rlaif.stages.reward import train_reward
 from rlaif.types import Message
 
-__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_pairs", "read_rows"]
+__all__ = ["PpoJob", "RewardJob", "label_files", "pairs_digest", "read_demonstrations", "read_pairs", "renderable", "skipper"]
 
+SkippingStage = RewardConfig | DpoConfig | SftConfig | PpoConfig
 SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
 
@@ -48,7 +51,6 @@ class RewardJob:
         self.config = config
         self.context = context
         self.base = context.model(config.model)
-        self.left_out = LeftOut(config.name, allowed=config.skip_bad_rows, progress=context.progress)
 
     @cached_property
     def pairs(self) -> list[PreferencePair]:
@@ -56,7 +58,8 @@ class RewardJob:
         found: list[PreferencePair] = []
         for file in self._files():
             found += read_pairs(
-                file.file, weight=file.weight, hard=self.config.labels == "hard", skipped=self.left_out.skipped,
+                file.file, weight=file.weight, hard=self.config.labels == "hard",
+                skipped=skipper(self.config, file.file, self.context), note=self.context.progress.note,
             )
         return found
 
@@ -68,7 +71,9 @@ class RewardJob:
         """Pairs that people labelled, for the report."""
         if not self.config.human:
             return []
-        found = read_pairs(self.config.human, skipped=self.left_out.skipped)
+        found = read_pairs(
+            self.config.human, skipped=skipper(self.config, self.config.human, self.context), note=self.context.progress.note,
+        )
         learned = {_content(pair) for pair in self.pairs}
         if shared := sum(_content(pair) in learned for pair in found):
             raise DataError(
@@ -94,7 +99,7 @@ class RewardJob:
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context = self.context
-        pairs, human = (self.left_out.pairs(each, context.base(self.base)) for each in (self.pairs, self.human))
+        pairs, human = (renderable(each, context.base(self.base), self.config, context) for each in (self.pairs, self.human))
         with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
             result = train_reward(
                 pairs, base=context.base(self.base), config=self.config, seed=context.seed(self.config), role=self.config.name,
@@ -113,9 +118,7 @@ class RewardJob:
         )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", reward_markdown(report))
-        counts = {
-            "pairs": len(pairs), "human_pairs": len(human), "rows_left_out": self.left_out.count, "steps": len(result.steps),
-        }
+        counts = {"pairs": len(pairs), "human_pairs": len(human), "steps": len(result.steps)}
         return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
 
 
@@ -127,7 +130,10 @@ class PpoJob:
         self.context = context
         check_rewards(config.reward, config, context)
         check_trackers(config.trackers)
-        self.prompts = load_prompts(config, own_split="rl", seed=context.seed(config), progress=context.progress)
+        self.prompts = load_prompts(
+            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
         context.claim_prompts("rl", self.prompts)
 
     def parts(self) -> dict[str, str]:
@@ -198,11 +204,9 @@ class PpoJob:
             return ()
         named = self.config.ptx.data
         source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
-        read = read_rows(str(source), demonstration_of)
-        if read.problems:
-            what = f"{len(read.problems)} of {len(read.rows) + len(read.problems)} rows of the PPO-ptx data cannot be learned from"
-            raise DataError(what, where=str(source), problems=read.problems[:20], remedy="correct or remove them")
-        return ptx_rows(self.context.base(), [_conversation(row, str(source)) for row in read.rows])
+        skipped = skipper(self.config, str(source), self.context)
+        rows = read_demonstrations(str(source), skipped=skipped, note=self.context.progress.note)
+        return ptx_rows(self.context.base(), [_conversation(row) for row in rows])
 
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""
@@ -221,25 +225,90 @@ def _content(pair: PreferencePair) -> tuple[object, ...]:
     return pair.group, *sorted((pair.chosen, pair.rejected))
 
 
+def skipper(config: SkippingStage, source: str, context: Context) -> Callable[[Sequence[Problem]], None] | None:
+    """What is done about rows that cannot be learned from: told, counted and left out where the settings say so, else an error."""
+    def tell(problems: Sequence[Problem]) -> None:
+        context.leave_out(config.name, source, len(problems))
+        if problems:
+            what = f"{source}: {len(problems)} rows are left out (skip_bad_rows)"
+            context.progress.note(f"{config.name}: {what}; the first: {problems[0]}")
+
+    return tell if config.skip_bad_rows else None
+
+
+def renderable(
+    pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig | DpoConfig, context: Context
+) -> list[PreferencePair]:
+    """The pairs whose prompt the chat template takes; the others are bad rows like any others.
+
+    Raises:
+        DataError: The settings do not allow to leave them out, or there are no others.
+    """
+    refused = TurnFormat(base).refusals([pair.conversation(pair.chosen) for pair in pairs])
+    problems = [Problem(said, where=f"{pairs[at].source or 'preferences'}, {pairs[at].id}") for at, said in refused.items()]
+    good = [pair for at, pair in enumerate(pairs) if at not in refused]
+    skipped = skipper(config, "the chat template", context)
+    if problems and good and skipped is not None:
+        skipped(problems)
+    elif problems:
+        raise DataError(
+            f"{len(problems)} of {len(pairs)} preferences cannot be trained on", problems=problems[:20], where=config.name,
+            remedy="correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)",
+        )
+    return good
+
+
 def read_pairs(
-    source: str, *, weight: float = 1.0, hard: bool = False, skipped: Callable[[Sequence[Problem]], None] | None = None
+    source: str, *, weight: float = 1.0, hard: bool = False, skipped: Callable[[Sequence[Problem]], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[PreferencePair]:
     """Preferences from a file or a hub dataset.
 
     Args:
         skipped: Told of rows that cannot be read or learned from, which are then left out; without it they are an error.
+        note: Told what else the reader noticed.
 
     Raises:
         DataError: It cannot be read, or has rows that cannot be trained on; all are listed.
     """
-    rows, places, problems = read_rows(source, preference_of)
-    if problems and rows and skipped is not None:
+    rows, places, problems = read_rows(source, preference_of, note=note)
+    bad = [*problems]
+    if problems and (skipped is None or not rows):
+        raise _unreadable(source, problems, good=len(rows))
+    pairs = pairs_from_rows(
+        rows, source=source, weight=weight, hard=hard, skipped=bad.extend if skipped else None, places=places,
+    )
+    if skipped is not None:
+        skipped(bad)
+    return pairs
+
+
+def read_demonstrations(
+    source: str, *, skipped: Callable[[Sequence[Problem]], None] | None = None, note: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows to imitate from a file or a hub dataset, with `prompt` and `completion` as lists of messages.
+
+    Args:
+        skipped, note: As for `read_pairs`.
+
+    Raises:
+        DataError: It cannot be read, or has rows that there is nothing to learn from; they are listed.
+    """
+    rows, places, problems = read_rows(source, demonstration_of, note=note)
+    empty = [not row["completion"][-1]["content"].strip() for row in rows]
+    problems += [Problem("the completion is empty", where=place) for place, bare in zip(places, empty, strict=True) if bare]
+    good = [row for row, bare in zip(rows, empty, strict=True) if not bare]
+    if problems and (skipped is None or not good):
+        raise _unreadable(source, problems, good=len(good))
+    if skipped is not None:
         skipped(problems)
-    elif problems:
-        what = f"{len(problems)} rows cannot be read"
-        remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
-        raise DataError(what, where=source, problems=problems[:20], remedy=remedy)
-    return pairs_from_rows(rows, source=source, weight=weight, hard=hard, skipped=skipped, places=places)
+    return good
+
+
+def _unreadable(source: str, problems: Sequence[Problem], *, good: int) -> DataError:
+    what = f"{len(problems)} of {good + len(problems)} rows cannot be learned from"
+    remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
+    return DataError(what, where=source, problems=problems[:20], remedy=remedy if good else "correct them, or name another file")
 
 
 class ReadRows(NamedTuple):
@@ -250,9 +319,14 @@ class ReadRows(NamedTuple):
     problems: list[Problem]
 
 
-def read_rows(source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]]) -> ReadRows:
+def read_rows(
+    source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]], *, note: Callable[[str], None] | None,
+) -> ReadRows:
     """The rows of a file or a hub dataset, each brought into our form."""
     table = read_table(source)
+    if note is not None:
+        for line in table.notes:
+            note(f"{source}: {line}")
     found = ReadRows(rows=[], places=[], problems=list(table.problems))
     for row in table.rows:
         try:
@@ -292,11 +366,6 @@ def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in history[-1].items() if not name.startswith("seconds/")}
 
 
-def _conversation(row: Mapping[str, Any], source: str) -> list[Message]:
-    """A row of `prompt` and `completion` as one conversation."""
-    try:
-        turns = [*row["prompt"], *row["completion"]]
-        return [Message(role=turn["role"], content=turn["content"]) for turn in turns]
-    except (KeyError, TypeError) as error:
-        remedy = "give rows of `prompt` and `completion`, or of `messages`, as lists of messages"
-        raise DataError(f"a row of the PPO-ptx data cannot be read ({error})", where=source, remedy=remedy) from error
+def _conversation(row: Mapping[str, Any]) -> list[Message]:
+    """A demonstration as one conversation."""
+    return [Message(role=turn["role"], content=turn["content"]) for turn in (*row["prompt"], *row["completion"])]

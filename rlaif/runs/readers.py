@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from rlaif.errors import DataError, Problem
-from rlaif.runs.fields import completion_of, conversation_of, prompt_of, question_of, strings_of, text_of, with_system
+from rlaif.runs.fields import (
+    answer_of,
+    conversation_of,
+    is_transcript,
+    messages_of,
+    prompt_of,
+    question_of,
+    refuse_unread,
+    strings_of,
+    text_of,
+    with_system,
+)
 from rlaif.runs.rows import (
     CONTEXT_COLUMN,
     OTHER_PROMPT_COLUMNS,
@@ -73,8 +84,8 @@ def read_prompts(
 ) -> Read[Prompt]:
     """Read prompts from a file, a hub dataset, or `builtin` / `builtin:TAG`.
 
-    A prompt is a text (one user turn) or a list of chat messages that ends with the user's turn. The same prompt twice is kept
-    once and counted in the notes.
+    A prompt is a text (one user turn) or a list of chat messages that ends with the user's turn. Where a file of pairs has no
+    prompt column, the turns of `chosen` before its last are the prompt. The same prompt twice is kept once and counted in the notes.
 
     Raises:
         DataError: The file cannot be read, has no such column, has bad rows (unless `skip_bad_rows`) or nothing else.
@@ -82,15 +93,20 @@ def read_prompts(
     tag = str(source).partition(":")[2] if str(source).startswith("builtin:") else ""
     table = read_table(BUILTIN if tag or str(source) == "builtin" else source)
     rows = len(table.rows) + len(table.problems)
-    column, notes = find_columns(table, source, prompt_column, context_column)
+    implicit = _prompt_of_pairs(table, prompt_column)
+    column, notes = implicit or find_columns(table, source, prompt_column, context_column)
+    notes += table.notes
+    answered = column in CONVERSATIONS or implicit is not None
     prompts: dict[str, Prompt] = {}  # by fingerprint
     places: dict[str, str] = {}  # by id
     duplicates = 0
 
     def add(row: Row) -> None:
         nonlocal duplicates
-        cell(row, column)
-        asked = question_of(row.values, column, answered=column in CONVERSATIONS)
+        value = cell(row, column)
+        if implicit is not None and len(messages_of(value, column)) == 1:
+            raise DataError("the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it")
+        asked = question_of(row.values, column, answered=answered)
         prompt = prompt_of(asked, row.values, context_column)
         if prompt.fingerprint() in prompts:
             duplicates += 1
@@ -99,7 +115,7 @@ def read_prompts(
         prompts[prompt.fingerprint()] = prompt
 
     problems = each_row(table, add)
-    if answers := sum(_answered(row.values.get(column)) for row in table.rows) if column in CONVERSATIONS else 0:
+    if answers := sum(_answered(row.values.get(column)) for row in table.rows) if answered else 0:
         notes.append(f"{answers} of {rows} rows end with an answer, which is no part of the prompt and was left out")
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
     if duplicates:
@@ -128,17 +144,17 @@ def read_responses(
     rows = len(table.rows) + len(table.problems)
     columns = _completion_columns(table, source)
     named = set(table.columns) - (set(columns) & CONVERSATIONS)
+    if set(columns) & CONVERSATIONS and PROMPT_COLUMN not in named:
+        named -= CONVERSATIONS
     implicit = prompt_column == PROMPT_COLUMN and not {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & named
     also = {*columns, "model", "generator"}
     column, notes = ("", []) if implicit else find_columns(table, source, prompt_column, context_column, also=also)
+    notes += table.notes
     gathered: dict[str, _Gathered] = {}  # by fingerprint
     places: dict[str, str] = {}
 
     def add(row: Row) -> None:
-        if column:
-            cell(row, column)
-        asked = question_of(row.values, column) if column else None
-        messages, texts = _completions(row, columns, asked)
+        messages, texts = _completions(row, columns, column)
         writers = _writers(row, columns, len(texts))
         prompt = prompt_of(messages, row.values, context_column)
         key = prompt.fingerprint()
@@ -184,8 +200,18 @@ class _Gathered:
         return Responses(prompt=self.prompt, completions=completions, pairs=tuple(self.pairs))
 
 
+def _prompt_of_pairs(table: Table, asked: str) -> tuple[str, list[str]] | None:
+    """The column `chosen`, where a file of pairs has no column for the prompt: TRL's implicit form, and HH."""
+    named = set(table.columns)
+    if asked != PROMPT_COLUMN or "chosen" not in named or {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & named:
+        return None
+    return "chosen", ["no column `prompt`; the prompts are the turns of `chosen` before its last"]
+
+
 def _answered(turns: object) -> bool:
     """Whether a conversation ends with the assistant's turn."""
+    if is_transcript(turns):
+        return True
     last = turns[-1] if isinstance(turns, list) and turns else None
     return isinstance(last, dict) and (last.get("role") == "assistant" or last.get("from") == "gpt")
 
@@ -210,21 +236,29 @@ def _completion_columns(table: Table, source: str | Path) -> tuple[str, ...]:
         raise DataError(f"several columns hold completions: {listed}", where=str(source), remedy="keep one of them in the file")
     if not found and table.rows:
         listed = ", ".join("+".join(names) for names in COMPLETION_COLUMNS)
+        prompts = "; prompts to answer first are given by --prompts" if {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & set(columns) else ""
         raise DataError(
             f"no column holds completions; the columns are {', '.join(columns) or 'none'}", where=str(source),
-            remedy=f"name them as one of: {listed}",
+            remedy=f"name them as one of: {listed}{prompts}",
         )
     return found[0] if found else COMPLETION_COLUMNS[0]
 
 
-def _completions(
-    row: Row, columns: Sequence[str], prompt: tuple[Message, ...] | None,
-) -> tuple[tuple[Message, ...], list[str]]:
-    """The prompt's messages and the texts of a row's completions."""
+def _completions(row: Row, columns: Sequence[str], column: str) -> tuple[tuple[Message, ...], list[str]]:
+    """The prompt's messages and the texts of a row's completions.
+
+    Args:
+        column: Holds the prompt; empty when the turns before the completions are it.
+    """
+    refuse_unread(row.values)
+    asked = cell(row, column) if column else None
     cells = [(name, cell(row, name)) for name in columns]
     if columns[0] in LIST_COLUMNS:
         cells = _listed(*cells[0])
-    found = [(name, *completion_of(value, name)) for name, value in cells]
+    found = [(name, *answer_of(value, name, asked=asked)) for name, value in cells]
+    if column in CONVERSATIONS and all(before for _, before, _ in found):
+        column = ""  # both sides bring the conversation, which this column only repeats
+    prompt = question_of(row.values, column) if column else None
     if prompt is None:
         name, before, _ = found[0]
         if not before:
@@ -240,6 +274,15 @@ def _listed(name: str, value: object) -> list[tuple[str, object]]:
     items = list(strings_of(value, name)) if isinstance(value, str) else value
     if not isinstance(items, list) or not items:
         raise DataError(f"`{name}` is no list of completions", remedy='write ["…", "…"]')
-    # UltraFeedback's completions are objects that hold the text as `response`.
-    items = [item["response"] if isinstance(item, dict) and "response" in item else item for item in items]
-    return [(f"{name}[{position}]", item) for position, item in enumerate(items)]
+    return [(f"{name}[{position}]", _text_in(item, f"{name}[{position}]")) for position, item in enumerate(items)]
+
+
+def _text_in(item: object, name: str) -> object:
+    """UltraFeedback's completions are objects that hold the text as `response`."""
+    if not isinstance(item, dict) or {"role", "from"} & item.keys():
+        return item
+    if "response" not in item:
+        held = ", ".join(map(str, item)) or "nothing"
+        what = f"`{name}` is an object without `response`; it has {held}"
+        raise DataError(what, remedy='write a text, or {"model": "…", "response": "…"} as UltraFeedback does')
+    return item["response"]

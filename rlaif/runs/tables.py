@@ -1,7 +1,10 @@
 """Rows from a file or a dataset, whatever its format: each row a dict, each row that cannot be read a `Problem` with its line.
 
-The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, `.txt` (a prompt a line).
-What is no file is taken as a Hugging Face dataset: `org/name`, `org/name:split` or `org/name:config:split`.
+The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, `.txt` (a prompt a line); all
+but Parquet may be packed (`.jsonl.gz`, `.csv.zst`). What is no file is taken as a Hugging Face dataset: `org/name`, `org/name:split`
+or `org/name:config:split`.
+
+Text is made well-formed here, once (`rlaif.text`): rows that held half a character or a NUL are counted in `Table.mended`.
 """
 
 from __future__ import annotations
@@ -13,15 +16,23 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rlaif.errors import DataError, Problem
-from rlaif.files import open_regular, read_lines, read_whole
-from rlaif.runs.fields import NotJson
+from rlaif.files import line_limit, open_regular, read_lines
+from rlaif.runs.compressed import PACKED, inner_suffix, open_data, read_data
+from rlaif.runs.fields import BadCell
+from rlaif.text import well_formed
 
 __all__ = ["Row", "Table", "read_table"]
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[^:]+){0,2}$")
+OBJECTS = re.compile(
+    r"""\s*\[\s*\{\s*["'](role|content|from|value|model|response|principle|tool_calls|annotations)["']\s*:""",
+)
+"""How a cell begins that is meant as a list of objects which some reader knows, though it is not JSON: as Python prints it."""
+KNOWN = frozenset({"role", "from", "response", "principle"})
+"""Keys of messages, of ShareGPT's, of completions and of verdicts: of the lists that a cell may hold."""
 MOST_OPENED = 100
 """Quotation marks of one CSV file that may be left open: each is looked for to its end."""
 LONGEST_CELL = 1 << 26
@@ -36,10 +47,20 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """All rows that could be read as such, and a problem for each that could not."""
+    """All rows that could be read as such, and a problem for each that could not.
+
+    Attributes:
+        mended: Rows whose text was not well-formed: halves of characters and NULs stand there as U+FFFD now.
+    """
 
     rows: list[Row]
     problems: list[Problem]
+    mended: int = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader should know, a line each."""
+        return [f"{self.mended:,} rows held half a character or a NUL; U+FFFD stands in its place"] if self.mended else []
 
     @property
     def columns(self) -> list[str]:
@@ -63,11 +84,13 @@ def read_table(source: str | Path) -> Table:
 
 
 def _read_file(source: str | Path, path: Path) -> Table:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    packed, suffix = path.suffix.lower() in PACKED, inner_suffix(path)
+    reader = READERS.get(suffix)
+    if reader is None or (packed and reader is _read_parquet):
+        shown = "".join(path.suffixes[-2:]) if packed else path.suffix
         raise DataError(
-            f"unknown file type {path.suffix!r}" if path.suffix else "the file name has no suffix", where=str(source),
-            remedy=f"use one of {' '.join(READERS)}",
+            f"unknown file type {shown!r}" if shown else "the file name has no suffix", where=str(source),
+            remedy=f"use one of {' '.join(READERS)}; all but .parquet may end in {' or '.join(PACKED)} besides",
         )
     try:
         return _gather(reader(path))
@@ -77,18 +100,44 @@ def _read_file(source: str | Path, path: Path) -> Table:
 
 
 def _gather(items: Iterator[Row | Problem]) -> Table:
-    table = Table(rows=[], problems=[])
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    mended = 0
     for item in items:
-        if isinstance(item, Row):
-            table.rows.append(item)
-        else:
-            table.problems.append(item)
-    return table
+        if isinstance(item, Problem):
+            problems.append(item)
+            continue
+        try:
+            values = _mended(item.values)
+        except RecursionError:
+            problems.append(Problem("the row is nested too deeply", where=item.where, remedy="write plain texts and lists"))
+            continue
+        mended += values is not item.values
+        rows.append(Row(where=item.where, values=values))
+    return Table(rows=rows, problems=problems, mended=mended)
+
+
+def _mended(value: Any) -> Any:
+    """`value` with all its text well-formed; the same object where it is already."""
+    match value:
+        case BadCell():
+            return value  # said by who reads the column
+        case str():
+            return well_formed(value)
+        case list():
+            items = [_mended(item) for item in value]
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        case dict():
+            pairs = [(_mended(name), _mended(each)) for name, each in value.items()]
+            same = all(new[0] is old[0] and new[1] is old[1] for new, old in zip(pairs, value.items(), strict=True))
+            return value if same else dict(pairs)
+        case _:
+            return value
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str] | Problem]:
     """`(file:line, text)` of every line that is not blank; NUL bytes and what is not UTF-8 are problems."""
-    with open_regular(path) as file:
+    with open_data(path) as file:
         for number, raw in read_lines(file):
             where = f"{path}:{number}"
             if raw is None:
@@ -135,7 +184,7 @@ def _object_row(where: str, value: object) -> Row | Problem:
 def _read_json(path: Path) -> Iterator[Row | Problem]:
     """A list of objects; a file of one object a line is read as such, since many are named so."""
     try:
-        text = read_whole(path).decode("utf-8-sig")
+        text = read_data(path).decode("utf-8-sig")
         value = json.loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
@@ -165,10 +214,10 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
     try:
         # What is not UTF-8 becomes a lone surrogate, which a valid file cannot hold: so one bad row does not lose the others.
         with (
-            open_regular(path) as raw,
+            open_data(path) as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
         ):
-            lines, opened = _Lines(file), 0
+            lines, opened = _Lines(file, where=str(path)), 0
             header: list[str] = []
             while True:
                 start = lines.begin()
@@ -198,8 +247,9 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
 class _Lines:
     """The lines of a file, of which those of the row that is being read can be given back, all but the first."""
 
-    def __init__(self, file: Iterator[str]) -> None:
-        self._file = file
+    def __init__(self, file: IO[str], *, where: str) -> None:
+        self._file, self._where = file, where
+        self._most = line_limit()
         self._waiting: deque[str] = deque()
         self._row: list[str] = []
         self._read = 0
@@ -220,7 +270,12 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._waiting.popleft() if self._waiting else next(self._file)
+        line = self._waiting.popleft() if self._waiting else self._file.readline(self._most + 1)
+        if not line:
+            raise StopIteration
+        if len(line) > self._most:
+            what, remedy = "the line is too long", "raise the limit (RLAIF_MAX_LINE_MB)"
+            raise DataError(what, where=f"{self._where}:{self._read + 1}", remedy=remedy)
         self._row.append(line)
         self._read += 1
         return line
@@ -240,18 +295,28 @@ def _separated_row(where: str, header: Sequence[str], cells: Sequence[str]) -> R
             f"the row has {len(cells)} cells, the header names {len(header)}", where=where,
             remedy="put cells that hold the separator into double quotes",
         )
-    values: dict[str, Any] = dict(zip(header, cells, strict=True))
-    for name, cell in values.items():
-        if "\0" in cell:
-            return Problem(f"`{name}` holds a NUL byte", where=where, remedy="remove it, or save the file as UTF-8")
-        if any("\udc80" <= character <= "\udcff" for character in cell):
-            return Problem(f"`{name}` is not UTF-8", where=where, remedy="save the file as UTF-8")
-        if cell.lstrip().startswith("[{"):
-            try:
-                values[name] = json.loads(cell)
-            except (ValueError, RecursionError):
-                values[name] = NotJson(cell)  # told by who reads the column: others may hold what they like
-    return Row(where=where, values=values)
+    return Row(where=where, values={name: _separated_cell(cell) for name, cell in zip(header, cells, strict=True)})
+
+
+def _separated_cell(cell: str) -> Any:
+    """A cell's text, or the list that it writes as JSON where it begins like one of messages, completions or verdicts.
+
+    Other text may begin with `[{`, too (a question about JSON, say), and stays text.
+    """
+    if "\0" in cell:
+        return BadCell.of(cell, "holds a NUL byte", remedy="remove it, or save the file as UTF-8")
+    if any("\udc80" <= character <= "\udcff" for character in cell):
+        return BadCell.of(cell, "is not UTF-8", remedy="save the file as UTF-8")
+    if not cell.lstrip().startswith("[{"):
+        return cell
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell if not OBJECTS.match(cell) else BadCell.of(
+            cell, "begins like a list of messages but is not JSON",
+            remedy='write [{"role": "user", "content": "…"}]; if it is meant as text, write the file as JSONL, where text is text',
+        )
+    return value if any(isinstance(item, dict) and KNOWN & item.keys() for item in value) else cell
 
 
 def _read_parquet(path: Path) -> Iterator[Row | Problem]:
@@ -277,7 +342,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {
 
 def _read_hub(source: str, path: Path) -> Table:
     """All rows of a Hugging Face dataset; its split `train` when none is named."""
-    if path.suffix.lower() in READERS or not HUB_NAME.match(source):
+    if inner_suffix(path) in READERS or not HUB_NAME.match(source):
         raise DataError(
             "no such file", where=source, remedy="check the path; `builtin`, or a hub dataset as org/name:split, also work",
         )
@@ -292,7 +357,7 @@ def _read_hub(source: str, path: Path) -> Table:
             f"no such file, and no dataset from the Hugging Face hub: {error}", where=source,
             remedy="check the name and the connection; write org/name:split or org/name:config:split",
         ) from error
-    return Table(rows=[Row(where=f"{source}:row {number}", values=dict(row)) for number, row in enumerate(rows, start=1)], problems=[])
+    return _gather(Row(where=f"{source}:row {number}", values=dict(row)) for number, row in enumerate(rows, start=1))
 
 
 def _json_type(value: object) -> str:

@@ -16,8 +16,6 @@ __all__ = ["PreferencePair", "pairs_from_rows", "split_by_prompt"]
 SHOWN_PROBLEMS = 20
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 """Bounds of a row's weight that is not 0."""
-MOST_LOG_ODDS = 50.0
-"""Beyond it a probability is 0 or 1 in double precision, or nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> Pre
         raise ValueError("the prompt does not end with the user's turn")
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text, so there is nothing to learn")
-    p = _label(row)
+    p = _number(row.get("p_chosen"), 1.0, "p_chosen")
     own = _number(row.get("weight"), 1.0, "weight")
     if not 0 <= p <= 1:
         raise ValueError(f"p_chosen is {p}, not a probability")
@@ -118,13 +116,6 @@ def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> Pre
         weight=weight * own, principles=tuple(asked), source=source, constitution=str(row.get("constitution_digest") or ""),
         group=digest([[message.role, message.content] for message in prompt]),
     )
-
-
-def _label(row: Mapping[str, Any]) -> float:
-    """The probability that the chosen one is better: `p_chosen`, else from `log_odds`; 1 where a row has neither."""
-    if row.get("p_chosen") is None and row.get("log_odds") is not None:
-        return 1.0 / (1.0 + math.exp(-min(max(_number(row["log_odds"], 0.0, "log_odds"), -MOST_LOG_ODDS), MOST_LOG_ODDS)))
-    return _number(row.get("p_chosen"), 1.0, "p_chosen")
 
 
 def _message(turn: Mapping[str, Any]) -> Message:

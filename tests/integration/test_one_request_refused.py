@@ -139,4 +139,4 @@ def test_a_row_that_the_template_refuses_is_left_out_when_that_is_allowed(tmp_pa
     said = call(*arguments, "--skip-bad-rows")
     assert said.status == 0, said.err
     manifest = json.loads((tmp_path / "run" / command / "manifest.json").read_text())
-    assert manifest["counts"]["rows_left_out"] == 1
+    assert manifest["counts"]["bad_rows"] == 1

@@ -245,6 +245,29 @@ def test_best_against_worst_judges_all_and_keeps_one_a_prompt(labelled: Path, tm
     assert (tmp_path / "run/label/samples.md").read_text(encoding="utf-8").count("## ") == 6
 
 
+def test_weak_labels_are_set_aside_and_counted(labelled: Path, tmp_path: Path) -> None:
+    everything = labels(labelled)
+    least = sorted(row["p_chosen"] for row in everything)[len(everything) // 2] - 0.5
+    said = call("run", labelled / "recipe.yaml", "--set", f"stages.label.min_strength={least}", "--out", tmp_path / "run")
+    assert said.status == 0, said.err
+    weak = rows(tmp_path / "run/label/weak.jsonl")
+    assert labels(tmp_path / "run") == [row for row in everything if row["p_chosen"] - 0.5 >= least]
+    assert weak == [row for row in everything if row["p_chosen"] - 0.5 < least]
+    assert weak
+    manifest = json.loads((tmp_path / "run/label/manifest.json").read_text())
+    assert manifest["counts"]["weak"] == len(weak)
+    assert manifest["counts"]["preferences"] == len(everything) - len(weak)
+    assert "weak.jsonl" in manifest["outputs"]
+    assert f"{len(weak)} of {len(everything)} labels are weaker than" in said.err
+    assert f"weak {len(weak)}" in said.out
+
+
+def test_labels_that_are_all_too_weak_are_an_error(labelled: Path, tmp_path: Path) -> None:
+    said = call("run", labelled / "recipe.yaml", "--set", "stages.label.min_strength=0.4999999", "--out", tmp_path / "run")
+    assert said.status == 1
+    assert "labels are weaker than min_strength" in said.err
+
+
 def test_a_number_of_pairs_is_drawn_from_all(labelled: Path, tmp_path: Path) -> None:
     said = call("run", labelled / "recipe.yaml", "--set", "stages.label.pairs=2", "--out", tmp_path / "run")
     assert said.status == 0, said.err

@@ -14,11 +14,13 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import load_recipe, parse_recipe
+from rlaif.config.training_ppo import PpoConfig
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.merging import merge_adapter
 from rlaif.pipeline.run import RunResult, run_recipe
+from rlaif.pipeline.training import PpoJob
 from rlaif.progress import Silent
 from rlaif.runs.store import Journal
 
@@ -405,3 +407,66 @@ def test_a_4bit_base_is_refused_where_it_cannot_work(tmp_path: Path) -> None:
         context = Context(parse_recipe(text, source="r.yaml"), memo=memo, progress=Silent())
         with pytest.raises(ConfigError, match="4-bit weights need an NVIDIA GPU"):
             context.base()
+
+
+def with_bad(folder: Path) -> Path:
+    """Rows for every training stage, and three bad ones: not JSON, without an answer, and an identical pair."""
+    folder.mkdir(parents=True, exist_ok=True)
+    good = [json.dumps(row) for row in pairs()]
+    same = [{"role": "assistant", "content": " "}]
+    bad = ["{", '{"prompt": "Why?"}', json.dumps({**pairs(1)[0], "chosen": same, "rejected": same, "completion": same})]
+    (folder / "rows.jsonl").write_text("\n".join([*good, *bad]) + "\n")
+    return folder / "rows.jsonl"
+
+
+@pytest.mark.parametrize(("command", "key"), [("sft", "--data"), ("dpo", "--preferences"), ("reward", "--preferences")])
+def test_rows_that_are_left_out_are_counted_in_manifest_and_summary(command: str, key: str, model: Path, tmp_path: Path) -> None:
+    rows = with_bad(tmp_path)
+    given = (command, key, rows, "--model", model, "--dtype", "float32", "--set", "lora_rank=2", "--out", tmp_path / "run")
+    refused = call(*given)
+    assert refused.status == 1
+    assert "--skip-bad-rows" in refused.err
+    said = call(*given, "--skip-bad-rows")
+    assert said.status == 0, said.err
+    assert "3 rows are left out" in said.err
+    assert "bad rows 3" in said.out
+    assert json.loads((tmp_path / "run" / command / "manifest.json").read_text())["counts"]["bad_rows"] == 3
+
+
+def test_pairs_by_people_that_were_learned_from_are_refused(model: Path, tmp_path: Path) -> None:
+    shared = [{**row, "p_chosen": 1.0} for row in pairs()[:2]]
+    shared[1] |= {"chosen": shared[1]["rejected"], "rejected": shared[1]["chosen"]}  # whoever won
+    other = pairs(3)
+    (tmp_path / "human.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*other, *shared]))
+    said = reward(tmp_path, model, pairs(), f"human={tmp_path / 'human.jsonl'}")
+    assert said.status == 1
+    assert "2 of 5 pairs of `human` are among the preferences" in said.err
+
+
+PTX = {
+    "text.jsonl": {"prompt": "Say it.", "completion": "aei"},
+    "alpaca.jsonl": {"instruction": "Say", "input": "it", "output": "aei"},
+    "share.jsonl": {"conversations": [{"from": "human", "value": "Say it."}, {"from": "gpt", "value": "aei"}]},
+    "hh.jsonl": {"prompt": "\n\nHuman: Say it.\n\nAssistant:", "completion": " aei"},
+}
+
+
+def test_ppo_mixes_in_the_forms_that_sft_takes(model: Path, asked: Path, tmp_path: Path) -> None:
+    learned = set()
+    for name, row in PTX.items():
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+        job = ppo_job(tmp_path / name, model, asked)
+        learned.add(tuple(entry.completion for entry in job._ptx()))
+    assert len(learned) == 1
+    (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n')
+    with pytest.raises(DataError, match="language-modelling"):
+        ppo_job(tmp_path / "bad.jsonl", model, asked)._ptx()
+
+
+def ppo_job(data: Path, model: Path, asked: Path) -> PpoJob:
+    recipe = parse_recipe(LONE_PPO.format(model=model, prompts=asked), source="r.yaml", overrides=[f"stages.ppo.ptx={{data: {data}}}"])
+    with Journal(data.with_suffix(".sqlite")) as journal:
+        context = Context(recipe, memo=journal, progress=Silent())
+        (config,) = recipe.stages
+        assert isinstance(config, PpoConfig)
+        return PpoJob(config, context)

@@ -85,7 +85,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, value: Any, what: st
 
 
 @pytest.mark.parametrize(("data", "what"), [
-    (b"[1,\n}", "x.json:2: not valid JSON"), (b"\xff", "the file is not UTF-8 .byte 1."), (b"[" * 100_000, "cannot be read as JSON"),
+    (b"[1,\n}", "x.json:2: not valid JSON"), (b"\xff", "not UTF-8 .byte 1"), (b"[" * 100_000, "cannot be read as JSON"),
     (b"[" + b"1" * 5000 + b"]", "cannot be read as JSON"),
 ])
 def test_a_file_that_is_not_json_is_refused(tmp_path: Path, data: bytes, what: str) -> None:
@@ -106,21 +106,31 @@ def test_a_missing_file_no_file_and_two_of_a_kind_are_refused(tmp_path: Path, fi
 
 SWARM = [
     {"critic": "Say where the response is rude.", "revision": "Rewrite the response so that it is polite."},
-    {"critique": "CritiqueRequest: Say where it is long.\n\nCritique:", "revision": "Make it short."},
+    {"critic": "CritiqueRequest: Say where it is too long.\n\nCritique:", "revision": "RevisionRequest: Make it short.\n\nRevision:"},
 ]
 
 
-@pytest.mark.parametrize("whole", [SWARM, {"constitutions": SWARM, "system_chat": [["Hi", "Hello"]]}])
-def test_critics_with_their_revisions_are_read_bare_and_under_their_key(tmp_path: Path, whole: Any) -> None:
-    assert import_cai([write(tmp_path / "swarm.json", whole)]).principles == (
+@pytest.mark.parametrize("value", [SWARM, {"constitutions": SWARM, "system_chat": [["a few-shot example"]]}], ids=["list", "file"])
+def test_the_critics_and_revisions_of_llm_swarm(tmp_path: Path, value: Any) -> None:
+    found = import_cai([write(tmp_path / "swarm.json", value)])
+    assert found.principles == (
         Principle(
-            "principle-01", critique="Say where the response is rude.", revision="Rewrite the response so that it is polite."
+            "revision-01", critique="Say where the response is rude.", revision="Rewrite the response so that it is polite.",
         ),
-        Principle("principle-02", critique="Say where it is long.", revision="Make it short."),
+        Principle("revision-02", critique="Say where it is too long.", revision="Make it short."),
     )
+    assert parse_constitution(to_yaml(found), source="c.yaml") == found
+    assert len(require(found, "critique_revision")) == 2
 
 
-@pytest.mark.parametrize("spoiled", [{"critic": "Only half."}, {"critic": 7, "revision": "x"}, "text", None])
-def test_an_entry_that_is_no_critique_with_its_revision_is_named(tmp_path: Path, spoiled: Any) -> None:
-    with pytest.raises(ConstitutionError, match="entry 3 is not a critique with its revision"):
-        import_cai([write(tmp_path / "swarm.json", [*SWARM, spoiled])])
+def test_they_join_a_file_of_comparisons_but_not_another_of_revisions(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    swarm = write(tmp_path / "swarm.json", SWARM)
+    assert len(import_cai([files[0], swarm]).principles) == 4
+    with pytest.raises(ConstitutionError, match="second file of the same kind"):
+        import_cai([files[1], swarm])
+
+
+@pytest.mark.parametrize("entry", ["text", {"critic": "c"}, {"critic": "", "revision": "r"}, {"critic": "c", "revision": 3}])
+def test_a_critic_without_its_revision_is_named(tmp_path: Path, entry: Any) -> None:
+    with pytest.raises(ConstitutionError, match="entry 2 is not a critique with its revision"):
+        import_cai([write(tmp_path / "swarm.json", [SWARM[0], entry])])
