@@ -8,7 +8,6 @@ that takes half the time on 100,000 principles, cannot overflow the stack, and l
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rlaif.errors import ConstitutionError, Problem
+from rlaif.suggest import did_you_mean
 
 __all__ = [
     "MAX_DEPTH", "NULLS", "PROBLEMS_LISTED", "Mapping", "Node", "Report", "Scalar", "Series", "UNPRINTABLE", "brief", "compose",
@@ -99,8 +99,7 @@ class Report:
             if not isinstance(key, Scalar):
                 self.add(key.line, f"{what} has {KINDS[type(key)]} for a key", f"its keys are {', '.join(allowed)}")
             elif key.text not in allowed:
-                near = difflib.get_close_matches(key.text, allowed, n=1)
-                guess = f"did you mean `{near[0]}`? " if near else ""
+                guess = did_you_mean(key.text, allowed)
                 self.add(key.line, f"{what} has an unknown key {brief(key.text)}", f"{guess}its keys are {', '.join(allowed)}")
             elif key.text in fields:
                 first = fields[key.text].line

@@ -15,7 +15,8 @@ import click
 
 from rlaif import __version__
 from rlaif.errors import RlaifError
-from rlaif.text import visible
+from rlaif.suggest import did_you_mean
+from rlaif.text import one_line, visible
 
 __all__ = ["HUGE_PAGES", "cli", "main"]
 
@@ -70,7 +71,8 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f"there is no command {args[0]!r}; the commands are {', '.join(COMMANDS)}")
+            known = f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {one_line(args[0])!r}; {did_you_mean(args[0], COMMANDS)}{known}")
         return super().resolve_command(ctx, args)
 
 

@@ -10,10 +10,13 @@ from rlaif.cli.options import constitution_option, examples
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.prompts import LabelPrompt, PromptLibrary
+from rlaif.suggest import did_you_mean
 from rlaif.types import Comparison, Completion, Constitution, Message, Principle, Prompt
 
 __all__ = ["prompts"]
 
+LISTED = 50
+"""Principles that an error names."""
 KINDS = ("pairwise", "pointwise", "critique", "revise", "policy")
 
 
@@ -75,9 +78,12 @@ def _principle(constitution: Constitution, kind: str, id: str | None, *, source:
     usable = [each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)]
     if usable:
         return usable[0]
-    named = f"named {id!r} " if id else ""
-    known = ", ".join(each.id for each in constitution.principles)
-    raise ConfigError(f"no principle {named}has a `{half}`", where=source, remedy=f"the principles are {known}")
+    known = [each.id for each in constitution.principles]
+    if id is not None and id not in known:
+        what, guess = f"there is no principle `{id}`", did_you_mean(id, known)
+    else:
+        what, guess = f"{f'the principle `{id}` has' if id else 'no principle has'} {'no' if id else 'a'} `{half}`", ""
+    raise ConfigError(what, where=source, remedy=f"{guess}the principles are {', '.join(known[:LISTED])}")
 
 
 def _print(question: LabelPrompt, model: str) -> None:
