@@ -67,4 +67,5 @@ def _shipped_file(kind: Kind, typed: str) -> Path | None:
 def _remedy(kind: Kind, typed: str) -> str:
     known = names(kind)
     stem = PurePosixPath(typed.replace("\\", "/")).name.removesuffix(SUFFIX[kind])
-    return f"{did_you_mean(stem, known)}give the path of a file, or a shipped name: {', '.join(known) or '(none found; reinstall rlaif)'}"
+    guess = did_you_mean(stem, known)
+    return f"{guess}give the path of a file, or a shipped name: {', '.join(known) or '(none found; reinstall rlaif)'}"

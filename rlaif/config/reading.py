@@ -84,7 +84,10 @@ def _stage_entry(stages: list[Any], key: str, override: str) -> Any:
     for each in (key, key.replace("_", "-")):  # a stage goes by its kind as well, as it is written in the recipe
         if each in names:
             return entries[names.index(each)]
-    raise ConfigError(f"--set {override!r}: no stage is named {key!r}", remedy=f"{did_you_mean(key, names)}the stages are {', '.join(names)}")
+    raise ConfigError(
+        f"--set {override!r}: no stage is named {key!r}",
+        remedy=f"{did_you_mean(key, names)}the stages are {', '.join(names)}",
+    )
 
 
 def _copy(value: Any) -> Any:

@@ -95,7 +95,8 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
         return ModelSource(spec, *converted(local, source=f"file {local.name}"))
     name = HUB_NAME.fullmatch(spec)
     if name is None or spec.startswith((".", "/", "~")) or local.suffix == ".gguf":
-        raise ModelError("there is no such file or folder", where=spec, remedy=f"{did_you_mean(spec, ALIASES)}check the path; aliases: {', '.join(ALIASES)}")
+        remedy = f"{did_you_mean(spec, ALIASES)}check the path; aliases: {', '.join(ALIASES)}"
+        raise ModelError("there is no such file or folder", where=spec, remedy=remedy)
     try:
         path, commit = snapshot(name["repo"], revision=name["revision"], weights=weights)
     except ModelError as error:

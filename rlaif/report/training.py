@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlaif.report.markdown import quoted, table
+
 __all__ = [
     "best_of_k_markdown", "figures", "figures_markdown", "growth", "ppo_markdown", "ppo_steps", "reward_markdown", "reward_ways",
-    "Rows", "step_line", "table",
+    "Rows", "step_line",
 ]
 
 WAYS = {"length": "length only", "head": "head on frozen features", "lora": "head and adapter", "judge": "the judge's own labels"}
@@ -21,12 +23,6 @@ class Rows(NamedTuple):
 
     header: Sequence[str]
     cells: Sequence[Sequence[str]]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
 
 
 def reward_markdown(report: Mapping[str, Any]) -> str:
@@ -78,7 +74,7 @@ def best_of_k_markdown(rounds: Sequence[Mapping[str, Any]], student: Mapping[str
     parts = ["# Best of K\n"]
     parts += [f"## Round {each['round']}\n\n" + table(*growth(each)) for each in rounds]
     parts.append(figures_markdown("The policy that was made", student, level=2))
-    parts.extend(f"> {' '.join(row['completion'][-1]['content'].split())}\n" for row in kept[:KEPT_SHOWN])
+    parts.extend(quoted(" ".join(row["completion"][-1]["content"].split())) for row in kept[:KEPT_SHOWN])
     return "\n".join(parts)
 
 

@@ -50,8 +50,10 @@ def test_commands_options_and_names(arguments: tuple[str, ...], told: str) -> No
 def test_keys_and_values_of_a_recipe(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_recipe(text, source="r.yaml")
-    assert told in str(raised.value) and "r.yaml:" in str(raised.value)
-    assert "discriminator" not in str(raised.value) and "Input tag" not in str(raised.value)
+    assert told in str(raised.value)
+    assert "r.yaml:" in str(raised.value)
+    assert "discriminator" not in str(raised.value)
+    assert "Input tag" not in str(raised.value)
 
 
 def test_a_stage_without_its_kind_says_which_there_are() -> None:
@@ -77,5 +79,6 @@ def test_models_prompts_and_constitutions(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_nothing_is_guessed_where_nothing_is_near() -> None:
-    assert did_you_mean("zebra", ["label", "sample"]) == "" and nearest("x" * 10_000, ["x" * 10_000]) is None
+    assert did_you_mean("zebra", ["label", "sample"]) == ""
+    assert nearest("x" * 10_000, ["x" * 10_000]) is None
     assert nearest("BEST_OF_K", ["best-of-k"]) == "best-of-k"
