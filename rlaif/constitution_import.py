@@ -19,6 +19,7 @@ from typing import Any
 
 from rlaif.constitution_yaml import UNPRINTABLE
 from rlaif.errors import ConstitutionError, Problem
+from rlaif.files import SMALL, read_whole
 from rlaif.types import Constitution, Principle
 
 __all__ = ["import_cai"]
@@ -51,7 +52,7 @@ def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Consti
 def _load(path: Path) -> Any:
     """The JSON value of a file: a list or a mapping, not empty."""
     try:
-        data = json.loads(path.read_text("utf-8-sig"))
+        data = json.loads(read_whole(path, error=ConstitutionError, limit=SMALL).decode("utf-8-sig"))
     except OSError as error:
         raise ConstitutionError(f"cannot be read: {error.strerror or error}", where=str(path), remedy=REMEDY) from error
     except UnicodeDecodeError as error:

@@ -129,8 +129,10 @@ def _answers(node: Node, label: str, report: Report) -> Answers | None:
     bad = report.text(node.items[1], f"the second of {what}")
     if good is None or bad is None:
         return None
-    if good.casefold() == bad.casefold():
-        report.add(node.line, f"{what} are equal: {brief(good)}, {brief(bad)}", "write two answers that a judge can tell apart")
+    short, long = sorted((good.casefold(), bad.casefold()), key=len)
+    if long.startswith(short):
+        found = "are equal" if short == long else "begin alike: one is the beginning of the other"
+        report.add(node.line, f"{what} {found}: {brief(good)}, {brief(bad)}", "write two answers that a judge can tell apart")
     return Answers(good, bad)
 
 

@@ -8,7 +8,6 @@ that takes half the time on 100,000 principles, cannot overflow the stack, and l
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +28,8 @@ MAX_DEPTH = 16
 PROBLEMS_LISTED = 50
 """Problems of one file that are spelled out; the rest are counted."""
 
+LEAST, MOST = 1e-6, 1e6
+"""Bounds of a weight: only how weights compare matters, and sums of larger ones lose the small ones."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 PLAIN_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"})
@@ -130,13 +131,13 @@ class Report:
         return stripped
 
     def number(self, node: Node, what: str) -> float | None:
-        """A finite number greater than 0; `None`, and reported, when it is anything else."""
+        """A number from `LEAST` to `MOST`; `None`, and reported, when it is anything else."""
         if not isinstance(node, Scalar) or node.quoted or not NUMBER.fullmatch(node.text):
             self.wrong_type(node, what, "write a number greater than 0, without quotes")
             return None
         value = float(re.sub(r"\.(?=inf|nan)", "", node.text.lower()))
-        if not math.isfinite(value) or value <= 0:
-            self.add(node.line, f"{what} is {node.text}", "write a finite number greater than 0")
+        if not LEAST <= value <= MOST:
+            self.add(node.line, f"{what} is {brief(node.text)}", f"write a number from {LEAST:g} to {MOST:,.0f}")
             return None
         return value
 
