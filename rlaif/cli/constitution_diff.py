@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlaif.cli.audit import audit_settings
+from rlaif.cli.echo import tell_json
 from rlaif.cli.options import common_options, examples
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
             return
         compared = run_difference(settings, b, progress)
     if as_json:
-        click.echo(json.dumps(plain(compared.found), ensure_ascii=False, indent=2))
+        tell_json(plain(compared.found), indent=2)
         return
     console = output()
     for part in (*_tables(compared.found), _facts(compared.found)):

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 import click
 
 from rlaif import __version__
+from rlaif.cli.echo import tell, tell_error, write_any_text
 from rlaif.errors import RlaifError
 from rlaif.suggest import did_you_mean
-from rlaif.text import one_line, visible
+from rlaif.text import one_line
 
 __all__ = ["HUGE_PAGES", "cli", "main"]
 
@@ -127,22 +128,23 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
+    write_any_text()
     try:
         with _ended_cleanly_by_signals():
             status: Any = cli.main(args=arguments, prog_name="rlaif", standalone_mode=False)
     except click.exceptions.Exit as stop:
         status = stop.exit_code
     except click.ClickException as error:
-        error.show()
+        tell_error(error)
         status = error.exit_code
     except RlaifError as error:
-        click.echo(f"error: {visible(str(error))}", err=True)
+        tell(f"error: {error}", err=True)
         status = 1
     except _Ended as ended:
-        click.echo("ended by a signal; run the same command again to continue where it stopped", err=True)
+        tell("ended by a signal; run the same command again to continue where it stopped", err=True)
         status = 128 + ended.number
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; run the same command again to continue where it stopped", err=True)
+        tell("interrupted; run the same command again to continue where it stopped", err=True)
         status = INTERRUPTED
     except BrokenPipeError:
         # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not complain.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rlaif.cli.echo import tell
 from rlaif.cli.options import constitution_option, examples
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
@@ -69,7 +70,7 @@ def render(
             question = LabelPrompt(library.policy(prompt), ())
     _print(question, model)
     name = f"judge_{chosen}" if question.labels else chosen
-    click.echo(f"template {name}.j2, digest {library.digest(name)}", err=True)
+    tell(f"template {name}.j2, digest {library.digest(name)}", err=True)
 
 
 def _principle(constitution: Constitution, kind: str, id: str | None, *, source: str) -> Principle:
@@ -90,12 +91,12 @@ def _print(question: LabelPrompt, model: str) -> None:
     """The messages in the model's chat template, or each under its role; then the labels."""
     if model == "none":
         for message in question.messages:
-            click.echo(f"[{message.role}]\n{message.content}\n")
+            tell(f"[{message.role}]\n{message.content}\n")
     else:
         from rlaif.models.engines import open_token_count
 
         counter = open_token_count(model)
-        click.echo(counter.render(question.messages))
-        click.echo(f"{counter.count(question.messages)} tokens", err=True)
+        tell(counter.render(question.messages))
+        tell(f"{counter.count(question.messages)} tokens", err=True)
     if question.labels:
-        click.echo(f"labels: {' | '.join(question.labels)}", err=True)
+        tell(f"labels: {' | '.join(question.labels)}", err=True)
