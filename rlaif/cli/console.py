@@ -27,12 +27,12 @@ def output() -> Console:
 
 def say(text: str) -> None:
     """One line to standard error, where progress and remarks go."""
-    _console(stderr=True).print(visible(text), soft_wrap=True, markup=False)
+    _console(stderr=True).print(visible(text), soft_wrap=True)
 
 
 def _console(**options: Any) -> Console:
-    """A console that shows control characters in whatever is printed, cells of tables among it."""
-    console = Console(highlight=False, **options)
+    """A console that shows control characters, and square brackets as they are, in whatever is printed, cells among it."""
+    console = Console(highlight=False, markup=False, emoji=False, **options)
     console.push_render_hook(_Visible())
     return console
 
@@ -64,7 +64,8 @@ class ConsoleProgress:
     def __init__(self) -> None:
         self._console = _console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
             console=self._console, disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
@@ -93,7 +94,7 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(visible(text), soft_wrap=True, markup=False)
+        self._console.print(visible(text), soft_wrap=True)
 
     def _finish(self) -> None:
         if self._task is not None:

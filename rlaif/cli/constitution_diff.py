@@ -60,7 +60,7 @@ def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
     for part in (*_tables(compared.found), _facts(compared.found)):
         console.print(part)
     for path in compared.files:
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
 
 
 def _facts(found: Difference) -> Any:

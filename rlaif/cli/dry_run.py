@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from rlaif.cli.console import output
@@ -22,7 +21,7 @@ def show_plan(plan: Plan, folder: Path) -> None:
     for stage in plan.stages:
         for name, text in stage.example.items():
             console.rule(f"{stage.name}: one {name} prompt, as {stage.model} will read it", align="left")
-            console.print(escape(text), soft_wrap=True)
+            console.print(text, soft_wrap=True)
     console.rule("what would be done", align="left")
     table = Table()
     for name in ("stage", "model", "counts", "tokens read", "tokens written at most", "time, about"):

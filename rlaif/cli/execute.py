@@ -57,8 +57,8 @@ def _show_stage(stage: StageResult, console: Console) -> None:
     if stage.config.stage == "label":
         _show_labels(stage, console)
         return
-    counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.manifest.counts.items())
-    console.print(f"\n[bold]{stage.config.name}[/bold]  {counts}  ({stage.manifest.seconds:.0f} s)", soft_wrap=True)
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.manifest.counts.items())
+    _head(stage.config.name, f"{counts}  ({stage.manifest.seconds:.0f} s)", console)
     show_results(stage.config.stage, stage.folder, console)
 
 
@@ -67,7 +67,7 @@ def _show_labels(stage: StageResult, console: Console) -> None:
 
     statistics = json.loads((stage.folder / "statistics.json").read_text(encoding="utf-8"))
     counts, models = stage.manifest.counts, stage.manifest.models
-    console.print(f"\n[bold]{stage.config.name}[/bold]  judge {models['judge']}, {stage.manifest.parts['protocol']}", soft_wrap=True)
+    _head(stage.config.name, f"judge {models['judge']}, {stage.manifest.parts['protocol']}", console)
     table = Table(title=None)
     for name in ("principle", "verdicts", "invalid", "flip rate", "first shown wins", "mean strength", "labels hold"):
         table.add_column(name, justify="left" if name == "principle" else "right")
@@ -77,13 +77,37 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     table.add_row("all", *_cells(statistics), style="bold")
     console.print(table)
     console.print(
-        f"comparisons {counts['comparisons']} = preferences {counts['preferences']} + unlabelled {counts['unlabelled']} + not best "
-        f"against worst {counts['not_best_worst']}; left out before: identical pairs {counts['identical_pairs']}, repeated "
-        f"{counts['repeated_pairs']}, not drawn {counts['pairs_not_drawn']}\n"
+        f"{labelled(counts)}\n"
         f"ties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
         f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)", soft_wrap=True,
     )
     _show_examples(stage, console)
+
+
+def _head(name: str, text: str, console: Console) -> None:
+    console.print(f"\n{one_line(name)}", style="bold", end="")
+    console.print(f"  {text}", soft_wrap=True)
+
+
+def labelled(counts: Mapping[str, int]) -> str:
+    """What became of the comparisons, in a line; only what happened is told."""
+    kept, asked = counts["preferences"], counts["comparisons"]
+    without = {"without a label": counts["unlabelled"], "not best against worst": counts["not_best_worst"]}
+    before = {
+        "identical pairs": counts["identical_pairs"], "repeated pairs": counts["repeated_pairs"],
+        "pairs not drawn": counts["pairs_not_drawn"],
+    }
+    lost = [f"{count:,} {reason}" for reason, count in without.items() if count]
+    share = f"{kept:,}" if not lost else f"{kept:,} of {asked:,}"
+    line = f"{share} comparison{'' if asked == 1 else 's'} labelled, {', '.join(lost) or 'none left out'}"
+    left = [f"{count:,} {reason}" for reason, count in before.items() if count]
+    return f"{line}; not judged: {', '.join(left)}" if left else line
+
+
+def questions(asked: int, reused: int) -> str:
+    """How many questions models were asked; an answer is reused from the journal, or from the same question of this run."""
+    line = f"asked {asked:,} question{'' if asked == 1 else 's'}"
+    return f"{line}, {reused:,} more had an answer already (of this run or an earlier one)" if reused else line
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -93,18 +117,17 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _show_examples(stage: StageResult, console: Console) -> None:
-    from rich.markup import escape
-
     from rlaif.report.samples import read_spread
 
     for row in read_spread(stage.folder / next(iter(stage.manifest.outputs)), EXAMPLES):
-        console.print(f"\n[bold]{escape(one_line(row['id']))}[/bold]  p(chosen) = {row['p_chosen']:.3f}")
+        _head(row["id"], f"p(chosen) = {row['p_chosen']:.3f}", console)
         for name, messages in (("prompt", row["prompt"]), ("chosen", row["chosen"]), ("rejected", row["rejected"])):
-            console.print(f"  [dim]{name:>8}[/dim]  {escape(_excerpt(messages[-1]['content']))}", soft_wrap=True)
+            console.print(f"  {name:>8}  ", style="dim", end="")
+            console.print(_excerpt(messages[-1]["content"]), soft_wrap=True)
 
 
 def _show_end(result: RunResult, console: Console) -> None:
-    console.print(f"\nasked {result.asked} questions, took {result.reused} answers from {result.journal}", soft_wrap=True)
+    console.print(f"\n{questions(result.asked, result.reused)}; journal: {result.journal}", soft_wrap=True)
     for stage in result.stages:
         main = next(iter(stage.manifest.outputs))
         rows = "" if stage.manifest.rows is None else f" ({stage.manifest.rows} rows)"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from rlaif.report.comparison import evaluation_table
@@ -50,16 +48,16 @@ def show_results(kind: str, folder: Path, console: Console) -> None:
 def _show_audit(found: dict[str, Any], console: Console) -> None:
     """A line for each protocol, and the suggestion."""
     for part in found["protocols"]:
-        console.print(escape(f"audit ({part['key']['protocol']}): {part['judgement']['words']}"), soft_wrap=True)
+        console.print(f"audit ({part['key']['protocol']}): {part['judgement']['words']}", soft_wrap=True)
     if found["suggestion"]:
-        console.print(escape(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}"), soft_wrap=True)
+        console.print(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}", soft_wrap=True)
 
 
 def _show_comparison(found: dict[str, Any], console: Console) -> None:
     for table in found["tables"]:
         _table(Rows(table["header"], table["rows"]), console, title=table["title"])
     for sentence in found["verdict"]:
-        console.print(f"• {escape(sentence)}", soft_wrap=True)
+        console.print(f"• {sentence}", soft_wrap=True)
 
 
 def _table(rows: Rows, console: Console, *, title: str | None = None) -> None:
@@ -67,14 +65,10 @@ def _table(rows: Rows, console: Console, *, title: str | None = None) -> None:
         return
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(rows.header):
-        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
     for cells in rows.cells:
-        table.add_row(*_escaped(cells))
+        table.add_row(*cells)
     console.print(table)
-
-
-def _escaped(cells: Sequence[str]) -> list[str]:
-    return [escape(cell) for cell in cells]
 
 
 def _read(path: Path) -> dict[str, Any]:
