@@ -14,6 +14,7 @@ from rlaif.constitution_import import import_cai
 from rlaif.constitution_lint import lint as advice_on
 from rlaif.constitution_schema import constitution_schema
 from rlaif.errors import ConfigError, RlaifError
+from rlaif.text import count_of
 from rlaif.types import Constitution
 
 __all__ = ["constitution"]
@@ -75,7 +76,8 @@ def lint(ctx: click.Context, files: tuple[str, ...], strict: bool) -> None:
         advice = advice_on(loaded, source=file)
         for problem in advice:
             tell(f"warning: {problem}")
-        tell(f"{file}: {len(loaded.principles)} principles, {len(advice) or 'no'} warning{'' if len(advice) == 1 else 's'}")
+        warnings = count_of(len(advice), "warning") if advice else "no warnings"
+        tell(f"{file}: {count_of(len(loaded.principles), 'principle')}, {warnings}")
         failed = failed or (strict and bool(advice))
     ctx.exit(1 if failed else 0)
 
@@ -100,7 +102,7 @@ def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
         tell_yaml(text)
         return
     _write_new(out, text)
-    tell(f"{out}: {len(imported.principles)} principles, digest {imported.digest}")
+    tell(f"{out}: {count_of(len(imported.principles), 'principle')}, digest {imported.digest}")
 
 
 @constitution.command(epilog="""\b
@@ -152,7 +154,8 @@ def _print_table(loaded: Constitution) -> None:
         table.add_row(*(Text(cell) for cell in cells))
     console = output()
     console.print(table)
-    facts = f"{loaded.name}: {len(loaded.principles)} principles, {len(loaded.examples)} examples, language {loaded.language}, "
+    counts = f"{count_of(len(loaded.principles), 'principle')}, {count_of(len(loaded.examples), 'example')}"
+    facts = f"{loaded.name}: {counts}, language {loaded.language}, "
     console.print(Text(f"{facts}protocol {loaded.protocol}, digest {loaded.digest}"), soft_wrap=True)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from rlaif.cli.console import output
-
-if TYPE_CHECKING:
-    from rlaif.pipeline.plan import Plan
+from rlaif.pipeline.plan import PLACEHOLDER, Plan
 
 __all__ = ["duration", "show_plan"]
+
+IMAGINED = re.compile(rf"(?:{PLACEHOLDER.strip()} +){{3,}}(?:{PLACEHOLDER.strip()})?\d*")
 
 
 def show_plan(plan: Plan, folder: Path) -> None:
@@ -21,7 +21,7 @@ def show_plan(plan: Plan, folder: Path) -> None:
     for stage in plan.stages:
         for name, text in stage.example.items():
             console.rule(f"{stage.name}: one {name} prompt, as {stage.model} will read it", align="left")
-            console.print(text, soft_wrap=True)
+            console.print(_without_placeholders(text), soft_wrap=True)
     console.rule("what would be done", align="left")
     table = Table()
     for name in ("stage", "model", "counts", "tokens read", "tokens written at most", "time, about"):
@@ -30,10 +30,16 @@ def show_plan(plan: Plan, folder: Path) -> None:
         counts = "\n".join(f"{value:,} {name}" for name, value in stage.counts.items())
         table.add_row(stage.name, stage.model, counts, f"{stage.read:,}", f"{stage.write:,}", duration(stage.seconds))
     console.print(table)
+    time = f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; " if plan.seconds else ""
     console.print(
-        f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; answers in the journal cost nothing\n"
+        f"{time}answers in the journal cost nothing\n"
         f"the run would be in {folder}; nothing was asked, nothing was written", soft_wrap=True,
     )
+
+
+def _without_placeholders(text: str) -> str:
+    """The prompt as a reader wants it: what stands in for a completion is as long as one, and says nothing."""
+    return IMAGINED.sub("(a completion of this run)", text)
 
 
 def duration(seconds: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.config import Recipe
-from rlaif.text import one_line
+from rlaif.text import count_of, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,11 +47,11 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
             progress.note(f"the full model is in {merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}")
     console = output()
     for stage in result.stages:
-        _show_stage(stage, console)
+        _show_stage(stage, console, evaluated="evaluate" in {each.config.stage for each in result.stages})
     _show_end(result, console)
 
 
-def _show_stage(stage: StageResult, console: Console) -> None:
+def _show_stage(stage: StageResult, console: Console, *, evaluated: bool) -> None:
     from rlaif.cli.summary import show_results
 
     if stage.config.stage == "label":
@@ -59,7 +59,7 @@ def _show_stage(stage: StageResult, console: Console) -> None:
         return
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.manifest.counts.items())
     _head(stage.config.name, f"{counts}  ({stage.manifest.seconds:.0f} s)", console)
-    show_results(stage.config.stage, stage.folder, console)
+    show_results(stage.config.stage, stage.folder, console, evaluated=evaluated)
 
 
 def _show_labels(stage: StageResult, console: Console) -> None:
@@ -106,7 +106,7 @@ def labelled(counts: Mapping[str, int]) -> str:
 
 def questions(asked: int, reused: int) -> str:
     """How many questions models were asked; an answer is reused from the journal, or from the same question of this run."""
-    line = f"asked {asked:,} question{'' if asked == 1 else 's'}"
+    line = f"asked {count_of(asked, 'question')}"
     return f"{line}, {reused:,} more had an answer already (of this run or an earlier one)" if reused else line
 
 
@@ -120,7 +120,7 @@ def _show_examples(stage: StageResult, console: Console) -> None:
     from rlaif.report.samples import read_spread
 
     for row in read_spread(stage.folder / next(iter(stage.manifest.outputs)), EXAMPLES):
-        _head(row["id"], f"p(chosen) = {row['p_chosen']:.3f}", console)
+        _head(row["id"], f"p(chosen) = {row['p_chosen']:z.3f}", console)
         for name, messages in (("prompt", row["prompt"]), ("chosen", row["chosen"]), ("rejected", row["rejected"])):
             console.print(f"  {name:>8}  ", style="dim", end="")
             console.print(_excerpt(messages[-1]["content"]), soft_wrap=True)
@@ -157,4 +157,4 @@ def _rate(value: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from rlaif.report.comparison import evaluation_table
+from rlaif.report.comparison import POLICIES, evaluation_table
 from rlaif.report.training import Rows, figures, growth, ppo_steps, reward_ways
 from rlaif.stages.evaluation import Evaluation
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["show_results"]
 
 
-def show_results(kind: str, folder: Path, console: Console) -> None:
-    """Print the tables of a stage of `kind`; nothing for kinds that have none."""
+def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool = False) -> None:
+    """Print the tables of a stage of `kind`; nothing for kinds that have none.
+
+    Args:
+        evaluated: The policies' own figures were printed by an `evaluate` stage, and a comparison need not repeat them.
+    """
     match kind:
         case "audit":
             _show_audit(_read(folder / "audit.json"), console)
@@ -42,7 +46,7 @@ def show_results(kind: str, folder: Path, console: Console) -> None:
             table = evaluation_table(Evaluation.from_dict(_read(folder / "evaluation.json"), where=str(folder)))
             _table(Rows(table.header, table.rows), console)
         case "compare":
-            _show_comparison(_read(folder / "comparison.json"), console)
+            _show_comparison(_read(folder / "comparison.json"), console, without=POLICIES if evaluated else "")
 
 
 def _show_audit(found: dict[str, Any], console: Console) -> None:
@@ -53,9 +57,10 @@ def _show_audit(found: dict[str, Any], console: Console) -> None:
         console.print(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}", soft_wrap=True)
 
 
-def _show_comparison(found: dict[str, Any], console: Console) -> None:
+def _show_comparison(found: dict[str, Any], console: Console, *, without: str) -> None:
     for table in found["tables"]:
-        _table(Rows(table["header"], table["rows"]), console, title=table["title"])
+        if table["title"] != without:
+            _table(Rows(table["header"], table["rows"]), console, title=table["title"])
     for sentence in found["verdict"]:
         console.print(f"• {sentence}", soft_wrap=True)
 

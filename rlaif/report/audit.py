@@ -56,15 +56,15 @@ def difference_markdown(found: Difference) -> str:
         f"# From constitution {code(found.a)} to {code(found.b)}\n",
         f"Judge {named(found.judge)}, {found.protocol}, {found.both} of {found.comparisons} comparisons with a label under both.\n",
         f"- flipped labels: {share(found.flipped)}", f"- agreement (Cohen's κ): {figure(found.kappa)}",
-        f"- mean change of P(first): {found.shift:.3f}", f"- correlation of log-odds: {figure(found.correlation)}",
+        f"- mean change of P(first): {found.shift:z.3f}", f"- correlation of log-odds: {figure(found.correlation)}",
     ]
     parts += [f"- principles {kind}: {named(', '.join(ids)) or 'none'}" for kind, ids in changed.items()]
     influences = [
-        (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+.1f}") for each in found.influences
+        (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}") for each in found.influences
     ]
     header = ("principle", "in", "change", "own labels that flip without it", "drives (points of flipped labels)")
     parts += ["\n## Principles, by what they drive\n", table(header, influences)]
-    redundant = [(each.side, each.first, each.second, f"{each.correlation:.2f}") for each in found.redundant]
+    redundant = [(each.side, each.first, each.second, f"{each.correlation:z.2f}") for each in found.redundant]
     parts += ["## Redundant principles\n", table(("in", "one", "other", "correlation"), redundant) if redundant else "None found.\n"]
     parts += [f"## The {len(found.movers)} comparisons that move most\n", *(_mover(each) for each in found.movers)]
     return "\n".join(parts)
@@ -77,7 +77,7 @@ def percent(value: float | None) -> str:
 
 def figure(value: float | None) -> str:
     """A figure with two digits, or a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+    return "–" if value is None or math.isnan(value) else f"{value:z.2f}"
 
 
 def bias_rows(bias: Bias) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ def bias_rows(bias: Bias) -> list[tuple[str, str]]:
         ("correlation with length (Spearman)", bias.length_correlation),
         ("agreement between principles (Krippendorff's α)", bias.agreement), ("the same, on P", bias.agreement_interval),
     )
-    rows += [(name, f"{value:.2f}") for name, value in figures if value is not None]
+    rows += [(name, f"{value:z.2f}") for name, value in figures if value is not None]
     rows.append(("probability of the two labels together", percent(bias.label_mass)))
     rows.append(("ties (P within 0.005 of ½)", percent(bias.tie_rate)))
     reasons = ", ".join(f"{reason} {count}" for reason, count in bias.invalid_reasons.items())
@@ -142,7 +142,7 @@ def _against_people(found: ProtocolAudit, ensemble: Agreement) -> list[str]:
         ("pairs without a label", str(ensemble.unlabelled)),
     ]
     reliability = [
-        (f"{each.low:.2f}–{each.high:.2f}", each.rows, f"{each.confidence:.3f}", f"{each.accuracy:.3f}")
+        (f"{each.low:z.2f}–{each.high:z.2f}", each.rows, f"{each.confidence:z.3f}", f"{each.accuracy:z.3f}")
         for each in ensemble.reliability
     ]
     return [
@@ -187,7 +187,7 @@ def _case(case: Case) -> str:
     pair = case.pair.swap() if case.pair.a_wins == 0 else case.pair
     logit = -(case.logit_a or 0.0) if case.pair.a_wins == 0 else case.logit_a
     names = ("first", "second") if pair.a_wins is None else ("the better", "the worse")
-    said = "no valid verdict" if logit is None else f"P({names[0]}) = {sigmoid(logit):.2f}"
+    said = "no valid verdict" if logit is None else f"P({names[0]}) = {sigmoid(logit):z.2f}"
     last = pair.comparison.prompt.messages[-1]
     texts = ((last.role, last.content), (names[0], pair.comparison.a.text), (names[1], pair.comparison.b.text))
     return "\n".join([f"### {named(pair.comparison.prompt.id)}: {said}\n", *(_quoted(name, text) for name, text in texts)])
@@ -195,7 +195,7 @@ def _case(case: Case) -> str:
 
 def _mover(mover: Mover) -> str:
     flips = ", flips" if mover.flips else ""
-    head = f"### {named(mover.comparison_id)}: P(first) {mover.p_a:.2f} → {mover.p_b:.2f}{flips}, by {code(mover.principle)}\n"
+    head = f"### {named(mover.comparison_id)}: P(first) {mover.p_a:z.2f} → {mover.p_b:z.2f}{flips}, by {code(mover.principle)}\n"
     return "\n".join([head, _quoted("user", mover.prompt), _quoted("first", mover.first), _quoted("second", mover.second)])
 
 

@@ -11,9 +11,11 @@ from rlaif.stages.comparison import Difference, PolicyComparison, interval
 from rlaif.stages.costs import TrainingCost
 from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
-__all__ = ["Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
+__all__ = ["POLICIES", "Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
 
 NONE = "–"
+POLICIES = "Policies"
+"""Title of the table of the policies' own figures."""
 LABELS: Mapping[str, str] = {
     REWARD: "reward (proxy)", "kl": "KL to the reference (nats)", "tokens": "length (tokens)", "words": "length (words)",
     "ended": "ended its turn", "distinct_1": "distinct-1", "distinct_2": "distinct-2", "repetition": "repeated 4-grams",
@@ -64,11 +66,11 @@ def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
     rows = [*_measure_rows(policies, scores, gold), *_win_rows(policies), *_measure_rows(policies, own, gold)]
     costs: Sequence[tuple[str, Callable[[PolicyResult], str]]] = (
         ("sampled tokens", lambda each: f"{each.cost.tokens:,}"), ("sampling FLOPs", lambda each: f"{each.cost.flops:.3g}"),
-        ("sampling time (s)", lambda each: f"{each.cost.seconds:.1f}"),
+        ("sampling time (s)", lambda each: f"{each.cost.seconds:z.1f}"),
         ("peak memory (GB)", lambda each: _gigabytes(each.cost.peak_bytes)),
     )
     rows += [(name, *(cell(each) for each in policies)) for name, cell in costs]
-    return Table(title="Policies", header=("measure", *(each.name for each in policies)), rows=tuple(rows))
+    return Table(title=POLICIES, header=("measure", *(each.name for each in policies)), rows=tuple(rows))
 
 
 def _measure_rows(policies: Sequence[PolicyResult], names: Sequence[str], gold: str | None) -> list[tuple[str, ...]]:
@@ -120,7 +122,7 @@ def _training(found: PolicyComparison) -> Table:
 
 
 def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count else NONE
+    return f"{count / 1e9:z.2f}" if count else NONE
 
 
 def _about(found: Evaluation) -> str:

@@ -49,7 +49,7 @@ def preferences_markdown(rows: Sequence[Row]) -> str:
     parts = ["# Labelled pairs to read\n"]
     for row in rows:
         parts += [
-            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
+            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:z.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
             quoted(_text(row["chosen"])), "**rejected**\n", quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
         ]
     return "\n".join(parts)
@@ -79,7 +79,7 @@ def _verdicts(verdicts: Sequence[Row]) -> str:
 
 
 def _said(verdict: Row) -> str:
-    return f"{verdict['p_chosen']:.3f}" if verdict["valid"] else f"invalid: {verdict['reason']}"
+    return f"{verdict['p_chosen']:z.3f}" if verdict["valid"] else f"invalid: {verdict['reason']}"
 
 
 def _text(messages: Sequence[Mapping[str, str]]) -> str:
