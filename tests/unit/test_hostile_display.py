@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "a prompt": ("prompts", "render", "--prompt", "{}", "--a", "{}", "--b", "{}", "--model", "none"),
     "a folder of templates": ("prompts", "render", "--prompts-dir", "{}", "--model", "none"),
     "a model": ("prompts", "render", "--model", "./{}"),
-    "a model by name": ("models", "pull", "{}"),
+    "a model by name": ("models", "fetch", "{}"),
     "a prompt file": ("label", "--model", "scripted", "--prompts", "{}.jsonl", "--dry-run"),
     "a tag": ("label", "--model", "scripted", "--prompts", "builtin:{}", "--dry-run"),
     "responses": ("label", "--model", "scripted", "--responses", "{}.jsonl", "--dry-run"),
