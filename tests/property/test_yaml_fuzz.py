@@ -18,7 +18,8 @@ SECONDS = 5.0
 """Of processor time for one text; an idle machine takes milliseconds."""
 PIECES = (
     "a", "name", "stages", "stage", "sample", "label", "principles", "id", "question", "weight", "answers", "examples", "k", ":",
-    ": ", "- ", "\n", "\n  ", "\n    - ", "[", "]", "{", "}", ",", ", ", "&a", "*a", "!", "!!int", "!!python/object", "<<", "|", ">", "|-\n ",
+    ": ", "- ",
+    "\n", "\n  ", "\n    - ", "[", "]", "{", "}", ",", ", ", "&a", "*a", "!", "!!int", "!!python/object", "<<", "|", ">", "|-\n ",
     "'", '"', "#", "%", "@", "`", "?", "? ", "---\n", "...\n", "~", "null", "true", "1", "-1", "1e999", ".nan", ".inf", "0x1F", "0o7",
     "1_000", "2024-13-45", "12:30:45", "\t", "\r", "\x85", "\u2028", "\ufeff", "\x00", "\ud800", "\udcff", "\x1b[2J", "\\", "\\ud800",
     "é", "文", "😀", "9" * 50, "9" * 5000, "[" * 40, "{a: " * 40, "- " * 40,
