@@ -44,7 +44,7 @@ def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool =
             _table(figures(_read(folder / "report.json")), console)
         case "evaluate":
             table = evaluation_table(Evaluation.from_dict(_read(folder / "evaluation.json"), where=str(folder)))
-            _table(Rows(table.header, table.rows), console)
+            _table(Rows(table.header, table.rows), console, title=table.title)
         case "compare":
             _show_comparison(_read(folder / "comparison.json"), console, without=POLICIES if evaluated else "")
 
