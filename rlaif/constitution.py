@@ -38,7 +38,7 @@ import yaml
 from rlaif.constitution_reader import read_constitution
 from rlaif.constitution_yaml import Report, compose, first_problems
 from rlaif.errors import ConstitutionError, Problem
-from rlaif.files import open_regular
+from rlaif.files import read_whole
 from rlaif.resources import find
 from rlaif.types import Constitution, Principle, Protocol
 
@@ -178,14 +178,10 @@ def _read(path: Path) -> str:
         ConstitutionError: It cannot be opened, is too large, or is not UTF-8.
     """
     try:
-        with open_regular(path, error=ConstitutionError) as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_whole(path, error=ConstitutionError, limit=MAX_BYTES)
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"
         raise ConstitutionError(what, where=str(path), remedy="check the file's permissions") from error
-    if len(data) > MAX_BYTES:
-        remedy = "give a constitution file, or split it"
-        raise ConstitutionError(f"is larger than {MAX_BYTES // 1024**2} MiB", where=str(path), remedy=remedy)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

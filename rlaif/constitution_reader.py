@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Literal, cast
 
 from rlaif.constitution_yaml import NULLS, Mapping, Node, Report, Scalar, Series, brief
+from rlaif.suggest import did_you_mean
 from rlaif.types import Answers, Constitution, Example, Message, Principle, Protocol, Role
 
 __all__ = ["EXAMPLE_KEYS", "ID", "LANGUAGE", "PRINCIPLE_KEYS", "PROTOCOLS", "ROLES", "TEXT_KEYS", "TOP_KEYS", "read_constitution"]
@@ -54,7 +54,7 @@ def _choice(node: Node | None, what: str, allowed: tuple[str, ...], report: Repo
     """One of a few words; the first one when the key is not there."""
     text = allowed[0] if node is None else report.text(node, what)
     if node is not None and text is not None and text not in allowed:
-        report.add(node.line, f"{what} is {brief(text)}", f"write {' or '.join(allowed)}")
+        report.add(node.line, f"{what} is {brief(text)}", f"{did_you_mean(text, allowed)}write {' or '.join(allowed)}")
     return text or ""
 
 
@@ -129,8 +129,10 @@ def _answers(node: Node, label: str, report: Report) -> Answers | None:
     bad = report.text(node.items[1], f"the second of {what}")
     if good is None or bad is None:
         return None
-    if good.casefold() == bad.casefold():
-        report.add(node.line, f"{what} are equal: {brief(good)}, {brief(bad)}", "write two answers that a judge can tell apart")
+    short, long = sorted((good.casefold(), bad.casefold()), key=len)
+    if long.startswith(short):
+        found = "are equal" if short == long else "begin alike: one is the beginning of the other"
+        report.add(node.line, f"{what} {found}: {brief(good)}, {brief(bad)}", "write two answers that a judge can tell apart")
     return Answers(good, bad)
 
 
@@ -157,8 +159,7 @@ def _asked(node: Node, label: str, asked: dict[str, str | None], report: Report)
     if not ID.fullmatch(text):
         return text
     if text not in asked:
-        near = difflib.get_close_matches(text, list(asked)[:1000], n=1)
-        guess = f"did you mean `{near[0]}`? " if near else ""
+        guess = did_you_mean(text, asked)
         what = f"{label} names a principle `{text}` that is not here"
         report.add(node.line, what, f"{guess}write an id, or the question itself")
     elif asked[text] is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif.constitution_reader import ID, LANGUAGE, PROTOCOLS, ROLES, TEXT_KEYS
+from rlaif.constitution_yaml import LEAST, MOST
 
 __all__ = ["constitution_schema"]
 
@@ -64,7 +65,7 @@ def _principle() -> dict[str, Any]:
                 "description": "The good answer of `question`, then the bad one; the template's own (Yes, No) when left out.",
             },
             "lead": _text("How the answer to `question` begins, up to where one of `answers` follows: `The tone of this text is`."),
-            "weight": {"type": "number", "exclusiveMinimum": 0, "default": 1, "description": "Relative weight."},
+            "weight": {"type": "number", "minimum": LEAST, "maximum": MOST, "default": 1, "description": "Relative weight."},
             "tags": {"type": "array", "items": _text("A word to group by."), "description": "Groups for reports."},
         },
     }

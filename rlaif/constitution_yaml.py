@@ -8,7 +8,6 @@ that takes half the time on 100,000 principles, cannot overflow the stack, and l
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rlaif.errors import ConstitutionError, Problem
+from rlaif.suggest import did_you_mean
 
 __all__ = [
     "MAX_DEPTH", "NULLS", "PROBLEMS_LISTED", "Mapping", "Node", "Report", "Scalar", "Series", "UNPRINTABLE", "brief", "compose",
@@ -28,6 +28,8 @@ MAX_DEPTH = 16
 PROBLEMS_LISTED = 50
 """Problems of one file that are spelled out; the rest are counted."""
 
+LEAST, MOST = 1e-6, 1e6
+"""Bounds of a weight: only how weights compare matters, and sums of larger ones lose the small ones."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 PLAIN_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"})
@@ -100,8 +102,7 @@ class Report:
             if not isinstance(key, Scalar):
                 self.add(key.line, f"{what} has {KINDS[type(key)]} for a key", f"its keys are {', '.join(allowed)}")
             elif key.text not in allowed:
-                near = difflib.get_close_matches(key.text, allowed, n=1)
-                guess = f"did you mean `{near[0]}`? " if near else ""
+                guess = did_you_mean(key.text, allowed)
                 self.add(key.line, f"{what} has an unknown key {brief(key.text)}", f"{guess}its keys are {', '.join(allowed)}")
             elif key.text in fields:
                 first = fields[key.text].line
@@ -132,13 +133,13 @@ class Report:
         return stripped
 
     def number(self, node: Node, what: str) -> float | None:
-        """A number between `LEAST` and `MOST`; `None`, and reported, when it is anything else."""
+        """A number from `LEAST` to `MOST`; `None`, and reported, when it is anything else."""
         if not isinstance(node, Scalar) or node.quoted or not NUMBER.fullmatch(node.text):
             self.wrong_type(node, what, "write a number greater than 0, without quotes")
             return None
         value = float(re.sub(r"\.(?=inf|nan)", "", node.text.lower()))
         if not LEAST <= value <= MOST:
-            self.add(node.line, f"{what} is {node.text[:40]}", f"write a number from {LEAST:g} to {MOST:g}")
+            self.add(node.line, f"{what} is {brief(node.text)}", f"write a number from {LEAST:g} to {MOST:,.0f}")
             return None
         return value
 

@@ -13,6 +13,7 @@ another. Special tokens of a chat template are the engine's concern, which knows
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import BaseLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import BaseLoader, Template, TemplateError, TemplateNotFound, TemplateSyntaxError, meta
 
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
 from rlaif.files import read_small
 from rlaif.resources import shipped
+from rlaif.sandbox import BUILD_ERRORS, MOST_CHARACTERS, RENDER_ERRORS, BoundedEnvironment
+from rlaif.text import is_well_formed, one_line
 from rlaif.types import Answers, Comparison, Completion, Constitution, Message, Principle, Prompt
 
 __all__ = ["FENCES", "LabelPrompt", "PromptLibrary", "Quoted", "neutralize_fences", "quote"]
@@ -36,12 +38,10 @@ FENCES = ("conversation", "system", "user", "assistant", "document", "example", 
 
 _FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.IGNORECASE)
 _BLOCKS = ("system", "user", "answer", "labels")
+REASON = 200
+"""Characters of the reason that an error gives."""
 TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise", "judge_cot")
 """The templates that the stages render; each is a file `NAME.j2`."""
-MOST_RENDERED = 64 << 20
-"""Characters of the longest block that is rendered: as much as the longest line of data that is read."""
-RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What an expression in a template may raise (`{{ 1 / 0 }}`, `{{ question[7] }}`, a file that includes itself)."""
 
 
 class Quoted(str):
@@ -89,9 +89,9 @@ class PromptLibrary:
         roots.append(shipped("prompts"))
         names = dict.fromkeys((language, language.split("-")[0]))
         self._folders = [place for root in roots for place in (*(root / name for name in names), root)]
-        self._environment = ImmutableSandboxedEnvironment(
-            loader=_FolderLoader(self._folders), undefined=StrictUndefined, finalize=_finalize, autoescape=False,
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
+        self._environment = BoundedEnvironment(
+            text_of=_text_of, loader=_FolderLoader(self._folders), autoescape=False, trim_blocks=True, lstrip_blocks=True,
+            keep_trailing_newline=False,
         )
         self._environment.globals["quote"] = quote
 
@@ -150,7 +150,7 @@ class PromptLibrary:
             found[name] = self._source(name)
             try:
                 parsed = self._environment.parse(found[name])
-            except TemplateSyntaxError as error:
+            except (TemplateSyntaxError, *BUILD_ERRORS) as error:
                 raise _not_jinja(error, name) from error
             waiting += [used for used in meta.find_referenced_templates(parsed) if used]
         return found
@@ -199,15 +199,17 @@ class PromptLibrary:
             raise ConfigError(f"the template has no block `{block}`", where=f"{name}.j2", remedy=f"blocks: {', '.join(_BLOCKS)}")
         try:
             return "".join(_bounded(template.blocks[block](template.new_context(values)), name, block)).strip()
-        except RENDER_ERRORS as error:
-            raise ConfigError(f"the template cannot be rendered: {error}", where=f"{name}.j2, block {block}") from error
+        except (TemplateError, *RENDER_ERRORS) as error:
+            what = f"the template cannot be rendered: {_reason(error)}"
+            raise ConfigError(what, where=f"{name}.j2, block {block}") from error
 
     def _template(self, name: str) -> Template:
+        self._environment.begin()
         try:
             return self._environment.get_template(f"{name}.j2")
         except TemplateNotFound as error:
             raise self._missing(f"{name}.j2") from error
-        except TemplateSyntaxError as error:
+        except (TemplateSyntaxError, *BUILD_ERRORS) as error:
             raise _not_jinja(error, f"{name}.j2") from error
 
 
@@ -218,11 +220,12 @@ class _FolderLoader(BaseLoader):
         self._folders = folders
 
     def get_source(self, environment: Any, template: str) -> tuple[str, str, Any]:
-        if ".." in Path(template).parts or Path(template).is_absolute():
+        if ".." in Path(template).parts or Path(template).is_absolute() or not is_well_formed(template):
             raise TemplateNotFound(template)
         for folder in self._folders:
             path = folder / template
-            if path.is_file():
+            # What stands there and cannot be read (a pipe, a broken link) is an error: ours must not take its place.
+            if os.path.lexists(path) and not path.is_dir():
                 return _read(path), str(path), None
         raise TemplateNotFound(template)
 
@@ -232,9 +235,9 @@ def _bounded(pieces: Iterable[str], name: str, block: str) -> Iterator[str]:
     length = 0
     for piece in pieces:
         length += len(piece)
-        if length > MOST_RENDERED:
+        if length > MOST_CHARACTERS:
             raise ConfigError(
-                f"the template prints more than {MOST_RENDERED:,} characters", where=f"{name}.j2, block {block}",
+                f"the template prints more than {MOST_CHARACTERS:,} characters", where=f"{name}.j2, block {block}",
                 remedy="look at its loops; a context this long fits no model",
             )
         yield piece
@@ -247,12 +250,19 @@ def _read(path: Path) -> str:
         raise ConfigError(f"the template cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _not_jinja(error: TemplateSyntaxError, name: str) -> ConfigError:
-    return ConfigError(f"the template is not valid jinja2: {error.message}", where=f"{name}:{error.lineno}")
+def _not_jinja(error: Exception, name: str) -> ConfigError:
+    line = f":{error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+    return ConfigError(f"the template is not valid jinja2: {_reason(error)}", where=f"{name}{line}")
 
 
-def _finalize(value: Any) -> Any:
-    """Called by jinja2 on every printed value: text that `quote` did not fence is neutralised here."""
+def _reason(error: Exception) -> str:
+    """What an error says, in one line: it may quote the template."""
+    text = one_line(str(error)) or type(error).__name__
+    return text if len(text) <= REASON else text[: REASON - 1] + "…"
+
+
+def _text_of(value: Any) -> str:
+    """Called on every printed value: text that `quote` did not fence is neutralised here."""
     return value if isinstance(value, Quoted) else neutralize_fences(str(value))
 
 

@@ -6,12 +6,12 @@ So `constitutions/default.yaml` works as typed from the repository root and from
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from rlaif.errors import ConfigError
+from rlaif.suggest import did_you_mean
 
 __all__ = ["Kind", "find", "names", "shipped"]
 
@@ -67,6 +67,5 @@ def _shipped_file(kind: Kind, typed: str) -> Path | None:
 def _remedy(kind: Kind, typed: str) -> str:
     known = names(kind)
     stem = PurePosixPath(typed.replace("\\", "/")).name.removesuffix(SUFFIX[kind])
-    near = difflib.get_close_matches(stem, known, n=1)
-    guess = f"did you mean `{near[0]}`? " if near else ""
+    guess = did_you_mean(stem, known)
     return f"{guess}give the path of a file, or a shipped name: {', '.join(known) or '(none found; reinstall rlaif)'}"

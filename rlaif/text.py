@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["REPLACEMENT", "is_well_formed", "one_line", "visible", "well_formed"]
+__all__ = ["REPLACEMENT", "count_of", "escaped_json", "is_well_formed", "one_line", "visible", "well_formed"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MALFORMED = re.compile("[\x00\ud800-\udfff]")
@@ -44,6 +44,16 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     r"""As `visible`, with line breaks and tabs escaped too: for ids, names and reasons, which stand inside a line."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def count_of(count: int, noun: str) -> str:
+    """`1 principle`, `12 principles`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def escaped_json(text: str) -> str:
+    r"""JSON with control characters written as `\u009b`: the same value, and nothing that a terminal acts on."""
+    return SUSPECT.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def _escaped(match: re.Match[str]) -> str:

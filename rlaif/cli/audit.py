@@ -124,14 +124,14 @@ def _print_audit(audited: Audited) -> None:
     if len(report.protocols[0].principles) > 1:
         console.print(_principles(report))
     for each in report.protocols:
-        console.print(audit_line(each), markup=False, soft_wrap=True)
+        console.print(audit_line(each), soft_wrap=True)
     if report.suggestion:
-        console.print(f"suggestion ({report.suggestion.pairs}): {report.suggestion.words}", markup=False, soft_wrap=True)
+        console.print(f"suggestion ({report.suggestion.pairs}): {report.suggestion.words}", soft_wrap=True)
     if found := audited.calibration:
         told = f"calibration: temperature {found.temperature:.2f}, held-out NLL {found.nll_before:.3f} → {found.nll_after:.3f}"
-        console.print(told, markup=False, soft_wrap=True)
+        console.print(told, soft_wrap=True)
     for path in audited.files:
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
 
 
 def _summary(report: AuditReport) -> Any:
@@ -182,8 +182,6 @@ def _principles(report: AuditReport) -> Any:
 
 
 def _share(value: Any) -> str:
-    from rich.markup import escape
-
     from rlaif.judging.grade import share
 
-    return escape(share(value)) if value else "–"
+    return share(value) if value else "–"

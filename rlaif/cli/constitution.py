@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rlaif.cli.constitution_diff import diff
+from rlaif.cli.echo import tell, tell_json, tell_yaml
 from rlaif.constitution import load_constitution, to_yaml
 from rlaif.constitution_import import import_cai
 from rlaif.constitution_lint import lint as advice_on
 from rlaif.constitution_schema import constitution_schema
 from rlaif.errors import ConfigError, RlaifError
+from rlaif.text import count_of
 from rlaif.types import Constitution
 
 __all__ = ["constitution"]
@@ -46,7 +47,7 @@ def show(file: str, as_json: bool) -> None:
     """Show the principles of FILE: which texts each has, its weight, its tags."""
     loaded = load_constitution(file)
     if as_json:
-        click.echo(json.dumps(_as_dict(loaded), ensure_ascii=False, indent=2))
+        tell_json(_as_dict(loaded), indent=2)
     else:
         _print_table(loaded)
 
@@ -69,13 +70,14 @@ def lint(ctx: click.Context, files: tuple[str, ...], strict: bool) -> None:
         try:
             loaded = load_constitution(file)
         except RlaifError as error:
-            click.echo(f"error: {error}", err=True)
+            tell(f"error: {error}", err=True)
             failed = True
             continue
         advice = advice_on(loaded, source=file)
         for problem in advice:
-            click.echo(f"warning: {problem}")
-        click.echo(f"{file}: {len(loaded.principles)} principles, {len(advice) or 'no'} warning{'' if len(advice) == 1 else 's'}")
+            tell(f"warning: {problem}")
+        warnings = count_of(len(advice), "warning") if advice else "no warnings"
+        tell(f"{file}: {count_of(len(loaded.principles), 'principle')}, {warnings}")
         failed = failed or (strict and bool(advice))
     ctx.exit(1 if failed else 0)
 
@@ -97,10 +99,10 @@ def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
     imported = import_cai(files, name=name or (out.stem if out else "imported"))
     text = to_yaml(imported)
     if out is None:
-        click.echo(text, nl=False)
+        tell_yaml(text)
         return
     _write_new(out, text)
-    click.echo(f"{out}: {len(imported.principles)} principles, digest {imported.digest}")
+    tell(f"{out}: {count_of(len(imported.principles), 'principle')}, digest {imported.digest}")
 
 
 @constitution.command(epilog="""\b
@@ -109,7 +111,7 @@ Example:
 """)
 def schema() -> None:
     """Print the JSON Schema of constitution files, for editors."""
-    click.echo(json.dumps(constitution_schema(), indent=2))
+    tell_json(constitution_schema(), indent=2)
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -152,7 +154,8 @@ def _print_table(loaded: Constitution) -> None:
         table.add_row(*(Text(cell) for cell in cells))
     console = output()
     console.print(table)
-    facts = f"{loaded.name}: {len(loaded.principles)} principles, {len(loaded.examples)} examples, language {loaded.language}, "
+    counts = f"{count_of(len(loaded.principles), 'principle')}, {count_of(len(loaded.examples), 'example')}"
+    facts = f"{loaded.name}: {counts}, language {loaded.language}, "
     console.print(Text(f"{facts}protocol {loaded.protocol}, digest {loaded.digest}"), soft_wrap=True)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlaif.cli.audit import audit_settings
+from rlaif.cli.echo import tell_json
 from rlaif.cli.options import common_options, examples
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
             return
         compared = run_difference(settings, b, progress)
     if as_json:
-        click.echo(json.dumps(plain(compared.found), ensure_ascii=False, indent=2))
+        tell_json(plain(compared.found), indent=2)
         return
     console = output()
     for part in (*_tables(compared.found), _facts(compared.found)):
         console.print(part)
     for path in compared.files:
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
 
 
 def _facts(found: Difference) -> Any:
@@ -68,10 +68,11 @@ def _facts(found: Difference) -> Any:
 
     from rlaif.judging.grade import share
     from rlaif.report.audit import figure
+    from rlaif.text import count_of
 
     return Text(
         f"{found.a} → {found.b}: {share(found.flipped)} of {found.both} labels flip, κ {figure(found.kappa)}, "
-        f"mean change of P {found.shift:.3f}, {len(found.redundant)} redundant pairs of principles"
+        f"mean change of P {found.shift:z.3f}, {count_of(len(found.redundant), 'redundant pair')} of principles"
     )
 
 
@@ -82,8 +83,8 @@ def _tables(found: Difference) -> list[Any]:
 
     drivers = Table("principle", "in", "change", "own flips without it", "drives (points)", title="principles, by what they drive")
     for each in found.influences[:SHOWN]:
-        drivers.add_row(each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+.1f}")
+        drivers.add_row(each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}")
     movers = Table("comparison", f"P in {found.a}", f"P in {found.b}", "by", title="comparisons that move most")
     for mover in found.movers[:SHOWN]:
-        movers.add_row(mover.comparison_id, f"{mover.p_a:.2f}", f"{mover.p_b:.2f}", mover.principle)
+        movers.add_row(mover.comparison_id, f"{mover.p_a:z.2f}", f"{mover.p_b:z.2f}", mover.principle)
     return [drivers, movers]

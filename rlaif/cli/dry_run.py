@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from rlaif.cli.console import output
 from rlaif.engines.api.costs import money
-
-if TYPE_CHECKING:
-    from rlaif.pipeline.plan import Plan, StagePlan
+from rlaif.pipeline.plan import PLACEHOLDER, Plan, StagePlan
 
 __all__ = ["duration", "show_plan"]
+
+IMAGINED = re.compile(rf"(?:{PLACEHOLDER.strip()} +){{3,}}(?:{PLACEHOLDER.strip()})?\d*")
 
 
 def show_plan(plan: Plan, folder: Path) -> None:
@@ -23,7 +22,7 @@ def show_plan(plan: Plan, folder: Path) -> None:
     for stage in plan.stages:
         for name, text in stage.example.items():
             console.rule(f"{stage.name}: one {name} prompt, as {stage.model} will read it", align="left")
-            console.print(escape(text), soft_wrap=True)
+            console.print(_without_placeholders(text), soft_wrap=True)
     console.rule("what would be done", align="left")
     table = Table()
     priced = plan.cost is not None
@@ -37,8 +36,9 @@ def show_plan(plan: Plan, folder: Path) -> None:
     console.print(table)
     if plan.cost is not None:
         console.print(f"at most about {money(plan.cost)} in all, by the prices given, counting each word as a token", soft_wrap=True)
+    time = f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; " if plan.seconds else ""
     console.print(
-        f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; answers in the journal cost nothing\n"
+        f"{time}answers in the journal cost nothing\n"
         f"the run would be in {folder}; nothing was asked, nothing was written", soft_wrap=True,
     )
 
@@ -46,6 +46,11 @@ def show_plan(plan: Plan, folder: Path) -> None:
 def _cost(stage: StagePlan, priced: bool) -> list[str]:
     """The cell of the cost, if there is such a column."""
     return ["-" if stage.cost is None else money(stage.cost)] if priced else []
+
+
+def _without_placeholders(text: str) -> str:
+    """The prompt as a reader wants it: what stands in for a completion is as long as one, and says nothing."""
+    return IMAGINED.sub("(a completion of this run)", text)
 
 
 def duration(seconds: float | None) -> str:

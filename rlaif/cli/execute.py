@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.config import Recipe
-from rlaif.text import one_line
+from rlaif.text import count_of, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,19 +47,19 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
             progress.note(f"the full model is in {merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}")
     console = output()
     for stage in result.stages:
-        _show_stage(stage, console)
+        _show_stage(stage, console, evaluated="evaluate" in {each.config.stage for each in result.stages})
     _show_end(result, console)
 
 
-def _show_stage(stage: StageResult, console: Console) -> None:
+def _show_stage(stage: StageResult, console: Console, *, evaluated: bool) -> None:
     from rlaif.cli.summary import show_results
 
     if stage.config.stage == "label":
         _show_labels(stage, console)
         return
-    counts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stage.manifest.counts.items())
-    console.print(f"\n[bold]{stage.config.name}[/bold]  {counts}  ({stage.manifest.seconds:.0f} s)", soft_wrap=True)
-    show_results(stage.config.stage, stage.folder, console)
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.manifest.counts.items())
+    _head(stage.config.name, f"{counts}  ({stage.manifest.seconds:.0f} s)", console)
+    show_results(stage.config.stage, stage.folder, console, evaluated=evaluated)
 
 
 def _show_labels(stage: StageResult, console: Console) -> None:
@@ -69,7 +69,7 @@ def _show_labels(stage: StageResult, console: Console) -> None:
 
     statistics = read_result(stage.folder / "statistics.json")
     counts, models = stage.manifest.counts, stage.manifest.models
-    console.print(f"\n[bold]{stage.config.name}[/bold]  judge {models['judge']}, {stage.manifest.parts['protocol']}", soft_wrap=True)
+    _head(stage.config.name, f"judge {models['judge']}, {stage.manifest.parts['protocol']}", console)
     table = Table(title=None)
     for name in ("principle", "verdicts", "invalid", "flip rate", "first shown wins", "mean strength", "labels hold"):
         table.add_column(name, justify="left" if name == "principle" else "right")
@@ -79,22 +79,40 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     table.add_row("all", *_cells(statistics), style="bold")
     console.print(table)
     console.print(
-        f"comparisons {counts['comparisons']} = preferences {counts['preferences']} + {_weak(counts)}unlabelled "
-        f"{counts['unlabelled']} + not best against worst {counts['not_best_worst']}; left out before: "
-        f"identical pairs {counts['identical_pairs']}, repeated {counts['repeated_pairs']}, "
-        f"not drawn {counts['pairs_not_drawn']}{_bad_rows(counts)}\n"
+        f"{labelled(counts)}\n"
         f"ties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
         f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)", soft_wrap=True,
     )
     _show_examples(stage, console)
 
 
-def _weak(counts: Mapping[str, int]) -> str:
-    return f"weak {counts['weak']} (weak.jsonl) + " if counts.get("weak") else ""
+def _head(name: str, text: str, console: Console) -> None:
+    console.print(f"\n{one_line(name)}", style="bold", end="")
+    console.print(f"  {text}", soft_wrap=True)
 
 
-def _bad_rows(counts: Mapping[str, int]) -> str:
-    return f", rows that cannot be read {counts['bad_rows']}" if counts.get("bad_rows") else ""
+def labelled(counts: Mapping[str, int]) -> str:
+    """What became of the comparisons, in a line; only what happened is told."""
+    kept, asked = counts["preferences"], counts["comparisons"]
+    without = {
+        "without a label": counts["unlabelled"], "too weak (weak.jsonl)": counts.get("weak", 0),
+        "not best against worst": counts["not_best_worst"],
+    }
+    before = {
+        "identical pairs": counts["identical_pairs"], "repeated pairs": counts["repeated_pairs"],
+        "pairs not drawn": counts["pairs_not_drawn"], "rows that cannot be read": counts.get("bad_rows", 0),
+    }
+    lost = [f"{count:,} {reason}" for reason, count in without.items() if count]
+    share = f"{kept:,}" if not lost else f"{kept:,} of {asked:,}"
+    line = f"{share} comparison{'' if asked == 1 else 's'} labelled, {', '.join(lost) or 'none left out'}"
+    left = [f"{count:,} {reason}" for reason, count in before.items() if count]
+    return f"{line}; not judged: {', '.join(left)}" if left else line
+
+
+def questions(asked: int, reused: int) -> str:
+    """How many questions models were asked; an answer is reused from the journal, or from the same question of this run."""
+    line = f"asked {count_of(asked, 'question')}"
+    return f"{line}, {reused:,} more had an answer already (of this run or an earlier one)" if reused else line
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -104,18 +122,17 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _show_examples(stage: StageResult, console: Console) -> None:
-    from rich.markup import escape
-
     from rlaif.report.samples import read_spread
 
     for row in read_spread(stage.folder / next(iter(stage.manifest.outputs)), EXAMPLES):
-        console.print(f"\n[bold]{escape(one_line(row['id']))}[/bold]  p(chosen) = {row['p_chosen']:.3f}")
+        _head(row["id"], f"p(chosen) = {row['p_chosen']:z.3f}", console)
         for name, messages in (("prompt", row["prompt"]), ("chosen", row["chosen"]), ("rejected", row["rejected"])):
-            console.print(f"  [dim]{name:>8}[/dim]  {escape(_excerpt(messages[-1]['content']))}", soft_wrap=True)
+            console.print(f"  {name:>8}  ", style="dim", end="")
+            console.print(_excerpt(messages[-1]["content"]), soft_wrap=True)
 
 
 def _show_end(result: RunResult, console: Console) -> None:
-    console.print(f"\nasked {result.asked} questions, took {result.reused} answers from {result.journal}", soft_wrap=True)
+    console.print(f"\n{questions(result.asked, result.reused)}; journal: {result.journal}", soft_wrap=True)
     for line in _spent(result.spent, result.limit):
         console.print(line, soft_wrap=True, highlight=False)
     for stage in result.stages:
@@ -168,4 +185,4 @@ def _rate(value: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:z.3f}"

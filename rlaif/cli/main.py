@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 import click
 
 from rlaif import __version__
+from rlaif.cli.echo import tell, tell_error, write_any_text
 from rlaif.errors import ConfigError, RlaifError
-from rlaif.text import visible
+from rlaif.suggest import did_you_mean
+from rlaif.text import one_line
 
 __all__ = ["HUGE_PAGES", "cli", "main"]
 
@@ -70,7 +72,8 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f"there is no command {args[0]!r}; the commands are {', '.join(COMMANDS)}")
+            known = f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {one_line(args[0])!r}; {did_you_mean(args[0], COMMANDS)}{known}")
         return super().resolve_command(ctx, args)
 
 
@@ -142,6 +145,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
+    write_any_text()
     try:
         _check_working_directory()
         with _ended_cleanly_by_signals():
@@ -149,23 +153,23 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as stop:
         status = stop.exit_code
     except click.ClickException as error:
-        error.show()
+        tell_error(error)
         status = error.exit_code
     except RlaifError as error:
-        click.echo(f"error: {visible(str(error))}", err=True)
+        tell(f"error: {error}", err=True)
         status = 1
     except BrokenPipeError:
         # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:  # what no part of the program expected: output to a full disk, for one
-        click.echo(f"error: {visible(_os_problem(error))}", err=True)
+        tell(f"error: {_os_problem(error)}", err=True)
         status = 1
     except _Ended as ended:
-        click.echo("ended by a signal; run the same command again to continue where it stopped", err=True)
+        tell("ended by a signal; run the same command again to continue where it stopped", err=True)
         status = 128 + ended.number
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; run the same command again to continue where it stopped", err=True)
+        tell("interrupted; run the same command again to continue where it stopped", err=True)
         status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlaif.cli.echo import tell
 from rlaif.cli.options import examples
 from rlaif.config import load_recipe
 
@@ -27,11 +28,11 @@ def memory(recipe: str, overrides: tuple[str, ...]) -> None:
 
     plans = recipe_memory(load_recipe(recipe, overrides))
     for stage in plans:
-        click.echo(f"{stage.name} ({stage.kind})")
+        tell(f"{stage.name} ({stage.kind})")
         for line in stage.plan.lines():
-            click.echo(f"  {line}")
+            tell(f"  {line}")
     if not plans:
-        click.echo("no stage of this recipe runs a model here")
+        tell("no stage of this recipe runs a model here")
         return
     largest = max(plans, key=lambda stage: stage.plan.peak)
-    click.echo(f"the whole run: {size(largest.plan.peak)}, that of {largest.name} (each stage gives back what it freed)")
+    tell(f"the whole run: {size(largest.plan.peak)}, that of {largest.name} (each stage gives back what it freed)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from rlaif.cli.echo import tell
 from rlaif.cli.options import examples
 
 __all__ = ["models"]
@@ -25,4 +26,4 @@ def fetch(model: str) -> None:
     from rlaif.models.load import resolve
 
     source = resolve(model, log=say)
-    click.echo(f"{source.name}@{source.revision}\n{source.path}")
+    tell(f"{source.name}@{source.revision}\n{source.path}")

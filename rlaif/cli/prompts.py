@@ -6,14 +6,18 @@ from pathlib import Path
 
 import click
 
+from rlaif.cli.echo import tell
 from rlaif.cli.options import constitution_option, examples
 from rlaif.constitution import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.prompts import LabelPrompt, PromptLibrary
+from rlaif.suggest import did_you_mean
 from rlaif.types import Comparison, Completion, Constitution, Message, Principle, Prompt
 
 __all__ = ["prompts"]
 
+LISTED = 50
+"""Principles that an error names."""
 KINDS = ("pairwise", "pointwise", "critique", "revise", "policy")
 
 
@@ -66,7 +70,7 @@ def render(
             question = LabelPrompt(library.policy(prompt), ())
     _print(question, model)
     name = f"judge_{chosen}" if question.labels else chosen
-    click.echo(f"template {name}.j2, digest {library.digest(name)}", err=True)
+    tell(f"template {name}.j2, digest {library.digest(name)}", err=True)
 
 
 def _principle(constitution: Constitution, kind: str, id: str | None, *, source: str) -> Principle:
@@ -75,21 +79,24 @@ def _principle(constitution: Constitution, kind: str, id: str | None, *, source:
     usable = [each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)]
     if usable:
         return usable[0]
-    named = f"named {id!r} " if id else ""
-    known = ", ".join(each.id for each in constitution.principles)
-    raise ConfigError(f"no principle {named}has a `{half}`", where=source, remedy=f"the principles are {known}")
+    known = [each.id for each in constitution.principles]
+    if id is not None and id not in known:
+        what, guess = f"there is no principle `{id}`", did_you_mean(id, known)
+    else:
+        what, guess = f"{f'the principle `{id}` has' if id else 'no principle has'} {'no' if id else 'a'} `{half}`", ""
+    raise ConfigError(what, where=source, remedy=f"{guess}the principles are {', '.join(known[:LISTED])}")
 
 
 def _print(question: LabelPrompt, model: str) -> None:
     """The messages in the model's chat template, or each under its role; then the labels."""
     if model == "none":
         for message in question.messages:
-            click.echo(f"[{message.role}]\n{message.content}\n")
+            tell(f"[{message.role}]\n{message.content}\n")
     else:
         from rlaif.models.engines import open_token_count
 
         counter = open_token_count(model)
-        click.echo(counter.render(question.messages))
-        click.echo(f"{counter.count(question.messages)} tokens", err=True)
+        tell(counter.render(question.messages))
+        tell(f"{counter.count(question.messages)} tokens", err=True)
     if question.labels:
-        click.echo(f"labels: {' | '.join(question.labels)}", err=True)
+        tell(f"labels: {' | '.join(question.labels)}", err=True)

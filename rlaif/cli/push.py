@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rlaif.cli.echo import tell
 from rlaif.cli.options import examples
 
 __all__ = ["push"]
@@ -32,10 +33,10 @@ def push(folder: Path, repo: str, merge: bool, public: bool, dry_run: bool) -> N
 
     parcel = prepare(folder, merge=merge and not dry_run, log=say)
     for path, size in parcel.files:
-        click.echo(f"{size:>14,}  {path}")
+        tell(f"{size:>14,}  {path}")
     if merge and dry_run:
-        click.echo("with --merge a full model is made of this adapter and pushed in its place")
+        tell("with --merge a full model is made of this adapter and pushed in its place")
     if dry_run:
-        click.echo(f"{len(parcel.files)} files would go to {repo}; nothing was uploaded")
+        tell(f"{len(parcel.files)} files would go to {repo}; nothing was uploaded")
         return
-    click.echo(f"uploaded to {upload(parcel, repo, private=not public)}")
+    tell(f"uploaded to {upload(parcel, repo, private=not public)}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from rlaif.cli.echo import tell_json, tell_yaml
 from rlaif.cli.options import examples
 from rlaif.config import load_recipe, recipe_schema
 
@@ -23,7 +22,7 @@ def schema() -> None:
 
     The YAML files that ship name it in their first line (`# yaml-language-server: $schema=…`).
     """
-    click.echo(json.dumps(recipe_schema(), indent=2))
+    tell_json(recipe_schema(), indent=2)
 
 
 @recipe.command(epilog=examples("rlaif recipe show recipes/quickstart.yaml --set seed=1"))
@@ -34,4 +33,4 @@ def show(file: str, overrides: tuple[str, ...]) -> None:
     import yaml
 
     resolved = load_recipe(file, overrides).model_dump(mode="json")
-    click.echo(yaml.safe_dump(resolved, allow_unicode=True, sort_keys=False), nl=False)
+    tell_yaml(yaml.safe_dump(resolved, allow_unicode=True, sort_keys=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from rlaif.cli.echo import tell, tell_json
 from rlaif.errors import RunError
 from rlaif.runs.manifest import Manifest
 from rlaif.runs.run import RunInfo, list_runs, read_run
@@ -44,11 +44,11 @@ def list_command(folder: Path, as_json: bool) -> None:
     found = [(info, _readable(info)) for info in list_runs(folder)] if folder.exists() or folder != DEFAULT_FOLDER else []
     if as_json:
         for info, manifests in found:
-            click.echo(json.dumps(_summary(info, manifests), ensure_ascii=False))
+            tell_json(_summary(info, manifests))
     elif found:
         _print_list(found)
     else:
-        click.echo(f"no runs in {folder}; `rlaif label` or `rlaif run RECIPE` makes one")
+        tell(f"no runs in {folder}; `rlaif label` or `rlaif run RECIPE` makes one")
 
 
 @runs.command(epilog="""\b
@@ -64,15 +64,15 @@ def show(run: Path, as_json: bool) -> None:
     manifests = info.manifests()
     if as_json:
         everything = _summary(info, manifests) | {"manifests": [asdict(manifest) for manifest in manifests]}
-        click.echo(json.dumps(everything, ensure_ascii=False, indent=2))
+        tell_json(everything, indent=2)
         return
-    click.echo(f"{info.name}: {info.status}")
+    tell(f"{info.name}: {info.status}")
     for name, value in _facts(info):
-        click.echo(f"  {name:<9} {value}")
+        tell(f"  {name:<9} {value}")
     for manifest in manifests:
-        click.echo(f"\n{manifest.stage} ({manifest.kind}), {manifest.seconds:.1f} s, key {manifest.key}")
+        tell(f"\n{manifest.stage} ({manifest.kind}), {manifest.seconds:.1f} s, key {manifest.key}")
         for name, value in _stage_facts(manifest, run / manifest.stage):
-            click.echo(f"  {name:<9} {value}")
+            tell(f"  {name:<9} {value}")
 
 
 def _summary(info: RunInfo, manifests: list[Manifest]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import click
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rlaif.config import Recipe, StageConfig, apply_overrides
+from rlaif.config.problems import described
 from rlaif.config.stages import BaseStage, ServerConfig
 from rlaif.errors import ConfigError, Problem
 
@@ -36,7 +37,9 @@ def make_stage(kind: type[Stage], given: dict[str, Any], overrides: Sequence[str
     try:
         return kind.model_validate(apply_overrides(given, overrides))
     except ValidationError as error:
-        raise ConfigError("the settings cannot be right", problems=_problems(error), remedy="see `rlaif recipe schema`") from error
+        problems = _problems(error, kind)
+        what = f"the settings of `{kind.model_fields['stage'].default}` are wrong"
+        raise ConfigError(what, problems=problems, remedy="`rlaif recipe schema` lists them all") from error
 
 
 def reward_parts(options: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +63,12 @@ def weighted_file(text: str) -> dict[str, Any]:
         return {"file": text}
 
 
-def _problems(error: ValidationError) -> list[Problem]:
-    return [
-        Problem(str(details["msg"]).removeprefix("Value error, "), where=".".join(str(part) for part in details["loc"]))
-        for details in error.errors()
-    ]
+def _problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    found = []
+    for details in error.errors():
+        what, remedy = described(details, model)
+        found.append(Problem(what, where=".".join(str(part) for part in details["loc"]), remedy=remedy))
+    return found
 
 
 def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any]) -> Recipe:
@@ -82,8 +86,12 @@ def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any
     if options.get("base_url"):
         server["base_urls"] = tuple(options["base_url"])
     server = apply_overrides(server, options.get("server_settings") or ())
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
     try:
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
-        return Recipe(name=plain, stages=tuple(stages), server=ServerConfig.model_validate(server), **common)
+        served = ServerConfig.model_validate(server)
     except ValidationError as error:
-        raise ConfigError("the options do not go together", problems=_problems(error)) from error
+        raise ConfigError("the settings of the server are wrong", problems=_problems(error, ServerConfig)) from error
+    try:
+        return Recipe(name=plain, stages=tuple(stages), server=served, **common)
+    except ValidationError as error:
+        raise ConfigError("the options do not go together", problems=_problems(error, Recipe)) from error

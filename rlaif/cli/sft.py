@@ -20,7 +20,6 @@ __all__ = ["sft"]
     "rlaif sft --data revisions.jsonl --set lora_rank=8 --set learning_rate=1e-4",
 ))
 @click.option("--data", multiple=True, required=True, metavar="FILE", help="Rows of `prompt` and `completion`; repeat to mix.")
-@click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be learned from; they are counted.")
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes over the rows.")
 @click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be learned from; they are counted.")
 @set_option

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from rlaif.errors import RunError
 from rlaif.files import read_object
-from rlaif.report.comparison import evaluation_table
+from rlaif.report.comparison import POLICIES, evaluation_table
 from rlaif.report.training import Rows, figures, growth, ppo_steps, reward_ways
 from rlaif.stages.evaluation import Evaluation
 
@@ -22,8 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["read_result", "show_results"]
 
 
-def show_results(kind: str, folder: Path, console: Console) -> None:
-    """Print the tables of a stage of `kind`; nothing for kinds that have none."""
+def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool = False) -> None:
+    """Print the tables of a stage of `kind`; nothing for kinds that have none.
+
+    Args:
+        evaluated: The policies' own figures were printed by an `evaluate` stage, and a comparison need not repeat them.
+    """
     match kind:
         case "audit":
             _show_audit(read_result(folder / "audit.json"), console)
@@ -44,24 +46,25 @@ def show_results(kind: str, folder: Path, console: Console) -> None:
             _table(figures(read_result(folder / "report.json")), console)
         case "evaluate":
             table = evaluation_table(Evaluation.from_dict(read_result(folder / "evaluation.json"), where=str(folder)))
-            _table(Rows(table.header, table.rows), console)
+            _table(Rows(table.header, table.rows), console, title=table.title)
         case "compare":
-            _show_comparison(read_result(folder / "comparison.json"), console)
+            _show_comparison(read_result(folder / "comparison.json"), console, without=POLICIES if evaluated else "")
 
 
 def _show_audit(found: dict[str, Any], console: Console) -> None:
     """A line for each protocol, and the suggestion."""
     for part in found["protocols"]:
-        console.print(escape(f"audit ({part['key']['protocol']}): {part['judgement']['words']}"), soft_wrap=True)
+        console.print(f"audit ({part['key']['protocol']}): {part['judgement']['words']}", soft_wrap=True)
     if found["suggestion"]:
-        console.print(escape(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}"), soft_wrap=True)
+        console.print(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}", soft_wrap=True)
 
 
-def _show_comparison(found: dict[str, Any], console: Console) -> None:
+def _show_comparison(found: dict[str, Any], console: Console, *, without: str) -> None:
     for table in found["tables"]:
-        _table(Rows(table["header"], table["rows"]), console, title=table["title"])
+        if table["title"] != without:
+            _table(Rows(table["header"], table["rows"]), console, title=table["title"])
     for sentence in found["verdict"]:
-        console.print(f"• {escape(sentence)}", soft_wrap=True)
+        console.print(f"• {sentence}", soft_wrap=True)
 
 
 def _table(rows: Rows, console: Console, *, title: str | None = None) -> None:
@@ -69,14 +72,10 @@ def _table(rows: Rows, console: Console, *, title: str | None = None) -> None:
         return
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(rows.header):
-        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
     for cells in rows.cells:
-        table.add_row(*_escaped(cells))
+        table.add_row(*cells)
     console.print(table)
-
-
-def _escaped(cells: Sequence[str]) -> list[str]:
-    return [escape(cell) for cell in cells]
 
 
 def read_result(path: Path) -> dict[str, Any]:

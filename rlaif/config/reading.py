@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rlaif.config.recipe import STAGE_KINDS, Recipe
+from rlaif.config.problems import described
+from rlaif.config.recipe import Recipe
 from rlaif.config.yaml_text import read_yaml
 from rlaif.errors import ConfigError, Problem
 from rlaif.files import read_small
 from rlaif.resources import find
+from rlaif.suggest import did_you_mean
 from rlaif.text import one_line
 
 __all__ = ["apply_overrides", "load_recipe", "parse_recipe"]
@@ -44,7 +45,8 @@ def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Re
         return Recipe.model_validate(values)
     except ValidationError as error:
         problems = [_problem(details, node, source) for details in error.errors()]
-        raise ConfigError(f"the recipe has {len(problems)} problem(s)", where=source, problems=problems) from error
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(f"the recipe has {count}", where=source, problems=problems) from error
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -57,9 +59,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         path, equals, text = override.partition("=")
         shown = one_line(override if len(override) <= 80 else override[:79] + "…")
         if not equals or not path.strip():
-            raise ConfigError(f"--set {override!r} is not of the form a.b=c", remedy="for example --set stages.sample.k=2")
+            raise ConfigError(f"--set {shown!r} is not of the form a.b=c", remedy="for example --set stages.sample.k=2")
         _, value = read_yaml(text, source=f"--set {shown}", what="the value")
-        _set(result, path.strip().split("."), value, override)
+        _set(result, path.strip().split("."), value, shown)
     return result
 
 
@@ -82,7 +84,10 @@ def _stage_entry(stages: list[Any], key: str, override: str) -> Any:
     for each in (key, key.replace("_", "-")):  # a stage goes by its kind as well, as it is written in the recipe
         if each in names:
             return entries[names.index(each)]
-    raise ConfigError(f"--set {override!r}: no stage is named {key!r}", remedy=f"the stages are {', '.join(names)}")
+    raise ConfigError(
+        f"--set {override!r}: no stage is named {key!r}",
+        remedy=f"{did_you_mean(key, names)}the stages are {', '.join(names)}",
+    )
 
 
 def _copy(value: Any) -> Any:
@@ -95,23 +100,9 @@ def _problem(details: Any, node: yaml.Node | None, source: str) -> Problem:
     """A pydantic error as a problem with its line; `loc` holds keys, list indices and the discriminator of a union."""
     location = tuple(part for part in details["loc"])
     line, path = _line_of(node, location)
-    what = details["msg"].removeprefix("Value error, ")
-    remedy = ""
-    if details["type"] == "extra_forbidden":
-        what, remedy = f"unknown key `{location[-1]}`", _nearest(location)
-    elif details["type"] not in ("value_error", "missing") and details.get("input") is not None:
-        what += f" (read: {details['input']!r})"
-    if details["type"] == "missing":
-        what, remedy = f"the key `{location[-1]}` is missing", ""
+    what, remedy = described(details, Recipe)
     where = f"{source}:{line}" if line else source
     return Problem(f"{'.'.join(path)}: {what}" if path and details["type"] != "missing" else what, where=where, remedy=remedy)
-
-
-def _nearest(location: tuple[Any, ...]) -> str:
-    model = next((STAGE_KINDS[part] for part in location if part in STAGE_KINDS), Recipe)
-    known = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
 
 
 def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> tuple[int, list[str]]:

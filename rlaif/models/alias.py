@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.errors import ModelError, Problem
-from rlaif.models.gguf import converted, find_converted, revision_of
+from rlaif.models.gguf import converted, find_converted, make_cache_folder, revision_of
 from rlaif.models.hub import offline, snapshot
 
 __all__ = ["ALIASES", "Alias", "find_alias"]
@@ -70,6 +70,7 @@ def find_alias(name: str, *, weights: bool = True, log: Callable[[str], None] = 
     alias = ALIASES[name]
     if (folder := find_converted(alias.sha256)) is not None:
         return folder, revision_of(alias.sha256)
+    make_cache_folder()
     tried: list[Problem] = [Problem("not converted in the cache yet")]
     if (file := _installed(alias)) is not None:
         log(f"converting {alias.gguf} once into the cache")

@@ -30,7 +30,7 @@ from rlaif.errors import ModelError
 from rlaif.files import parse_object
 from rlaif.models.quiet import quiet
 
-__all__ = ["CONVERTER", "ORIGIN", "cache_folder", "converted", "find_converted", "sha256_of"]
+__all__ = ["CONVERTER", "ORIGIN", "cache_folder", "converted", "find_converted", "make_cache_folder", "sha256_of"]
 
 CONVERTER = 1
 """Raised when the conversion changes, so that old folders are not taken for new ones."""
@@ -39,19 +39,43 @@ ORIGIN = "rlaif.json"
 """The file in a converted folder that states source, SHA-256 and sizes."""
 
 MAGIC = b"GGUF"
+SHOWN = 200
+"""Characters of a path that an error shows."""
 CONVERSION_ERRORS = (ValueError, KeyError, IndexError, TypeError, ImportError, RuntimeError, struct.error)
 
 
 def cache_folder() -> Path:
     """`$RLAIF_CACHE`, else `$XDG_CACHE_HOME/rlaif`, else `~/.cache/rlaif`."""
     if own := os.environ.get("RLAIF_CACHE"):
-        return Path(own).expanduser()
+        try:
+            return Path(own).expanduser()
+        except RuntimeError as error:  # `~nobody`
+            raise _no_folder(own, error) from error
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base).expanduser() if base else Path.home() / ".cache") / "rlaif"
     except RuntimeError as error:  # no HOME, and no entry in the passwd file: a container with a user of its own
         remedy = "set RLAIF_CACHE to a folder that you may write to"
         raise ModelError("there is no home folder to keep converted models in", remedy=remedy) from error
+
+
+def make_cache_folder() -> None:
+    """Make the cache folder where it is not there, so that one that cannot be used is told before a download.
+
+    Raises:
+        ModelError: It cannot be made.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(str(folder), error) from error
+
+
+def _no_folder(told: str, error: Exception) -> ModelError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    remedy = "set RLAIF_CACHE to a folder that you may write to"
+    return ModelError(f"the cache folder cannot be used: {reason}", where=told[:SHOWN], remedy=remedy)
 
 
 def sha256_of(path: Path) -> str:

@@ -27,6 +27,7 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.gguf import converted
 from rlaif.models.hub import snapshot
 from rlaif.models.quiet import quiet
+from rlaif.suggest import did_you_mean
 from rlaif.types import Message
 
 __all__ = [
@@ -101,8 +102,14 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
         return ModelSource(spec, *converted(local, source=f"file {local.name}"))
     name = HUB_NAME.fullmatch(spec)
     if name is None or spec.startswith((".", "/", "~")) or local.suffix == ".gguf":
-        raise ModelError("there is no such file or folder", where=spec, remedy=f"check the path; aliases: {', '.join(ALIASES)}")
-    path, commit = snapshot(name["repo"], revision=name["revision"], weights=weights)
+        remedy = f"{did_you_mean(spec, ALIASES)}check the path; aliases: {', '.join(ALIASES)}"
+        raise ModelError("there is no such file or folder", where=spec, remedy=remedy)
+    try:
+        path, commit = snapshot(name["repo"], revision=name["revision"], weights=weights)
+    except ModelError as error:
+        if guess := did_you_mean(spec, ALIASES):
+            raise ModelError(error.what, where=error.where, remedy=guess + error.remedy) from error
+        raise
     return ModelSource(spec, path, commit)
 
 

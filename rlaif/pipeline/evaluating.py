@@ -23,7 +23,7 @@ from rlaif.pipeline.inputs import load_prompts, prompts_digest
 from rlaif.pipeline.jobs import Outcome, check_gaps, settings_digest, transient_among, usable
 from rlaif.pipeline.rewards import model_reward
 from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
-from rlaif.report.samples import quoted
+from rlaif.report.markdown import named, quoted
 from rlaif.rl.rewards import RewardFunction
 from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.writers import write_rows, write_text
@@ -256,9 +256,9 @@ def _side_by_side(found: Evaluation, prompts: Sequence[Prompt]) -> str:
     asked = {prompt.id: prompt.messages[-1].content for prompt in prompts}
     parts = ["# Policies side by side\n"]
     for id in list(asked)[:TO_READ]:
-        parts.append(f"## {id}\n\n{quoted(asked[id])}")
+        parts.append(f"## {named(id)}\n\n{quoted(asked[id])}")
         for policy in found.policies:
             text = next((text for prompt, text in zip(policy.rows.prompts, policy.rows.texts, strict=True) if prompt == id), None)
             if text is not None:
-                parts.append(f"**{policy.name}**\n\n{quoted(text)}")
+                parts.append(f"**{named(policy.name)}**\n\n{quoted(text)}")
     return "\n".join(parts)

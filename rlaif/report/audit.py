@@ -13,6 +13,7 @@ from rlaif.judging.cases import Case
 from rlaif.judging.difference import Difference, Mover
 from rlaif.judging.grade import share
 from rlaif.judging.sensitivity import Sensitivity
+from rlaif.report.markdown import code, named, quoted, sentence, table
 
 __all__ = ["audit_markdown", "bias_rows", "cases_markdown", "difference_markdown", "figure", "percent", "sensitivity_rows"]
 
@@ -21,19 +22,17 @@ EXCERPT = 300
 WORST = 6
 """Comparisons of a protocol that are written out from each end: the surest mistakes, and the surest right answers."""
 
-Cells = Sequence[object]
-
 
 def audit_markdown(report: AuditReport) -> str:
     """An audit, the verdict first."""
-    parts = [f"# Audit of {report.judge} under `{report.constitution}`\n"]
-    parts += [f"- **{each.protocol}**: {each.judgement.words}." for each in report.protocols]
+    parts = [f"# Audit of {named(report.judge)} under {code(report.constitution)}\n"]
+    parts += [f"- **{each.protocol}**: {sentence(each.judgement.words)}." for each in report.protocols]
     if report.suggestion:
-        parts.append(f"- **suggestion** ({report.suggestion.pairs}): {report.suggestion.words}.")
+        parts.append(f"- **suggestion** ({report.suggestion.pairs}): {sentence(report.suggestion.words)}.")
     parts.append("\n" + _about(report))
     if report.rules:
         rows = [(f"always-{name}", share(value)) for name, value in report.rules._asdict().items()]
-        parts += ["## Rules that read nothing\n", _table(("rule", "accuracy"), rows)]
+        parts += ["## Rules that read nothing\n", table(("rule", "accuracy"), rows)]
     for each in report.protocols:
         parts += _protocol(each)
     return "\n".join(parts)
@@ -54,19 +53,19 @@ def difference_markdown(found: Difference) -> str:
     """What swapping one constitution for another changes."""
     changed = {kind: [each.id for each in found.changes if each.change == kind] for kind in ("added", "removed", "changed")}
     parts = [
-        f"# From constitution `{found.a}` to `{found.b}`\n",
-        f"Judge {found.judge}, {found.protocol}, {found.both} of {found.comparisons} comparisons with a label under both.\n",
+        f"# From constitution {code(found.a)} to {code(found.b)}\n",
+        f"Judge {named(found.judge)}, {found.protocol}, {found.both} of {found.comparisons} comparisons with a label under both.\n",
         f"- flipped labels: {share(found.flipped)}", f"- agreement (Cohen's κ): {figure(found.kappa)}",
-        f"- mean change of P(first): {found.shift:.3f}", f"- correlation of log-odds: {figure(found.correlation)}",
+        f"- mean change of P(first): {found.shift:z.3f}", f"- correlation of log-odds: {figure(found.correlation)}",
     ]
-    parts += [f"- principles {kind}: {', '.join(ids) or 'none'}" for kind, ids in changed.items()]
+    parts += [f"- principles {kind}: {named(', '.join(ids)) or 'none'}" for kind, ids in changed.items()]
     influences = [
-        (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+.1f}") for each in found.influences
+        (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}") for each in found.influences
     ]
     header = ("principle", "in", "change", "own labels that flip without it", "drives (points of flipped labels)")
-    parts += ["\n## Principles, by what they drive\n", _table(header, influences)]
-    redundant = [(each.side, each.first, each.second, f"{each.correlation:.2f}") for each in found.redundant]
-    parts += ["## Redundant principles\n", _table(("in", "one", "other", "correlation"), redundant) if redundant else "None found.\n"]
+    parts += ["\n## Principles, by what they drive\n", table(header, influences)]
+    redundant = [(each.side, each.first, each.second, f"{each.correlation:z.2f}") for each in found.redundant]
+    parts += ["## Redundant principles\n", table(("in", "one", "other", "correlation"), redundant) if redundant else "None found.\n"]
     parts += [f"## The {len(found.movers)} comparisons that move most\n", *(_mover(each) for each in found.movers)]
     return "\n".join(parts)
 
@@ -78,7 +77,7 @@ def percent(value: float | None) -> str:
 
 def figure(value: float | None) -> str:
     """A figure with two digits, or a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+    return "–" if value is None or math.isnan(value) else f"{value:z.2f}"
 
 
 def bias_rows(bias: Bias) -> list[tuple[str, str]]:
@@ -93,7 +92,7 @@ def bias_rows(bias: Bias) -> list[tuple[str, str]]:
         ("correlation with length (Spearman)", bias.length_correlation),
         ("agreement between principles (Krippendorff's α)", bias.agreement), ("the same, on P", bias.agreement_interval),
     )
-    rows += [(name, f"{value:.2f}") for name, value in figures if value is not None]
+    rows += [(name, f"{value:z.2f}") for name, value in figures if value is not None]
     rows.append(("probability of the two labels together", percent(bias.label_mass)))
     rows.append(("ties (P within 0.005 of ½)", percent(bias.tie_rate)))
     reasons = ", ".join(f"{reason} {count}" for reason, count in bias.invalid_reasons.items())
@@ -114,7 +113,7 @@ def sensitivity_rows(found: Iterable[Sensitivity]) -> list[tuple[str, ...]]:
 
 def _about(report: AuditReport) -> str:
     probes = next((each.probes.rows for each in report.protocols if each.probes), 0)
-    told = [f"{report.data}: {report.pairs} comparisons, {report.labelled} with people's choice"] if report.pairs else []
+    told = [f"{named(report.data)}: {report.pairs} comparisons, {report.labelled} with people's choice"] if report.pairs else []
     told += [f"{probes} built-in probes"] if probes else []
     asked = "all principles" if report.principles == "all" else "one principle drawn a comparison"
     return f"On {' and '.join(told)}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals hold 95 %.\n"
@@ -122,13 +121,13 @@ def _about(report: AuditReport) -> str:
 
 def _protocol(found: ProtocolAudit) -> list[str]:
     parts = [f"## {found.protocol}\n", f"Grade: **{found.judgement.grade}**."]
-    parts += ["", *(f"- {reason}" for reason in found.judgement.reasons)]
+    parts += ["", *(f"- {sentence(reason)}" for reason in found.judgement.reasons)]
     if found.ensemble:
         parts += ["\n### Against people\n", *_against_people(found, found.ensemble)]
-    parts += ["\n### Habits\n", _table(("habit", "figure"), bias_rows(found.bias))]
+    parts += ["\n### Habits\n", table(("habit", "figure"), bias_rows(found.bias))]
     if found.sensitivity:
         header = ("change", "same label", "shift of P", "accuracy")
-        parts += ["### Changes that should not matter\n", _table(header, sensitivity_rows(found.sensitivity))]
+        parts += ["### Changes that should not matter\n", table(header, sensitivity_rows(found.sensitivity))]
     if found.probes:
         parts += ["### Probes\n", *_probes(found.probes)]
     return [*parts, "### By principle\n", _principles(found.principles)]
@@ -143,18 +142,18 @@ def _against_people(found: ProtocolAudit, ensemble: Agreement) -> list[str]:
         ("pairs without a label", str(ensemble.unlabelled)),
     ]
     reliability = [
-        (f"{each.low:.2f}–{each.high:.2f}", each.rows, f"{each.confidence:.3f}", f"{each.accuracy:.3f}")
+        (f"{each.low:z.2f}–{each.high:z.2f}", each.rows, f"{each.confidence:z.3f}", f"{each.accuracy:z.3f}")
         for each in ensemble.reliability
     ]
     return [
-        _table((f"on {ensemble.rows} pairs", "figure"), facts), "Reliability:\n",
-        _table(("confidence", "pairs", "mean confidence", "accuracy"), reliability),
+        table((f"on {ensemble.rows} pairs", "figure"), facts), "Reliability:\n",
+        table(("confidence", "pairs", "mean confidence", "accuracy"), reliability),
     ]
 
 
 def _probes(probes: ProbeAudit) -> list[str]:
     name, rule = probes.rules.best()
-    scope = f"with the tags {', '.join(probes.scope)}" if probes.scope else "in all, as no tag is the constitution's"
+    scope = f"with the tags {named(', '.join(probes.scope))}" if probes.scope else "in all, as no tag is the constitution's"
     told = share(probes.in_scope.accuracy) + f" on the {probes.in_scope.rows}" if probes.in_scope else "no label on those"
     rows = [
         (tag, share(value), share(probes.own_principles[tag]) if tag in probes.own_principles else "–")
@@ -162,7 +161,7 @@ def _probes(probes: ProbeAudit) -> list[str]:
     ]
     return [
         f"{probes.rows} comparisons with an obvious right answer: {told} {scope} ({name}: {100 * rule.value:.0f} %).\n",
-        _table(("tag", "all principles", "principles with this tag"), rows),
+        table(("tag", "all principles", "principles with this tag"), rows),
     ]
 
 
@@ -175,7 +174,7 @@ def _principles(found: Sequence[PrincipleAudit]) -> str:
         )
         for each in found
     ]
-    return _table(("principle", "accuracy", "ECE", "κ", "probes", "flips", "first", "invalid"), rows)
+    return table(("principle", "accuracy", "ECE", "κ", "probes", "flips", "first", "invalid"), rows)
 
 
 def _right(case: Case) -> float:
@@ -188,29 +187,20 @@ def _case(case: Case) -> str:
     pair = case.pair.swap() if case.pair.a_wins == 0 else case.pair
     logit = -(case.logit_a or 0.0) if case.pair.a_wins == 0 else case.logit_a
     names = ("first", "second") if pair.a_wins is None else ("the better", "the worse")
-    said = "no valid verdict" if logit is None else f"P({names[0]}) = {sigmoid(logit):.2f}"
+    said = "no valid verdict" if logit is None else f"P({names[0]}) = {sigmoid(logit):z.2f}"
     last = pair.comparison.prompt.messages[-1]
     texts = ((last.role, last.content), (names[0], pair.comparison.a.text), (names[1], pair.comparison.b.text))
-    return "\n".join([f"### {pair.comparison.prompt.id}: {said}\n", *(_quoted(name, text) for name, text in texts)])
+    return "\n".join([f"### {named(pair.comparison.prompt.id)}: {said}\n", *(_quoted(name, text) for name, text in texts)])
 
 
 def _mover(mover: Mover) -> str:
     flips = ", flips" if mover.flips else ""
-    head = f"### {mover.comparison_id}: P(first) {mover.p_a:.2f} → {mover.p_b:.2f}{flips}, by `{mover.principle}`\n"
+    head = f"### {named(mover.comparison_id)}: P(first) {mover.p_a:z.2f} → {mover.p_b:z.2f}{flips}, by {code(mover.principle)}\n"
     return "\n".join([head, _quoted("user", mover.prompt), _quoted("first", mover.first), _quoted("second", mover.second)])
 
 
 def _quoted(name: str, text: str) -> str:
     short = text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
-    return f"**{name}**\n\n" + "\n".join(f"> {line}" for line in short.split("\n")) + "\n"
+    return f"**{named(name)}**\n\n{quoted(short)}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Cells]) -> str:
-    """A Markdown table; a row that is too short is filled with dashes."""
-    lines = [_line(header), "|" + "---|" * len(header)]
-    lines += [_line([*row, *["–"] * (len(header) - len(row))]) for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Cells) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlaif.judging.grade import share
+from rlaif.report.markdown import code, sentence, table
 from rlaif.stages.comparison import Difference, PolicyComparison, interval
 from rlaif.stages.costs import TrainingCost
 from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
-__all__ = ["Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
+__all__ = ["POLICIES", "Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
 
 NONE = "–"
+POLICIES = "Policies"
+"""Title of the table of the policies' own figures."""
 LABELS: Mapping[str, str] = {
     REWARD: "reward (proxy)", "kl": "KL to the reference (nats)", "tokens": "length (tokens)", "words": "length (words)",
     "ended": "ended its turn", "distinct_1": "distinct-1", "distinct_2": "distinct-2", "repetition": "repeated 4-grams",
@@ -33,14 +36,14 @@ class Table(NamedTuple):
 def evaluation_markdown(found: Evaluation) -> str:
     """The figures of every policy."""
     parts = [f"# Evaluation on {found.prompts} held-out prompts\n", _about(found), _markdown(evaluation_table(found))]
-    return "\n".join([*parts, *(f"- {note}" for note in found.notes)]) + "\n"
+    return "\n".join([*parts, *(f"- {sentence(note)}" for note in found.notes)]) + "\n"
 
 
 def comparison_markdown(found: PolicyComparison) -> str:
     """The verdict in words, then the figures."""
     parts = [f"# Comparison of {len(found.policies)} policies on {found.prompts} held-out prompts\n"]
-    parts += [f"- {line}" for line in found.verdict]
-    parts += [f"\n## {table.title}\n\n{_markdown(table)}" for table in comparison_tables(found)]
+    parts += [f"- {sentence(line)}" for line in found.verdict]
+    parts += [f"\n## {shown.title}\n\n{_markdown(shown)}" for shown in comparison_tables(found)]
     return "\n".join(parts) + "\nIntervals hold 95 %, bootstrapped over prompts.\n"
 
 
@@ -52,7 +55,7 @@ def evaluation_table(found: Evaluation) -> Table:
 def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
     """The policies, their differences and what training took; tables without rows are left out."""
     tables = (_policies(found.policies, found.gold), _differences(found), _training(found))
-    return tuple(table for table in tables if table.rows)
+    return tuple(each for each in tables if each.rows)
 
 
 def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
@@ -63,11 +66,11 @@ def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
     rows = [*_measure_rows(policies, scores, gold), *_win_rows(policies), *_measure_rows(policies, own, gold)]
     costs: Sequence[tuple[str, Callable[[PolicyResult], str]]] = (
         ("sampled tokens", lambda each: f"{each.cost.tokens:,}"), ("sampling FLOPs", lambda each: f"{each.cost.flops:.3g}"),
-        ("sampling time (s)", lambda each: f"{each.cost.seconds:.1f}"),
+        ("sampling time (s)", lambda each: f"{each.cost.seconds:z.1f}"),
         ("peak memory (GB)", lambda each: _gigabytes(each.cost.peak_bytes)),
     )
     rows += [(name, *(cell(each) for each in policies)) for name, cell in costs]
-    return Table(title="Policies", header=("measure", *(each.name for each in policies)), rows=tuple(rows))
+    return Table(title=POLICIES, header=("measure", *(each.name for each in policies)), rows=tuple(rows))
 
 
 def _measure_rows(policies: Sequence[PolicyResult], names: Sequence[str], gold: str | None) -> list[tuple[str, ...]]:
@@ -119,20 +122,15 @@ def _training(found: PolicyComparison) -> Table:
 
 
 def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count else NONE
+    return f"{count / 1e9:z.2f}" if count else NONE
 
 
 def _about(found: Evaluation) -> str:
     return (
         f"{found.samples} completions a prompt of at most {found.max_new_tokens} tokens, temperature {found.temperature:g}, seed "
-        f"{found.seed}; start policy `{found.start}`. Means over completions with 95 % intervals, bootstrapped over prompts.\n"
+        f"{found.seed}; start policy {code(found.start)}. Means over completions with 95 % intervals, bootstrapped over prompts.\n"
     )
 
 
-def _markdown(table: Table) -> str:
-    lines = [_line(table.header), "|" + "---|" * len(table.header), *map(_line, table.rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def _markdown(shown: Table) -> str:
+    return table(shown.header, shown.rows)

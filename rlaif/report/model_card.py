@@ -6,12 +6,15 @@ differs between two runs with the same outcome (no time, no host), so that a fol
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from rlaif.report.markdown import Written, code, named, table
 
 __all__ = ["ModelCard", "card_markdown", "has_licence", "merged_card"]
 
@@ -53,12 +56,12 @@ class ModelCard:
 
 def card_markdown(card: ModelCard) -> str:
     """The whole README."""
-    about = {"base model": f"`{card.base}`", "revision of its weights": f"`{card.revision}`"}
-    about |= {"constitution": f"{card.constitution[0]} (digest `{card.constitution[1]}`)"}
+    about: dict[str, str] = {"base model": code(card.base), "revision of its weights": code(card.revision)}
+    about |= {"constitution": Written(f"{named(card.constitution[0])} (digest {code(card.constitution[1])})")}
     about |= {"judge": card.judge} if card.judge else {}
     parts = [
-        _front_matter(card), f"# {card.name}\n", f"A LoRA adapter, trained by {METHODS[card.kind]} with rlaif.\n", _table("", about),
-        _loading(card), _section("Results", _plain(card.results)), _section("Data (digests)", card.data),
+        _front_matter(card), f"# {named(card.name)}\n", f"A LoRA adapter, trained by {METHODS[card.kind]} with rlaif.\n",
+        _table("", about), _loading(card), _section("Results", _plain(card.results)), _section("Data (digests)", card.data),
         _section("Settings", _plain(card.settings)),
         "## Licence\n\nNone is stated. Whoever publishes this adapter chooses one that the base model and the data allow, and puts it "
         "into the first lines of this file as `license:`.\n",
@@ -95,10 +98,10 @@ def _front_matter(card: ModelCard) -> str:
 def _loading(card: ModelCard) -> str:
     if card.kind == "reward":
         return f"{LOADING}\n\nWith its head, by rlaif: `rlaif ppo --reward FOLDER`, `rlaif evaluate --reward FOLDER`.\n"
-    lines = [f'model = AutoModelForCausalLM.from_pretrained("{card.base}")']
+    lines = [f'model = AutoModelForCausalLM.from_pretrained({json.dumps(card.base)})']
     lines += [f"model = PeftModel.from_pretrained(model, {name}_folder).merge_and_unload()" for name in map(_variable, card.first)]
     lines.append("model = PeftModel.from_pretrained(model, folder)  # this folder, or the name it has on the hub")
-    first = ", ".join(f"`{name}`" for name in card.first)
+    first = ", ".join(code(name) for name in card.first)
     note = f"It belongs to the base with {first} of the same run merged into it; `rlaif push --merge` makes one model of all.\n"
     return f"{LOADING}\n\n{_code(*lines)}" + (f"\n{note}" if card.first else "")
 
@@ -119,8 +122,7 @@ def _section(title: str, rows: Mapping[str, str]) -> str:
 
 
 def _table(title: str, rows: Mapping[str, str]) -> str:
-    cells = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"{title}| | |\n|---|---|\n{cells}\n"
+    return title + table(("", ""), rows.items())
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
@@ -130,5 +132,5 @@ def _plain(values: Mapping[str, Any]) -> dict[str, str]:
         if value is None or value in ("", (), [], {}):
             continue
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        found[name.replace("|", "/")] = " ".join(text.replace("|", "\\|").split())
+        found[name] = " ".join(text.split())
     return found

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.text import one_line, visible
+from rlaif.report.markdown import named, quoted, table
 
-__all__ = ["completions_markdown", "preferences_markdown", "quoted", "read_spread", "revisions_markdown", "spread"]
+__all__ = ["completions_markdown", "preferences_markdown", "read_spread", "revisions_markdown", "spread"]
 
 Row = Mapping[str, Any]
-MARKDOWN = re.compile(r"[\\`*_\[\]<>|#!~]")
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:
@@ -41,7 +39,7 @@ def completions_markdown(rows: Sequence[Row]) -> str:
     """Completions under their prompts."""
     parts = ["# Completions to read\n"]
     for row in rows:
-        head = f"## {named(row['id'])} ({row['finish']}, {row['tokens']} tokens)\n"
+        head = f"## {named(row['id'])} ({named(row['finish'])}, {row['tokens']} tokens)\n"
         parts += [head, _conversation(row["prompt"]), quoted(_text(row["completion"]))]
     return "\n".join(parts)
 
@@ -51,7 +49,7 @@ def preferences_markdown(rows: Sequence[Row]) -> str:
     parts = ["# Labelled pairs to read\n"]
     for row in rows:
         parts += [
-            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
+            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:z.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
             quoted(_text(row["chosen"])), "**rejected**\n", quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
         ]
     return "\n".join(parts)
@@ -72,26 +70,17 @@ def revisions_markdown(rows: Sequence[Row]) -> str:
 
 
 def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    return "\n".join(f"**{message['role']}**\n\n{quoted(message['content'])}" for message in messages)
+    return "\n".join(f"**{named(message['role'])}**\n\n{quoted(message['content'])}" for message in messages)
 
 
 def _verdicts(verdicts: Sequence[Row]) -> str:
-    lines = ["| principle | order | p(chosen) |", "|---|---|---|"]
-    for verdict in verdicts:
-        said = f"{verdict['p_chosen']:.3f}" if verdict["valid"] else f"invalid: {named(verdict['reason'])}"
-        lines.append(f"| {named(verdict['principle'])} | {verdict['order']} | {said} |")
-    return "\n".join(lines) + "\n"
+    rows = [(each["principle"], each["order"], _said(each)) for each in verdicts]
+    return table(("principle", "order", "p(chosen)"), rows)
+
+
+def _said(verdict: Row) -> str:
+    return f"{verdict['p_chosen']:z.3f}" if verdict["valid"] else f"invalid: {verdict['reason']}"
 
 
 def _text(messages: Sequence[Mapping[str, str]]) -> str:
     return messages[-1]["content"]
-
-
-def quoted(text: str) -> str:
-    """A Markdown quotation."""
-    return "\n".join(f"> {line}" for line in visible(text or "(empty)").split("\n")) + "\n"
-
-
-def named(text: object) -> str:
-    """An id, a name or a reason inside a heading or a cell: on one line, and nothing in it is Markdown."""
-    return MARKDOWN.sub(r"\\\g<0>", one_line(str(text)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlaif.report.markdown import quoted, table
+
 __all__ = [
     "best_of_k_markdown", "figures", "figures_markdown", "growth", "ppo_markdown", "ppo_steps", "reward_markdown", "reward_ways",
-    "Rows", "step_line", "table",
+    "Rows", "step_line",
 ]
 
 WAYS = {"length": "length only", "head": "head on frozen features", "lora": "head and adapter", "judge": "the judge's own labels"}
@@ -23,12 +25,6 @@ class Rows(NamedTuple):
     cells: Sequence[Sequence[str]]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
-
-
 def reward_markdown(report: Mapping[str, Any]) -> str:
     """What the reward model is worth on held-out pairs, beside what needs no model to know."""
     parts = [
@@ -41,7 +37,7 @@ def reward_markdown(report: Mapping[str, Any]) -> str:
             parts.append(f"## By {title}\n\n" + table((title, "pairs", "accuracy [95 %]"), groups))
     if report["human"]:
         parts.append(f"## On people's labels\n\n{_interval(report['human'])} on {report['human']['pairs']} pairs\n")
-    spread = f"{report['reward_mean']:.3f} ± {report['reward_std']:.3f}"
+    spread = f"{report['reward_mean']:z.3f} ± {report['reward_std']:z.3f}"
     parts.append(f"Raw reward {spread}; scores are given less this mean, over this spread.\n")
     return "\n".join(parts)
 
@@ -63,14 +59,19 @@ def ppo_markdown(history: Sequence[Mapping[str, Any]]) -> str:
 def ppo_steps(history: Sequence[Mapping[str, Any]]) -> Rows:
     """Steps of a PPO run, the columns that a reader looks at first."""
     columns = [name for name in PPO_COLUMNS if any(name in step for step in history)]
-    return Rows(columns, [[_cell(step.get(name)) for name in columns] for step in history])
+    return Rows(columns, [[_cell(_numbered(step, name)) for name in columns] for step in history])
+
+
+def _numbered(step: Mapping[str, Any], name: str) -> Any:
+    """A figure of a step; for a reader steps count from 1, as in `step_line`, while `metrics.jsonl` has them from 0."""
+    return step["step"] + 1 if name == "step" else step.get(name)
 
 
 def step_line(step: Mapping[str, Any], steps: int) -> str:
     """A step of PPO in one line: `step 3 of 14  reward 0.412  kl 1.204  …  12.3 s`."""
     figures = [f"{name.replace('_', ' ')} {_cell(step[name])}" for name in PPO_COLUMNS[1:] if step.get(name) is not None]
     seconds = sum(value for name, value in step.items() if name.startswith("seconds/"))
-    return "  ".join([f"step {step['step'] + 1} of {steps}", *figures, f"{seconds:.1f} s"])
+    return "  ".join([f"step {step['step'] + 1} of {steps}", *figures, f"{seconds:z.1f} s"])
 
 
 def best_of_k_markdown(rounds: Sequence[Mapping[str, Any]], student: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> str:
@@ -78,7 +79,7 @@ def best_of_k_markdown(rounds: Sequence[Mapping[str, Any]], student: Mapping[str
     parts = ["# Best of K\n"]
     parts += [f"## Round {each['round']}\n\n" + table(*growth(each)) for each in rounds]
     parts.append(figures_markdown("The policy that was made", student, level=2))
-    parts.extend(f"> {' '.join(row['completion'][-1]['content'].split())}\n" for row in kept[:KEPT_SHOWN])
+    parts.extend(quoted(" ".join(row["completion"][-1]["content"].split())) for row in kept[:KEPT_SHOWN])
     return "\n".join(parts)
 
 
@@ -100,12 +101,12 @@ def figures(report: Mapping[str, Any]) -> Rows:
 
 
 def _scored(scored: Mapping[str, Any]) -> list[str]:
-    return [_interval(scored), f"{scored['loss']:.4f}", f"{scored['ece']:.3f}"]
+    return [_interval(scored), f"{scored['loss']:.4f}", f"{scored['ece']:z.3f}"]
 
 
 def _interval(each: Mapping[str, Any]) -> str:
-    return f"{each['accuracy']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
+    return f"{each['accuracy']:z.3f} [{each['low']:z.3f}, {each['high']:z.3f}]"
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+    return f"{value:z.3f}" if isinstance(value, float) else "-" if value is None else str(value)

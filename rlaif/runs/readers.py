@@ -34,6 +34,7 @@ from rlaif.runs.rows import (
     refuse_bad_rows,
 )
 from rlaif.runs.tables import Row, Table, read_table
+from rlaif.suggest import did_you_mean
 from rlaif.types import Completion, Message, Prompt
 
 __all__ = ["Read", "Responses", "read_prompts", "read_responses"]
@@ -123,7 +124,7 @@ def read_prompts(
     items = [prompt for prompt in prompts.values() if not tag or tag in prompt.tags]
     if not items:
         known = sorted({name for prompt in prompts.values() for name in prompt.tags})
-        raise DataError(f"no built-in prompt has the tag {tag!r}", remedy=f"use one of {', '.join(known)}")
+        raise DataError(f"no built-in prompt has the tag {tag!r}", remedy=f"{did_you_mean(tag, known)}use one of {', '.join(known)}")
     return Read(items=tuple(items), problems=tuple(problems), rows=rows, notes=tuple(notes))
 
 

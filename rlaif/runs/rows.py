@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from rlaif.errors import DataError, Problem
 from rlaif.runs.tables import Row, Table
+from rlaif.suggest import did_you_mean
 
 __all__ = [
     "CONTEXT_COLUMN", "OTHER_PROMPT_COLUMNS", "PROMPT_COLUMN", "cell", "claim_id", "each_row", "find_columns", "refuse_bad_rows",
@@ -105,9 +105,7 @@ def _guess(columns: list[str], source: str | Path, asked: str) -> str:
 
 
 def _missing(columns: list[str], source: str | Path, asked: str, option: str) -> DataError:
-    near = difflib.get_close_matches(asked, columns, n=1)
-    guess = f"did you mean `{near[0]}`? " if near else ""
     return DataError(
         f"no column `{asked}`; the columns are {', '.join(columns) or 'none'}", where=str(source),
-        remedy=f"{guess}name it with {option}",
+        remedy=f"{did_you_mean(asked, columns)}name it with {option}",
     )

@@ -208,7 +208,7 @@ class PolicyComparison:
         if len(spent) < 2 or spent[-1][0] <= UNEQUAL * spent[0][0]:
             return []
         (least, cheap), (most, dear) = spent[0], spent[-1]
-        ratio = f"`{dear}` generated {most / least:.1f} times as many tokens in training as `{cheap}`"
+        ratio = f"`{dear}` generated {most / least:z.1f} times as many tokens in training as `{cheap}`"
         return [f"{ratio} ({most:,} against {least:,}): their endpoints are not at equal cost."]
 
 

@@ -16,6 +16,7 @@ from rlaif.judging.judge import draw_principle
 from rlaif.progress import Progress, Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.stages.sample import generate_all
+from rlaif.text import count_of
 from rlaif.types import Constitution, Message, Principle, Prompt
 
 __all__ = ["Revision", "Round", "revise"]
@@ -69,7 +70,8 @@ def revise(
     An empty revision does not replace the text before it: the round is recorded with it and the chain goes on from the text.
     """
     progress = progress or Silent()
-    progress.begin(f"revising {len(prompts)} completions, {config.rounds} rounds", len(prompts) * (1 + 2 * config.rounds))
+    what = f"revising {count_of(len(prompts), 'completion')}, {count_of(config.rounds, 'round')}"
+    progress.begin(what, len(prompts) * (1 + 2 * config.rounds))
     chains = [_Chain(prompt) for prompt in prompts]
     asks = _Asks(policy, config, seed, progress)
     for chain, answer in asks.all(chains, "initial", [library.policy(chain.prompt) for chain in chains]):

@@ -27,7 +27,7 @@ def principles(draw: st.DrawFn, id: str) -> Principle:
     return Principle(
         id, *texts,
         answers=Answers(*draw(answers)) if texts[3] is not None and draw(st.booleans()) else None,
-        weight=draw(st.floats(min_value=0, exclude_min=True, allow_infinity=False)),
+        weight=draw(st.floats(min_value=1e-6, max_value=1e6)),
         tags=tuple(draw(st.lists(printable, max_size=3))),
     )
 

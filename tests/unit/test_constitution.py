@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,12 +164,11 @@ CASES = {
     "three answers": (P + "    question: Is it?\n    answers: [a, b, c]\n", 5, "has 3 items; two are due", "good answer"),
     "answers a text": (P + "    question: Is it?\n    answers: Yes\n", 5, "wrong type: read `Yes`", "good answer"),
     "empty answer": (P + "    question: Is it?\n    answers: [Yes, '']\n", 5, "the second of `answers` of principle", "text"),
-    "weight 0": (P + "    weight: 0\n", 4, "`weight` of principle `a` is 0", "from 1e-06 to 1e+06"),
-    "weight below 0": (P + "    weight: -1\n", 4, "`weight` of principle `a` is -1", "from 1e-06 to 1e+06"),
-    "weight infinite": (P + "    weight: .inf\n", 4, "`weight` of principle `a` is .inf", "from 1e-06 to 1e+06"),
-    "weight too large": (P + "    weight: 1e999\n", 4, "`weight` of principle `a` is 1e999", "from 1e-06 to 1e+06"),
-    "weight not a number": (P + "    weight: .nan\n", 4, "`weight` of principle `a` is .nan", "from 1e-06 to 1e+06"),
-    "weight beyond bounds": (P + "    weight: 1e38\n", 4, "`weight` of principle `a` is 1e38", "from 1e-06 to 1e+06"),
+    "weight 0": (P + "    weight: 0\n", 4, "`weight` of principle `a` is `0`", "from 1e-06 to 1,000,000"),
+    "weight below 0": (P + "    weight: -1\n", 4, "`weight` of principle `a` is `-1`", "from 1e-06 to 1,000,000"),
+    "weight infinite": (P + "    weight: .inf\n", 4, "`weight` of principle `a` is `.inf`", "from 1e-06"),
+    "weight too large": (P + "    weight: 1e999\n", 4, "`weight` of principle `a` is `1e999`", "from 1e-06"),
+    "weight not a number": (P + "    weight: .nan\n", 4, "`weight` of principle `a` is `.nan`", "from 1e-06"),
     "weight a text": (P + "    weight: high\n", 4, "wrong type: read `high`", "a number"),
     "weight quoted": (P + '    weight: "2"\n', 4, "wrong type: read `2`", "without quotes"),
     "weight a list": (P + "    weight: [2]\n", 4, "wrong type: read a list", "a number"),
@@ -270,7 +270,7 @@ def test_a_file_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "MAX_BYTES", 1024**2)
     path = tmp_path / "large.yaml"
     path.write_bytes(b"#" * (1024**2 + 1))
-    with pytest.raises(ConstitutionError, match="larger than 1 MiB"):
+    with pytest.raises(ConstitutionError, match="at most 1 MB are read"):
         load_constitution(path)
 
 
@@ -281,7 +281,7 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytes
     def refuse(*args: object, **settings: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("rlaif.files.os.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ConstitutionError, match="cannot be read: Permission denied"):
         load_constitution(path)
 

@@ -56,7 +56,7 @@ def test_lint_prints_advice_and_fails_only_when_strict(tmp_path: Path) -> None:
     result = call("lint", path)
     assert result.exit_code == 0
     assert f"warning: {path}: principle `a`: `comparison` is very short" in result.output
-    assert result.output.endswith("1 principles, 2 warnings\n")
+    assert result.output.endswith("1 principle, 2 warnings\n")
     assert call("lint", path, "--strict").exit_code == 1
 
 
@@ -67,7 +67,7 @@ def test_lint_goes_on_after_an_error_and_fails(tmp_path: Path, mine: Path) -> No
     assert result.exit_code == 1
     assert f"error: {path} cannot be used: 1 problem\n  {path}:1: `principles` is empty" in result.stderr
     assert "none.yaml" in result.stderr
-    assert result.stdout == f"{mine}: 1 principles, no warnings\n"
+    assert result.stdout == f"{mine}: 1 principle, no warnings\n"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_import_writes_a_new_file_only(tmp_path: Path, paper: Path) -> None:
     result = call("import", paper, "--out", out)
     loaded = load_constitution(out)
     assert loaded.name == "gentle"
-    assert result.output == f"{out}: 1 principles, digest {loaded.digest}\n"
+    assert result.output == f"{out}: 1 principle, digest {loaded.digest}\n"
     with pytest.raises(ConfigError, match="exists"):
         call("import", paper, "--out", out)
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -37,7 +37,7 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
         checks += [key in known and accepts(known[key], item) for key, item in value.items()] if known else []
         checks += [set(needed) <= set(value) for key, needed in schema.get("dependentRequired", {}).items() if key in value]
     elif isinstance(value, int | float):
-        checks.append(value > schema.get("exclusiveMinimum", float("-inf")))
+        checks.append(schema.get("minimum", float("-inf")) <= value <= schema.get("maximum", float("inf")))
     return all(checks)
 
 

@@ -204,7 +204,8 @@ def test_an_id_of_a_training_row_is_one_printable_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("columns", "p"), [
     ({}, 1.0), ({"p_chosen": 0.7}, 0.7), ({"p_chosen": None, "log_odds": 1.5}, 0.8175744761936437),
     ({"margin": 1.5, "constitution_digest": "x"}, 0.8175744761936437),
-    ({"log_odds": -1.0}, 0.2689414213699951), ({"p_chosen": 0.9, "margin": 4.0}, 0.9), ({"margin": 0, "constitution_digest": "x"}, 0.5), ({"margin": 3.0}, 1.0),
+    ({"log_odds": -1.0}, 0.2689414213699951), ({"p_chosen": 0.9, "margin": 4.0}, 0.9),
+    ({"margin": 0, "constitution_digest": "x"}, 0.5), ({"margin": 3.0}, 1.0),
 ])
 def test_the_label_of_a_row(tmp_path: Path, columns: dict[str, Any], p: float) -> None:
     (pair,) = read_pairs(str(write(tmp_path / "p.jsonl", {**PAIRS["TRL conversational"], **columns})))

@@ -10,7 +10,10 @@ import rlaif
 
 PACKAGE = Path(rlaif.__file__).parent
 
-BASE = frozenset({"__init__", "errors", "types", "digest", "progress", "resources", "stats", "metrics", "peaks", "text", "files"})
+BASE = frozenset({
+    "__init__", "errors", "types", "digest", "progress", "resources", "stats", "metrics", "peaks", "text", "files", "suggest",
+    "sandbox",
+})
 """What stands below everything: plain values and small helpers, which import only each other."""
 
 BELOW: dict[str, frozenset[str]] = {

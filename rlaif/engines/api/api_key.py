@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlaif.errors import ModelError
-from rlaif.files import read_small
+from rlaif.files import read_whole
 
 __all__ = ["ApiKey", "read_api_key"]
 
@@ -16,6 +16,8 @@ OWN_VARIABLE = "RLAIF_API_KEY"
 VENDOR_VARIABLE, VENDOR_HOST = "OPENAI_API_KEY", "api.openai.com"
 """The vendor's own variable is read for the vendor's own host only: a key is not handed to whatever server a recipe names."""
 
+LARGEST = 1 << 16
+"""Bytes of the largest key file."""
 HIDDEN = "[key hidden]"
 KEY_LIKE = re.compile(r"(?i)\bbearer\s+\S+|\b(?:sk|key|gsk|hf)[-_][\w*.-]{6,}")
 SHOWN = 200
@@ -77,9 +79,11 @@ def read_api_key(
 def _from_file(file: Path) -> ApiKey:
     remedy = "name a file with the key on its first line"
     try:
-        lines = read_small(file, error=ModelError).split("\n")
-    except OSError as error:
-        raise ModelError(f"cannot read the key file ({error.strerror})", where=str(file), remedy=remedy) from None
+        lines = read_whole(file, error=ModelError, limit=LARGEST).decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        remedy = "name a file with the key on its first line"
+        raise ModelError(f"cannot read the key file ({reason})", where=str(file), remedy=remedy) from None
     if not lines[0].strip():
         raise ModelError("the key file's first line is empty", where=str(file), remedy="write the key there, and nothing else")
     return _checked(lines[0], str(file))
