@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["REPLACEMENT", "count_of", "escaped_json", "is_well_formed", "one_line", "visible", "well_formed"]
+__all__ = ["REPLACEMENT", "answer_of", "count_of", "escaped_json", "is_well_formed", "one_line", "visible", "well_formed"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MALFORMED = re.compile("[\x00\ud800-\udfff]")
@@ -59,3 +59,16 @@ def escaped_json(text: str) -> str:
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def answer_of(text: str) -> str:
+    """What a reasoning model answered: what follows its reasoning, `<think>…</think>` at the beginning of the text.
+
+    All of the text where it does not reason; nothing where its reasoning was cut. The opening tag may be missing: many chat templates
+    write it themselves.
+    """
+    reasoning, closed, answer = text.partition("</think>")
+    begins = text.lstrip().startswith("<think>")
+    if closed and (begins or "<think>" not in reasoning):
+        return answer.lstrip()
+    return "" if begins else text

@@ -167,6 +167,10 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Completions a prompt."""
 
+    reasoning: Literal["keep", "strip"] = "keep"
+    """What becomes of the reasoning of a model that reasons (`<think>…</think>`): `strip` leaves the answer alone, which is empty
+    where the reasoning was cut."""
+
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
 
@@ -262,6 +266,10 @@ class LabelConfig(BaseStage):
 
     principles: Literal["sample", "all"] = "sample"
     """`sample` draws one principle a comparison (Bai et al. 2022); `all` asks all and averages them by weight."""
+
+    reasoning: Literal["keep", "judge", "strip"] = "keep"
+    """What becomes of the reasoning inside completions (`<think>…</think>`): `keep` it in the preferences but judge the answers alone,
+    `judge` it with the answers, or `strip` it from both. An answer whose reasoning was cut is empty."""
 
     require_audit: bool = False
     """Refuse to label with a judge that was not audited under this constitution, or that its audit advises against."""

@@ -29,7 +29,8 @@ from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
 from rlaif.stages.revise import Revision, revise
 from rlaif.stages.rows import completion_row, preference_row, revision_row, sft_rows, verdict_row
 from rlaif.stages.sample import check_refused_rate, sample
-from rlaif.types import Constitution, Prompt
+from rlaif.text import answer_of
+from rlaif.types import Completion, Constitution, Preference, Prompt
 
 __all__ = [
     "BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "check_gaps", "settings_digest", "transient_among",
@@ -237,9 +238,26 @@ class LabelJob:
     def pairing(self) -> Pairing:
         """What is compared, and what is not."""
         return make_pairs(
-            self.source.prompts, self.source.completions, pairs=self.config.pairs, seed=self.context.seed(self.config),
+            self.source.prompts, self._as_judged(), pairs=self.config.pairs, seed=self.context.seed(self.config),
             given=self.source.given,
         )
+
+    def _as_judged(self) -> list[Completion]:
+        """The completions as the judge reads them."""
+        if self.config.reasoning == "judge":
+            return list(self.source.completions)
+        return [replace(each, text=answer_of(each.text)) for each in self.source.completions]
+
+    def _as_written(self, preference: Preference) -> Preference:
+        """The preference with the completions as the preferences keep them."""
+        if self.config.reasoning != "keep":
+            return preference
+        a, b = (replace(each, text=self._texts[each.id]) for each in (preference.comparison.a, preference.comparison.b))
+        return replace(preference, comparison=replace(preference.comparison, a=a, b=b))
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return {each.id: each.text for each in self.source.completions}
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -324,7 +342,7 @@ class LabelJob:
                 reasons = sorted({verdict.reason for verdict in judged.verdicts if verdict.reason})
                 unlabelled.write({"comparison_id": judged.comparison.id, "reasons": reasons})
             if preference is not None:
-                yield preference_row(preference, self.context.library, common)
+                yield preference_row(self._as_written(preference), self.context.library, common)
 
     def _common(self) -> Mapping[str, Any]:
         context = self.context
@@ -338,6 +356,7 @@ class LabelJob:
         pairing = self.pairing
         return {
             "prompts": len(self.source.prompts), "completions": len(self.source.completions), "bad_rows": self.source.bad_rows,
+            "with_reasoning": sum(answer_of(each.text) != each.text for each in self.source.completions),
             "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "repeated_pairs": pairing.repeated,
             "pairs_not_drawn": pairing.not_drawn, "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts,
             "invalid_verdicts": statistics.total.invalid,

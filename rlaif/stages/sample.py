@@ -13,22 +13,25 @@ from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
 from rlaif.errors import ModelError
 from rlaif.progress import Progress, Silent
 from rlaif.prompts import PromptLibrary
+from rlaif.text import answer_of
 from rlaif.types import Completion, Prompt
 
 __all__ = ["Samples", "check_refused_rate", "generate_all", "sample", "sample_requests"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Samples:
     """What was sampled.
 
     Attributes:
         completions: In the order of the prompts, K each, without the refused.
         refused: `(prompt id, reason)` of every completion that could not be sampled.
+        reasoned: Completions with reasoning, kept or stripped.
     """
 
     completions: list[Completion]
     refused: list[tuple[str, str]] = field(default_factory=list)
+    reasoned: int = 0
 
     def counts(self) -> dict[str, int]:
         """Counts for the manifest; they add up to prompts × K."""
@@ -36,6 +39,7 @@ class Samples:
         return {
             "completions": len(self.completions), "refused": len(self.refused), "stopped": ends.count("stop"),
             "cut_at_limit": ends.count("length"), "empty": sum(not completion.text for completion in self.completions),
+            "with_reasoning": self.reasoned,
             "tokens": sum(completion.tokens or 0 for completion in self.completions),
         }
 
@@ -69,8 +73,11 @@ def sample(
             samples.refused.append((prompt.id, generation.reason))
             continue
         finish: Literal["stop", "length"] = generation.finish
+        answer = answer_of(generation.text)
+        samples.reasoned += answer != generation.text
         samples.completions.append(Completion(
-            id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=generation.text, finish=finish,
+            id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, finish=finish,
+            text=answer if config.reasoning == "strip" else generation.text,
             model=policy.card.label, tokens=generation.tokens,
         ))
     return samples

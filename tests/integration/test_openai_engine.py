@@ -437,6 +437,29 @@ def test_a_reply_that_unfolds_a_thousandfold_is_refused_before_it_is_read() -> N
     assert grown < 32 << 20
 
 
+def test_a_body_without_end_is_cut_off_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells no length, and comes as fast as it can; the time allowed for a request would fill the memory."""
+    monkeypatch.setattr("rlaif.engines.api.calls.LARGEST_BODY", 1 << 20)
+
+    def endless(handler: Any, _body: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+        try:
+            for _ in range(10_000):
+                handler.wfile.write(chunk)
+        except OSError:
+            handler.close_connection = True
+
+    with MisbehavingServer(always=endless) as server:
+        began = time.monotonic()
+        found = collect(engine_for(server, retries=0, timeout=60.0).label_logprobs(questions(1)))
+    assert found[0].reason.startswith("transient:")
+    assert time.monotonic() - began < 20
+
+
+
 def test_a_model_that_is_not_listed_is_told() -> None:
     heard: list[str] = []
     with MisbehavingServer(models=[{"id": "other"}]) as server:

@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -187,13 +187,37 @@ def _client(url: str, key: ApiKey, timeout: float, connections: int) -> openai.A
 async def _refuse_large(response: Any) -> None:
     """Refuse a body by its headers, before it is read: a compressed megabyte may hold a gigabyte.
 
-    None is asked for compressed. A body of unknown length is bounded by the time that a request may take.
+    None is asked for compressed. A body of unknown length is counted as it comes.
     """
     told = str(response.headers.get("content-length", ""))
     length = int(told) if told.isascii() and told.isdigit() else None
     plain = response.headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
     if (plain and (length or 0) > LARGEST_BODY) or (not plain and (length is None or length > LARGEST_COMPRESSED)):
         raise openai.OpenAIError("the reply is too large")
+    if length is None:
+        response.stream = _counted(response.stream)
+
+
+def _counted(stream: Any) -> Any:
+    """The stream of a body, which ends with an error beyond `LARGEST_BODY`.
+
+    Built on the stream's own abstract base, which the HTTP library insists on: that library has changed its name.
+    """
+    base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream")
+
+    class Counted(base):  # type: ignore[misc, valid-type]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            seen = 0
+            async for chunk in stream:
+                seen += len(chunk)
+                if seen > LARGEST_BODY:
+                    raise openai.OpenAIError("the reply is too large")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Counted()
 
 
 def _limits(connections: int) -> Any:
