@@ -36,6 +36,8 @@ OPERATIONS = (
 """Audit events of what changes files; `open` counts when it may write."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 COUNT = "operations"
+APART = ("superseded", ".lock", "run.json", "tracking", "spending.jsonl")
+"""Not compared byte by byte: a run that begins again asks its server again what it can do, and pays for that, too."""
 TIMES = ("seconds", "started", "finished", "peak_bytes", "planned_bytes", "time", "per_second", "memory")
 """Beginnings and endings of the names of values that tell how long or how much a machine took."""
 
@@ -124,7 +126,7 @@ def results(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run)
-        if path.is_file() and name.parts[0] not in ("superseded", ".lock", "run.json", "tracking"):
+        if path.is_file() and name.parts[0] not in APART:
             found[name.as_posix()] = _content(path)
     return found
 

@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 
 from rlaif.errors import ModelError
+from rlaif.sandbox import RENDER_ERRORS
 from rlaif.types import Message
 
 __all__ = ["TEMPLATE_REFUSED", "TemplateRefusal", "ChatFormat", "end_tokens", "neutralize"]
@@ -40,9 +41,18 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 def end_tokens(model: Any, form: ChatFormat) -> frozenset[int]:
-    """The tokens that end a completion of `model`, by tokenizer, generation config and chat template."""
+    """The tokens that end a completion of `model`, by tokenizer, generation config and chat template.
+
+    Raises:
+        ModelError: The generation config names what is no token.
+    """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
+    several = [token for token in (configured if isinstance(configured, list) else [configured]) if token is not None]
+    if not all(isinstance(token, int) for token in several):
+        raise ModelError(
+            f"its generation config says `eos_token_id` is {str(configured)[:40]}, which is no token's number", where=form.name,
+            remedy="fetch or save the model again",
+        )
     return frozenset(int(token) for token in (form.tokenizer.eos_token_id, *several, *form.turn_end) if token is not None)
 
 
@@ -174,7 +184,7 @@ class ChatFormat:
         options = {"add_generation_prompt": open_turn, "date_string": FIXED_DATE, "chat_template": self._dated}
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        except (jinja2.TemplateError, TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        except (jinja2.TemplateError, *RENDER_ERRORS) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             remedy = "check the order of the turns: most templates want user and assistant in turn, the system's text first"
             raise TemplateRefusal(f"the chat template refuses the turns {roles}: {error}", where=self.name, remedy=remedy) from None

@@ -5,7 +5,7 @@ which weights it was trained on. PEFT checks shapes only: an adapter on a model 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -25,6 +25,12 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ABOUT = "rlaif.json"
 LARGEST_RANK = 65_536
+LARGEST_ALPHA = 1e6
+LONGEST_PATTERN = 1_000
+NESTED = re.compile(r"[*+}]\)[*+{]")
+"""A repetition of a repetition, which may take for ever to find nothing."""
+UNREAD = ("use_dora", "modules_to_save", "trainable_token_indices")
+"""Parts of a LoRA that other programs write and that are not read here."""
 
 
 class AdapterFiles(NamedTuple):
@@ -93,6 +99,10 @@ def read_adapter(folder: Path) -> AdapterFiles:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "it was cut short or changed: save it again"
         raise ModelError(f"the adapter cannot be read: {first}", where=where, remedy=remedy) from None
+    try:
+        check_finite(state, what="the adapter")
+    except ModelError as error:
+        raise ModelError(error.what.removesuffix("; they are not saved"), where=where, remedy="train it again") from None
     if not isinstance(config, peft.LoraConfig):
         raise ModelError("the adapter is not a LoRA adapter", where=where, remedy="use one that PEFT's LoRA, TRL or rlaif wrote")
     return AdapterFiles(config=config, state=state, trained_on=trained_on)
@@ -106,18 +116,41 @@ def _check_config(path: Path) -> None:
     """
     remedy = "it was cut short or changed: save the adapter again"
     values = read_object(path, error=ModelError, what="the adapter's config", remedy=remedy)
-    rank, alpha, modules = (values.get(name) for name in ("r", "lora_alpha", "target_modules"))
+    rank, alpha, modules, dropout = (values.get(name) for name in ("r", "lora_alpha", "target_modules", "lora_dropout"))
+    ranks, alphas = values.get("rank_pattern"), values.get("alpha_pattern")
+    other = [name for name in UNREAD if values.get(name)] + (["bias"] if values.get("bias", "none") != "none" else [])
+    if other:
+        what = f"the adapter uses `{other[0]}`, which is not read here: its answers would be others than those it was trained to give"
+        raise ModelError(what, where=str(path), remedy="merge it into its base with PEFT, and name the merged model")
     wrong = [
         f"`{name}` is {str(value)[:40]}"
         for name, value, right in (
-            ("r", rank, rank is None or (_is_number(rank) and isinstance(rank, int) and 1 <= rank <= LARGEST_RANK)),
-            ("lora_alpha", alpha, alpha is None or (_is_number(alpha) and 0 < alpha < math.inf)),
-            ("target_modules", modules, modules is None or isinstance(modules, str | list)),
+            ("r", rank, rank is None or _is_rank(rank)),
+            ("lora_alpha", alpha, alpha is None or _is_alpha(alpha)),
+            ("lora_dropout", dropout, dropout is None or (_is_number(dropout) and 0 <= dropout < 1)),
+            ("target_modules", modules, _are_modules(modules)),
+            ("rank_pattern", ranks, not ranks or (isinstance(ranks, dict) and all(map(_is_rank, ranks.values())))),
+            ("alpha_pattern", alphas, not alphas or (isinstance(alphas, dict) and all(map(_is_alpha, alphas.values())))),
         )
         if not right
     ]
     if wrong:
         raise ModelError(f"the adapter's config cannot be right: {', '.join(wrong)}", where=str(path), remedy=remedy)
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_RANK
+
+
+def _is_alpha(value: object) -> bool:
+    return _is_number(value) and 0 < value <= LARGEST_ALPHA
+
+
+def _are_modules(value: object) -> bool:
+    """A list of names or a short expression: PEFT matches it with every module's name, which must not take for ever."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(name, str) for name in value)
+    return value is None or (isinstance(value, str) and 0 < len(value) <= LONGEST_PATTERN and not NESTED.search(value))
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -8,14 +8,16 @@ up to `FULL_DIGEST_BYTES` together, beyond that each weight file by name, size, 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from safetensors import safe_open
 
 from rlaif.engines.base import EngineCard
 from rlaif.engines.chat import ChatFormat, TemplateRefusal
@@ -50,6 +52,10 @@ LARGEST = {
     "vocab_size": 1 << 25, "hidden_size": 1 << 20, "intermediate_size": 1 << 24, "num_hidden_layers": 1 << 14,
     "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16,
 }
+CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
+LONGEST = 1 << 30
+LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d{1,6})\.")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 """No model is larger: a config that says so would fill the memory before a weight is read."""
 
 
@@ -224,10 +230,13 @@ def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = 
     _refuse_pickles(source)
     log(f"loading {source.name}")
     try:
+        _check_weights(config, source)
         with quiet():
             model, info = AUTO_MODEL.from_pretrained(source.path, config=config, trust_remote_code=False, **options)
             if "device_map" not in options:
                 model.to(place)
+    except ModelError:
+        raise
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
     if missing := sorted(info["missing_keys"]):
@@ -259,6 +268,7 @@ def load_engine(
         ModelError: The model or its tokenizer cannot be found or loaded.
     """
     source = resolve(spec, log=log)
+    _load_config(source)  # first: a tokenizer that reads a broken config only says that it cannot be loaded
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype=dtype, device=device, log=log)
     card = EngineCard(
@@ -271,7 +281,7 @@ def load_engine(
 def context_length(config: Any, tokenizer: Any) -> int:
     """Longest sequence that the model takes, in tokens; 2,048 where neither config nor tokenizer says."""
     text = config.get_text_config(decoder=True)
-    for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+    for name in CONTEXT:
         if isinstance(value := getattr(text, name, None), int):
             return value
     limit = getattr(tokenizer, "model_max_length", 0)
@@ -290,7 +300,10 @@ def _load_config(source: ModelSource) -> Any:
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
     _check_sizes(config, source)
-    kinds = list(getattr(config, "architectures", None) or [])
+    kinds = getattr(config, "architectures", None) or []
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        what = f"its config.json says `architectures` is {str(kinds)[:40]}, which is no list of names"
+        raise ModelError(what, where=source.name, remedy="fetch or save the model again")
     if config.is_encoder_decoder or (kinds and not any(kind.endswith(CAUSAL) for kind in kinds)):
         what = f"not a causal language model, but {', '.join(kinds) or config.model_type}"
         raise ModelError(what, where=source.name, remedy="pass a model that generates text, such as smollm2-135m")
@@ -299,11 +312,52 @@ def _load_config(source: ModelSource) -> Any:
 
 def _check_sizes(config: Any, source: ModelSource) -> None:
     text = config.get_text_config(decoder=True)
+    if lost := [name for name, value in _floats(config.to_dict()) if not math.isfinite(value)]:
+        what = f"its config.json says `{lost[0]}` is NaN or infinite"
+        raise ModelError(what, where=source.name, remedy="fetch or save the model again")
+    for name in CONTEXT:
+        length = getattr(text, name, None)
+        if length is not None and not (isinstance(length, int) and 0 < length <= LONGEST):
+            what = f"its config.json says `{name}` is {str(length)[:40]}, which is no length of a context"
+            raise ModelError(what, where=source.name, remedy="fetch or save the model again")
     for name, most in LARGEST.items():
         size = getattr(text, name, None)
         if size is not None and not (isinstance(size, int) and 0 < size <= most):
             what = f"its config.json says `{name}` is {str(size)[:40]}, which no model has"
             raise ModelError(what, where=source.name, remedy="fetch or save the model again")
+
+
+def _floats(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number with a point of a config, with its key."""
+    if isinstance(values, float):
+        yield name, values
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            yield from _floats(value, str(key))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _floats(value, name)
+
+
+def _check_weights(config: Any, source: ModelSource) -> None:
+    """Refuse a config that is far larger than the weights beside it, before anything of that size is allocated.
+
+    Only headers are read. What differs a little is left to transformers, which knows what may differ.
+    """
+    text, rows, width, layers = config.get_text_config(decoder=True), 0, 0, 0
+    for path in source.path.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                if found := LAYER.search(name):
+                    layers = max(layers, int(found[1]) + 1)
+                if name.endswith(EMBEDDINGS):
+                    shape = file.get_slice(name).get_shape()
+                    rows, width = max(rows, shape[0]), max(width, shape[-1])
+    for name, found_size in (("vocab_size", rows), ("hidden_size", width), ("num_hidden_layers", layers)):
+        size = getattr(text, name, None)
+        if found_size and isinstance(size, int) and size > 2 * found_size:
+            what = f"its config.json says `{name}` is {size:,}, and its weights have {found_size:,}"
+            raise ModelError(what, where=source.name, remedy="fetch or save the model again, config and weights together")
 
 
 def _refuse_pickles(source: ModelSource) -> None:

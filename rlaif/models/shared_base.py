@@ -7,6 +7,7 @@ however the block is left, so no code can leave the wrong adapter active. Before
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -326,7 +327,20 @@ class SharedBase:
             what = f"the adapter was trained on other weights ({trained_on}) than those of {self.name} here ({self.identity})"
             remedy = "name the model that it was trained on; one trained after an SFT stage needs that stage's adapter merged first"
             raise ModelError(what, where=str(folder), remedy=remedy)
-        self._inject(role, config)
+        try:
+            self._inject(role, config)
+            if not any(role in layer.lora_A for layer in self._layers()):
+                raise ValueError("it is for layers that the model does not have")
+        except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, re.error) as error:
+            # PEFT's own errors about targets are ValueErrors; a half-added adapter is taken off again.
+            if self._peft is not None and role in self._peft.peft_config:
+                self._peft.delete_adapter(role)
+            elif self._peft is None and hasattr(self.model, "peft_config"):
+                del self.model.peft_config
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"the adapter does not fit the model {self.name}: {said}", where=str(folder), remedy="name the model it was trained on"
+            ) from None
         try:
             self.set_adapter_state(role, state)
         except ModelError as error:

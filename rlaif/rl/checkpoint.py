@@ -98,7 +98,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         check_regular(path / TENSORS, error=RunError)
         tensors = load_file(path / TENSORS)
         return Checkpoint(step=int(state.pop("step")), tensors=tensors, state=state)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
+        # All that JSON of another shape can lead to: a list for an object, a number without end for a step.
         raise _damaged(path, str(error) or type(error).__name__) from error
 
 

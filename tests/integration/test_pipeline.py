@@ -259,7 +259,7 @@ def test_weak_labels_are_set_aside_and_counted(labelled: Path, tmp_path: Path) -
     assert manifest["counts"]["preferences"] == len(everything) - len(weak)
     assert "weak.jsonl" in manifest["outputs"]
     assert f"{len(weak)} of {len(everything)} labels are weaker than" in said.err
-    assert f"weak {len(weak)}" in said.out
+    assert f"{len(weak)} too weak (weak.jsonl)" in said.out
 
 
 def test_labels_that_are_all_too_weak_are_an_error(labelled: Path, tmp_path: Path) -> None:

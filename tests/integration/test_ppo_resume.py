@@ -132,6 +132,24 @@ def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
         train(toy_base(), tmp_path, steps=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.json", '{"format": 1, "files": []}'),
+        ("manifest.json", '{"format": 1, "files": null}'),
+        ("state.json", '{"step": 1e400}'),
+        ("state.json", '{"step": [3]}'),
+    ],
+)
+def test_json_of_another_shape_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    path = finished(tmp_path)
+    if name == "state.json":  # what a hand that changes it would take out too
+        (path / "manifest.json").write_text('{"format": 1, "files": {}}', "utf-8")
+    (path / name).write_text(text, "utf-8")
+    with pytest.raises(RunError, match="the checkpoint is damaged"):
+        train(toy_base(), tmp_path, steps=2)
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = finished(tmp_path) / "manifest.json"
     manifest = json.loads(path.read_text("utf-8"))

@@ -137,7 +137,7 @@ def test_the_summary_of_a_run_shows_the_audit(tmp_path: Path) -> None:
     path.write_text("model: scripted\nconstitution: warmth\nstages: [{stage: audit, protocol: both, probes: on-topic, variants: 0}]\n")
     said = call("run", path, "--out", tmp_path / "run")
     assert said.status == 0, said.err
-    assert "audit  pairs 0" in said.out
+    assert "audit  0 pairs" in said.out
     assert all(f"audit ({protocol}): " in said.out for protocol in ("pairwise", "pointwise"))
     assert f"audit: {tmp_path / 'run' / 'audit' / 'audit.json'}, " in said.out
 

@@ -205,6 +205,7 @@ class _Calm:
     operations: int
     seconds: float
     asked: int
+    paid: int
 
 
 class Yard:
@@ -249,7 +250,8 @@ class Yard:
                 )
             questions = len(asked_of(asked)) + len(self._server.asked) - before
             self._calm[scenario.name] = _Calm(
-                killing.results(place / "run"), killing.operations(place / "said"), seconds, questions
+                killing.results(place / "run"), killing.operations(place / "said"), seconds, questions,
+                _requests(place / "run"),
             )
         return self._calm[scenario.name]
 
@@ -287,6 +289,8 @@ class Yard:
         else:
             found.wrong += killing.changed_files(calm.files, killing.results(place / "run"))
             found.wrong += _wrong_record(place / "run")
+            if (spent := _requests(place / "run")) < calm.paid:
+                found.wrong.append(f"{spent} requests in the account instead of {calm.paid} or more")
         asked = len(asked_of(place / "asked")) + len(self._server.asked) - before
         if scenario.asks and not calm.asked <= asked <= calm.asked + scenario.asks * found.kills:
             found.wrong.append(f"{asked} questions instead of {calm.asked} after {found.kills} kills")
@@ -314,6 +318,13 @@ def _send(process: ForkServerProcess, number: signal.Signals) -> None:
 def _last(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return " / ".join(lines[-3:])
+
+
+def _requests(run: Path) -> int:
+    """Requests in the run's account; 0 where it has none."""
+    account = run / "spending.jsonl"
+    lines = account.read_text(encoding="utf-8").splitlines() if account.exists() else []
+    return sum(json.loads(line)["requests"] for line in lines)
 
 
 def _wrong_record(run: Path) -> list[str]:

@@ -284,7 +284,7 @@ def test_a_copy_in_the_hub_cache_serves_offline(monkeypatch: pytest.MonkeyPatch,
 
     def download(repo: str, **options: Any) -> str:
         asked.append(options)
-        (tmp_path / "pytorch_model.bin").touch()
+        (tmp_path / "model.safetensors").touch()
         return str(tmp_path)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
@@ -292,7 +292,7 @@ def test_a_copy_in_the_hub_cache_serves_offline(monkeypatch: pytest.MonkeyPatch,
     source = resolve("some/model")
     assert (source.path, source.revision) == (tmp_path, tmp_path.name)
     assert all(options["local_files_only"] for options in asked)
-    assert asked[-1]["allow_patterns"] == ["pytorch_model*.bin"]
+    assert asked[-1]["allow_patterns"] == ["*.safetensors"]
     asked.clear()
     resolve("some/model", weights=False)
     assert len(asked) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.errors import DataError, RunError
+from rlaif.errors import DataError
 from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.calibration import Calibration, fit, fit_calibration
 from rlaif.judging.cases import plain
@@ -99,10 +99,10 @@ def test_a_damaged_calibration_is_refused(tmp_path: Path, change: dict[str, obje
 def test_what_is_no_calibration_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     path.write_text("[1]")
-    with pytest.raises(DataError, match="not a calibration"):
+    with pytest.raises(DataError, match=r"not a calibration|is damaged"):
         load_calibration(path)
     path.write_text("{")
-    with pytest.raises(RunError, match="not valid JSON"):
+    with pytest.raises(DataError, match="is damaged"):
         load_calibration(path)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         load_calibration(tmp_path / "none.json")

@@ -75,7 +75,7 @@ def test_commands_show_what_they_were_given_escaped(
 
 def test_a_run_on_hostile_rows_shows_them_escaped_and_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{"id": f"{n}{ESCAPES}", "prompt": f"{n} {ESCAPES}", "a": f"a {ESCAPES}", "b": f"b {ESCAPES}"} for n in range(3)]
+    rows = [{"prompt": f"{n} {ESCAPES}", "a": f"a {ESCAPES}", "b": f"b {ESCAPES}"} for n in range(3)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     said = call("label", "--model", "scripted", "--responses", "pairs.jsonl", "--out", f"runs/{ESCAPES}")
     assert said.status == 0, said.err
