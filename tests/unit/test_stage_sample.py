@@ -92,7 +92,7 @@ def test_refused_prompts_are_told_and_the_counts_add_up() -> None:
 def test_counts_of_given_completions() -> None:
     given = Completion(id="x/0", prompt_id="x", index=0, text="", finish="given", model="m")
     assert Samples([given]).counts() == {
-        "completions": 1, "refused": 0, "stopped": 0, "cut_at_limit": 0, "empty": 1, "tokens": 0,
+        "completions": 1, "refused": 0, "stopped": 0, "cut_at_limit": 0, "empty": 1, "with_reasoning": 0, "tokens": 0,
     }
 
 
