@@ -53,7 +53,7 @@ class Illness:
 def inputs(tmp_path: Path) -> dict[str, Path]:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(
-        json.dumps({"prompt": f"Say {n}.", "chosen": f"Gladly: {n}.", "rejected": "No."}) + "\n" for n in range(14)
+        json.dumps({"prompt": f"Say {n}.", "chosen": f"Gladly: {n}.", "rejected": "No."}) + "\n" for n in range(10)
     ))
     return {"pairs": pairs, "model": save_tiny(tmp_path / "model")}
 

@@ -12,7 +12,7 @@ from spine import processes
 
 LIMITS = (1_500, 12_000, 40_000)
 """Bytes that no file can grow beyond: the first stops nearly everything, the last only weights."""
-CHOSEN = ("reward", "PPO", "best of K", "SFT")
+CHOSEN = ("PPO", "SFT")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from fuzz_targets import SEEDS, TARGETS, run_target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none()
