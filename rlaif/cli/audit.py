@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlaif.cli.options import common_options, constitution_option, examples
+from rlaif.cli.options import common_options, constitution_option, examples, min_label_share_option
 
 if TYPE_CHECKING:
     from rlaif.judging.audit_report import AuditReport, ProtocolAudit
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["audit", "audit_settings"]
 
 SENSITIVITY_ROWS = 100
-LEAST_SHARE = 0.005
 FOLDER = Path("runs/audits")
 JOURNAL = "rlaif-journal.sqlite"
 
@@ -50,10 +49,7 @@ JOURNAL = "rlaif-journal.sqlite"
     "--variants", type=click.IntRange(min=0), default=SENSITIVITY_ROWS, show_default=True,
     help="Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that out.",
 )
-@click.option(
-    "--min-label-share", type=click.FloatRange(min=0, max=1, max_open=True), default=LEAST_SHARE, show_default=True,
-    help="A verdict is invalid where its labels hold less of the probability together.",
-)
+@min_label_share_option
 @click.option("--own", default="", metavar="NAME", help="Name, in the column model of --data, of the judge's own completions.")
 @click.option(
     "--save-calibration", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",

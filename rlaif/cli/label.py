@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.options import common_options, constitution_option, examples, generation_options, prompt_options
+from rlaif.cli.options import common_options, constitution_option, examples, generation_options, min_label_share_option, prompt_options
 from rlaif.cli.settings import SAMPLING, make_recipe, pick
 from rlaif.config import LabelConfig, SampleConfig, StageConfig
 
@@ -62,10 +62,7 @@ class _Pairs(click.ParamType[str | int]):
     help="cot: largest probability.",
 )
 @click.option("--reasoning-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="cot: longest reasoning.")
-@click.option(
-    "--min-label-share", type=click.FloatRange(0, 1, max_open=True), default=0.005, show_default=True,
-    help="A verdict is invalid where its labels hold less of the probability together.",
-)
+@min_label_share_option
 @click.option(
     "--max-invalid", type=click.FloatRange(0, 1), default=0.05, show_default=True,
     help="Fail above this share of invalid verdicts.",

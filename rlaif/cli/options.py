@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
-    "common_options", "constitution_option", "examples", "generation_options", "merge_option", "prompt_options", "reward_options",
-    "set_option", "Command",
+    "common_options", "constitution_option", "examples", "generation_options", "merge_option", "min_label_share_option",
+    "prompt_options", "reward_options", "set_option", "Command",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -62,6 +62,11 @@ generation_options = _stack(
 
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="Set any setting of the stage; see `rlaif recipe schema`."
+)
+
+min_label_share_option = click.option(
+    "--min-label-share", type=click.FloatRange(0, 1, max_open=True), default=0.005, show_default=True,
+    help="A verdict is invalid where its labels hold less of the probability together.",
 )
 
 merge_option = click.option(

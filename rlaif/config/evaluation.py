@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.stages import BaseStage, PromptSettings
+from rlaif.config.stages import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings
 
 __all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
 
@@ -53,7 +53,7 @@ class EvaluateConfig(BaseStage, PromptSettings):
     protocol: Literal["pairwise", "pointwise", "cot"] | None = None
     """How it is asked; what the constitution was written for when left out."""
 
-    min_label_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
     """A verdict is invalid where its two labels hold less than this share of the probability together."""
 
     principles: Literal["sample", "all"] = "all"

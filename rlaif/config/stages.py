@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
-    "AuditConfig", "BaseStage", "GenerationSettings", "LabelConfig", "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig",
-    "Settings", "Split",
+    "LEAST_LABEL_SHARE", "AuditConfig", "BaseStage", "GenerationSettings", "LabelConfig", "LabelShare",
+    "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig", "Settings", "Split",
 ]
 
 SMALLEST, LARGEST = 1e-12, 1e12
@@ -18,6 +18,9 @@ LARGEST_WHOLE = 2**63
 RESERVED = frozenset({"superseded", "tracking", "merged", "run", "recipe"})
 """Names in a run's folder that are not of stages."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LabelShare = Annotated[float, Field(ge=0, lt=1)]
+"""Least probability that the two labels of a verdict hold together."""
+LEAST_LABEL_SHARE = 0.005
 Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
@@ -219,7 +222,7 @@ class AuditConfig(BaseStage):
     probes: Literal["all", "on-topic", "none"] = "all"
     """Built-in comparisons with an obvious right answer to ask; `on-topic`: those that share a tag with a principle (all, if none)."""
 
-    min_label_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    min_label_share: LabelShare | None = None
     """A verdict is invalid where its two labels hold less of the probability together; as in the next `label` stage when left out."""
 
     variants: Annotated[int, Field(ge=0)] = 100
@@ -277,7 +280,7 @@ class LabelConfig(BaseStage):
     calibration: str | None = None
     """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every label."""
 
-    min_label_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
     """A verdict is invalid (`labels_unlikely`) where its two labels hold less than this share of the probability together."""
 
     max_invalid: Annotated[float, Field(ge=0, le=1)] = 0.05

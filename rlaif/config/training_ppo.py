@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.config.stages import BaseStage, PromptSettings, Settings
+from rlaif.config.stages import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings, Settings
 
 __all__ = [
     "FormatPart", "FunctionPart", "JudgePart", "LengthPart", "ModelPart", "PatternPart", "PpoConfig", "PtxSettings", "RewardPart",
@@ -53,7 +53,7 @@ class JudgePart(BasePart):
     scale: Literal["probability", "log-odds"] = "probability"
     """`probability` of the good answer, 0 to 1, or its `log-odds`, which do not saturate."""
 
-    min_label_share: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
     """An answer is invalid where its two labels hold less than this share of the probability together."""
 
 

@@ -99,10 +99,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         remedy = "it was cut short or changed: save it again"
         raise ModelError(f"the adapter cannot be read: {first}", where=where, remedy=remedy) from None
-    try:
-        check_finite(state, what="the adapter")
-    except ModelError as error:
-        raise ModelError(error.what.removesuffix("; they are not saved"), where=where, remedy="train it again") from None
+    check_finite(state, what="the adapter", where=where, remedy="train it again")
     if not isinstance(config, peft.LoraConfig):
         raise ModelError("the adapter is not a LoRA adapter", where=where, remedy="use one that PEFT's LoRA, TRL or rlaif wrote")
     return AdapterFiles(config=config, state=state, trained_on=trained_on)

@@ -52,11 +52,11 @@ LARGEST = {
     "vocab_size": 1 << 25, "hidden_size": 1 << 20, "intermediate_size": 1 << 24, "num_hidden_layers": 1 << 14,
     "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16,
 }
+"""No model is larger: a config that says so would fill the memory before a weight is read."""
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 LONGEST = 1 << 30
 LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d{1,6})\.")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-"""No model is larger: a config that says so would fill the memory before a weight is read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,19 +14,24 @@ from rlaif.errors import ModelError
 
 __all__ = ["check_finite", "write_tensors"]
 
+LEARN_SLOWER = "nothing was saved: lower the learning rate, or train in float32"
 
-def check_finite(tensors: Mapping[str, Tensor], *, what: str) -> None:
+
+def check_finite(tensors: Mapping[str, Tensor], *, what: str, where: str = "", remedy: str = LEARN_SLOWER) -> None:
     """Refuse weights that are NaN or infinite: a model of them answers nonsense, or nothing.
+
+    Args:
+        what: What they are, for the message.
+        where: The folder they were read from.
+        remedy: What the reader can do about it; the default is for weights that were just trained.
 
     Raises:
         ModelError: Some are; the first is named.
     """
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise ModelError(
-            f"{len(bad)} of {len(tensors)} tensors of {what} are NaN or infinite, first {bad[0]}; they are not saved",
-            remedy="lower the learning rate, or train in float32",
-        )
+        said = f"{len(bad)} of {len(tensors)} tensors of {what} are NaN or infinite, first {bad[0]}"
+        raise ModelError(said, where=where, remedy=remedy)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:

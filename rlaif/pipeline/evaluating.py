@@ -94,9 +94,10 @@ class EvaluateJob:
                 judge=self._judge() if self.config.win_rate else None, messages=context.library.policy, progress=context.progress,
             )
         rates = [policy.win for policy in found.policies if policy.win is not None]
-        gaps = sum(transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates)
-        if gaps:
-            check_gaps(sum(rate.invalid for rate in rates), sum(rate.compared for rate in rates), stage=self.config.name)
+        unanswered = [transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates]
+        gaps = sum(unanswered)
+        lost = sum(min(rate.invalid, count) for rate, count in zip(rates, unanswered, strict=True))
+        check_gaps(lost, sum(rate.compared for rate in rates), stage=self.config.name)
         write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
         write_text(folder / "evaluation.md", evaluation_markdown(found))
         write_cost(folder / TRAINING, self._training())

@@ -19,7 +19,7 @@ from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
-from rlaif.pipeline.jobs import Outcome, settings_digest
+from rlaif.pipeline.jobs import Outcome, settings_digest, write_refused
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.training import label_files, pairs_digest, read_demonstrations, read_pairs, renderable, skipper
 from rlaif.report.training import best_of_k_markdown, figures_markdown
@@ -140,9 +140,7 @@ class BestOfKJob:
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows))
         rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
-        if result.refused:
-            refused = [{"prompt_id": id, "reason": reason} for id, reason in result.refused]
-            rows["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
+        rows |= write_refused(folder, result.refused)
         return Outcome(counts=result.counts(), rows=rows)
 
 

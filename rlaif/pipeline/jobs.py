@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ from rlaif.types import Completion, Constitution, Preference, Prompt
 
 __all__ = [
     "BUILTIN_LIMIT", "Job", "LabelJob", "Outcome", "ReviseJob", "SampleJob", "check_gaps", "settings_digest", "transient_among",
-    "usable",
+    "usable", "write_refused",
 ]
 
 BUILTIN_LIMIT = 24
@@ -102,6 +102,14 @@ def transient_among(reasons: Iterable[str]) -> int:
     return sum(reason.startswith(TRANSIENT) for reason in reasons)
 
 
+def write_refused(folder: Path, refused: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Write `refused.jsonl`: the id and the reason of each prompt that could not be answered, if there are any; rows by file."""
+    if not refused:
+        return {}
+    rows = [{"prompt_id": id, "reason": reason} for id, reason in refused]
+    return {"refused.jsonl": write_rows(folder / "refused.jsonl", rows, "jsonl").rows}
+
+
 def settings_digest(config: BaseStage, *leave_out: str) -> str:
     """Digest of the settings that may change the result; names, sources and models are covered by parts of their own."""
     values = config.model_dump(mode="json")
@@ -145,9 +153,7 @@ class SampleJob:
         by_id = {prompt.id: prompt for prompt in self.prompts}
         rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
-        if samples.refused:
-            refused = [{"prompt_id": id, "reason": reason} for id, reason in samples.refused]
-            written["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
+        written |= write_refused(folder, samples.refused)
         write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
         return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written, gaps=transient_among(reasons))
 

@@ -22,7 +22,7 @@ from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.cards import judges_of, reward_judges, write_card
 from rlaif.pipeline.context import Context
 from rlaif.pipeline.inputs import load_prompts, prompts_digest
-from rlaif.pipeline.jobs import Outcome, settings_digest
+from rlaif.pipeline.jobs import Outcome, settings_digest, write_refused
 from rlaif.pipeline.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.pipeline.tracking import Trackers, check_trackers
 from rlaif.report.training import ppo_markdown, reward_markdown, step_line
@@ -192,10 +192,10 @@ class PpoJob:
             "tokens": cost.tokens,
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}
+        rows |= write_refused(folder, result.refused)
         if result.refused:
-            refused = [{"prompt_id": id, "reason": reason} for id, reason in result.refused]
-            rows["refused.jsonl"] = write_rows(folder / "refused.jsonl", refused, "jsonl").rows
-            context.progress.note(f"{self.config.name}: {len(refused)} prompts left out, the first: {refused[0]}")
+            first = ": ".join(result.refused[0])
+            context.progress.note(f"{self.config.name}: {len(result.refused)} prompts left out, the first: {first}")
         return Outcome(counts=counts, rows=rows)
 
     def _ptx(self) -> Sequence[PtxRow]:

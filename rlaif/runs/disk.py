@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlaif.errors import RunError
-from rlaif.files import read_small
+from rlaif.files import parse_object, read_small
 
-__all__ = ["read_json_object", "sync_folder", "told", "write_whole"]
+__all__ = ["read_appended", "read_json_object", "sync_folder", "told", "write_whole"]
+
+Row = TypeVar("Row")
 
 
 @contextmanager
@@ -40,10 +41,33 @@ def write_whole(path: Path, text: str) -> None:
 def read_json_object(path: Path) -> dict[str, Any] | None:
     """The object that a small JSON file of ours holds; `None` where there is no such file, or something else in it."""
     try:
-        found = json.loads(read_small(path, error=RunError))
-    except (OSError, ValueError, RecursionError, RunError):
+        return parse_object(read_small(path, error=RunError))
+    except (OSError, ValueError, RunError):
         return None
-    return found if isinstance(found, dict) else None
+
+
+def read_appended(path: Path, read: Callable[[bytes], Row | None], *, what: str, remedy: str) -> list[Row]:
+    """The rows of a file that grows by a line at a time; none where there is no such file.
+
+    The last line of a process that was killed may be cut short, and is passed over.
+
+    Args:
+        read: The row of a line; `None` where it is none.
+        what: What a row is, for the message.
+
+    Raises:
+        RunError: The file cannot be read, or a row before the last is not as it was written.
+    """
+    with told("read the file", path):
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        row = read(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise RunError(f"{what} is damaged", where=f"{path}:{number}", remedy=remedy)
+    return rows
 
 
 def sync_folder(folder: Path) -> None:

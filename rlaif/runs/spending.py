@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rlaif.errors import RunError
 from rlaif.files import parse_object
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import read_appended, told, write_whole
 
 __all__ = ["SPENDING", "Spending", "Spent"]
 
@@ -61,15 +60,9 @@ class Spending:
         self._file: IO[str] | None = None
         self._lock = threading.Lock()
         self._spent: dict[str, Spent] = {}
-        with told("read what was spent", path):
-            lines = path.read_bytes().split(b"\n") if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            entry = _entry(line)
-            if entry is not None:
-                self._count(entry)
-            elif number < len(lines):  # the last line of a killed process may be cut short, and no other
-                remedy = "mend the row, or remove the file: the run's cost then counts from zero"
-                raise RunError("the row of what was spent is damaged", where=f"{path}:{number}", remedy=remedy)
+        remedy = "mend the row, or remove the file: the run's cost then counts from zero"
+        for entry in read_appended(path, _entry, what="the row of what was spent", remedy=remedy):
+            self._count(entry)
 
     @property
     def models(self) -> tuple[Spent, ...]:

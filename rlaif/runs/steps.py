@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import RunError
 from rlaif.files import parse_object
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import read_appended, told, write_whole
 
 __all__ = ["StepLog"]
 
@@ -32,18 +31,11 @@ class StepLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
         self._begun = False
-        with told("read the steps", path):
+        with told("make the folder of the steps", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_bytes().split(b"\n") if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            row = _row(line)
-            if row is not None:
-                self.rows.append(row)
-            elif number < len(lines):  # the last line of a killed process may be cut short, and no other
-                remedy = "remove that line, or the file: then the table of steps begins where training goes on"
-                raise RunError("the row of a training step is damaged", where=f"{path}:{number}", remedy=remedy)
+        remedy = "remove that line, or the file: then the table of steps begins where training goes on"
+        self.rows: list[dict[str, Any]] = read_appended(path, _row, what="the row of a training step", remedy=remedy)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from spine import processes
 LIMITS = (1_500, 12_000, 40_000)
 """Bytes that no file can grow beyond: the first stops nearly everything, the last only weights."""
 CHOSEN = ("PPO", "SFT")
-
-
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    with Yard(tmp_path_factory.mktemp("yard")) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

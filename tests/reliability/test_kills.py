@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from kills import SCENARIOS, Scenario, Yard
 
 CHOSEN = ("served label", "PPO", "a whole recipe")
-
-
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    with Yard(tmp_path_factory.mktemp("yard")) as made:
-        yield made
 
 
 @pytest.mark.parametrize(
