@@ -16,7 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["ConfigError", "ConstitutionError", "DataError", "JudgingError", "ModelError", "Problem", "RlaifError", "RunError"]
+__all__ = [
+    "ConfigError", "ConstitutionError", "DataError", "JudgingError", "ModelError", "Problem", "RlaifError", "RunError",
+    "interruption",
+]
 
 
 class Problem:
@@ -83,3 +86,18 @@ class JudgingError(RlaifError):
 
 class RunError(RlaifError):
     """A run folder or journal that cannot be read, written or continued."""
+
+
+def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or signal that `error` is, or that `error` came out of.
+
+    An interruption may arrive at any instruction, also while a block is being left; what is left half done then may raise an error
+    of its own, which is no fault of the run.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

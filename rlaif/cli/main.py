@@ -15,7 +15,7 @@ import click
 
 from rlaif import __version__
 from rlaif.cli.echo import tell, tell_error, write_any_text
-from rlaif.errors import ConfigError, RlaifError
+from rlaif.errors import ConfigError, RlaifError, interruption
 from rlaif.suggest import did_you_mean
 from rlaif.text import one_line
 
@@ -103,7 +103,10 @@ class _Ended(KeyboardInterrupt):
 
 @contextmanager
 def _ended_cleanly_by_signals() -> Iterator[None]:
-    """Inside the block, SIGTERM and SIGHUP raise `_Ended`; what stood for them before is put back."""
+    """Inside the block, SIGTERM and SIGHUP raise `_Ended`; what stood for them before is put back.
+
+    An error that came out of an interruption, while something was being left, is the interruption.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python takes signals on the main thread only
         return
@@ -118,6 +121,10 @@ def _ended_cleanly_by_signals() -> Iterator[None]:
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, end)
         yield
+    except Exception as error:
+        if (ended := interruption(error)) is not None:
+            raise ended from None
+        raise
     finally:
         for number, handler in before.items():
             if handler is not None:  # one that was not set from Python cannot be put back

@@ -143,8 +143,8 @@ class SharedBase:
             ModelError: There is no such adapter.
         """
         former = self._active
-        self._switch(name)
         try:
+            self._switch(name)
             yield self
         finally:
             self._switch(former)
@@ -399,12 +399,12 @@ class SharedBase:
         """Point every adapted layer at one adapter, or at none. PEFT's own switches also turn gradients on and off; not here."""
         if role != REFERENCE:
             self._must_exist(role)
+        self._active = role
         for layer in self._layers():
             layer.rounded = None
             layer._disable_adapters = role == REFERENCE
             if role != REFERENCE:
                 layer._active_adapter = [role]
-        self._active = role
 
     def _set_flags(self) -> None:
         for role in self.roles:

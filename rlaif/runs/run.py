@@ -25,7 +25,7 @@ from typing import IO, Literal
 from pydantic import TypeAdapter
 
 from rlaif import __version__
-from rlaif.errors import RunError
+from rlaif.errors import RunError, interruption
 from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import told, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
@@ -138,7 +138,7 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self.close(_status(kind))
+            self.close(_status(error))
         except RunError:
             # On a full disk the status cannot be written either; the error that is under way says so already.
             if kind is None:
@@ -233,7 +233,7 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _status(kind: type[BaseException] | None) -> Status:
-    if kind is None:
+def _status(error: BaseException | None) -> Status:
+    if error is None:
         return "finished"
-    return "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+    return "interrupted" if interruption(error) else "failed"

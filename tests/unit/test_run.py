@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlaif.errors import RunError
+from rlaif.cli.main import cli, main
+from rlaif.errors import ModelError, RunError
 from rlaif.runs import disk
 from rlaif.runs import run as module
 from rlaif.runs.run import RunFolder, list_runs, read_run
@@ -39,6 +41,32 @@ def test_the_way_it_ends_is_noted(tmp_path: Path, error: type[BaseException], st
     with pytest.raises(error), RunFolder.open(tmp_path):
         raise error
     assert read_run(tmp_path).status == status
+
+
+def test_an_error_while_an_interruption_is_under_way_is_the_interruption(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("half done")
+
+    with pytest.raises(ValueError, match="half done"), RunFolder.open(tmp_path):
+        interrupted()
+    assert read_run(tmp_path).status == "interrupted"
+
+
+def test_an_error_out_of_a_signal_ends_the_command_as_the_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(**_options: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            raise ModelError("an adapter is active")
+
+    monkeypatch.setattr(cli, "main", ended)
+    with pytest.raises(SystemExit) as caught:
+        main(["label"])
+    assert caught.value.code == 128 + signal.SIGTERM
 
 
 def test_a_second_command_continues(tmp_path: Path) -> None:
@@ -113,8 +141,8 @@ def test_no_space_at_the_start_and_at_the_end(tmp_path: Path, monkeypatch: pytes
 
 
 def test_runs_are_listed_the_latest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, time in [("b", "2025-02-01T00:00:00+00:00"), ("a", "2025-01-01T00:00:00+00:00"), ("c", "2025-03-01T00:00:00+00:00")]:
-        monkeypatch.setattr(module, "now", lambda time=time: time)
+    for name, started in [("b", "2025-02-01T00:00:00+00:00"), ("a", "2025-01-01T00:00:00+00:00"), ("c", "2025-03-01T00:00:00+00:00")]:
+        monkeypatch.setattr(module, "now", lambda started=started: started)
         with RunFolder.open(tmp_path / name):
             pass
     (tmp_path / "not a run").mkdir()
