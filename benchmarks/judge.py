@@ -36,18 +36,18 @@ import torch
 import transformers
 
 from rlaif.cli.main import HUGE_PAGES
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.engines.labels import LabelPrompt, find_labels
 from rlaif.engines.prefix import plan_passes
+from rlaif.io.readers import read_responses
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import protocol_named
 from rlaif.models.alias import ALIASES
 from rlaif.models.load import count_parameters, load_engine, load_tokenizer
 from rlaif.models.memory import model_shape
 from rlaif.prompts import PromptLibrary
-from rlaif.runs.readers import read_responses
 from rlaif.types import Comparison, Completion, Constitution, Principle
 
 NAIVE_BATCH = 8

@@ -42,11 +42,11 @@ def ours(model: str, steps: int, micro_batch: int) -> None:
     """Run our PPO and print one JSON line."""
     import torch
 
-    from rlaif.config.training_ppo import PpoConfig
-    from rlaif.models.heads import ScalarHead
-    from rlaif.models.reward_model import Member, RewardModel
+    from rlaif.config.ppo import PpoConfig
     from rlaif.models.shared_base import LoraSettings, SharedBase
-    from rlaif.rl.rewards import ScoredReward
+    from rlaif.reward.functions import ScoredReward
+    from rlaif.reward.head import ScalarHead
+    from rlaif.reward.model import Member, RewardModel
     from rlaif.stages.ppo import train_ppo
     from rlaif.types import Message, Prompt
 

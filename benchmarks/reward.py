@@ -51,13 +51,13 @@ def ours(rows: Rows, held_out: Rows, args: argparse.Namespace) -> Run:
     """Our loop with TRL's settings."""
     import torch
 
-    from rlaif.config.training import RewardConfig
-    from rlaif.models.heads import ScalarHead
-    from rlaif.models.packing import same_states
-    from rlaif.models.reward_model import Member, RewardModel
+    from rlaif.config.reward import RewardConfig
     from rlaif.models.shared_base import LoraSettings, SharedBase
-    from rlaif.rl.reward_training import RewardOptimiser, train_adapter
-    from rlaif.stages.preferences import pairs_from_rows
+    from rlaif.results.preferences import pairs_from_rows
+    from rlaif.reward.head import ScalarHead
+    from rlaif.reward.model import Member, RewardModel
+    from rlaif.reward.packing import same_states
+    from rlaif.reward.train import RewardOptimiser, train_adapter
     from rlaif.stages.reward import encode_pairs
 
     base = SharedBase.load(args.model, dtype="bfloat16")
@@ -79,9 +79,9 @@ def ours(rows: Rows, held_out: Rows, args: argparse.Namespace) -> Run:
 
 def shipped(rows: Rows, held_out: Rows, args: argparse.Namespace) -> Run:
     """The reward stage as it ships; the time includes fitting, measuring and normalising."""
-    from rlaif.config.training import RewardConfig
+    from rlaif.config.reward import RewardConfig
     from rlaif.models.shared_base import SharedBase
-    from rlaif.stages.preferences import pairs_from_rows
+    from rlaif.results.preferences import pairs_from_rows
     from rlaif.stages.reward import train_reward
 
     base = SharedBase.load(args.model, dtype="bfloat16")
@@ -97,7 +97,7 @@ def shipped(rows: Rows, held_out: Rows, args: argparse.Namespace) -> Run:
 
 
 def _right(score: Callable[[Any], list[float]], rows: Rows) -> float:
-    from rlaif.stages.preferences import pairs_from_rows
+    from rlaif.results.preferences import pairs_from_rows
 
     pairs = pairs_from_rows(rows)
     scores = score([pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)])

@@ -20,8 +20,8 @@ import torch
 from rlaif.cli.main import HUGE_PAGES
 from rlaif.engines.base import GenerationRequest, Sampling
 from rlaif.engines.hf import HFEngine
+from rlaif.io.readers import read_prompts
 from rlaif.models.load import load_engine
-from rlaif.runs.readers import read_prompts
 from rlaif.types import Message
 
 

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from rlaif.audit.cases import Case, Pair
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.judging.cases import Case, Pair
 from rlaif.types import Answers, Comparison, Completion, Constitution, Message, Order, Principle, Prompt, Verdict
 
 

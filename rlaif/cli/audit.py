@@ -10,8 +10,9 @@ import click
 from rlaif.cli.options import common_options, constitution_option, examples, min_label_share_option
 
 if TYPE_CHECKING:
-    from rlaif.judging.audit_report import AuditReport, ProtocolAudit
-    from rlaif.pipeline.auditing import Audited, AuditSettings, Plan
+    from rlaif.audit.report import AuditReport, ProtocolAudit
+    from rlaif.jobs.audit_task import Plan
+    from rlaif.pipeline.audit import Audited, AuditSettings
     from rlaif.progress import Progress
 
 __all__ = ["audit", "audit_settings"]
@@ -65,7 +66,7 @@ def audit(**given: Any) -> None:
     comparisons with an obvious right answer. It ends in a verdict and in a suggestion, and writes JSON and Markdown.
     """
     from rlaif.cli.console import ConsoleProgress
-    from rlaif.pipeline.auditing import plan_audit, run_audit
+    from rlaif.pipeline.audit import plan_audit, run_audit
 
     dry = given.pop("dry_run")
     settings = audit_settings(given)
@@ -81,7 +82,7 @@ def audit_settings(given: dict[str, Any]) -> AuditSettings:
     """The settings that the options of a command say."""
     from rlaif.cli.settings import make_recipe, pick
     from rlaif.config import SampleConfig
-    from rlaif.pipeline.auditing import AuditSettings
+    from rlaif.pipeline.audit import AuditSettings
 
     recipe = make_recipe("audit", [SampleConfig()], given)
     out = given["out"] or FOLDER
@@ -98,7 +99,7 @@ def audit_settings(given: dict[str, Any]) -> AuditSettings:
 
 def _print_plan(plan: Plan, settings: AuditSettings, progress: Progress) -> None:
     from rlaif.cli.dry_run import duration
-    from rlaif.pipeline.estimate import seconds
+    from rlaif.jobs.estimate import seconds
 
     tokens = plan.questions * plan.tokens_each
     time = seconds(settings.judge, dtype=settings.dtype, device=settings.device, read=tokens * plan.shared)
@@ -111,8 +112,8 @@ def _print_plan(plan: Plan, settings: AuditSettings, progress: Progress) -> None
 
 
 def _print_audit(audited: Audited) -> None:
+    from rlaif.audit.report import audit_line
     from rlaif.cli.console import output
-    from rlaif.judging.audit_report import audit_line
 
     report = audited.report
     console = output()
@@ -178,6 +179,6 @@ def _principles(report: AuditReport) -> Any:
 
 
 def _share(value: Any) -> str:
-    from rlaif.judging.grade import share
+    from rlaif.audit.grade import share
 
     return share(value) if value else "–"

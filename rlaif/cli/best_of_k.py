@@ -9,7 +9,7 @@ import click
 from rlaif.cli.execute import execute
 from rlaif.cli.options import common_options, constitution_option, examples, merge_option, prompt_options, reward_options, set_option
 from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick, reward_parts
-from rlaif.config.training_sft import BestOfKConfig
+from rlaif.config.finetune import BestOfKConfig
 
 __all__ = ["best_of_k"]
 

@@ -11,7 +11,7 @@ from rlaif.cli.echo import tell_json
 from rlaif.cli.options import common_options, examples
 
 if TYPE_CHECKING:
-    from rlaif.judging.difference import Difference
+    from rlaif.audit.differences import Difference
 
 __all__ = ["diff"]
 
@@ -42,9 +42,9 @@ def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
     Share of flipped labels, agreement, the principles that drive the difference, the comparisons that move most, what leaving a
     principle out would do, and which principles say the same. Written as JSON and Markdown.
     """
+    from rlaif.audit.cases import plain
     from rlaif.cli.console import ConsoleProgress, output
-    from rlaif.judging.cases import plain
-    from rlaif.pipeline.auditing import plan_difference, run_difference
+    from rlaif.pipeline.audit import plan_difference, run_difference
 
     dry = given.pop("dry_run")
     settings = audit_settings({"constitution": a, **given})
@@ -66,7 +66,7 @@ def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
 def _facts(found: Difference) -> Any:
     from rich.text import Text
 
-    from rlaif.judging.grade import share
+    from rlaif.audit.grade import share
     from rlaif.report.audit import figure
     from rlaif.text import count_of
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rlaif.cli.console import output
 from rlaif.engines.api.costs import money
-from rlaif.pipeline.plan import PLACEHOLDER, Plan, StagePlan
+from rlaif.pipeline.dry_run import PLACEHOLDER, Plan, StagePlan
 
 __all__ = ["duration", "show_plan"]
 

@@ -35,14 +35,14 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
     folder = out or default_folder(recipe)
     if dry_run:
         from rlaif.cli.dry_run import show_plan
-        from rlaif.pipeline.plan import plan_recipe
+        from rlaif.pipeline.dry_run import plan_recipe
 
         show_plan(plan_recipe(recipe), folder)
         return
     with ConsoleProgress() as progress:
         result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
         if merge:
-            from rlaif.pipeline.merging import adapter_of, merge_adapter
+            from rlaif.jobs.merging import adapter_of, merge_adapter
 
             progress.note(f"the full model is in {merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}")
     console = output()
@@ -52,7 +52,7 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
 
 
 def _show_stage(stage: StageResult, console: Console, *, evaluated: bool) -> None:
-    from rlaif.cli.summary import show_results
+    from rlaif.cli.show import show_results
 
     if stage.config.stage == "label":
         _show_labels(stage, console)
@@ -65,7 +65,7 @@ def _show_stage(stage: StageResult, console: Console, *, evaluated: bool) -> Non
 def _show_labels(stage: StageResult, console: Console) -> None:
     from rich.table import Table
 
-    from rlaif.cli.summary import read_result
+    from rlaif.cli.show import read_result
 
     statistics = read_result(stage.folder / "statistics.json")
     counts, models = stage.manifest.counts, stage.manifest.models

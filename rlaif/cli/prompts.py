@@ -8,7 +8,7 @@ import click
 
 from rlaif.cli.echo import tell
 from rlaif.cli.options import constitution_option, examples
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.suggest import did_you_mean
@@ -93,7 +93,7 @@ def _print(question: LabelPrompt, model: str) -> None:
         for message in question.messages:
             tell(f"[{message.role}]\n{message.content}\n")
     else:
-        from rlaif.models.engines import open_token_count
+        from rlaif.models.open import open_token_count
 
         counter = open_token_count(model)
         tell(counter.render(question.messages))

@@ -29,7 +29,7 @@ def push(folder: Path, repo: str, merge: bool, public: bool, dry_run: bool) -> N
     or what `hf auth login` keeps. Add a licence to the card (README.md) first: rlaif chooses none.
     """
     from rlaif.cli.console import say
-    from rlaif.pipeline.publishing import prepare, upload
+    from rlaif.pipeline.publish import prepare, upload
 
     parcel = prepare(folder, merge=merge and not dry_run, log=say)
     for path, size in parcel.files:

@@ -9,7 +9,7 @@ import click
 from rlaif.cli.execute import execute
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage, pick, weighted_file
-from rlaif.config.training import RewardConfig
+from rlaif.config.reward import RewardConfig
 
 __all__ = ["reward"]
 

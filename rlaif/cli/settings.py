@@ -10,8 +10,8 @@ import click
 from pydantic import BaseModel, ValidationError
 
 from rlaif.config import Recipe, StageConfig, apply_overrides
+from rlaif.config.labelling import BaseStage, ServerConfig
 from rlaif.config.problems import described
-from rlaif.config.stages import BaseStage, ServerConfig
 from rlaif.errors import ConfigError, Problem
 
 Stage = TypeVar("Stage", bound=BaseStage)

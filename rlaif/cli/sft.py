@@ -9,7 +9,7 @@ import click
 from rlaif.cli.execute import execute
 from rlaif.cli.options import common_options, examples, merge_option, set_option
 from rlaif.cli.settings import make_recipe, make_stage, pick
-from rlaif.config.training_sft import SftConfig
+from rlaif.config.finetune import SftConfig
 
 __all__ = ["sft"]
 

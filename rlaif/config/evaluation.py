@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.stages import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings
+from rlaif.config.labelling import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings
 
 __all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
 

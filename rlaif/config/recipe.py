@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
-from rlaif.config.stages import AuditConfig, BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
-from rlaif.config.training import RewardConfig
-from rlaif.config.training_ppo import PpoConfig
-from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.labelling import AuditConfig, BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
+from rlaif.config.ppo import PpoConfig
+from rlaif.config.reward import RewardConfig
 
 __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_schema"]
 

@@ -38,7 +38,7 @@ class _Ask(Protocol[RequestIn, AnswerOut]):
 
 
 class Memo(Protocol):
-    """An append-only map from key to JSON value; `rlaif.runs.store.Journal` is one."""
+    """An append-only map from key to JSON value; `rlaif.runs.journal.Journal` is one."""
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Any]:
         """The values of those `keys` that are known."""

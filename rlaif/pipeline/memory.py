@@ -17,15 +17,19 @@ import torch
 
 from rlaif.config import Recipe, StageConfig
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
-from rlaif.config.stages import AuditConfig, BaseStage, LabelConfig, ReviseConfig, SampleConfig
-from rlaif.config.training import RewardConfig
-from rlaif.config.training_ppo import JudgePart, PpoConfig
-from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.labelling import AuditConfig, BaseStage, LabelConfig, ReviseConfig, SampleConfig
+from rlaif.config.ppo import JudgePart, PpoConfig
+from rlaif.config.reward import RewardConfig
 from rlaif.engines.base import TokenCount
 from rlaif.engines.chat import ChatFormat
 from rlaif.engines.hf import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS
+from rlaif.io.tables import read_table
+from rlaif.jobs.base import Job
+from rlaif.jobs.context import Context
+from rlaif.jobs.merging import stage_base
+from rlaif.jobs.table import make_job
 from rlaif.models.devices import pick_device
-from rlaif.models.engines import is_scripted, is_served, open_token_count
 from rlaif.models.heap import rounded
 from rlaif.models.memory import (
     KERNEL_BYTES,
@@ -39,15 +43,11 @@ from rlaif.models.memory import (
     plan_memory,
     precision_of,
 )
+from rlaif.models.open import is_scripted, is_served, open_token_count
 from rlaif.peaks import PeakWatch, resident_now
-from rlaif.pipeline.context import Context
-from rlaif.pipeline.jobs import Job
-from rlaif.pipeline.making import make_job
-from rlaif.pipeline.merging import stage_base
-from rlaif.pipeline.plan import Forgetful
+from rlaif.pipeline.dry_run import Forgetful
 from rlaif.progress import Progress, Silent
 from rlaif.rl.episodes import MIN_PREFIX, common_prefix
-from rlaif.runs.tables import read_table
 from rlaif.types import Message, Prompt
 
 __all__ = ["StageMemory", "recipe_memory", "tell_memory"]

@@ -14,17 +14,17 @@ import yaml
 from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
+from rlaif.jobs.base import Job
+from rlaif.jobs.context import Context
+from rlaif.jobs.finetuning import SftJob
+from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
-from rlaif.pipeline.context import Context
-from rlaif.pipeline.finetuning import SftJob
-from rlaif.pipeline.jobs import Job
-from rlaif.pipeline.making import make_job
 from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import Progress, Silent
+from rlaif.runs.journal import Journal
 from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, damaged_outputs, describe_outputs, stage_key
 from rlaif.runs.run import RunFolder, now
 from rlaif.runs.spending import SPENDING, Spending, Spent
-from rlaif.runs.store import Journal
 
 __all__ = ["JOURNAL", "RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from rlaif.audit.agreement import Agreement
+from rlaif.audit.biases import Bias
+from rlaif.audit.cases import Case
+from rlaif.audit.differences import Difference, Mover
+from rlaif.audit.grade import share
+from rlaif.audit.report import AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
+from rlaif.audit.sensitivity import Sensitivity
 from rlaif.judging.aggregate import sigmoid
-from rlaif.judging.agreement import Agreement
-from rlaif.judging.audit_report import AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
-from rlaif.judging.bias import Bias
-from rlaif.judging.cases import Case
-from rlaif.judging.difference import Difference, Mover
-from rlaif.judging.grade import share
-from rlaif.judging.sensitivity import Sensitivity
 from rlaif.report.markdown import code, named, quoted, sentence, table
 
 __all__ = ["audit_markdown", "bias_rows", "cases_markdown", "difference_markdown", "figure", "percent", "sensitivity_rows"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from rlaif.judging.grade import share
+from rlaif.audit.grade import share
 from rlaif.report.markdown import code, sentence, table
-from rlaif.stages.comparison import Difference, PolicyComparison, interval
-from rlaif.stages.costs import TrainingCost
-from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
+from rlaif.results.comparison import Difference, PolicyComparison, interval
+from rlaif.results.costs import TrainingCost
+from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
 __all__ = ["POLICIES", "Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.ppo import PpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import ModelError
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase

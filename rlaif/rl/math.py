@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlaif.errors import ConfigError, DataError
+from rlaif.models.shapes import same_shape, wide
 
 __all__ = [
-    "Advantages", "PolicyLoss", "ValueLoss", "bradley_terry_loss", "exact_kl", "explained_variance", "gae", "kl_estimate",
+    "Advantages", "PolicyLoss", "ValueLoss", "exact_kl", "explained_variance", "gae", "kl_estimate",
     "last_real", "masked_mean", "masked_sum", "masked_var", "penalise_missing_eos", "policy_loss", "token_entropy",
     "token_logprobs", "token_rewards", "value_loss", "whiten",
 ]
@@ -49,7 +50,7 @@ def masked_mean(values: Tensor, is_real: Tensor, dim: int | None = None, *, coun
     Args:
         count: What to divide by instead of the number of real entries.
     """
-    _same_shape(values=values, is_real=is_real)
+    same_shape(values=values, is_real=is_real)
     if count is not None:
         return masked_sum(values, is_real, dim) / count
     return masked_sum(values, is_real, dim) / (is_real.sum() if dim is None else is_real.sum(dim))
@@ -58,7 +59,7 @@ def masked_mean(values: Tensor, is_real: Tensor, dim: int | None = None, *, coun
 def masked_var(values: Tensor, is_real: Tensor) -> Tensor:
     """The variance of `values` where `is_real`: the mean squared distance from the mean (divided by n, not by n - 1, as in
     Ziegler's code and Huang's)."""
-    return masked_mean((_wide(values) - masked_mean(values, is_real)).square(), is_real)
+    return masked_mean((wide(values) - masked_mean(values, is_real)).square(), is_real)
 
 
 def whiten(values: Tensor, is_real: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
@@ -67,8 +68,8 @@ def whiten(values: Tensor, is_real: Tensor, *, keep_mean: bool = False, eps: flo
     (v - mean) / sqrt(var + eps) [+ mean]. Advantages are shifted, rewards keep their mean (Huang).
     """
     mean = masked_mean(values, is_real)
-    white = (_wide(values) - mean) * torch.rsqrt(masked_var(values, is_real) + eps)
-    return torch.where(is_real, white + mean if keep_mean else white, _wide(values))
+    white = (wide(values) - mean) * torch.rsqrt(masked_var(values, is_real) + eps)
+    return torch.where(is_real, white + mean if keep_mean else white, wide(values))
 
 
 # From logits to one number a token
@@ -85,7 +86,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
         tokens: (B, T); a token id at padding too, any valid one.
     """
     _check_temperature(temperature)
-    _same_shape(logits=logits[..., 0], tokens=tokens)
+    same_shape(logits=logits[..., 0], tokens=tokens)
     return cast(Tensor, _TokenLogprobs.apply(logits, tokens, temperature))  # type: ignore[no-untyped-call]
 
 
@@ -95,10 +96,10 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
         tokens = tokens.unsqueeze(2)
-        total = _by_chunks(lambda x: torch.logsumexp(_wide(x) / temperature, dim=1), logits).unsqueeze(2)
+        total = _by_chunks(lambda x: torch.logsumexp(wide(x) / temperature, dim=1), logits).unsqueeze(2)
         ctx.save_for_backward(logits, tokens, total)
         ctx.temperature = temperature
-        return (_wide(logits.gather(2, tokens)) / temperature - total).squeeze(2)
+        return (wide(logits.gather(2, tokens)) / temperature - total).squeeze(2)
 
     @staticmethod
     @once_differentiable
@@ -107,7 +108,7 @@ class _TokenLogprobs(torch.autograd.Function):
         scale = (grad / ctx.temperature).unsqueeze(2)
         out = torch.empty_like(logits)
         for part, x, token, z, g in zip(*(_chunks(y, logits.shape[2]) for y in (out, logits, tokens, total, scale)), strict=True):
-            softmax = (_wide(x) / ctx.temperature).sub_(z).exp_()
+            softmax = (wide(x) / ctx.temperature).sub_(z).exp_()
             part.copy_(softmax.mul_(-g).scatter_add_(1, token, g))
         return out, None, None
 
@@ -120,7 +121,7 @@ def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     _check_temperature(temperature)
 
     def entropy(x: Tensor) -> Tensor:
-        p = (_wide(x) / temperature).softmax(dim=1)
+        p = (wide(x) / temperature).softmax(dim=1)
         return -torch.xlogy(p, p).sum(dim=1)
 
     return _by_chunks(entropy, logits)
@@ -133,10 +134,10 @@ def exact_kl(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0) ->
     reference allows adds nothing; one that only the policy allows makes it infinite.
     """
     _check_temperature(temperature)
-    _same_shape(logits=logits, ref_logits=ref_logits)
+    same_shape(logits=logits, ref_logits=ref_logits)
 
     def divergence(x: Tensor, y: Tensor) -> Tensor:
-        log_p, log_q = (_wide(x) / temperature).log_softmax(dim=1), (_wide(y) / temperature).log_softmax(dim=1)
+        log_p, log_q = (wide(x) / temperature).log_softmax(dim=1), (wide(y) / temperature).log_softmax(dim=1)
         p = log_p.exp()
         return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=1)
 
@@ -149,7 +150,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: Literal["k1", "
     With d = log q - log p: k1 = -d (unbiased, of either sign; what PPO's rewards charge), k2 = d²/2 (biased, low variance),
     k3 = exp(d) - 1 - d (unbiased, never negative). Schulman 2020.
     """
-    d = _wide(ref_logprobs) - _wide(logprobs)
+    d = wide(ref_logprobs) - wide(logprobs)
     match kind:
         case "k1":
             return -d
@@ -179,8 +180,8 @@ def penalise_missing_eos(scores: Tensor, has_eos: Tensor, *, penalty: float = 1.
     Ziegler and Huang give those the fixed score -1. Subtracting, as TRL does, keeps the order among them, which
     is all that there is to learn from early on, when most completions are cut.
     """
-    _same_shape(scores=scores, has_eos=has_eos)
-    return _wide(scores) - penalty * (~has_eos).to(_wide(scores).dtype)
+    same_shape(scores=scores, has_eos=has_eos)
+    return wide(scores) - penalty * (~has_eos).to(wide(scores).dtype)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, is_real: Tensor, *, beta: float) -> Tensor:
@@ -197,9 +198,9 @@ def token_rewards(scores: Tensor, kl: Tensor, is_real: Tensor, *, beta: float) -
     Raises:
         DataError: A row has no real token.
     """
-    _same_shape(kl=kl, is_real=is_real)
+    same_shape(kl=kl, is_real=is_real)
     rewards = -beta * _real(kl, is_real)
-    return rewards.scatter_add(1, last_real(is_real).unsqueeze(1), _wide(scores).to(rewards.dtype).unsqueeze(1))
+    return rewards.scatter_add(1, last_real(is_real).unsqueeze(1), wide(scores).to(rewards.dtype).unsqueeze(1))
 
 
 class Advantages(NamedTuple):
@@ -217,8 +218,8 @@ def gae(rewards: Tensor, values: Tensor, is_real: Tensor, *, gamma: float = 1.0,
     completion cut at the token limit counts as ended there (Huang: no bootstrap). Steps are real tokens: padding on either
     side, or between, is passed over. All (B, T); gradients do not flow through.
     """
-    _same_shape(rewards=rewards, values=values, is_real=is_real)
-    rewards, values = _wide(rewards.detach()), _wide(values.detach())
+    same_shape(rewards=rewards, values=values, is_real=is_real)
+    rewards, values = wide(rewards.detach()), wide(values.detach())
     advantages = torch.zeros_like(rewards)
     next_value = next_advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
@@ -255,7 +256,7 @@ def policy_loss(
         old_logprobs: (B, T), of the policy that sampled, at the same temperature.
         advantages: (B, T), whitened.
     """
-    _same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, is_real=is_real)
+    same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, is_real=is_real)
     log_ratio = _real(logprobs, is_real) - _real(old_logprobs, is_real).detach()
     advantages = _real(advantages, is_real).detach()
     ratio = log_ratio.exp()
@@ -284,7 +285,7 @@ def value_loss(
 
     All (B, T); `clip` is in units of reward, infinity switches it off.
     """
-    _same_shape(values=values, old_values=old_values, returns=returns, is_real=is_real)
+    same_shape(values=values, old_values=old_values, returns=returns, is_real=is_real)
     values = _real(values, is_real)
     old_values, returns = _real(old_values, is_real).detach(), _real(returns, is_real).detach()
     near = old_values + (values - old_values).clamp(-clip, clip)
@@ -295,45 +296,17 @@ def value_loss(
 
 def explained_variance(values: Tensor, returns: Tensor, is_real: Tensor) -> Tensor:
     """1 - Var(R - V) / Var(R) over real tokens: 1 is perfect, 0 no better than a constant, NaN when the returns are constant."""
-    _same_shape(values=values, returns=returns, is_real=is_real)
+    same_shape(values=values, returns=returns, is_real=is_real)
     spread = masked_var(returns, is_real)
-    return torch.where(spread > 0, 1 - masked_var(_wide(returns) - _wide(values), is_real) / spread, torch.nan)
-
-
-def bradley_terry_loss(
-    reward_a: Tensor, reward_b: Tensor, p_a: Tensor, *, margin: Tensor | None = None, weight: Tensor | None = None,
-) -> Tensor:
-    """Soft-target Bradley–Terry loss of a reward model; the mean over rows, weighted by `weight`. All (B,).
-
-    -[p log σ(Δ - m) + (1 - p) log σ(-Δ - m)], Δ = reward_a - reward_b: the cross-entropy of Bai et al. 2022 (2212.08073) for
-    m = 0, and Llama 2's margin loss (2307.09288, eq. 2) for p = 1. Exchanging a and b (and p for 1 - p) changes nothing.
-
-    Args:
-        p_a: P(a is better), 0 to 1; 0 or 1 is a hard label.
-        margin: By how much the better one should win, at least 0.
-        weight: Relative weight of each row, at least 0.
-    """
-    _same_shape(reward_a=reward_a, reward_b=reward_b, p_a=p_a)
-    delta, p = _wide(reward_a) - _wide(reward_b), _wide(p_a)
-    gap = torch.zeros_like(delta) if margin is None else _wide(margin)
-    loss = p * torch.nn.functional.softplus(gap - delta) + (1 - p) * torch.nn.functional.softplus(gap + delta)
-    if weight is None:
-        return loss.mean()
-    _same_shape(reward_a=reward_a, weight=weight)
-    return (_wide(weight) * loss).sum() / _wide(weight).sum()
+    return torch.where(spread > 0, 1 - masked_var(wide(returns) - wide(values), is_real) / spread, torch.nan)
 
 
 # Shared by the above
 
 
-def _wide(x: Tensor) -> Tensor:
-    """`x` in a dtype that a sum over it survives."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
 def _real(x: Tensor, is_real: Tensor) -> Tensor:
     """`x`, wide, with 0 at padding: neither a value nor a gradient passes there."""
-    return torch.where(is_real, _wide(x), 0.0)
+    return torch.where(is_real, wide(x), 0.0)
 
 
 def _chunks(x: Tensor, vocabulary: int) -> Iterator[Tensor]:
@@ -353,13 +326,3 @@ def _check_temperature(temperature: float) -> None:
             f"temperature is {temperature}: a log-probability has no meaning there",
             remedy="sample at a temperature above 0 (1.0 is the usual one for PPO)",
         )
-
-
-def _same_shape(**tensors: Tensor) -> None:
-    """Broadcasting would hide a forgotten axis: (B, T) against (B, 1) or (T,) is a mistake here.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    if len({tuple(x.shape) for x in tensors.values()}) > 1:
-        raise ValueError("shapes differ: " + ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items()))

@@ -43,10 +43,10 @@ from torch import Tensor
 
 from rlaif.digest import seed_from
 from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.reward.functions import RewardFunction, Scores
 from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes
 from rlaif.rl.learner import POLICY, Learner, RunawayError, states_of, values_of
-from rlaif.rl.rewards import RewardFunction, Scores
 from rlaif.rl.rollout import Question
 from rlaif.rl.update import Targets, positions, update
 

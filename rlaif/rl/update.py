@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rlaif.config.training_ppo import PpoConfig, PtxSettings
+from rlaif.config.ppo import PpoConfig, PtxSettings
 from rlaif.digest import seed_from
 from rlaif.models.memory import LOGITS
 from rlaif.models.shared_base import REFERENCE, SharedBase

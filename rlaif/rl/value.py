@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlaif.models.heads import ScalarHead
+from rlaif.reward.head import ScalarHead
 
 __all__ = ["ValueHead"]
 

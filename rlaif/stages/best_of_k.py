@@ -14,19 +14,14 @@ from typing import Any
 
 import torch
 
-from rlaif.config.training_sft import BestOfKConfig
+from rlaif.config.finetune import BestOfKConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep
-from rlaif.models.reward_model import RewardModel, TurnFormat
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import Progress, Silent
-from rlaif.rl.episodes import Episodes, Row, micro_batches, response_states
-from rlaif.rl.ppo import score_tokens
-from rlaif.rl.rewards import RewardFunction
-from rlaif.rl.rollout import Question, Sampler
-from rlaif.stages.best_of_k_report import (
+from rlaif.results.best_of_k import (
     BestOfKResult,
     Candidate,
     Kept,
@@ -37,10 +32,15 @@ from rlaif.stages.best_of_k_report import (
     select,
     tied,
 )
-from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.results.rows import completion_row
+from rlaif.reward.functions import RewardFunction
+from rlaif.reward.model import RewardModel, TurnFormat
+from rlaif.rl.episodes import Episodes, Row, micro_batches, response_states
+from rlaif.rl.ppo import score_tokens
+from rlaif.rl.rollout import Question, Sampler
 from rlaif.stages.finetuning import Log
 from rlaif.stages.questions import ask_what_can_be_answered
-from rlaif.stages.rows import completion_row
 from rlaif.stages.sft import Lesson, fit, imitation_loss, without_overlong
 from rlaif.types import Message, Prompt
 

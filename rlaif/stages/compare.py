@@ -17,9 +17,9 @@ from math import isfinite
 
 from rlaif.config.evaluation import Budget
 from rlaif.errors import DataError
-from rlaif.stages.comparison import AtBudget, Difference, Optimisation, PolicyComparison, Reading
-from rlaif.stages.costs import CurvePoint, TrainingCost
-from rlaif.stages.evaluation import REWARD, WIN, Evaluation, PolicyResult
+from rlaif.results.comparison import AtBudget, Difference, Optimisation, PolicyComparison, Reading
+from rlaif.results.costs import CurvePoint, TrainingCost
+from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.stats import Estimate, bootstrap_difference
 
 __all__ = ["compare"]

@@ -17,20 +17,20 @@ from torch import Tensor
 from trl.trainer.dpo_config import DPOConfig as TrlDpoConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from rlaif.config.training_sft import DpoConfig
+from rlaif.config.finetune import DpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep, NoReference, Resident
-from rlaif.models.reward_model import TurnFormat
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import Progress, Silent
+from rlaif.results.costs import TrainingCost
+from rlaif.results.preferences import PreferencePair, split_by_prompt
+from rlaif.results.reward import Scored, measure
+from rlaif.reward.loss import bradley_terry_loss
+from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches
-from rlaif.rl.math import bradley_terry_loss
-from rlaif.stages.costs import TrainingCost
 from rlaif.stages.finetuning import Log, fitting, learn, lora_of
-from rlaif.stages.preferences import PreferencePair, split_by_prompt
-from rlaif.stages.reward_report import Scored, measure
 from rlaif.stages.sft import completion_logprobs
 
 __all__ = ["DpoReport", "DpoResult", "train_dpo"]

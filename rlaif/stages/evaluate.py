@@ -22,12 +22,12 @@ from rlaif.metrics import Metric, distinct_share, load_metric, measure
 from rlaif.models.cost import forward_flops, peak_memory
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import Progress, Silent
+from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Cost, Evaluation, PolicyResult, Rows, estimates
+from rlaif.reward.functions import RewardFunction
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.math import exact_kl
-from rlaif.rl.rewards import RewardFunction
 from rlaif.rl.rollout import Sampler
 from rlaif.rl.update import positions
-from rlaif.stages.evaluation import OWN_MEASURES, REWARD, WIN, Cost, Evaluation, PolicyResult, Rows, estimates
 from rlaif.stages.win_rate import Duel, Judging, judge_duels, judge_note, win_rate
 from rlaif.types import Completion, Message, Prompt
 

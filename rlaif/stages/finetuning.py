@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from rlaif.config.training_sft import FinetuneSettings
+from rlaif.config.finetune import FinetuneSettings
 from rlaif.errors import DataError, Problem
 from rlaif.models.finetune import FinetuneStep, Optimiser, finetune
 from rlaif.models.shared_base import LoraSettings, SharedBase

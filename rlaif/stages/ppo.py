@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.config.training_ppo import (
+from rlaif.config.ppo import (
     FormatPart,
     FunctionPart,
     JudgePart,
@@ -23,14 +23,14 @@ from rlaif.config.training_ppo import (
 from rlaif.digest import digest, seed_from
 from rlaif.errors import ConfigError, DataError, RunError
 from rlaif.models.cost import Meter
-from rlaif.models.reward_model import Conversation, TurnFormat
 from rlaif.models.shared_base import SharedBase
+from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.reward.functions import FormatReward, FunctionReward, LengthReward, PatternReward, RewardFunction, RewardSum
+from rlaif.reward.model import Conversation, TurnFormat
 from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import Metrics, StepReport, ppo_step
-from rlaif.rl.rewards import FormatReward, FunctionReward, LengthReward, PatternReward, RewardFunction, RewardSum
 from rlaif.rl.rollout import Question
-from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.types import Message, Prompt
 

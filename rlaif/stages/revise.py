@@ -15,39 +15,12 @@ from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
 from rlaif.judging.judge import draw_principle
 from rlaif.progress import Progress, Silent
 from rlaif.prompts import PromptLibrary
+from rlaif.results.revisions import Revision, Round
 from rlaif.stages.sample import generate_all
 from rlaif.text import count_of
 from rlaif.types import Constitution, Message, Principle, Prompt
 
-__all__ = ["Revision", "Round", "revise"]
-
-
-@dataclass(frozen=True)
-class Round:
-    """One critique and the revision that followed it."""
-
-    principle_id: str
-    critique: str
-    revision: str
-
-
-@dataclass(frozen=True)
-class Revision:
-    """A prompt's first completion and its rounds.
-
-    Attributes:
-        failed: Why the chain ended early (the model refused a request); empty when it ran through.
-    """
-
-    prompt: Prompt
-    initial: str
-    rounds: tuple[Round, ...] = ()
-    failed: str = ""
-
-    @property
-    def final(self) -> str:
-        """The last revision, or the first completion when there is none."""
-        return self.rounds[-1].revision if self.rounds else self.initial
+__all__ = ["revise"]
 
 
 @dataclass

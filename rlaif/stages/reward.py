@@ -18,18 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.config.training import RewardConfig
+from rlaif.config.reward import RewardConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError, Problem
-from rlaif.models.heads import ScalarHead
-from rlaif.models.packing import Tree, features, same_states
-from rlaif.models.reward_model import Conversation, Member, RewardModel, TurnFormat, scoring_tokens
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import Progress, Silent
-from rlaif.rl.head_fit import HeadFit, fit_head
-from rlaif.rl.reward_training import LabelledPairs, RewardOptimiser, RewardStep, train_adapter
-from rlaif.stages.preferences import PreferencePair, split_by_prompt
-from rlaif.stages.reward_report import (
+from rlaif.results.preferences import PreferencePair, split_by_prompt
+from rlaif.results.reward import (
     RewardReport,
     Scored,
     against_gold,
@@ -42,6 +37,11 @@ from rlaif.stages.reward_report import (
     measure,
     reliability,
 )
+from rlaif.reward.fit import HeadFit, fit_head
+from rlaif.reward.head import ScalarHead
+from rlaif.reward.model import Conversation, Member, RewardModel, TurnFormat, scoring_tokens
+from rlaif.reward.packing import Tree, features, same_states
+from rlaif.reward.train import LabelledPairs, RewardOptimiser, RewardStep, train_adapter
 
 __all__ = ["Gold", "RewardResult", "encode_pairs", "train_reward"]
 

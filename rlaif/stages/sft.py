@@ -18,18 +18,18 @@ from torch.utils.checkpoint import checkpoint
 from trl.trainer.sft_config import SFTConfig as TrlSftConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rlaif.config.training_sft import FinetuneSettings, SftConfig
+from rlaif.config.finetune import FinetuneSettings, SftConfig
 from rlaif.digest import digest, seed_from, unit_from
 from rlaif.errors import DataError, Problem
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep, Resident
-from rlaif.models.reward_model import TurnFormat
 from rlaif.models.shared_base import SharedBase
 from rlaif.progress import Progress, Silent
+from rlaif.results.costs import TrainingCost
+from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches, response_states
 from rlaif.rl.math import token_logprobs
 from rlaif.rl.update import positions
-from rlaif.stages.costs import TrainingCost
 from rlaif.stages.finetuning import Log, fitting, learn
 from rlaif.types import Message
 

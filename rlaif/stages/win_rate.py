@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rlaif.judging.aggregate import TIE, LabelStatistics, sigmoid
 from rlaif.judging.judge import Judged
-from rlaif.stages.evaluation import WinRate
+from rlaif.results.evaluation import WinRate
 from rlaif.stats import length_controlled_win_rate
 from rlaif.types import Comparison, Completion, Prompt
 

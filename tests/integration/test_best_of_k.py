@@ -10,16 +10,16 @@ import pytest
 import torch
 from toy_policy import prompts, share_of_vowels, toy_base, vowels
 
-from rlaif.config.training_sft import BestOfKConfig
+from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import DataError
-from rlaif.models.heads import ScalarHead
-from rlaif.models.reward_model import Member, RewardModel
 from rlaif.models.shared_base import SharedBase
+from rlaif.results.best_of_k import BestOfKResult
+from rlaif.reward.functions import FunctionReward
+from rlaif.reward.head import ScalarHead
+from rlaif.reward.model import Member, RewardModel
 from rlaif.rl.math import exact_kl
-from rlaif.rl.rewards import FunctionReward
 from rlaif.rl.rollout import Sampler
 from rlaif.stages.best_of_k import best_of_k
-from rlaif.stages.best_of_k_report import BestOfKResult
 from rlaif.types import Message, Prompt
 
 QUICK: dict[str, Any] = {

@@ -10,17 +10,17 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from toy_policy import prompts, share_of_vowels, toy_base
 
-from rlaif.config.training_ppo import PpoConfig
-from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.ppo import PpoConfig
 from rlaif.models.cost import Meter, forward_flops
 from rlaif.models.heap import WIDTH
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
-from rlaif.rl.rewards import FunctionReward
+from rlaif.results.costs import CurvePoint, TrainingCost
+from rlaif.results.preferences import PreferencePair
+from rlaif.reward.functions import FunctionReward
 from rlaif.stages.best_of_k import best_of_k
-from rlaif.stages.costs import CurvePoint, TrainingCost
 from rlaif.stages.dpo import train_dpo
 from rlaif.stages.ppo import ppo_cost, train_ppo
-from rlaif.stages.preferences import PreferencePair
 from rlaif.stages.sft import train_sft
 
 torch.set_num_threads(1)

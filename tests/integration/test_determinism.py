@@ -14,7 +14,7 @@ import transformers
 from spine import call, rows
 from tiny import save_tiny
 
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.engines import hf
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Comparison, Completion, Message, Principle, Prompt

@@ -14,12 +14,12 @@ from toy_policy import prompts, toy_base
 from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
-from rlaif.config.training_sft import DpoConfig
+from rlaif.config.finetune import DpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import DataError, ModelError
 from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.results.preferences import pairs_from_rows, split_by_prompt
 from rlaif.stages.dpo import DpoResult, train_dpo
-from rlaif.stages.preferences import pairs_from_rows, split_by_prompt
 
 QUICK: dict[str, Any] = {
     "epochs": 4, "learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8.0, "batch_size": 8, "micro_batch": 8, "held_out": 0.25,

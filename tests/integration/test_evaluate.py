@@ -17,11 +17,11 @@ from rlaif.judging.protocols import Pairwise
 from rlaif.models.cost import forward_flops, peak_memory
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.prompts import PromptLibrary
-from rlaif.rl.rewards import ScoredReward
+from rlaif.results.evaluation import Evaluation, PolicyResult
+from rlaif.reward.functions import ScoredReward
 from rlaif.rl.rollout import Sampler
 from rlaif.stages.compare import compare
 from rlaif.stages.evaluate import Metrics, PolicySource, configured_metrics, evaluate, kl_to_reference
-from rlaif.stages.evaluation import Evaluation, PolicyResult
 from rlaif.stats import bootstrap_mean
 from rlaif.types import Comparison, Completion, Constitution, Order, Principle, Prompt, Verdict
 

@@ -38,7 +38,7 @@ from rlaif.engines.base import GenerationRequest, LabelReading, LabelRequest, Sa
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.engines.openai import OpenAIEngine, open_openai
 from rlaif.errors import ModelError
-from rlaif.runs.store import Journal
+from rlaif.runs.journal import Journal
 from rlaif.types import Message
 
 Result = TypeVar("Result")

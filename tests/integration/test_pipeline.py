@@ -14,9 +14,9 @@ import yaml
 from spine import call, rows
 
 from rlaif.config import parse_recipe
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.errors import DataError, JudgingError
-from rlaif.pipeline.plan import plan_recipe
+from rlaif.pipeline.dry_run import plan_recipe
 from rlaif.pipeline.run import RunResult, run_recipe
 
 MODEL = "scripted:spine:swift"

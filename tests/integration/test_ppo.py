@@ -9,12 +9,12 @@ import pytest
 import torch
 from toy_policy import prompts, share_of_vowels, toy_base
 
-from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.shared_base import SharedBase
+from rlaif.reward.functions import FunctionReward, RewardSum
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import ppo_step
-from rlaif.rl.rewards import FunctionReward, RewardSum
 from rlaif.stages.ppo import PpoResult, draw_prompts, ptx_rows, reward_of, train_ppo
 from rlaif.types import Completion, Message
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from toy_policy import prompts, share_of_vowels, toy_base
 
-from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.ppo import PpoConfig
 from rlaif.errors import RunError
 from rlaif.models.shared_base import SharedBase
+from rlaif.reward.functions import FunctionReward
 from rlaif.rl.checkpoint import newest_checkpoint
 from rlaif.rl.learner import POLICY
-from rlaif.rl.rewards import FunctionReward
 from rlaif.stages.ppo import Metrics, PpoResult, train_ppo
 
 SETTINGS: dict[str, Any] = {

@@ -14,15 +14,15 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from rlaif.config.training import EnsembleSettings, RewardConfig
+from rlaif.config.reward import EnsembleSettings, RewardConfig
 from rlaif.errors import DataError, ModelError
-from rlaif.models.heads import ScalarHead
-from rlaif.models.packing import Tree, features, micro_batches, same_states, whole_trees
-from rlaif.models.reward_files import load_reward_model, save_reward_model
-from rlaif.models.reward_model import Conversation, Member, RewardModel
 from rlaif.models.shared_base import REFERENCE, SharedBase
-from rlaif.rl.reward_training import RewardStep
-from rlaif.stages.preferences import PreferencePair, pairs_from_rows, split_by_prompt
+from rlaif.results.preferences import PreferencePair, pairs_from_rows, split_by_prompt
+from rlaif.reward.files import load_reward_model, save_reward_model
+from rlaif.reward.head import ScalarHead
+from rlaif.reward.model import Conversation, Member, RewardModel
+from rlaif.reward.packing import Tree, features, micro_batches, same_states, whole_trees
+from rlaif.reward.train import RewardStep
 from rlaif.stages.reward import RewardResult, train_reward
 from rlaif.types import Message
 
@@ -347,7 +347,7 @@ def test_missing_columns_and_equal_completions_are_named() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlaif.config.stages.LARGEST", 1e35)  # no setting that is allowed makes such a loss
+    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)  # no setting that is allowed makes such a loss
     with pytest.raises(ModelError, match="at step"):
         learn(base_of(), toy_rows(40), learning_rate=1e30, keep="lora")
 
@@ -425,7 +425,7 @@ def test_a_save_that_does_not_come_back_alike_fails_and_leaves_nothing(
         model.members = (dataclasses.replace(spoiled, role=model.members[0].role),)
         return model
 
-    monkeypatch.setattr("rlaif.models.reward_files.load_reward_model", lossy)
+    monkeypatch.setattr("rlaif.reward.files.load_reward_model", lossy)
     with pytest.raises(ModelError, match="scores otherwise"):
         save_reward_model(result.model, tmp_path / "rm", probes=result.probes)
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from toy_policy import prompts, toy_base
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
-from rlaif.config.training_sft import SftConfig
+from rlaif.config.finetune import SftConfig
 from rlaif.digest import seed_from
 from rlaif.errors import DataError, ModelError
 from rlaif.models.finetune import FinetuneStep, NoReference
@@ -220,7 +220,7 @@ def test_rows_that_cannot_be_read_are_listed(bad: dict[str, Any], message: str) 
 
 
 def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlaif.config.stages.LARGEST", 1e35)  # no setting that is allowed makes such a loss
+    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)  # no setting that is allowed makes such a loss
     base = toy_base()
     base.add_adapter("policy", LoraSettings(rank=4), seed=0)
     before = base.adapter_state("policy")

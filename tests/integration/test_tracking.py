@@ -9,8 +9,8 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 from rlaif.errors import ConfigError
+from rlaif.jobs.tracking import Trackers
 from rlaif.pipeline import tracking
-from rlaif.pipeline.tracking import Trackers
 
 
 class Kept(GeneralTracker):

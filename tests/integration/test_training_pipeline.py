@@ -14,15 +14,15 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import load_recipe, parse_recipe
-from rlaif.config.training_ppo import PpoConfig
+from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ConfigError, DataError, ModelError
+from rlaif.jobs.context import Context
+from rlaif.jobs.merging import merge_adapter
+from rlaif.jobs.training import PpoJob
 from rlaif.models.shared_base import SharedBase
-from rlaif.pipeline.context import Context
-from rlaif.pipeline.merging import merge_adapter
 from rlaif.pipeline.run import RunResult, run_recipe
-from rlaif.pipeline.training import PpoJob
 from rlaif.progress import Silent
-from rlaif.runs.store import Journal
+from rlaif.runs.journal import Journal
 
 JUDGE = "scripted:spine:swift"
 SHORT = {

@@ -14,7 +14,7 @@ import torch
 import transformers
 from tiny import KINDS, Kind, tiny_model, tiny_tokenizer
 
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.engines import tree
 from rlaif.engines.base import EngineCard, LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine

@@ -11,11 +11,11 @@ from judges import constitution
 from spine import call
 
 from rlaif.config import AuditConfig, LabelConfig, Recipe, SampleConfig
-from rlaif.constitution import load_constitution, to_yaml
+from rlaif.constitution.load import load_constitution, to_yaml
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError, DataError, JudgingError
-from rlaif.pipeline.auditing import AuditSettings, run_audit
-from rlaif.pipeline.plan import plan_recipe
+from rlaif.pipeline.audit import AuditSettings, run_audit
+from rlaif.pipeline.dry_run import plan_recipe
 from rlaif.pipeline.run import run_recipe
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary

@@ -17,9 +17,9 @@ from tiny import save_tiny
 
 from rlaif.config import parse_recipe
 from rlaif.errors import ConfigError, DataError, ModelError, RlaifError
+from rlaif.jobs.training import pairs_digest, read_pairs
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.pipeline.run import RunResult, _why_again, run_recipe
-from rlaif.pipeline.training import pairs_digest, read_pairs
 from rlaif.progress import Silent
 from rlaif.runs.manifest import MANIFEST, Manifest, damaged_outputs
 from rlaif.stages.sample import check_refused_rate

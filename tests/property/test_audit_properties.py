@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judges import case
 
+from rlaif.audit.agreement import agreement, baselines
+from rlaif.audit.biases import habits
+from rlaif.audit.calibration import fit
+from rlaif.audit.cases import Case, plain, turn_half
+from rlaif.audit.selection import halves
 from rlaif.judging.aggregate import sigmoid
-from rlaif.judging.agreement import agreement, baselines
-from rlaif.judging.bias import habits
-from rlaif.judging.calibration import fit
-from rlaif.judging.cases import Case, plain, turn_half
-from rlaif.judging.selection import halves
 
 LOGITS = st.floats(-20, 20).filter(lambda x: x == 0 or abs(x) > 1e-6)
 ROWS = st.lists(st.tuples(LOGITS, st.sampled_from([0.0, 1.0]), st.text("ab", min_size=1, max_size=9)), min_size=1, max_size=30)

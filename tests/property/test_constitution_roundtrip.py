@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.constitution import load_constitution, parse_constitution, to_yaml
-from rlaif.constitution_yaml import UNPRINTABLE
+from rlaif.constitution.load import load_constitution, parse_constitution, to_yaml
+from rlaif.constitution.yaml_text import UNPRINTABLE
 from rlaif.errors import ConstitutionError
 from rlaif.types import Answers, Constitution, Example, Message, Principle
 

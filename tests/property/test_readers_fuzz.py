@@ -16,9 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlaif.errors import RlaifError
-from rlaif.pipeline.training import read_demonstrations, read_pairs
-from rlaif.runs.readers import read_prompts, read_responses
-from rlaif.runs.tables import Table, read_table
+from rlaif.io.readers import read_prompts, read_responses
+from rlaif.io.tables import Table, read_table
+from rlaif.jobs.training import read_demonstrations, read_pairs
 from rlaif.text import is_well_formed
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".jsonl.gz", ".csv.gz", ".parquet")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlaif.reward.loss import bradley_terry_loss
 from rlaif.rl import math as rl
 from rlaif.rl.kl import best_of_n_kl_bound, best_of_n_kl_estimate
 from rlaif.stats import calibration, cohen_kappa, krippendorff_alpha, length_controlled_win_rate, wilson
@@ -160,8 +161,8 @@ def test_bradley_terry_does_not_care_which_is_a(seed: int, with_margin: bool, wi
     a, b, p = tensor(5, seed=seed), tensor(5, seed=seed + 1), tensor(5, seed=seed + 2).sigmoid()
     margin = tensor(5, seed=seed + 3).abs() if with_margin else None
     weight = tensor(5, seed=seed + 4).abs() if with_weight else None
-    one = rl.bradley_terry_loss(a, b, p, margin=margin, weight=weight)
-    two = rl.bradley_terry_loss(b, a, 1 - p, margin=margin, weight=weight)
+    one = bradley_terry_loss(a, b, p, margin=margin, weight=weight)
+    two = bradley_terry_loss(b, a, 1 - p, margin=margin, weight=weight)
     torch.testing.assert_close(one, two)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.runs.splits import FRACTIONS, check_disjoint, draw, split_of
+from rlaif.io.splits import FRACTIONS, check_disjoint, draw, split_of
 from rlaif.types import Message, Prompt
 
 text = st.text(min_size=1).filter(lambda text: bool(text.strip()))

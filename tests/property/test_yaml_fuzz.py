@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlaif.config.reading import apply_overrides, load_recipe, parse_recipe
-from rlaif.constitution import load_constitution, parse_constitution
+from rlaif.constitution.load import load_constitution, parse_constitution
 from rlaif.errors import RlaifError
 from rlaif.types import Constitution
 

@@ -14,18 +14,18 @@ from contextlib import closing
 from pathlib import Path
 
 from rlaif.config import parse_recipe
-from rlaif.constitution import parse_constitution
+from rlaif.constitution.load import parse_constitution
 from rlaif.engines.api.label_reading import from_top, from_votes
 from rlaif.engines.api.wire import Malformed, read_counts, read_reply
 from rlaif.errors import RlaifError
 from rlaif.files import parse_object
+from rlaif.io.readers import read_prompts, read_responses
+from rlaif.io.tables import read_table
+from rlaif.io.training_rows import demonstration_of, preference_of
+from rlaif.runs.journal import Journal
 from rlaif.runs.manifest import Manifest
-from rlaif.runs.readers import read_prompts, read_responses
 from rlaif.runs.run import read_run
 from rlaif.runs.steps import StepLog
-from rlaif.runs.store import Journal
-from rlaif.runs.tables import read_table
-from rlaif.runs.training_rows import demonstration_of, preference_of
 
 __all__ = ["SEEDS", "TARGETS", "run_target"]
 

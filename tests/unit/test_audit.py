@@ -10,15 +10,15 @@ import pytest
 from judges import case, constitution, pairs, reader
 
 from rlaif import stats
+from rlaif.audit.accuracy import audit, audit_key, questions_of
+from rlaif.audit.agreement import Agreement, Baselines
+from rlaif.audit.biases import Bias, habits
+from rlaif.audit.cases import Case, Pair, plain
+from rlaif.audit.grade import Basis, judgement
+from rlaif.audit.report import AuditReport, audit_line, worst_grade
+from rlaif.audit.selection import halves, mean_logit, suggest
+from rlaif.audit.sensitivity import Sensitivity
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.judging.agreement import Agreement, Baselines
-from rlaif.judging.audit import audit, audit_key, questions_of
-from rlaif.judging.audit_report import AuditReport, audit_line, worst_grade
-from rlaif.judging.bias import Bias, habits
-from rlaif.judging.cases import Case, Pair, plain
-from rlaif.judging.grade import Basis, judgement
-from rlaif.judging.selection import halves, mean_logit, suggest
-from rlaif.judging.sensitivity import Sensitivity
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution

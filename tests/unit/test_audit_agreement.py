@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from judges import case, comparison, pairs
 
-from rlaif.judging.agreement import agreement, baselines, one_order_accuracy, one_principle_accuracy
-from rlaif.judging.bias import habits, shares
-from rlaif.judging.cases import Case, Pair, plain, turn_half
+from rlaif.audit.agreement import agreement, baselines, one_order_accuracy, one_principle_accuracy
+from rlaif.audit.biases import habits, shares
+from rlaif.audit.cases import Case, Pair, plain, turn_half
 from rlaif.types import Order, Verdict
 
 

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 from judges import constitution, pairs, reader
 
+from rlaif.audit.accuracy import audit, audit_key
+from rlaif.audit.cases import Case, plain
+from rlaif.audit.report import AuditReport
 from rlaif.cli.audit import audit as audit_command
 from rlaif.cli.constitution_diff import diff
-from rlaif.constitution import to_yaml
+from rlaif.constitution.load import to_yaml
 from rlaif.errors import ConfigError, ConstitutionError, DataError, RunError
-from rlaif.judging.audit import audit, audit_key
-from rlaif.judging.audit_report import AuditReport
-from rlaif.judging.cases import Case, plain
-from rlaif.pipeline.auditing import AuditSettings, run_difference
-from rlaif.pipeline.audits import STAGE_AUDIT, audit_file, find_audit, load_calibration, read_pairs, read_probes, save_text
+from rlaif.jobs.audit_files import STAGE_AUDIT, audit_file, find_audit, load_calibration, read_pairs, read_probes, save_text
+from rlaif.pipeline.audit import AuditSettings, run_difference
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown, cases_markdown

@@ -10,9 +10,9 @@ import pytest
 
 from rlaif.cli.audit import audit
 from rlaif.config import parse_recipe
-from rlaif.pipeline.context import Context
-from rlaif.pipeline.plan import Forgetful
-from rlaif.pipeline.trust import audit_command
+from rlaif.jobs.context import Context
+from rlaif.jobs.trust import audit_command
+from rlaif.pipeline.dry_run import Forgetful
 from rlaif.progress import Silent
 
 RECIPE = """

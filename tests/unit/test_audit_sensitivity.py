@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from judges import case, comparison, constitution, pairs, reader
 
-from rlaif.judging.cases import judge_pairs
+from rlaif.audit.cases import judge_pairs
+from rlaif.audit.sensitivity import Relabelled, Sensitivity, Variant, measure, variants
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import Pairwise, protocol_named
-from rlaif.judging.sensitivity import Relabelled, Sensitivity, Variant, measure, variants
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution, Example, Message, Principle

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlaif.config.training_sft import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.results.best_of_k import Candidate, expected_best, growth, mean_and_error, round_report, select, tied
 from rlaif.rl.episodes import Row
 from rlaif.rl.kl import best_of_n_kl_bound
-from rlaif.stages.best_of_k_report import Candidate, expected_best, growth, mean_and_error, round_report, select, tied
 from rlaif.types import Completion, Message, Prompt
 
 PROMPT = Prompt(id="p", messages=(Message("user", "hi"),))

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import rlaif.config as config
-from rlaif.config.stages import BaseStage, Settings
+from rlaif.config.labelling import BaseStage, Settings
 
 LOST = (float("nan"), float("inf"), float("-inf"), 1e308, -1e308, 1e38, 1e-38, 10**400)
 

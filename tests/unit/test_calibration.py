@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.audit.calibration import Calibration, fit, fit_calibration
+from rlaif.audit.cases import plain
 from rlaif.errors import DataError
+from rlaif.jobs.audit_files import load_calibration, save_calibration
 from rlaif.judging.aggregate import sigmoid
-from rlaif.judging.calibration import Calibration, fit, fit_calibration
-from rlaif.judging.cases import plain
-from rlaif.pipeline.audits import load_calibration, save_calibration
 
 
 def drawn(count: int, *, slope: float, intercept: float = 0.0, seed: int = 1) -> tuple[list[float], list[float]]:

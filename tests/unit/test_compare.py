@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.errors import DataError
 from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown, evaluation_table
+from rlaif.results.comparison import AtBudget, Difference, Optimisation, Reading
+from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.results.evaluation import Cost, Evaluation, PolicyResult, Rows, WinRate, estimates
 from rlaif.stages.compare import compare
-from rlaif.stages.comparison import AtBudget, Difference, Optimisation, Reading
-from rlaif.stages.costs import CurvePoint, TrainingCost, curve_of
-from rlaif.stages.evaluation import Cost, Evaluation, PolicyResult, Rows, WinRate, estimates
 from rlaif.stats import Estimate
 
 SHOWS = "reward-model score of training prompts"

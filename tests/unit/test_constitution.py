@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlaif import constitution as module
-from rlaif.constitution import load_constitution, parse_constitution, require, to_yaml
+from rlaif.constitution.load import load_constitution, parse_constitution, require, to_yaml
 from rlaif.errors import ConfigError, ConstitutionError
 from rlaif.resources import names
 from rlaif.types import Answers, Constitution, Example, Message, Principle

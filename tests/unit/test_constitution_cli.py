@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rlaif.cli.constitution import constitution
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError, RlaifError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlaif.constitution import parse_constitution, require, to_yaml
-from rlaif.constitution_import import import_cai
+from rlaif.constitution.importers import import_cai
+from rlaif.constitution.load import parse_constitution, require, to_yaml
 from rlaif.errors import ConstitutionError
 from rlaif.types import Principle
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.constitution import load_constitution
-from rlaif.constitution_lint import lint
+from rlaif.constitution.lint import lint
+from rlaif.constitution.load import load_constitution
 from rlaif.resources import names
 from rlaif.types import Answers, Constitution, Example, Message, Principle, Protocol
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rlaif.errors import DataError, Problem
-from rlaif.pipeline.training import read_demonstrations, read_pairs
-from rlaif.runs.readers import read_prompts, read_responses
-from rlaif.runs.tables import read_table
+from rlaif.io.readers import read_prompts, read_responses
+from rlaif.io.tables import read_table
+from rlaif.jobs.training import read_demonstrations, read_pairs
 from rlaif.types import Message
 
 USER = {"role": "user", "content": "Name a fruit."}

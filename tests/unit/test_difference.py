@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from judges import case, constitution
 
+from rlaif.audit.cases import plain
+from rlaif.audit.differences import Change, Side, changes, difference
 from rlaif.errors import DataError
 from rlaif.judging.aggregate import sigmoid
-from rlaif.judging.cases import plain
-from rlaif.judging.difference import Change, Side, changes, difference
 from rlaif.report.audit import difference_markdown
 from rlaif.types import Constitution
 

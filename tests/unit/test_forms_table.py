@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from rlaif.errors import DataError
-from rlaif.pipeline.training import read_demonstrations, read_pairs
-from rlaif.runs.readers import read_prompts, read_responses
+from rlaif.io.readers import read_prompts, read_responses
+from rlaif.jobs.training import read_demonstrations, read_pairs
 from rlaif.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]

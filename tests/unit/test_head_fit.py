@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlaif.errors import DataError
-from rlaif.rl.head_fit import _ridge, fit_head, fit_scale
-from rlaif.rl.math import bradley_terry_loss
+from rlaif.reward.fit import _ridge, fit_head, fit_scale
+from rlaif.reward.loss import bradley_terry_loss
 
 
 def pairs(n: int, h: int, *, signal: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from spine import call
 
-from rlaif.constitution import load_constitution
-from rlaif.constitution_import import import_cai
+from rlaif.constitution.importers import import_cai
+from rlaif.constitution.load import load_constitution
 from rlaif.engines.api.api_key import read_api_key
 from rlaif.errors import ConstitutionError, ModelError, RlaifError
 

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.judging.difference import Change, Difference, Influence, Mover
+from rlaif.audit.differences import Change, Difference, Influence, Mover
 from rlaif.report.audit import difference_markdown
 from rlaif.report.markdown import code, named, quoted, sentence, table
 from rlaif.report.model_card import ModelCard, card_markdown

@@ -9,7 +9,7 @@ import pytest
 from rlaif.engines.base import Engine, EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest, Sampling
 from rlaif.engines.journaled import LOOKUP_CHUNK, JournaledEngine, Memo, journal_key
 from rlaif.engines.scripted import ScriptedCrash, ScriptedEngine
-from rlaif.runs.store import Journal
+from rlaif.runs.journal import Journal
 from rlaif.types import Message
 
 

@@ -11,7 +11,7 @@ from spine import call
 
 from rlaif.cli.dry_run import IMAGINED
 from rlaif.cli.execute import labelled, questions
-from rlaif.cli.summary import show_results
+from rlaif.cli.show import show_results
 from rlaif.report.training import ppo_steps, step_line
 from rlaif.text import count_of
 

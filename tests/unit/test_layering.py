@@ -1,4 +1,4 @@
-"""Imports go one way: cli -> pipeline -> stages -> {judging, models, rl} -> {engines, prompts, constitution} -> types, errors."""
+"""Imports go one way: cli -> pipeline -> jobs -> stages -> results -> rl -> reward -> models, and audit -> judging, down to types."""
 
 from __future__ import annotations
 
@@ -22,22 +22,32 @@ BELOW: dict[str, frozenset[str]] = {
     "engines": frozenset(),
     "config": frozenset(),
     "runs": frozenset(),
-    "judging": frozenset({"engines", "prompts", "constitution"}),
+    "io": frozenset({"runs"}),
+    "judging": frozenset({"engines", "prompts"}),
+    "audit": frozenset({"engines", "prompts", "judging"}),
     "models": frozenset({"engines"}),
-    "rl": frozenset({"engines", "prompts", "judging", "models", "config"}),
-    "stages": frozenset({"engines", "prompts", "constitution", "judging", "models", "rl", "config"}),
-    "report": frozenset({"judging", "stages"}),
-    "pipeline": frozenset({"engines", "prompts", "constitution", "judging", "models", "rl", "config", "runs", "stages", "report"}),
-    "cli": frozenset(
-        {"engines", "prompts", "constitution", "judging", "models", "rl", "config", "runs", "stages", "report", "pipeline"}
-    ),
+    "reward": frozenset({"engines", "prompts", "judging", "models"}),
+    "rl": frozenset({"engines", "config", "models", "reward"}),
+    "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
+    "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
+    "report": frozenset({"judging", "audit", "results"}),
+    "jobs": frozenset({
+        "engines", "prompts", "constitution", "config", "runs", "io", "judging", "audit", "models", "reward", "rl", "results",
+        "stages", "report",
+    }),
+    "pipeline": frozenset({
+        "engines", "prompts", "constitution", "config", "runs", "io", "judging", "audit", "models", "rl", "stages", "report", "jobs",
+    }),
+    "cli": frozenset({
+        "engines", "prompts", "constitution", "config", "runs", "audit", "models", "results", "report", "jobs", "pipeline",
+    }),
     "__main__": frozenset({"cli"}),
 }
 """For each part, the other parts that it may import besides `BASE`."""
 
 
 def part_of(module: str) -> str:
-    """`rlaif.runs.store` is of `runs`; the helpers `rlaif.constitution_*` are of `constitution`."""
+    """`rlaif.runs.journal` is of `runs`; the helpers `rlaif.constitution_*` are of `constitution`."""
     name = module.split(".")[1] if "." in module else "__init__"
     return "constitution" if name.startswith("constitution_") else name
 
@@ -96,7 +106,7 @@ def test_the_light_parts_are_free_of_torch() -> None:
     heavy = ("torch", "transformers", "trl", "peft", "accelerate")
     wrong = []
     for module, path in modules():
-        if part_of(module) in BASE | {"constitution", "prompts", "config", "runs", "judging", "cli"}:
+        if part_of(module) in BASE | {"constitution", "prompts", "config", "runs", "io", "judging", "audit", "cli"}:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []

@@ -10,9 +10,9 @@ import yaml
 from spine import call
 
 from rlaif.errors import DataError, ModelError
+from rlaif.jobs.merging import adapter_of, origin_of
 from rlaif.pipeline import publishing
-from rlaif.pipeline.merging import adapter_of, origin_of
-from rlaif.pipeline.publishing import prepare, upload
+from rlaif.pipeline.publish import prepare, upload
 from rlaif.report.model_card import ModelCard, card_markdown, has_licence, merged_card
 
 CARD = ModelCard(

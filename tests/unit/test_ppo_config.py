@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlaif.config.training_ppo import LengthPart, ModelPart, PatternPart, PpoConfig
+from rlaif.config.ppo import LengthPart, ModelPart, PatternPart, PpoConfig
 from rlaif.rl.kl import AdaptiveKL, FixedKL, LagrangianKL
 
 
@@ -68,7 +68,7 @@ def test_the_list_of_details_names_code_that_exists() -> None:
     numbers = [number for first, last, _ in lines for number in range(int(first), int(last or first) + 1)]
     assert numbers == list(range(1, 22))
     found = 0
-    places = {"PpoConfig": "rlaif.config.training_ppo", "Episodes": "rlaif.rl.episodes", "models": "rlaif"}
+    places = {"PpoConfig": "rlaif.config.ppo", "Episodes": "rlaif.rl.episodes", "models": "rlaif"}
     for name in re.findall(r"`([\w.]+)`", "\n".join(text for _, _, text in lines)):
         head, *rest = name.split(".")
         place: Any = importlib.import_module(places.get(head, "rlaif.rl"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.constitution import load_constitution
+from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError
 from rlaif.prompts import PromptLibrary, neutralize_fences, quote
 from rlaif.types import Comparison, Completion, Constitution, Example, Message, Principle, Prompt

@@ -13,7 +13,7 @@ from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError
 from rlaif.judging.reasoning import ChainOfThought, ReasonedReading, ReasoningJudge, continued, split_reasons
 from rlaif.prompts import PromptLibrary
-from rlaif.runs.store import Journal
+from rlaif.runs.journal import Journal
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt
 
 PRINCIPLE = Principle(id="kind", comparison="Which response is kinder?")

@@ -11,7 +11,7 @@ import pytest
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.errors import ConfigError, DataError
 from rlaif.prompts import PromptLibrary
-from rlaif.rl.rewards import (
+from rlaif.reward.functions import (
     FormatReward,
     FunctionReward,
     JudgeReward,

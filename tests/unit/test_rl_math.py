@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlaif.errors import ConfigError, DataError
+from rlaif.reward.loss import bradley_terry_loss
 from rlaif.rl import math as rl
 
 NAN = math.nan
@@ -354,30 +355,30 @@ class TestValueLoss:
 class TestBradleyTerry:
     def test_soft_target_by_hand(self) -> None:
         delta = math.log(3)  # σ = .75
-        loss = rl.bradley_terry_loss(torch.tensor([delta]), torch.tensor([0.0]), torch.tensor([0.6]))
+        loss = bradley_terry_loss(torch.tensor([delta]), torch.tensor([0.0]), torch.tensor([0.6]))
         close(loss, -(0.6 * math.log(0.75) + 0.4 * math.log(0.25)))
 
     def test_a_margin_must_be_won_by(self) -> None:
         """Llama 2's loss for a hard label."""
-        loss = rl.bradley_terry_loss(torch.tensor([2.0]), torch.tensor([0.5]), torch.tensor([1.0]), margin=torch.tensor([1.0]))
+        loss = bradley_terry_loss(torch.tensor([2.0]), torch.tensor([0.5]), torch.tensor([1.0]), margin=torch.tensor([1.0]))
         close(loss, math.log(1 + math.exp(-0.5)))
 
     def test_weights_are_relative(self) -> None:
         a, b, p = torch.tensor([1.0, -1.0, 0.0]), torch.zeros(3), torch.tensor([1.0, 1.0, 1.0])
         rows = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(1)), math.log(2)]
-        close(rl.bradley_terry_loss(a, b, p), sum(rows) / 3)
-        close(rl.bradley_terry_loss(a, b, p, weight=torch.tensor([3.0, 1.0, 0.0])), (3 * rows[0] + rows[1]) / 4)
+        close(bradley_terry_loss(a, b, p), sum(rows) / 3)
+        close(bradley_terry_loss(a, b, p, weight=torch.tensor([3.0, 1.0, 0.0])), (3 * rows[0] + rows[1]) / 4)
 
     def test_the_gradient_stops_at_the_target(self) -> None:
         a = torch.tensor([math.log(3)], requires_grad=True)
-        rl.bradley_terry_loss(a, torch.tensor([0.0]), torch.tensor([0.75])).backward()
+        bradley_terry_loss(a, torch.tensor([0.0]), torch.tensor([0.75])).backward()
         assert a.grad is not None
         close(a.grad, [0.0])
 
     def test_a_large_gap_stays_finite(self) -> None:
-        loss = rl.bradley_terry_loss(torch.tensor([-1e4]).bfloat16(), torch.tensor([0.0]).bfloat16(), torch.tensor([1.0]))
+        loss = bradley_terry_loss(torch.tensor([-1e4]).bfloat16(), torch.tensor([0.0]).bfloat16(), torch.tensor([1.0]))
         close(loss, 1e4, atol=20)
 
     def test_weights_of_another_shape_are_refused(self) -> None:
         with pytest.raises(ValueError, match="weight"):
-            rl.bradley_terry_loss(torch.zeros(2), torch.zeros(2), torch.ones(2), weight=torch.ones(2, 1))
+            bradley_terry_loss(torch.zeros(2), torch.zeros(2), torch.ones(2), weight=torch.ones(2, 1))

@@ -8,8 +8,9 @@ from rlaif.config import ReviseConfig
 from rlaif.engines.base import GenerationRequest
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.prompts import PromptLibrary
-from rlaif.stages.revise import Revision, revise
-from rlaif.stages.rows import revision_row, sft_rows
+from rlaif.results.revisions import Revision
+from rlaif.results.rows import revision_row, sft_rows
+from rlaif.stages.revise import revise
 from rlaif.types import Constitution, Message, Principle, Prompt
 
 LIBRARY = PromptLibrary()

@@ -15,7 +15,7 @@ import pytest
 
 from rlaif.errors import RunError
 from rlaif.runs import store
-from rlaif.runs.store import Journal
+from rlaif.runs.journal import Journal
 
 
 def test_values_come_back_exactly(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_threads_share_a_journal(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from rlaif.runs.store import Journal
+from rlaif.runs.journal import Journal
 
 journal = Journal(Path(sys.argv[1]))
 batch = 0

@@ -9,9 +9,9 @@ from spine import call
 
 from rlaif.config.reading import parse_recipe
 from rlaif.errors import ConfigError, ConstitutionError, DataError, ModelError
+from rlaif.io.readers import read_prompts
 from rlaif.models.load import resolve
 from rlaif.resources import find
-from rlaif.runs.readers import read_prompts
 from rlaif.suggest import did_you_mean, nearest
 
 COMMANDS = {
@@ -73,7 +73,7 @@ def test_models_prompts_and_constitutions(tmp_path: Path, monkeypatch: pytest.Mo
         find("constitutions", "wamth.yaml")
     file = tmp_path / "c.yaml"
     file.write_text("protocol: pointwize\nprinciples: [{id: a, question: Is it good?}]")
-    from rlaif.constitution import load_constitution
+    from rlaif.constitution.load import load_constitution
 
     with pytest.raises(ConstitutionError, match="did you mean `pointwise`"):
         load_constitution(file)

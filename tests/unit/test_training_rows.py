@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlaif.errors import DataError
-from rlaif.runs.training_rows import demonstration_of, preference_of
+from rlaif.io.training_rows import demonstration_of, preference_of
 
 
 def user(text: str) -> dict[str, str]:

@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from rlaif.errors import RunError
+from rlaif.io.writers import CHUNK, RowWriter, write_rows, write_text
 from rlaif.runs import disk, writers
 from rlaif.runs.disk import told, write_whole
-from rlaif.runs.writers import CHUNK, RowWriter, write_rows, write_text
 
 ROWS = [
     {"prompt": [{"role": "user", "content": "“你好” \u2028"}], "p": 0.1 + 0.2, "n": 1, "none": None, "s": "a\nb"},

@@ -1,0 +1,1 @@
+"""Whether a judge can be trusted: accuracy, calibration, biases, agreement and sensitivity, and what they add up to."""

@@ -1,0 +1,95 @@
+"""The audit as a stage of a run: the judge is asked as the next `label` stage will ask it, and its report lies in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlaif.audit.cases import Case, Pair
+from rlaif.audit.report import AuditReport, audit_line
+from rlaif.config import AuditConfig, LabelConfig
+from rlaif.digest import digest
+from rlaif.io.writers import write_text
+from rlaif.jobs.audit_files import STAGE_AUDIT
+from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, write_audit
+from rlaif.jobs.base import Outcome, check_gaps, transient_among
+from rlaif.jobs.context import Context
+from rlaif.judging.opening import open_protocol
+from rlaif.report.audit import cases_markdown
+
+__all__ = ["AuditJob"]
+
+
+class AuditJob:
+    """A judge in, what it is worth out: `audit.json`, `audit.md`."""
+
+    def __init__(self, config: AuditConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        label = _next_label(config, context)
+        self.judge = context.model(config.judge or label.judge)
+        self.task = AuditTask(
+            judge=self.judge, constitution=context.recipe.constitution, data=config.data, prompt_column=config.prompt_column,
+            skip_bad_rows=config.skip_bad_rows, protocol=config.protocol or label.protocol, limit=config.limit, probes=config.probes,
+            principles=config.principles or label.principles, variants=config.variants, seed=context.seed(config),
+            prompts_dir=Path(context.recipe.prompts_dir) if context.recipe.prompts_dir else None,
+            min_label_share=label.min_label_share if config.min_label_share is None else config.min_label_share,
+        )
+        self.inputs = audit_inputs(self.task, context.progress)
+        if config.data and config.skip_bad_rows:
+            context.leave_out(config.name, config.data, self.inputs.bad_rows)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card, library = self.context.engines.card(self.judge), self.inputs.library
+        protocols = [open_protocol(name, library=library, constitution=each) for name, each in self.inputs.usable.items()]
+        return {
+            "variants": str(self.config.variants), "principles": self.task.principles,
+            "labels": str(self.task.min_label_share), "protocol": " ".join(self.inputs.usable),
+            "pairs": _pairs_digest(self.inputs.pairs), "probes": _pairs_digest(self.inputs.probes),
+            "judge": digest([card.name, card.identity()]), "constitution": self.context.constitution.digest,
+            "templates": library.digest(*(protocol.template for protocol in protocols)), "seed": str(self.task.seed),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"judge": self.context.engines.card(self.judge).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        judged: dict[str, Sequence[Case]] = {}
+        report = conduct(
+            self.task, self.inputs, self.context.engines.get(self.judge), progress=self.context.progress,
+            keep=lambda name, cases, probes: judged.update({name: [*cases, *probes]}),
+        )
+        verdicts = [verdict for cases in judged.values() for case in cases for verdict in case.verdicts]
+        gaps = transient_among(verdict.reason for verdict in verdicts)
+        check_gaps(gaps, len(verdicts), stage=self.config.name)
+        write_audit(report, folder / Path(STAGE_AUDIT).stem)
+        write_text(folder / "samples.md", cases_markdown(judged))
+        for each in report.protocols:
+            warning = "warning: " if each.judgement.grade == "do not use" else ""
+            self.context.progress.note(f"{warning}{audit_line(each)}")
+        return Outcome(counts=_counts(report, len(self.inputs.probes), judged), rows={}, gaps=gaps)
+
+
+def _next_label(config: AuditConfig, context: Context) -> LabelConfig:
+    """The label stage that the audit is for; one with its defaults where none follows."""
+    names = [stage.name for stage in context.recipe.stages]
+    after = context.recipe.stages[names.index(config.name) + 1 :]
+    return next((stage for stage in after if isinstance(stage, LabelConfig)), LabelConfig())
+
+
+def _pairs_digest(pairs: Sequence[Pair]) -> str:
+    return digest([
+        [pair.comparison.id, pair.comparison.prompt.fingerprint(), pair.comparison.a.text, pair.comparison.b.text, pair.a_wins]
+        for pair in pairs
+    ])
+
+
+def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:
+    verdicts = [verdict for cases in judged.values() for case in cases for verdict in case.verdicts]
+    return {
+        "pairs": report.pairs, "labelled_pairs": report.labelled, "probes": probes, "verdicts": len(verdicts),
+        "invalid_verdicts": sum(verdict.logit_a is None for verdict in verdicts),
+    }

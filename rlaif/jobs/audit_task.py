@@ -1,0 +1,208 @@
+"""What an audit asks of whom: its inputs, its conduct, its files. `rlaif audit` and the stage `audit` share it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rlaif.audit.accuracy import SENSITIVITY_ROWS, audit, in_scope, questions_of
+from rlaif.audit.cases import Case, Pair, plain
+from rlaif.audit.differences import Difference
+from rlaif.audit.report import AuditReport
+from rlaif.constitution.load import Half, load_constitution, require
+from rlaif.engines.base import LEAST_SHARE, Engine, TokenCount
+from rlaif.engines.scripted import load_scripted
+from rlaif.errors import ConstitutionError, DataError
+from rlaif.jobs.audit_files import Pairs, read_pairs, read_probes, save_text
+from rlaif.jobs.estimate import shared
+from rlaif.judging.judge import PrincipleMode
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.protocols import QUESTIONS
+from rlaif.progress import Progress
+from rlaif.prompts import PromptLibrary
+from rlaif.report.audit import audit_markdown
+from rlaif.types import Constitution
+
+__all__ = [
+    "HALVES", "AuditInputs", "AuditTask", "Plan", "as_json", "audit_inputs", "conduct", "plan_questions", "read_comparisons",
+    "write_audit",
+]
+
+HALVES: Mapping[str, Half] = {"pairwise": "comparison", "pointwise": "question", "cot": "comparison"}
+BOTH = ("pairwise", "pointwise")
+ProbeChoice = Literal["all", "on-topic", "none"]
+Keep = Callable[[str, Sequence[Case], Sequence[Case]], None]
+COUNTED = 20
+"""Comparisons whose questions are rendered to estimate tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditTask:
+    """What to ask whom.
+
+    Attributes:
+        protocol: `both` audits the protocols that the constitution has texts for; `None` is the constitution's own.
+        limit: Comparisons of `data` to draw; `None` takes all.
+        probes: The built-in comparisons to ask; `on-topic` are those that share a tag with a principle (all, if none does).
+        variants: Comparisons on which other labels and wordings are tried.
+        own: Name of the judge's own completions in `data`; the judge's when left out.
+    """
+
+    judge: str
+    constitution: str
+    data: str | None = None
+    prompt_column: str = "prompt"
+    skip_bad_rows: bool = False
+    protocol: Literal["both", "pairwise", "pointwise", "cot"] | None = "both"
+    limit: int | None = None
+    probes: ProbeChoice = "all"
+    principles: PrincipleMode = "all"
+    variants: int = SENSITIVITY_ROWS
+    own: str = ""
+    seed: int = 0
+    prompts_dir: Path | None = None
+    min_label_share: float = LEAST_SHARE
+
+
+class Plan(NamedTuple):
+    """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it that is read (`shared`)."""
+
+    protocols: tuple[str, ...]
+    comparisons: int
+    probes: int
+    questions: int
+    tokens_each: float
+    shared: float
+
+
+class AuditInputs(NamedTuple):
+    """What an audit reads.
+
+    Attributes:
+        usable: By protocol to audit, the principles that it can ask.
+        labelled: Whether `pairs` carry people's choice.
+        data: What `pairs` are, in words.
+        bad_rows: Rows of the file that were left out.
+    """
+
+    constitution: Constitution
+    usable: dict[str, Constitution]
+    library: PromptLibrary
+    pairs: tuple[Pair, ...]
+    labelled: bool
+    probes: tuple[Pair, ...]
+    data: str
+    bad_rows: int = 0
+
+
+def audit_inputs(task: AuditTask, progress: Progress) -> AuditInputs:
+    """Read the constitution, the pairs and the probes.
+
+    Raises:
+        RlaifError: One of them cannot be read, or there is nothing to ask.
+    """
+    constitution = load_constitution(task.constitution)
+    usable = _usable(constitution, task, progress)
+    read = read_comparisons(task, task.data, progress) if task.data else None
+    probes = _probes(task, usable)
+    if read is None and not probes:
+        raise DataError("there is nothing to audit on", remedy="give pairs (data), or do not leave the probes out")
+    return AuditInputs(
+        constitution=constitution, usable=usable, library=PromptLibrary(constitution.language, task.prompts_dir),
+        pairs=read.pairs if read else (), labelled=bool(read and read.labelled), probes=probes,
+        data=Path(task.data).name if task.data else "", bad_rows=len(read.read.problems) if read else 0,
+    )
+
+
+def conduct(
+    task: AuditTask, inputs: AuditInputs, engine: Engine, *, progress: Progress, keep: Keep | None = None,
+) -> AuditReport:
+    """Ask `engine` all that `task` says.
+
+    Args:
+        keep: Told the judged pairs and probes of each protocol.
+    """
+    return audit(
+        engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
+        probes=inputs.probes, data=inputs.data, principles=task.principles, own=task.own, seed=task.seed,
+        sensitivity_rows=task.variants, least_share=task.min_label_share, progress=progress, keep=keep,
+    )
+
+
+def write_audit(report: AuditReport, base: Path) -> tuple[Path, Path]:
+    """Write a report as `base`.json and `base`.md.
+
+    Raises:
+        RunError: The files cannot be written.
+    """
+    files = (base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.md"))
+    save_text(files[0], as_json(report))
+    save_text(files[1], audit_markdown(report))
+    return files
+
+
+def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) -> Plan:
+    """What `conduct` would ask."""
+    questions = questions_of(
+        inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=task.principles, sensitivity_rows=task.variants,
+    )
+    lengths, groups = [], []
+    for name, constitution in inputs.usable.items():
+        protocol = open_protocol(name, library=inputs.library, constitution=constitution)
+        judge = open_judge(
+            load_scripted("scripted"), protocol, constitution, principles=task.principles, seed=task.seed, progress=None
+        )
+        for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
+            requests = judge.requests(pair.comparison)
+            lengths += [counter.count(request.messages) for request in requests[:QUESTIONS]]
+            groups.append([counter.render(request.messages) for request in requests])
+    return Plan(
+        protocols=tuple(inputs.usable), comparisons=len(inputs.pairs), probes=len(inputs.probes), questions=questions,
+        tokens_each=sum(lengths) / len(lengths) if lengths else 0.0, shared=shared(groups),
+    )
+
+
+def _probes(task: AuditTask, usable: Mapping[str, Constitution]) -> tuple[Pair, ...]:
+    if task.probes == "none":
+        return ()
+    probes = read_probes(seed=task.seed)
+    ours = {tag for constitution in usable.values() for principle in constitution.principles for tag in principle.tags}
+    return probes if task.probes == "all" else tuple(in_scope(probes, ours))
+
+
+def _usable(constitution: Constitution, settings: AuditTask, progress: Progress) -> dict[str, Constitution]:
+    """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left out."""
+    asked = BOTH if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
+    usable: dict[str, Constitution] = {}
+    refused: list[ConstitutionError] = []
+    for name in asked:
+        try:
+            usable[name] = replace(constitution, principles=require(constitution, HALVES[name], source=settings.constitution))
+        except ConstitutionError as error:
+            refused.append(error)
+    if not usable:
+        raise refused[0]
+    if refused:
+        progress.note(f"only {', '.join(usable)} is audited: {refused[0].what}")
+    return usable
+
+
+def read_comparisons(settings: AuditTask, source: str, progress: Progress) -> Pairs:
+    """The comparisons of a file; what was left out is told."""
+    read = read_pairs(
+        source, limit=settings.limit, prompt_column=settings.prompt_column, skip_bad_rows=settings.skip_bad_rows, seed=settings.seed,
+    )
+    for note in read.read.notes:
+        progress.note(f"{source}: {note}")
+    if read.read.problems:
+        progress.note(f"{source}: {len(read.read.problems)} of {read.read.rows} rows could not be read and were skipped")
+    if read.identical:
+        progress.note(f"{source}: {read.identical} pairs with equal completions were left out")
+    return read
+
+
+def as_json(found: AuditReport | Difference) -> str:
+    return json.dumps(plain(found), ensure_ascii=False, indent=2) + "\n"

@@ -1,0 +1,70 @@
+"""The model card that a training stage leaves in its adapter's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlaif.config.labelling import BaseStage
+from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
+from rlaif.io.tables import read_table
+from rlaif.io.writers import write_text
+from rlaif.jobs.context import Context
+from rlaif.jobs.merging import CARD, tuned_before
+from rlaif.models.alias import ALIASES
+from rlaif.models.shared_base import SharedBase
+from rlaif.report.model_card import ModelCard, card_markdown
+from rlaif.reward.files import reward_note
+
+__all__ = ["judges_of", "reward_judges", "write_card"]
+
+SOURCES = ("prompts", "preferences", "human labels", "rows", "rewards", "templates")
+"""Parts of a stage's key that are digests of what it learned from."""
+SILENT = ("stage", "name", "seed", "limit", "skip_bad_rows", "prompt_column", "context_column")
+
+
+def write_card(
+    folder: Path, config: BaseStage, context: Context, *, base: SharedBase, parts: Mapping[str, str], judge: str = "",
+    results: Mapping[str, Any],
+) -> None:
+    """Write `README.md` into the adapter's folder.
+
+    Args:
+        parts: Of the stage's key; its data digests go into the card.
+        results: Figures that two runs with the same outcome share.
+
+    Raises:
+        RunError: The disk refuses.
+    """
+    alias = ALIASES.get(base.name)
+    settings = config.model_dump(mode="json", exclude=set(SILENT))
+    card = ModelCard(
+        name=f"{context.recipe.name}: {config.name}", kind=str(getattr(config, "stage", "")), base=alias.hub if alias else base.name,
+        revision=base.revision, constitution=(context.constitution.name, context.constitution.digest), judge=judge,
+        first=tuned_before(config, context.recipe), data={name: parts[name] for name in SOURCES if parts.get(name)},
+        settings={**settings, "seed": context.seed(config)}, results=results,
+    )
+    write_text(folder / CARD, card_markdown(card))
+
+
+def judges_of(files: Iterable[str]) -> str:
+    """Who labelled the preferences, and how: what the first row of each file says."""
+    found: dict[str, None] = {}
+    for file in files:
+        row = next((row.values for row in read_table(file).rows), {})
+        if row.get("judge"):
+            found[f"{row['judge']}, {row.get('protocol') or 'unknown protocol'}"] = None
+    return "; ".join(found)
+
+
+def reward_judges(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> str:
+    """The judges behind a reward: those who labelled for its models, and those who are asked directly."""
+    found: dict[str, None] = {}
+    for part in parts.values():
+        if isinstance(part, ModelPart):
+            _, folder = context.reward_source(config, part.reward)
+            found[reward_note(folder).get("judge", "")] = None
+        if isinstance(part, JudgePart):
+            found[f"{context.engines.card(context.model(part.judge)).label}, asked directly"] = None
+    return "; ".join(name for name in found if name)

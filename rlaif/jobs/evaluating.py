@@ -1,0 +1,265 @@
+"""Evaluating and comparing as jobs of a run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import StageConfig
+from rlaif.config.evaluation import CompareConfig, EvaluateConfig
+from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.digest import digest
+from rlaif.errors import ConfigError, DataError
+from rlaif.files import read_object
+from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.base import Outcome, check_gaps, settings_digest, transient_among, usable
+from rlaif.jobs.context import Context
+from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.jobs.rewards import model_reward
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.models.shared_base import SharedBase
+from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
+from rlaif.report.markdown import named, quoted
+from rlaif.results.costs import TrainingCost
+from rlaif.results.evaluation import Evaluation
+from rlaif.reward.functions import RewardFunction
+from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
+from rlaif.stages.compare import compare
+from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
+from rlaif.types import Prompt
+
+__all__ = ["START", "CompareJob", "EvaluateJob"]
+
+START = "start"
+"""Name of the policy that the others were trained from."""
+POLICY_STAGES = ("ppo", "best_of_k", "dpo")
+"""Kinds of stage whose folder holds an adapter."""
+EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
+TO_READ = 12
+"""Prompts whose completions are written out."""
+
+
+class EvaluateJob:
+    """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`, `training.json`."""
+
+    def __init__(self, config: EvaluateConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts = load_prompts(
+            config, own_split="eval", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
+        context.claim_prompts("eval", self.prompts)
+        stages = context.recipe.stages[: [stage.name for stage in context.recipe.stages].index(config.name)]
+        self.policies = config.policies or tuple(stage.name for stage in stages if stage.stage in POLICY_STAGES)
+        self.models_of = {stage.name: _model_of(stage) for stage in stages}
+        self.rewards = [stage.name for stage in stages if stage.stage == "reward"]
+        if not self.policies:
+            remedy = "train one before it, or name folders in `policies`"
+            raise ConfigError(f"stage {config.name!r} has no policy to evaluate", remedy=remedy)
+        # What it names is looked for now: a model takes minutes to load.
+        for name in self.policies:
+            if name not in self.models_of:
+                self._adapter(name)
+        configured_metrics(config)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        context = self.context
+        return {
+            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"),
+            "prompts": prompts_digest(self.prompts), "base": context.base().identity, "seed": str(context.seed(self.config)),
+            "policies": digest([
+                [name, self._base(name).identity, context.files_digest(self._adapter(name))] for name in self.policies
+            ]),
+            "reward": context.reward_digest(self.config, self.config.reward) if self._scored else "",
+            "constitution": context.constitution.digest, "judge": self._judge_digest(),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"policies": ", ".join(self.policies), "judge": self.context.engines.card(self.context.model(self.config.judge)).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context = self.context
+        with self._adapters() as policies:
+            found = evaluate(
+                self.prompts, policies, start=START, config=self.config, seed=context.seed(self.config), reward=self._reward(),
+                judge=self._judge() if self.config.win_rate else None, messages=context.library.policy, progress=context.progress,
+            )
+        rates = [policy.win for policy in found.policies if policy.win is not None]
+        unanswered = [transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates]
+        gaps = sum(unanswered)
+        lost = sum(min(rate.invalid, count) for rate, count in zip(rates, unanswered, strict=True))
+        check_gaps(lost, sum(rate.compared for rate in rates), stage=self.config.name)
+        write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        write_text(folder / "evaluation.md", evaluation_markdown(found))
+        write_cost(folder / TRAINING, self._training())
+        rows = _completion_rows(found)
+        count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
+        write_text(folder / "samples.md", _side_by_side(found, self.prompts))
+        counts = {"prompts": len(self.prompts), "policies": len(policies), "completions": count}
+        return Outcome(counts=counts, rows={EVALUATION: 1, "completions.jsonl": count}, gaps=gaps)
+
+    @contextmanager
+    def _adapters(self) -> Iterator[dict[str, PolicySource]]:
+        """Every policy as a role of its base, for as long as it is measured."""
+        names = _names(self.policies)
+        sources = {name: PolicySource(self._base(name), f"evaluated-{number}") for number, name in enumerate(self.policies)}
+        try:
+            for name, (base, role) in sources.items():
+                base.load_adapter(role, self._adapter(name))
+            yield {START: PolicySource(self.context.base()), **{names[name]: source for name, source in sources.items()}}
+        finally:
+            for base, role in sources.values():
+                if role in base.roles:
+                    base.drop_adapter(role)
+
+    def _base(self, name: str) -> SharedBase:
+        """The base that a policy is an adapter of: the one that its stage trained, or the recipe's."""
+        return self.context.base(self.models_of.get(name))
+
+    def _training(self) -> dict[str, Any]:
+        """What training each policy took, by the name it has in the report, where its stage noted it."""
+        found = {shown: read_cost(self._adapter(name).parent / COST) for name, shown in _names(self.policies).items()}
+        return {name: cost for name, cost in found.items() if cost is not None}
+
+    def _adapter(self, name: str) -> Path:
+        folder = self.context.folders.get(name)
+        path = folder / "adapter" if folder else Path(name)
+        if not path.is_dir():
+            remedy = "name a stage that trained a policy, or a folder of an adapter"
+            raise DataError("there is no adapter", where=str(path), remedy=remedy)
+        return path
+
+    @property
+    def _scored(self) -> bool:
+        return bool(self.config.reward or self.rewards)
+
+    def _reward(self) -> RewardFunction | None:
+        return model_reward(self.config, self.config.reward, self.context) if self._scored else None
+
+    def _judge(self) -> Judging:
+        context, config = self.context, self.config
+        name = config.protocol or context.constitution.protocol
+        protocol = open_protocol(
+            name, library=context.library, constitution=context.constitution, least_share=config.min_label_share
+        )
+        principles = usable(context, "question" if protocol.half == "question" else "comparison")
+        engine = context.engines.get(context.model(config.judge))
+        return open_judge(
+            engine, protocol, principles, principles=config.principles, seed=context.seed(config), progress=context.progress
+        ).judge
+
+    def _judge_digest(self) -> str:
+        if not self.config.win_rate:
+            return ""
+        card, protocol = self.context.engines.card(self.context.model(self.config.judge)), self.config.protocol
+        template = f"judge_{protocol or self.context.constitution.protocol}"
+        return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
+
+
+class CompareJob:
+    """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
+
+    def __init__(self, config: CompareConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        noted = [path.parent / TRAINING for path in self._files()]
+        files = [self.context.file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
+        return {"settings": settings_digest(self.config, "evaluations"), "evaluations": digest(files), "seed": str(self._seed)}
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        evaluations = [_read(path) for path in self._files()]
+        names = {policy.name for each in evaluations for policy in each.policies}
+        found = compare(
+            evaluations, self._costs(), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
+        )
+        values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
+        write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        markdown = comparison_markdown(found)
+        write_text(folder / "comparison.md", markdown)
+        write_text(folder / "samples.md", markdown)
+        return Outcome(counts={"evaluations": len(evaluations), "policies": len(names)}, rows={COMPARISON: 1, "comparison.md": 0})
+
+    @property
+    def _seed(self) -> int:
+        return self.context.seed(self.config)
+
+    def _files(self) -> list[Path]:
+        named = self.config.evaluations or (self.context.earlier(self.config, "evaluate", None),)
+        return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
+
+    def _costs(self) -> dict[str, TrainingCost]:
+        """What training the policies took, as their evaluations noted it."""
+        noted = [path.parent / TRAINING for path in self._files()]
+        return {
+            name: TrainingCost.from_dict(cost, where=str(path))
+            for path in noted for name, cost in (read_cost(path) or {}).items()
+        }
+
+
+def _model_of(stage: StageConfig) -> str | None:
+    """The model that a stage trains; `None` for the recipe's."""
+    match stage:
+        case BestOfKConfig():
+            return stage.student
+        case DpoConfig() | SftConfig():
+            return stage.model
+        case _:
+            return None
+
+
+def _names(policies: Sequence[str]) -> dict[str, str]:
+    """What each policy is called in the report: a stage's own name, or as few of the last parts of a folder's path as tell it from
+    the others."""
+    parts = {policy: [part for part in Path(policy).parts if part not in ("adapter", "/")] or [policy] for policy in policies}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        names = {policy: "/".join(each[-count:]) for policy, each in parts.items()}
+        if len({START, *names.values()}) > len(names):
+            return names
+    raise ConfigError("the same policy is named twice", remedy="name each policy once")
+
+
+def _read(path: Path) -> Evaluation:
+    remedy = "name a file that `rlaif evaluate` wrote"
+    return Evaluation.from_dict(read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path))
+
+
+def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:
+    """One row a completion, with its measures."""
+    return [
+        {
+            "policy": policy.name, "prompt_id": prompt, "completion": text,
+            "measures": {name: values[number] for name, values in policy.rows.measures.items()},
+        }
+        for policy in found.policies
+        for number, (prompt, text) in enumerate(zip(policy.rows.prompts, policy.rows.texts, strict=True))
+    ]
+
+
+def _side_by_side(found: Evaluation, prompts: Sequence[Prompt]) -> str:
+    """The first completion of every policy to the same few prompts."""
+    asked = {prompt.id: prompt.messages[-1].content for prompt in prompts}
+    parts = ["# Policies side by side\n"]
+    for id in list(asked)[:TO_READ]:
+        parts.append(f"## {named(id)}\n\n{quoted(asked[id])}")
+        for policy in found.policies:
+            text = next((text for prompt, text in zip(policy.rows.prompts, policy.rows.texts, strict=True) if prompt == id), None)
+            if text is not None:
+                parts.append(f"**{named(policy.name)}**\n\n{quoted(text)}")
+    return "\n".join(parts)

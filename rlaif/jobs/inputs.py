@@ -1,0 +1,116 @@
+"""What a stage reads: prompts from a source, completions from an earlier stage or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlaif.config.labelling import LabelConfig, PromptSettings, Split
+from rlaif.digest import digest
+from rlaif.errors import DataError
+from rlaif.io.readers import Read, read_prompts, read_responses
+from rlaif.io.splits import draw, split_of
+from rlaif.progress import Progress
+from rlaif.results.rows import completion_from_row
+from rlaif.types import Completion, Prompt
+
+__all__ = ["Completions", "load_completions", "load_prompts", "load_responses", "prompts_digest"]
+
+PROBLEMS_TOLD = 20
+"""Skipped rows that are listed one by one; the rest are in the count."""
+
+
+class Completions(NamedTuple):
+    """Completions to judge.
+
+    Attributes:
+        given: Pairs that a file set against each other, by prompt id, as indices of that prompt's completions.
+        bad_rows: Rows of the file that were skipped.
+    """
+
+    prompts: tuple[Prompt, ...]
+    completions: tuple[Completion, ...]
+    given: Mapping[str, Sequence[tuple[int, int]]]
+    bad_rows: int = 0
+
+    def digest(self) -> str:
+        """Digest of all that is to be judged."""
+        texts = [[each.id, each.text, each.model] for each in self.completions]
+        pairs = {id: [list(pair) for pair in met] for id, met in self.given.items()}
+        return digest([prompts_digest(self.prompts), texts, pairs])
+
+
+def load_prompts(
+    settings: PromptSettings, *, own_split: Split, own_limit: int | None = None, seed: int, progress: Progress,
+    left_out: Callable[[str, int], None] | None = None,
+) -> tuple[Prompt, ...]:
+    """The prompts that `settings` name: read, restricted to a split, drawn by seed.
+
+    Args:
+        own_split: The part of the built-in prompts that belongs to this kind of stage.
+        own_limit: How many built-in prompts to draw when no limit is set.
+        left_out: Told the source and how many of its rows could not be read, where they may be skipped.
+
+    Raises:
+        DataError: They cannot be read, or the split holds none.
+    """
+    read = read_prompts(
+        settings.prompts, prompt_column=settings.prompt_column, context_column=settings.context_column,
+        skip_bad_rows=settings.skip_bad_rows,
+    )
+    _tell(read, settings.prompts, progress)
+    if settings.skip_bad_rows and left_out is not None:
+        left_out(settings.prompts, len(read.problems))
+    builtin = settings.prompts.partition(":")[0] == "builtin"
+    split = settings.split or (own_split if builtin else "all")
+    chosen = [prompt for prompt in read.items if split in ("all", split_of(prompt.fingerprint()))]
+    if not chosen:
+        raise DataError(
+            f"none of the {len(read.items)} prompts falls into the split `{split}`", where=settings.prompts,
+            remedy="give more prompts, or take them all with split: all",
+        )
+    limit = settings.limit or (own_limit if builtin else None)
+    return tuple(draw(chosen, limit, seed)) if limit else tuple(chosen)
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """Digest of what is asked, in order."""
+    return digest([[prompt.id, prompt.fingerprint(), list(prompt.tags)] for prompt in prompts])
+
+
+def load_completions(folder: Path) -> Completions:
+    """The completions that a sample stage left in `folder`."""
+    prompts: dict[str, Prompt] = {}
+    completions: list[Completion] = []
+    with (folder / "completions.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            prompt, completion = completion_from_row(json.loads(line))
+            prompts.setdefault(prompt.id, prompt)
+            completions.append(completion)
+    return Completions(prompts=tuple(prompts.values()), completions=tuple(completions), given={})
+
+
+def load_responses(config: LabelConfig, progress: Progress) -> Completions:
+    """The completions or pairs of the file that `config.responses` names."""
+    assert config.responses is not None
+    read = read_responses(
+        config.responses, prompt_column=config.prompt_column, context_column=config.context_column, skip_bad_rows=config.skip_bad_rows
+    )
+    _tell(read, config.responses, progress)
+    items = read.items[: config.limit] if config.limit else read.items
+    return Completions(
+        prompts=tuple(item.prompt for item in items), completions=tuple(each for item in items for each in item.completions),
+        given={item.prompt.id: item.pairs for item in items if item.pairs}, bad_rows=len(read.problems),
+    )
+
+
+def _tell(read: Read[Any], source: str, progress: Progress) -> None:
+    """Pass on what a reader noticed: nothing is left out in silence."""
+    for note in read.notes:
+        progress.note(f"{source}: {note}")
+    if read.problems:
+        progress.note(f"{source}: {len(read.problems)} of {read.rows} rows could not be read and were skipped:")
+    for problem in read.problems[:PROBLEMS_TOLD]:
+        progress.note(f"  {problem}")

@@ -1,0 +1,88 @@
+"""What a training stage is rewarded by: the settings' parts, opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rlaif.config.finetune import BestOfKConfig
+from rlaif.config.labelling import BaseStage
+from rlaif.config.ppo import FunctionPart, JudgePart, ModelPart, PpoConfig, RewardPart
+from rlaif.digest import digest
+from rlaif.errors import DataError
+from rlaif.jobs.base import usable
+from rlaif.jobs.context import Context
+from rlaif.metrics import load_metric
+from rlaif.results.costs import TrainingCost
+from rlaif.reward.functions import JudgeReward, RewardFunction, RewardSum, ScoredReward
+from rlaif.stages.ppo import reward_of
+from rlaif.types import Completion, Message, Prompt
+
+__all__ = ["check_rewards", "model_reward", "open_reward", "rewards_digest", "with_curve_named"]
+
+
+def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> RewardSum:
+    """The weighted sum that `parts` of the stage `config` describe.
+
+    Raises:
+        RlaifError: A part names a stage, folder or function that is not there, or a model of another base.
+    """
+    def judge(part: JudgePart) -> RewardFunction:
+        engine = context.engines.get(context.model(part.judge))
+        return JudgeReward(engine, context.library, usable(context, "question"), scale=part.scale, least_share=part.min_label_share)
+
+    return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
+
+
+def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> None:
+    """Find out whether what the parts name is there, before a model is loaded for them.
+
+    Raises:
+        RlaifError: A reward model's folder is missing, no reward stage comes before, or a function cannot be imported.
+    """
+    stages = {stage.name for stage in context.recipe.stages}
+    for part in parts.values():
+        if isinstance(part, ModelPart):
+            if part.reward is None or part.reward in stages:
+                context.earlier(config, "reward", part.reward)
+            elif not Path(part.reward).is_dir():
+                remedy = "name a reward stage before this one, or a folder that one left (its model/)"
+                raise DataError("there is no reward model", where=part.reward, remedy=remedy)
+        if isinstance(part, FunctionPart):
+            load_metric(part.function, what="reward function")
+
+
+def model_reward(config: BaseStage, named: str | None, context: Context) -> RewardFunction:
+    """The scores of the reward model that `named` calls for."""
+    model = context.reward_model(config, named)
+
+    def score(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        read = [
+            [*context.library.policy(prompt), Message("assistant", completion.text)]
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return model.score(read)
+
+    return ScoredReward("model", score)
+
+
+def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> str:
+    """Digest of the parts' settings and of what stands behind their names."""
+    def behind(part: RewardPart) -> str:
+        if isinstance(part, ModelPart):
+            return context.reward_digest(config, part.reward)
+        if isinstance(part, JudgePart):
+            return context.engines.card(context.model(part.judge)).label + context.constitution.digest
+        return ""
+
+    return digest([[name, part.model_dump(mode="json", exclude={"reward", "judge"}), behind(part)] for name, part in parts.items()])
+
+
+def with_curve_named(cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: Context) -> TrainingCost:
+    """The cost with what its curve shows; it compares with curves of the same reward, sampling temperature and longest completion."""
+    of_models = all(isinstance(part, ModelPart) for part in config.reward.values())
+    return replace(
+        cost, shows=f"{'reward-model score' if of_models else 'reward'} of training prompts",
+        basis=digest([rewards_digest(config.reward, config, context), config.temperature, config.max_new_tokens]),
+    )

@@ -1,0 +1,48 @@
+"""The job that a stage's settings call for."""
+
+from __future__ import annotations
+
+from rlaif.config import AuditConfig, LabelConfig, ReviseConfig, SampleConfig, StageConfig
+from rlaif.config.evaluation import CompareConfig, EvaluateConfig
+from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.ppo import PpoConfig
+from rlaif.config.reward import RewardConfig
+from rlaif.jobs.audit import AuditJob
+from rlaif.jobs.base import Job, LabelJob, ReviseJob, SampleJob
+from rlaif.jobs.context import Context
+from rlaif.jobs.evaluating import CompareJob, EvaluateJob
+from rlaif.jobs.finetuning import BestOfKJob, DpoJob, SftJob
+from rlaif.jobs.training import PpoJob, RewardJob
+
+__all__ = ["make_job"]
+
+
+def make_job(config: StageConfig, context: Context) -> Job:
+    """The job of a stage's settings; reads its prompts and files.
+
+    Raises:
+        RlaifError: An input cannot be read, or the constitution lacks what the stage needs.
+    """
+    match config:
+        case SampleConfig():
+            return SampleJob(config, context)
+        case ReviseConfig():
+            return ReviseJob(config, context)
+        case AuditConfig():
+            return AuditJob(config, context)
+        case LabelConfig():
+            return LabelJob(config, context)
+        case RewardConfig():
+            return RewardJob(config, context)
+        case PpoConfig():
+            return PpoJob(config, context)
+        case SftConfig():
+            return SftJob(config, context)
+        case BestOfKConfig():
+            return BestOfKJob(config, context)
+        case DpoConfig():
+            return DpoJob(config, context)
+        case EvaluateConfig():
+            return EvaluateJob(config, context)
+        case CompareConfig():
+            return CompareJob(config, context)

@@ -1,0 +1,1 @@
+"""What stages found, as values: they are written to files, compared, and rendered by `report`."""

@@ -1,0 +1,114 @@
+"""A reward head in closed form: ridge regression on features of the frozen base, its penalty chosen by cross-validation.
+
+A linear head h on features x makes reward differences h · (x_chosen - x_rejected). The soft label says what that difference
+should be: its log-odds (Bradley–Terry). So the head is a least-squares fit of log-odds to differences of standardised features,
+with a penalty λ |h|². A few hundred labels are enough where gradient descent through an adapter learns nothing yet.
+
+Penalty and scale come from out-of-fold predictions, whole prompts held out: the λ, and then the factor on the prediction, with
+the lowest soft Bradley–Terry loss. The factor undoes the shrinkage and the clipping of the targets, and is 0 where nothing was
+learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlaif.digest import unit_from
+from rlaif.errors import DataError
+from rlaif.reward.loss import bradley_terry_loss
+
+__all__ = ["HeadFit", "fit_head", "fit_scale"]
+
+PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))
+"""λ from 1 to 10⁶, for features of variance 1."""
+
+CLIP = 0.02
+"""Labels nearer to 0 or 1 are read as this far from them: a hard label has no finite log-odds."""
+
+FOLDS = 5
+BISECTIONS = 40
+LARGEST_SCALE = 100.0
+
+
+class HeadFit(NamedTuple):
+    """A head for standardised features, and how it was chosen."""
+
+    weight: Tensor
+    """(H,), fp32."""
+    penalty: float
+    loss: float
+    """Soft Bradley–Terry loss (nats) of the out-of-fold predictions; ln 2 is a coin's."""
+    scale: float
+    """What the ridge's predictions were multiplied by; 0 where they predict nothing."""
+
+
+def fit_head(
+    difference: Tensor, p_chosen: Tensor, *, weight: Tensor, prompts: Sequence[Hashable], seed: int
+) -> HeadFit:
+    """Fit a head to pairs.
+
+    Args:
+        difference: (N, H), standardised features of the chosen completion less those of the rejected one.
+        p_chosen: (N,), soft labels.
+        weight: (N,), relative weight of each pair.
+        prompts: (N,), which prompt a pair belongs to; a prompt's pairs are held out together.
+
+    Raises:
+        DataError: Fewer than two prompts: nothing can be held out.
+    """
+    fold = _folds(prompts, seed)
+    x, p, w = difference.double(), p_chosen.double(), weight.double() / weight.double().mean()
+    target = torch.logit(p.clamp(CLIP, 1 - CLIP))
+    out_of_fold = torch.zeros(len(PENALTIES), len(x), dtype=torch.double)
+    for number in range(int(fold.max()) + 1):
+        inside = fold != number
+        out_of_fold[:, ~inside] = _ridge(x[inside], target[inside], w[inside]) @ x[~inside].t()
+    losses, scales = zip(*(fit_scale(prediction, p, w) for prediction in out_of_fold), strict=True)
+    best = min(range(len(PENALTIES)), key=lambda index: losses[index])
+    head = _ridge(x, target, w, (PENALTIES[best],))[0] * scales[best]
+    return HeadFit(weight=head.float(), penalty=PENALTIES[best], loss=losses[best], scale=scales[best])
+
+
+def _folds(prompts: Sequence[Hashable], seed: int) -> Tensor:
+    """(N,): which fold a pair is held out in. The folds are of one size in prompts, and do not depend on the order of pairs."""
+    ranked = sorted(set(prompts), key=lambda prompt: unit_from(seed, "fold", str(prompt)))
+    if len(ranked) < 2:
+        raise DataError(
+            f"preferences on {len(ranked)} prompt cannot be cross-validated", remedy="label pairs of at least two prompts",
+        )
+    place = {prompt: index % min(FOLDS, len(ranked)) for index, prompt in enumerate(ranked)}
+    return torch.tensor([place[prompt] for prompt in prompts])
+
+
+def _ridge(x: Tensor, target: Tensor, weight: Tensor, penalties: Sequence[float] = PENALTIES) -> Tensor:
+    """argmin_h Σ w (h · x - target)² + λ |h|² for each λ: (L, H), through the smaller of the two Gram matrices."""
+    root = weight.sqrt()
+    x, target = x * root.unsqueeze(1), target * root
+    wide = len(x) <= x.shape[1]
+    values, vectors = torch.linalg.eigh(x @ x.t() if wide else x.t() @ x)
+    along = vectors.t() @ (target if wide else x.t() @ target)
+    solved = torch.stack([vectors @ (along / (values.clamp(min=0) + penalty)) for penalty in penalties])
+    return solved @ x if wide else solved
+
+
+def fit_scale(prediction: Tensor, p: Tensor, weight: Tensor) -> tuple[float, float]:
+    """The lowest soft Bradley–Terry loss of s · prediction over s ≥ 0, and that s; all (N,).
+
+    The loss is convex in s: its slope is bisected to 0.
+    """
+    low, high = 0.0, LARGEST_SCALE
+    if _slope(prediction, p, weight, low) >= 0:
+        high = low
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _slope(prediction, p, weight, middle) >= 0 else (middle, high)
+    loss = bradley_terry_loss(high * prediction, torch.zeros_like(prediction), p, weight=weight)
+    return float(loss), high
+
+
+def _slope(prediction: Tensor, p: Tensor, weight: Tensor, scale: float) -> float:
+    return float((weight * (torch.sigmoid(scale * prediction) - p) * prediction).sum())
