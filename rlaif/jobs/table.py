@@ -8,11 +8,18 @@ from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
 from rlaif.jobs.audit import AuditJob
-from rlaif.jobs.base import Job, LabelJob, ReviseJob, SampleJob
+from rlaif.jobs.base import Job
+from rlaif.jobs.best_of_k import BestOfKJob
+from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import Context
-from rlaif.jobs.evaluating import CompareJob, EvaluateJob
-from rlaif.jobs.finetuning import BestOfKJob, DpoJob, SftJob
-from rlaif.jobs.training import PpoJob, RewardJob
+from rlaif.jobs.dpo import DpoJob
+from rlaif.jobs.evaluate import EvaluateJob
+from rlaif.jobs.label import LabelJob
+from rlaif.jobs.ppo import PpoJob
+from rlaif.jobs.revise import ReviseJob
+from rlaif.jobs.reward import RewardJob
+from rlaif.jobs.sample import SampleJob
+from rlaif.jobs.sft import SftJob
 
 __all__ = ["make_job"]
 

@@ -19,10 +19,13 @@ from rlaif.engines.journaled import Memo
 from rlaif.engines.scripted import load_scripted
 from rlaif.jobs.audit import AuditJob
 from rlaif.jobs.audit_task import plan_questions
-from rlaif.jobs.base import Job, LabelJob, ReviseJob, SampleJob
+from rlaif.jobs.base import Job
 from rlaif.jobs.context import Context
 from rlaif.jobs.estimate import seconds, shared
 from rlaif.jobs.inputs import Completions
+from rlaif.jobs.label import LabelJob
+from rlaif.jobs.revise import ReviseJob
+from rlaif.jobs.sample import SampleJob
 from rlaif.jobs.table import make_job
 from rlaif.judging.judge import Judge
 from rlaif.models.open import is_served, open_token_count

@@ -16,7 +16,7 @@ from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
 from rlaif.jobs.base import Job
 from rlaif.jobs.context import Context
-from rlaif.jobs.finetuning import SftJob
+from rlaif.jobs.sft import SftJob
 from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory

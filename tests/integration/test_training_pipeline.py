@@ -18,7 +18,7 @@ from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.jobs.context import Context
 from rlaif.jobs.merging import merge_adapter
-from rlaif.jobs.training import PpoJob
+from rlaif.jobs.ppo import PpoJob
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.run import RunResult, run_recipe
 from rlaif.progress import Silent

@@ -17,7 +17,7 @@ from tiny import save_tiny
 
 from rlaif.config import parse_recipe
 from rlaif.errors import ConfigError, DataError, ModelError, RlaifError
-from rlaif.jobs.training import pairs_digest, read_pairs
+from rlaif.jobs.learned_rows import pairs_digest, read_pairs
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.pipeline.run import RunResult, _why_again, run_recipe
 from rlaif.progress import Silent

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from spine import call, rows
 
-from rlaif.jobs.training import read_pairs
+from rlaif.jobs.learned_rows import read_pairs
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "v0.1.0"
 COMMAND = (

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rlaif.errors import RlaifError
 from rlaif.io.readers import read_prompts, read_responses
 from rlaif.io.tables import Table, read_table
-from rlaif.jobs.training import read_demonstrations, read_pairs
+from rlaif.jobs.learned_rows import read_demonstrations, read_pairs
 from rlaif.text import is_well_formed
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".jsonl.gz", ".csv.gz", ".parquet")

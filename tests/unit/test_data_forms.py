@@ -11,7 +11,7 @@ import pytest
 from rlaif.errors import DataError, Problem
 from rlaif.io.readers import read_prompts, read_responses
 from rlaif.io.tables import read_table
-from rlaif.jobs.training import read_demonstrations, read_pairs
+from rlaif.jobs.learned_rows import read_demonstrations, read_pairs
 from rlaif.types import Message
 
 USER = {"role": "user", "content": "Name a fruit."}

@@ -12,7 +12,7 @@ import pytest
 
 from rlaif.errors import DataError
 from rlaif.io.readers import read_prompts, read_responses
-from rlaif.jobs.training import read_demonstrations, read_pairs
+from rlaif.jobs.learned_rows import read_demonstrations, read_pairs
 from rlaif.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]

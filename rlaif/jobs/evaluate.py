@@ -1,4 +1,4 @@
-"""Evaluating and comparing as jobs of a run."""
+"""The stage `evaluate`: held-out prompts and policies in, measures with intervals out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import StageConfig
-from rlaif.config.evaluation import CompareConfig, EvaluateConfig
+from rlaif.config.evaluation import EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
-from rlaif.files import read_object
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import Outcome, check_gaps, settings_digest, transient_among, usable
 from rlaif.jobs.context import Context
@@ -23,17 +22,15 @@ from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.models.shared_base import SharedBase
-from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown
+from rlaif.report.comparison import evaluation_markdown
 from rlaif.report.markdown import named, quoted
-from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import Evaluation
 from rlaif.reward.functions import RewardFunction
 from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
-from rlaif.stages.compare import compare
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.types import Prompt
 
-__all__ = ["START", "CompareJob", "EvaluateJob"]
+__all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "POLICY_STAGES", "START", "TO_READ"]
 
 START = "start"
 """Name of the policy that the others were trained from."""
@@ -165,54 +162,6 @@ class EvaluateJob:
         return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
 
 
-class CompareJob:
-    """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
-
-    def __init__(self, config: CompareConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
-
-    def parts(self) -> dict[str, str]:
-        """See `Job`."""
-        noted = [path.parent / TRAINING for path in self._files()]
-        files = [self.context.file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
-        return {"settings": settings_digest(self.config, "evaluations"), "evaluations": digest(files), "seed": str(self._seed)}
-
-    def models(self) -> dict[str, str]:
-        """See `Job`."""
-        return {}
-
-    def execute(self, folder: Path) -> Outcome:
-        """See `Job`."""
-        evaluations = [_read(path) for path in self._files()]
-        names = {policy.name for each in evaluations for policy in each.policies}
-        found = compare(
-            evaluations, self._costs(), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
-        )
-        values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
-        write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
-        markdown = comparison_markdown(found)
-        write_text(folder / "comparison.md", markdown)
-        write_text(folder / "samples.md", markdown)
-        return Outcome(counts={"evaluations": len(evaluations), "policies": len(names)}, rows={COMPARISON: 1, "comparison.md": 0})
-
-    @property
-    def _seed(self) -> int:
-        return self.context.seed(self.config)
-
-    def _files(self) -> list[Path]:
-        named = self.config.evaluations or (self.context.earlier(self.config, "evaluate", None),)
-        return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
-
-    def _costs(self) -> dict[str, TrainingCost]:
-        """What training the policies took, as their evaluations noted it."""
-        noted = [path.parent / TRAINING for path in self._files()]
-        return {
-            name: TrainingCost.from_dict(cost, where=str(path))
-            for path in noted for name, cost in (read_cost(path) or {}).items()
-        }
-
-
 def _model_of(stage: StageConfig) -> str | None:
     """The model that a stage trains; `None` for the recipe's."""
     match stage:
@@ -233,11 +182,6 @@ def _names(policies: Sequence[str]) -> dict[str, str]:
         if len({START, *names.values()}) > len(names):
             return names
     raise ConfigError("the same policy is named twice", remedy="name each policy once")
-
-
-def _read(path: Path) -> Evaluation:
-    remedy = "name a file that `rlaif evaluate` wrote"
-    return Evaluation.from_dict(read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path))
 
 
 def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:

@@ -1,0 +1,47 @@
+"""What the stages that train a policy share: the adapter while it is trained, and the files it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.context import Context
+from rlaif.models.cost import peak_memory
+from rlaif.models.shared_base import SharedBase
+from rlaif.report.training import figures_markdown
+from rlaif.rl.learner import POLICY
+from rlaif.runs.costs import COST, write_cost
+from rlaif.stages.dpo import DpoResult
+from rlaif.stages.sft import SftResult
+
+__all__ = ["policy_models", "trained_adapter", "write_results"]
+
+
+
+@contextmanager
+def trained_adapter(base: SharedBase, folder: Path) -> Iterator[None]:
+    """Save the adapter that the block trains, and take it off the base again, however the block ends."""
+    try:
+        yield
+        base.save_adapter(POLICY, folder / "adapter")
+    finally:
+        if POLICY in base.roles:
+            base.drop_adapter(POLICY)
+
+
+def write_results(result: SftResult | DpoResult, folder: Path, base: SharedBase, *, title: str) -> dict[str, int]:
+    """Write what training took, its steps and its report; rows by file."""
+    report = result.report.as_dict()
+    write_cost(folder / COST, replace(result.cost, peak_bytes=peak_memory(base.device)).as_dict())
+    write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    write_text(folder / "samples.md", figures_markdown(title, report))
+    return {"report.json": 1, "metrics.jsonl": len(result.steps)}
+
+
+def policy_models(context: Context, named: str | None) -> dict[str, str]:
+    return {"policy": f"{context.model(named)}@{context.base(named).identity}"}

@@ -1,0 +1,84 @@
+"""The stage `best_of_k`: prompts and a reward in, a policy that imitates its best samples out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from rlaif.config.finetune import BestOfKConfig
+from rlaif.errors import ConfigError
+from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.adapters import policy_models
+from rlaif.jobs.base import Outcome, settings_digest, write_refused
+from rlaif.jobs.cards import reward_judges, write_card
+from rlaif.jobs.context import Context
+from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
+from rlaif.models.cost import peak_memory
+from rlaif.report.training import best_of_k_markdown
+from rlaif.rl.learner import POLICY
+from rlaif.runs.costs import COST, write_cost
+from rlaif.stages.best_of_k import best_of_k
+
+__all__ = ["BestOfKJob"]
+
+
+
+class BestOfKJob:
+    """Prompts and a reward in, a policy that imitates its best samples out: `adapter/`, `kept.jsonl`."""
+
+    def __init__(self, config: BestOfKConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        check_rewards(config.reward, config, context)
+        self.prompts = load_prompts(
+            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
+        context.claim_prompts("rl", self.prompts)
+        if config.student is not None and config.student == context.recipe.model:
+            raise ConfigError("the student of best of K is the policy itself", remedy="leave `student` out")
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "student"),
+            "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
+            "student": self.context.base(self.config.student).identity if self.config.student else "",
+            "rewards": rewards_digest(self.config.reward, self.config, self.context),
+            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return policy_models(self.context, self.config.student)
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, base = self.context, self.context.base()
+        student = context.base(self.config.student) if self.config.student else None
+        reward = open_reward(self.config.reward, self.config, context)
+        try:
+            result = best_of_k(
+                self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config), role=POLICY,
+                student=student, messages=context.library.policy, progress=context.progress,
+            )
+            (student or base).save_adapter(POLICY, folder / "adapter")
+            write_card(
+                folder / "adapter", self.config, context, base=student or base, parts=self.parts(), results=asdict(result.student),
+                judge=reward_judges(self.config.reward, self.config, context),
+            )
+        finally:
+            for each in (base, student):
+                if each is not None and POLICY in each.roles:
+                    each.drop_adapter(POLICY)
+        cost = replace(with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device))
+        write_cost(folder / COST, cost.as_dict())
+        report = result.as_dict()
+        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+        write_text(folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows))
+        rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
+        rows |= write_refused(folder, result.refused)
+        return Outcome(counts=result.counts(), rows=rows)

@@ -1,0 +1,76 @@
+"""The stage `compare`: evaluations in, who won out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlaif.config.evaluation import CompareConfig
+from rlaif.digest import digest
+from rlaif.errors import DataError
+from rlaif.files import read_object
+from rlaif.io.writers import write_text
+from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.context import Context
+from rlaif.jobs.evaluate import COMPARISON, EVALUATION
+from rlaif.report.comparison import comparison_markdown, comparison_tables
+from rlaif.results.costs import TrainingCost
+from rlaif.results.evaluation import Evaluation
+from rlaif.runs.costs import TRAINING, read_cost
+from rlaif.stages.compare import compare
+
+__all__ = ["CompareJob"]
+
+
+
+class CompareJob:
+    """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
+
+    def __init__(self, config: CompareConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        noted = [path.parent / TRAINING for path in self._files()]
+        files = [self.context.file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
+        return {"settings": settings_digest(self.config, "evaluations"), "evaluations": digest(files), "seed": str(self._seed)}
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        evaluations = [_read(path) for path in self._files()]
+        names = {policy.name for each in evaluations for policy in each.policies}
+        found = compare(
+            evaluations, self._costs(), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
+        )
+        values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
+        write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        markdown = comparison_markdown(found)
+        write_text(folder / "comparison.md", markdown)
+        write_text(folder / "samples.md", markdown)
+        return Outcome(counts={"evaluations": len(evaluations), "policies": len(names)}, rows={COMPARISON: 1, "comparison.md": 0})
+
+    @property
+    def _seed(self) -> int:
+        return self.context.seed(self.config)
+
+    def _files(self) -> list[Path]:
+        named = self.config.evaluations or (self.context.earlier(self.config, "evaluate", None),)
+        return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
+
+    def _costs(self) -> dict[str, TrainingCost]:
+        """What training the policies took, as their evaluations noted it."""
+        noted = [path.parent / TRAINING for path in self._files()]
+        return {
+            name: TrainingCost.from_dict(cost, where=str(path))
+            for path in noted for name, cost in (read_cost(path) or {}).items()
+        }
+
+
+def _read(path: Path) -> Evaluation:
+    remedy = "name a file that `rlaif evaluate` wrote"
+    return Evaluation.from_dict(read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path))

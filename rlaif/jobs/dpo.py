@@ -1,0 +1,70 @@
+"""The stage `dpo`: preferences in, a policy out, without a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from rlaif.config.finetune import DpoConfig
+from rlaif.config.reward import PreferenceFile
+from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
+from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.cards import judges_of, write_card
+from rlaif.jobs.context import Context
+from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
+from rlaif.results.preferences import PreferencePair
+from rlaif.rl.learner import POLICY
+from rlaif.stages.dpo import train_dpo
+
+__all__ = ["DpoJob"]
+
+
+
+class DpoJob:
+    """Preferences in, a policy out, without a reward model: `adapter/`."""
+
+    def __init__(self, config: DpoConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @cached_property
+    def pairs(self) -> list[PreferencePair]:
+        """What is learned from."""
+        hard = self.config.labels == "hard"
+        found: list[PreferencePair] = []
+        for file in self._files():
+            skipped = skipper(self.config, file.file, self.context)
+            found += read_pairs(
+                file.file, weight=file.weight, hard=hard, skipped=skipped, note=self.context.progress.note,
+            )
+        return found
+
+    def _files(self) -> Iterator[PreferenceFile]:
+        return label_files(self.config, self.config.input, self.config.files, self.context)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "input", "files", "model"), "preferences": pairs_digest(self.pairs),
+            "base": self.context.base(self.config.model).identity, "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return policy_models(self.context, self.config.model)
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, base = self.context, self.context.base(self.config.model)
+        pairs = renderable(self.pairs, base, self.config, context)
+        with trained_adapter(base, folder):
+            result = train_dpo(
+                pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+            )
+        write_card(
+            folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict(),
+            judge=judges_of(file.file for file in self._files()),
+        )
+        counts = {"pairs": len(pairs), "steps": len(result.steps)}
+        return Outcome(counts=counts, rows=write_results(result, folder, base, title="DPO"))

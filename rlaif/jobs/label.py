@@ -1,0 +1,205 @@
+"""The stage `label`: completions in, preferences out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import LabelConfig
+from rlaif.constitution.load import Half
+from rlaif.digest import digest
+from rlaif.errors import DataError
+from rlaif.io.writers import RowWriter, write_text
+from rlaif.jobs.base import TO_READ, Outcome, settings_digest, transient_among, usable
+from rlaif.jobs.context import Context
+from rlaif.jobs.inputs import Completions, load_completions, load_responses
+from rlaif.jobs.trust import calibration_for, check_audit
+from rlaif.judging.aggregate import LabelStatistics
+from rlaif.judging.judge import Judge
+from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.protocols import JudgingProtocol
+from rlaif.report.samples import preferences_markdown
+from rlaif.results.rows import preference_row, verdict_row
+from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
+from rlaif.text import answer_of
+from rlaif.types import Completion, Preference
+
+__all__ = ["LabelJob", "WEAK"]
+
+WEAK = "weak.jsonl"
+"""Labels that are weaker than `min_strength` asks for."""
+
+
+class LabelJob:
+    """Completions in, preferences out: `preferences.jsonl` (or `.parquet`), `verdicts.jsonl`, `statistics.json`."""
+
+    def __init__(self, config: LabelConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.judge = context.model(config.judge)
+        self.protocol: JudgingProtocol = open_protocol(
+            config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution,
+            clamp=config.clamp, least_share=config.min_label_share,
+        )
+        half: Half = "comparison" if self.protocol.half == "comparison" else "question"
+        self.constitution = usable(context, half)
+        self.templates = context.library.digest(self.protocol.template)
+        """Digest of the judge's templates; read now, so that a broken one is found before anything is sampled."""
+        if config.responses:
+            self.source = load_responses(config, context.progress)
+            context.claim_prompts("label", self.source.prompts)
+
+    @cached_property
+    def source(self) -> Completions:
+        """The completions of the stage that is read from; it has finished by the time they are needed."""
+        return load_completions(self.context.folder_of(self.config, "sample", self.config.input))
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """What is compared, and what is not."""
+        return make_pairs(
+            self.source.prompts, self._as_judged(), pairs=self.config.pairs, seed=self.context.seed(self.config),
+            given=self.source.given,
+        )
+
+    def _as_judged(self) -> list[Completion]:
+        """The completions as the judge reads them."""
+        if self.config.reasoning == "judge":
+            return list(self.source.completions)
+        return [replace(each, text=answer_of(each.text)) for each in self.source.completions]
+
+    def _as_written(self, preference: Preference) -> Preference:
+        """The preference with the completions as the preferences keep them."""
+        if self.config.reasoning != "keep":
+            return preference
+        a, b = (replace(each, text=self._texts[each.id]) for each in (preference.comparison.a, preference.comparison.b))
+        return replace(preference, comparison=replace(preference.comparison, a=a, b=b))
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        return {each.id: each.text for each in self.source.completions}
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card = self.context.engines.card(self.judge)
+        return {
+            "settings": settings_digest(
+                self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol", "require_audit",
+                "calibration",
+            ),
+            "calibration": calibration_for(self.config, self.protocol, card, self.context)[1],
+            "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
+            "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"judge": self.context.engines.card(self.judge).label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, statistics = self.context, LabelStatistics()
+        check_audit(self.config, self.protocol, context.engines.card(self.judge), context)
+        judge = open_judge(
+            context.engines.get(self.judge), self.protocol, self.constitution, principles=self.config.principles,
+            seed=context.seed(self.config), progress=context.progress, reasoning_tokens=self.config.reasoning_tokens,
+        )
+        file = f"preferences.{self.config.format}"
+        with ExitStack() as stack:
+            verdicts = stack.enter_context(RowWriter(folder / "verdicts.jsonl", "jsonl"))
+            preferences = stack.enter_context(RowWriter(folder / file, self.config.format))
+            unlabelled = stack.enter_context(RowWriter(folder / "unlabelled.jsonl", "jsonl"))
+            weak = stack.enter_context(RowWriter(folder / WEAK, "jsonl")) if self.config.min_strength else None
+            expected = len(self.source.prompts) if self.config.pairs == "best-worst" else len(self.pairing.comparisons)
+            to_read = _Spread(expected, TO_READ)
+            for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
+                if weak is not None and row["p_chosen"] - 0.5 < self.config.min_strength:
+                    weak.write(row)
+                    continue
+                preferences.write(row)
+                to_read.add(row)
+        check_invalid_rate(statistics, self.config.max_invalid)
+        if not statistics.comparisons:
+            raise DataError(
+                "there is nothing to compare: no prompt has two different completions", where=self.config.responses or "",
+                remedy="sample more completions a prompt (k), or at a higher temperature",
+            )
+        self._tell_weak(weak, preferences)
+        write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
+        write_text(folder / "samples.md", preferences_markdown(to_read.rows))
+        written = {file: preferences.rows, "verdicts.jsonl": verdicts.rows, "unlabelled.jsonl": unlabelled.rows}
+        if weak is not None:
+            written[WEAK] = weak.rows
+        gaps = transient_among(statistics.total.reasons.elements())
+        counts = self._counts(statistics, preferences.rows, weak=written.get(WEAK, 0))
+        return Outcome(counts=counts, rows=written, gaps=gaps)
+
+    def _tell_weak(self, weak: RowWriter | None, preferences: RowWriter) -> None:
+        """Say how many labels are too weak for the preferences; it is an error when none is strong enough."""
+        if weak is None or not weak.rows:
+            return
+        least = self.config.min_strength
+        if not preferences.rows:
+            raise DataError(
+                f"all {weak.rows} labels are weaker than min_strength ({least:g})", where=self.config.name,
+                remedy="lower it, or learn from soft labels: rlaif reward or dpo",
+            )
+        told = f"{weak.rows} of {weak.rows + preferences.rows} labels are weaker than {least:g} (|p - 0.5|)"
+        self.context.progress.note(f"{self.config.name}: {told}; they are in {WEAK}")
+
+    def _judged(
+        self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
+    ) -> Iterator[dict[str, Any]]:
+        common = self._common()
+        calibrate, _ = calibration_for(self.config, self.protocol, self.context.engines.card(self.judge), self.context)
+        for judged, preference in label(
+            self.pairing.comparisons, judge=judge, config=self.config, statistics=statistics, calibrate=calibrate,
+            progress=self.context.progress,
+        ):
+            for verdict in judged.verdicts:
+                verdicts.write(verdict_row(verdict))
+            if judged.logit_a is None:
+                reasons = sorted({verdict.reason for verdict in judged.verdicts if verdict.reason})
+                unlabelled.write({"comparison_id": judged.comparison.id, "reasons": reasons})
+            if preference is not None:
+                yield preference_row(self._as_written(preference), self.context.library, common)
+
+    def _common(self) -> Mapping[str, Any]:
+        context = self.context
+        return {
+            "protocol": self.protocol.name, "judge": context.engines.card(self.judge).label,
+            "constitution": context.constitution.name, "constitution_digest": context.constitution.digest,
+            "template_digest": self.templates, "seed": context.seed(self.config),
+        }
+
+    def _counts(self, statistics: LabelStatistics, preferences: int, *, weak: int) -> dict[str, int]:
+        pairing = self.pairing
+        return {
+            "prompts": len(self.source.prompts), "completions": len(self.source.completions), "bad_rows": self.source.bad_rows,
+            "with_reasoning": sum(answer_of(each.text) != each.text for each in self.source.completions),
+            "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "repeated_pairs": pairing.repeated,
+            "pairs_not_drawn": pairing.not_drawn, "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts,
+            "invalid_verdicts": statistics.total.invalid,
+            "preferences": preferences, "weak": weak, "unlabelled": statistics.unlabelled,
+            "not_best_worst": statistics.labelled - preferences - weak,
+        }
+
+
+class _Spread:
+    """Keeps at most `count` rows of a stream of known length, evenly spread."""
+
+    def __init__(self, length: int, count: int) -> None:
+        self._step = max(1, -(-length // count))
+        self._count = count
+        self._seen = 0
+        self.rows: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if self._seen % self._step == 0 and len(self.rows) < self._count:
+            self.rows.append(row)
+        self._seen += 1

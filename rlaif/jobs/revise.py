@@ -1,0 +1,79 @@
+"""The stage `revise`: prompts in, chains of critiques and revisions out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from rlaif.config import ReviseConfig
+from rlaif.digest import digest
+from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Outcome, settings_digest, transient_among, usable
+from rlaif.jobs.context import Context
+from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.report.samples import revisions_markdown, spread
+from rlaif.results.revisions import Revision
+from rlaif.results.rows import revision_row, sft_rows
+from rlaif.stages.revise import revise
+from rlaif.stages.sample import check_refused_rate
+
+__all__ = ["ReviseJob"]
+
+
+
+class ReviseJob:
+    """Prompts in, chains of critique and revision out: `revisions.jsonl`, and `sft.jsonl` to fine-tune on."""
+
+    def __init__(self, config: ReviseConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts = load_prompts(
+            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
+        self.policy = context.model(config.policy)
+        self.constitution = usable(context, "critique_revision")
+        context.claim_prompts("sft", self.prompts)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card = self.context.policy(self.config.policy).card
+        return {
+            "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
+            "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
+            "constitution": self.context.constitution.digest,
+            "templates": self.context.library.digest("policy", "critique", "revise"), "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"policy": self.context.policy(self.config.policy).card.label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, seed = self.context, self.context.seed(self.config)
+        revisions = revise(
+            self.prompts, policy=context.policy(self.config.policy), library=context.library, constitution=self.constitution,
+            config=self.config, seed=seed, progress=context.progress,
+        )
+        reasons = [revision.failed for revision in revisions if revision.failed]
+        check_refused_rate(reasons, len(revisions), self.config.max_refused, what="chains")
+        common = {
+            "policy": context.policy(self.config.policy).card.label, "constitution": context.constitution.name,
+            "constitution_digest": context.constitution.digest, "seed": seed,
+        }
+        rows = [revision_row(revision) for revision in revisions]
+        sft = [row for revision in revisions for row in sft_rows(revision, context.library, common)]
+        written = {
+            "revisions.jsonl": write_rows(folder / "revisions.jsonl", rows, "jsonl").rows,
+            "sft.jsonl": write_rows(folder / "sft.jsonl", sft, "jsonl").rows,
+        }
+        write_text(folder / "samples.md", revisions_markdown(spread(rows, TO_READ)))
+        return Outcome(counts=self._counts(revisions, len(sft)), rows=written, gaps=transient_among(reasons))
+
+    def _counts(self, revisions: list[Revision], sft: int) -> dict[str, int]:
+        texts = [step.revision for revision in revisions for step in revision.rounds]
+        return {
+            "prompts": len(self.prompts), "revisions": len(texts), "empty": texts.count(""), "sft_rows": sft,
+            "repeated": len([text for text in texts if text]) - sft, "failed_chains": sum(bool(each.failed) for each in revisions),
+        }

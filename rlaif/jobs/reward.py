@@ -1,0 +1,106 @@
+"""The stage `reward`: preferences in, a reward model out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from rlaif.config.reward import PreferenceFile, RewardConfig
+from rlaif.errors import DataError
+from rlaif.io.writers import RowWriter, write_text
+from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.cards import judges_of, write_card
+from rlaif.jobs.context import Context
+from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
+from rlaif.report.training import reward_markdown
+from rlaif.results.preferences import PreferencePair
+from rlaif.reward.files import save_reward_model
+from rlaif.stages.reward import train_reward
+
+__all__ = ["RewardJob"]
+
+
+
+class RewardJob:
+    """Preferences in, a reward model out: `model/`, `report.json`, `metrics.jsonl`."""
+
+    def __init__(self, config: RewardConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.base = context.model(config.model)
+
+    @cached_property
+    def pairs(self) -> list[PreferencePair]:
+        """What is learned from: the label stage's preferences and the files', each with its weight."""
+        found: list[PreferencePair] = []
+        for file in self._files():
+            found += read_pairs(
+                file.file, weight=file.weight, hard=self.config.labels == "hard",
+                skipped=skipper(self.config, file.file, self.context), note=self.context.progress.note,
+            )
+        return found
+
+    def _files(self) -> Iterator[PreferenceFile]:
+        return label_files(self.config, self.config.input, self.config.files, self.context)
+
+    @cached_property
+    def human(self) -> list[PreferencePair]:
+        """Pairs that people labelled, for the report."""
+        if not self.config.human:
+            return []
+        found = read_pairs(
+            self.config.human, skipped=skipper(self.config, self.config.human, self.context), note=self.context.progress.note,
+        )
+        learned = {_content(pair) for pair in self.pairs}
+        if shared := sum(_content(pair) in learned for pair in found):
+            raise DataError(
+                f"{shared} of {len(found)} pairs of `human` are among the preferences that are learned from", where=self.config.human,
+                remedy="give pairs that were held out: an accuracy on what was learned says nothing",
+            )
+        return found
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "input", "files", "human", "model"),
+            "preferences": pairs_digest(self.pairs),
+            "human labels": pairs_digest(self.human),
+            "base": self.context.base(self.base).identity, "seed": str(self.context.seed(self.config)),
+            "constitution": self.context.constitution.digest,
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"reward": f"{self.base}@{self.context.base(self.base).identity}"}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context = self.context
+        pairs, human = (renderable(each, context.base(self.base), self.config, context) for each in (self.pairs, self.human))
+        with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
+            result = train_reward(
+                pairs, base=context.base(self.base), config=self.config, seed=context.seed(self.config), role=self.config.name,
+                human=human, constitution=context.constitution.digest, progress=context.progress,
+                log=lambda step: metrics.write(step._asdict()),
+            )
+        parts, judge = self.parts(), judges_of(file.file for file in self._files())
+        note = {"constitution": context.constitution.name, "preferences": parts["preferences"], "judge": judge}
+        save_reward_model(result.model, folder / "model", probes=result.probes, note=note)
+        context.rewards[self.config.name] = result.model
+        report = result.report.as_dict()
+        kept = report["held_out"][report["kept"]]
+        results = {name: kept[name] for name in ("pairs", "accuracy", "low", "high", "loss", "ece")}
+        write_card(
+            folder / "model", self.config, context, base=context.base(self.base), parts=parts, judge=judge, results=results,
+        )
+        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+        write_text(folder / "samples.md", reward_markdown(report))
+        counts = {"pairs": len(pairs), "human_pairs": len(human), "steps": len(result.steps)}
+        return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
+
+
+def _content(pair: PreferencePair) -> tuple[object, ...]:
+    """What is compared, whoever won."""
+    return pair.group, *sorted((pair.chosen, pair.rejected))

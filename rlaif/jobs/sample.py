@@ -1,0 +1,62 @@
+"""The stage `sample`: prompts in, K completions each out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from rlaif.config import SampleConfig
+from rlaif.digest import digest
+from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Outcome, settings_digest, transient_among, write_refused
+from rlaif.jobs.context import Context
+from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.report.samples import completions_markdown, spread
+from rlaif.results.rows import completion_row
+from rlaif.stages.sample import check_refused_rate, sample
+from rlaif.types import Prompt
+
+__all__ = ["SampleJob"]
+
+
+
+class SampleJob:
+    """Prompts in, K completions each out: `completions.jsonl`."""
+
+    def __init__(self, config: SampleConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.prompts: tuple[Prompt, ...] = load_prompts(
+            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            left_out=partial(context.leave_out, config.name),
+        )
+        self.policy = context.model(config.policy)
+        context.claim_prompts("label", self.prompts)
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        card = self.context.policy(self.config.policy).card
+        return {
+            "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
+            "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
+            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return {"policy": self.context.policy(self.config.policy).card.label}
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        samples = sample(
+            self.prompts, policy=self.context.policy(self.config.policy), library=self.context.library, config=self.config,
+            seed=self.context.seed(self.config), progress=self.context.progress,
+        )
+        reasons = [reason for _, reason in samples.refused]
+        check_refused_rate(reasons, len(self.prompts) * self.config.k, self.config.max_refused)
+        by_id = {prompt.id: prompt for prompt in self.prompts}
+        rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
+        written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
+        written |= write_refused(folder, samples.refused)
+        write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
+        return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written, gaps=transient_among(reasons))

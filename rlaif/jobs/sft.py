@@ -1,0 +1,73 @@
+"""The stage `sft`: demonstrations in, a policy that imitates them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlaif.config.finetune import SftConfig
+from rlaif.digest import digest
+from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
+from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.cards import write_card
+from rlaif.jobs.context import Context
+from rlaif.jobs.learned_rows import read_demonstrations, skipper
+from rlaif.rl.learner import POLICY
+from rlaif.stages.sft import train_sft
+
+__all__ = ["SftJob"]
+
+
+
+class SftJob:
+    """Completions to imitate in, a policy out: `adapter/`. Later stages start from it: it is merged into the resident base."""
+
+    def __init__(self, config: SftConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is imitated: a revise stage's rows and the files'."""
+        sources = [*self._stage(), *self.config.files]
+        found: list[dict[str, Any]] = []
+        for source in sources:
+            skipped = skipper(self.config, source, self.context)
+            found += read_demonstrations(source, skipped=skipped, note=self.context.progress.note)
+        return found
+
+    def parts(self) -> dict[str, str]:
+        """See `Job`."""
+        return {
+            "settings": settings_digest(self.config, "input", "files", "model"), "rows": digest([repr(row) for row in self.rows]),
+            "base": self.context.base(self.config.model).identity, "seed": str(self.context.seed(self.config)),
+        }
+
+    def models(self) -> dict[str, str]:
+        """See `Job`."""
+        return policy_models(self.context, self.config.model)
+
+    def execute(self, folder: Path) -> Outcome:
+        """See `Job`."""
+        context, base = self.context, self.context.base(self.config.model)
+        with trained_adapter(base, folder):
+            result = train_sft(
+                self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+                skipped=skipper(self.config, "rows", context),
+            )
+        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict())
+        counts = {name: value for name, value in result.report.as_dict().items() if isinstance(value, int)}
+        return Outcome(counts=counts, rows=write_results(result, folder, base, title="Fine-tuning"))
+
+    def merge(self, folder: Path) -> None:
+        """Merge the finished adapter: the policy that later stages start from, and their reference, is the fine-tuned one."""
+        base = self.context.base(self.config.model)
+        base.load_adapter(POLICY, folder / "adapter")
+        base.merge(POLICY)
+        self.context.tuned(self.config.model)
+
+    def _stage(self) -> Iterator[str]:
+        if self.config.input or not self.config.files:
+            yield str(self.context.folder_of(self.config, "revise", self.config.input) / "sft.jsonl")
