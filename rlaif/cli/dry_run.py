@@ -9,7 +9,8 @@ from rich.table import Table
 
 from rlaif.cli.console import output
 from rlaif.engines.api.costs import money
-from rlaif.pipeline.dry_run import PLACEHOLDER, Plan, StagePlan
+from rlaif.jobs.planning import PLACEHOLDER, StagePlan
+from rlaif.pipeline.dry_run import Plan
 
 __all__ = ["duration", "show_plan"]
 

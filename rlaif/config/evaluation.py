@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ class EvaluateConfig(BaseStage, PromptSettings):
     """Sample from policies on held-out prompts and measure what they say."""
 
     stage: Literal["evaluate"] = "evaluate"
+    holds_base: ClassVar[bool] = True
 
     policies: tuple[str, ...] = ()
     """Names of stages that trained a policy, or folders of adapters; every such stage before this one when left out. The policy
@@ -72,6 +73,9 @@ class EvaluateConfig(BaseStage, PromptSettings):
             raise ValueError(f"{self.judged} of {self.samples} completions a prompt cannot be judged")
         return self
 
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.judge or default,)
+
 
 class CompareConfig(BaseStage):
     """Say which policy won on held-out prompts, and at what cost."""
@@ -86,3 +90,6 @@ class CompareConfig(BaseStage):
 
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Draws of prompts behind each interval."""
+
+    def main_model(self, default: str) -> str | None:
+        return None

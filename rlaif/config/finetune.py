@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings
-from rlaif.config.ppo import ModelPart, RewardPart
+from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
 from rlaif.config.reward import PreferenceFile
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
@@ -58,6 +58,7 @@ class SftConfig(BaseStage, FinetuneSettings):
     """Fine-tune a policy on completions to imitate: revisions, or rows of your own."""
 
     stage: Literal["sft"] = "sft"
+    holds_base: ClassVar[bool] = True
 
     input: str | None = None
     """Name of the revise stage to learn from; the last one when left out and `files` is empty."""
@@ -74,11 +75,20 @@ class SftConfig(BaseStage, FinetuneSettings):
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the prompts, with all their rows, that the loss before and after is measured on; 0 measures on the rows learned."""
 
+    @property
+    def trained_model(self) -> str | None:
+        return self.model
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.model or default,)
+
 
 class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     """Sample K completions a prompt, score them, and fine-tune on those that scored best (rejection sampling)."""
 
     stage: Literal["best_of_k"] = "best_of_k"
+    holds_base: ClassVar[bool] = True
+    trains_policy: ClassVar[bool] = True
 
     # Sampling
 
@@ -127,11 +137,20 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
             raise ValueError(f"`keep: {self.keep}` of {self.k} completions leaves out none: raise `k`, or use `keep: weighted`")
         return self
 
+    @property
+    def trained_model(self) -> str | None:
+        return self.student
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return tuple(part.judge or default for part in self.reward.values() if isinstance(part, JudgePart))
+
 
 class DpoConfig(BaseStage, FinetuneSettings):
     """Train a policy on preferences without a reward model (Rafailov et al. 2023): a cheap baseline."""
 
     stage: Literal["dpo"] = "dpo"
+    holds_base: ClassVar[bool] = True
+    trains_policy: ClassVar[bool] = True
 
     input: str | None = None
     """Name of the label stage to learn from; the last one when left out and `files` is empty."""
@@ -156,3 +175,7 @@ class DpoConfig(BaseStage, FinetuneSettings):
 
     learning_rate: Positive = 5e-5
     """Of the adapter; it rises over the first steps and falls linearly to 0."""
+
+    @property
+    def trained_model(self) -> str | None:
+        return self.model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -40,11 +40,35 @@ class Settings(BaseModel):
 
 
 class BaseStage(Settings):
+    """What every stage has, and what a run asks of its settings."""
+
+    stage: str
+    """The kind of stage."""
+
     name: str = Field(default="", pattern=r"^[a-z0-9]?[a-z0-9_-]*$")
     """Folder of the stage in the run, and how later stages refer to it; the kind of stage when left out."""
 
     seed: int | None = None
     """Seed of this stage; the recipe's when left out."""
+
+    trains_policy: ClassVar[bool] = False
+    """Whether the stage leaves a policy, which a later `evaluate` measures."""
+
+    holds_base: ClassVar[bool] = False
+    """Whether the stage works on the resident base, with adapters."""
+
+    @property
+    def trained_model(self) -> str | None:
+        """The model that the stage trains an adapter of; `None` for the recipe's."""
+        return None
+
+    def main_model(self, default: str) -> str | None:
+        """The model that the stage mainly runs, given the recipe's; `None` where it runs none."""
+        return self.trained_model or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        """Models that answer or judge in the stage, given the recipe's."""
+        return ()
 
     @field_validator("name")
     @classmethod
@@ -177,6 +201,12 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
 
+    def main_model(self, default: str) -> str | None:
+        return self.policy or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.policy or default,)
+
 
 class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
     """Critique and revise the policy's own completions under principles drawn at random; the result is data for SFT."""
@@ -188,6 +218,12 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the chains ended early, since a text could not be sampled."""
+
+    def main_model(self, default: str) -> str | None:
+        return self.policy or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.policy or default,)
 
 
 class AuditConfig(BaseStage):
@@ -227,6 +263,12 @@ class AuditConfig(BaseStage):
 
     variants: Annotated[int, Field(ge=0)] = 100
     """Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that out."""
+
+    def main_model(self, default: str) -> str | None:
+        return self.judge or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.judge or default,)
 
 
 class LabelConfig(BaseStage):
@@ -292,3 +334,9 @@ class LabelConfig(BaseStage):
 
     format: Literal["jsonl", "parquet"] = "jsonl"
     """Format of the preferences file."""
+
+    def main_model(self, default: str) -> str | None:
+        return self.judge or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.judge or default,)

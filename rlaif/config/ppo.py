@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -125,6 +125,8 @@ class PpoConfig(BaseStage, PromptSettings):
     """Train a policy by PPO against a reward, held near the model it started from by a KL penalty."""
 
     stage: Literal["ppo"] = "ppo"
+    holds_base: ClassVar[bool] = True
+    trains_policy: ClassVar[bool] = True
 
     # What is rewarded
 
@@ -288,3 +290,6 @@ class PpoConfig(BaseStage, PromptSettings):
         if self.kl != "fixed" and self.beta == 0:
             raise ValueError(f"the {self.kl} KL controller multiplies beta, so it must start above 0")
         return self
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return tuple(part.judge or default for part in self.reward.values() if isinstance(part, JudgePart))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,7 @@ class RewardConfig(BaseStage):
     """Train a reward model on preferences."""
 
     stage: Literal["reward"] = "reward"
+    holds_base: ClassVar[bool] = True
 
     # Data
 
@@ -127,3 +128,7 @@ class RewardConfig(BaseStage):
         if self.keep == "head" and not self.warm_start:
             raise ValueError("`keep: head` trains nothing but the closed-form fit, so `warm_start` must be true")
         return self
+
+    @property
+    def trained_model(self) -> str | None:
+        return self.model

@@ -11,21 +11,23 @@ from rlaif.config import AuditConfig, LabelConfig
 from rlaif.digest import digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.audit_files import STAGE_AUDIT
-from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, write_audit
-from rlaif.jobs.base import Outcome, check_gaps, transient_among
+from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, plan_questions, write_audit
+from rlaif.jobs.base import Job, Outcome, check_gaps, transient_among
 from rlaif.jobs.context import Context
+from rlaif.jobs.lengths import Device, Lengths
+from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
 from rlaif.judging.opening import open_protocol
+from rlaif.models.memory import Work
 from rlaif.report.audit import cases_markdown
 
 __all__ = ["AuditJob"]
 
 
-class AuditJob:
+class AuditJob(Job[AuditConfig]):
     """A judge in, what it is worth out: `audit.json`, `audit.md`."""
 
     def __init__(self, config: AuditConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         label = _next_label(config, context)
         self.judge = context.model(config.judge or label.judge)
         self.task = AuditTask(
@@ -71,6 +73,21 @@ class AuditJob:
             warning = "warning: " if each.judgement.grade == "do not use" else ""
             self.context.progress.note(f"{warning}{audit_line(each)}")
         return Outcome(counts=_counts(report, len(self.inputs.probes), judged), rows={}, gaps=gaps)
+
+    def dry_run(self) -> StagePlan:
+        """See `Job`."""
+        context, counter = self.context, counter_of(self.judge)
+        plan = plan_questions(self.task, self.inputs, counter)
+        read = round(plan.questions * plan.tokens_each)
+        return StagePlan(
+            name=self.config.name, kind=self.config.stage, model=self.judge, read=read, write=0,
+            seconds=estimated_seconds(self.judge, context, read * plan.shared, 0), example={},
+            counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
+        )
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        return Work(read_tokens=device.tokens, read_logits=device.asked)
 
 
 def _next_label(config: AuditConfig, context: Context) -> LabelConfig:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from rlaif.config import StageConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.constitution.load import Half, require
 from rlaif.digest import digest
@@ -15,13 +15,17 @@ from rlaif.engines.journaled import TRANSIENT
 from rlaif.errors import JudgingError
 from rlaif.io.writers import write_rows
 from rlaif.jobs.context import Context
+from rlaif.jobs.lengths import Adapters, Device, Lengths
+from rlaif.jobs.planning import StagePlan
+from rlaif.models.memory import Work
 from rlaif.types import Constitution
 
 __all__ = [
-    "BUILTIN_LIMIT", "Job", "MOST_GAPS", "Outcome", "TO_READ",
+    "AnyJob", "BUILTIN_LIMIT", "Job", "MOST_GAPS", "Outcome", "TO_READ",
     "check_gaps", "settings_digest", "transient_among", "usable", "write_refused",
 ]
 
+Config = TypeVar("Config", bound=BaseStage, covariant=True)
 BUILTIN_LIMIT = 24
 """Built-in prompts that a stage draws when no limit is set: a first look, not a study."""
 TO_READ = 12
@@ -42,25 +46,60 @@ class Outcome(NamedTuple):
     gaps: int = 0
 
 
-class Job(Protocol):
-    """One stage of a run."""
+class Job(ABC, Generic[Config]):
+    """One stage of a run: all that the runner, a dry run and the memory plan need to know of it.
 
-    @property
-    def config(self) -> StageConfig:
-        """The stage's settings."""
-        ...
+    Args:
+        config: The stage's settings.
+        context: What the stages of the run share.
+    """
 
+    method: ClassVar[str] = ""
+    """What a model card says that the adapter was trained by."""
+
+    loading: ClassVar[str] = ""
+    """What a model card says of how to load what the stage leaves; that of a PEFT adapter when empty."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    @abstractmethod
     def parts(self) -> dict[str, str]:
         """What the result depends on, a digest or a short value each, under names that a reader understands."""
-        ...
 
+    @abstractmethod
     def models(self) -> dict[str, str]:
         """Who plays which role, as `name@revision`."""
-        ...
 
+    @abstractmethod
     def execute(self, folder: Path) -> Outcome:
         """Do the work and write the stage's files into `folder`."""
-        ...
+
+    def finished(self, folder: Path) -> None:
+        """The stage's folder is there, from now or from before; later stages see what changes with it."""
+
+    def dry_run(self) -> StagePlan:
+        """What the stage would do. One that trains is not estimated: what it learns from does not exist yet."""
+        told = ("epochs", "steps", "episodes", "k", "rounds", "max_new_tokens", "lora_rank")
+        counts = {name: value for name, value in self.config.model_dump().items() if name in told and isinstance(value, int)}
+        return StagePlan(
+            name=self.config.name, kind=self.config.stage, model=self.context.recipe.model, counts=counts, read=0,
+            write=0, seconds=None, example={},
+        )
+
+    def adapters(self) -> Adapters:
+        """Adapters that learn in the stage, and those that it reads beside."""
+        return Adapters((), tuple(self.context.reward_adapters(self.config)))
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """What the stage does at once: how many tokens are in a pass, how many rows are sampled side by side; `None` where it runs no
+        model."""
+        return None
+
+
+AnyJob = Job[Any]
+
 MOST_GAPS = 0.1
 """Share of an audit's or an evaluation's questions that may go without an answer before the stage fails."""
 

@@ -11,12 +11,20 @@ from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import policy_models
-from rlaif.jobs.base import Outcome, settings_digest, write_refused
+from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.jobs.lengths import (
+    SIDE_BY_SIDE,
+    Adapters,
+    Device,
+    Lengths,
+    trained_sampling,
+)
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
+from rlaif.models.memory import Work
 from rlaif.report.training import best_of_k_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
@@ -26,12 +34,13 @@ __all__ = ["BestOfKJob"]
 
 
 
-class BestOfKJob:
+class BestOfKJob(Job[BestOfKConfig]):
     """Prompts and a reward in, a policy that imitates its best samples out: `adapter/`, `kept.jsonl`."""
 
+    method = "rejection sampling (best of K)"
+
     def __init__(self, config: BestOfKConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         check_rewards(config.reward, config, context)
         self.prompts = load_prompts(
             config, own_split="rl", seed=context.seed(config), progress=context.progress,
@@ -67,7 +76,7 @@ class BestOfKJob:
             )
             (student or base).save_adapter(POLICY, folder / "adapter")
             write_card(
-                folder / "adapter", self.config, context, base=student or base, parts=self.parts(), results=asdict(result.student),
+                folder / "adapter", self, base=student or base, parts=self.parts(), results=asdict(result.student),
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
@@ -82,3 +91,11 @@ class BestOfKJob:
         rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
         rows |= write_refused(folder, result.refused)
         return Outcome(counts=result.counts(), rows=rows)
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        return trained_sampling(self.config, lengths, device, rows=SIDE_BY_SIDE, micro=self.config.micro_batch)
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        return Adapters(("policy",), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)

@@ -10,6 +10,7 @@ from rlaif.config.labelling import BaseStage
 from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_text
+from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import Context
 from rlaif.jobs.merging import CARD, tuned_before
 from rlaif.models.alias import ALIASES
@@ -25,8 +26,7 @@ SILENT = ("stage", "name", "seed", "limit", "skip_bad_rows", "prompt_column", "c
 
 
 def write_card(
-    folder: Path, config: BaseStage, context: Context, *, base: SharedBase, parts: Mapping[str, str], judge: str = "",
-    results: Mapping[str, Any],
+    folder: Path, job: AnyJob, *, base: SharedBase, parts: Mapping[str, str], judge: str = "", results: Mapping[str, Any]
 ) -> None:
     """Write `README.md` into the adapter's folder.
 
@@ -37,10 +37,11 @@ def write_card(
     Raises:
         RunError: The disk refuses.
     """
-    alias = ALIASES.get(base.name)
+    config, context, alias = job.config, job.context, ALIASES.get(base.name)
     settings = config.model_dump(mode="json", exclude=set(SILENT))
     card = ModelCard(
-        name=f"{context.recipe.name}: {config.name}", kind=str(getattr(config, "stage", "")), base=alias.hub if alias else base.name,
+        name=f"{context.recipe.name}: {config.name}", kind=config.stage, method=job.method, loading=job.loading,
+        base=alias.hub if alias else base.name,
         revision=base.revision, constitution=(context.constitution.name, context.constitution.digest), judge=judge,
         first=tuned_before(config, context.recipe), data={name: parts[name] for name in SOURCES if parts.get(name)},
         settings={**settings, "seed": context.seed(config)}, results=results,

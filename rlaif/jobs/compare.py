@@ -10,8 +10,7 @@ from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.files import read_object
 from rlaif.io.writers import write_text
-from rlaif.jobs.base import Outcome, settings_digest
-from rlaif.jobs.context import Context
+from rlaif.jobs.base import Job, Outcome, settings_digest
 from rlaif.jobs.evaluate import COMPARISON, EVALUATION
 from rlaif.report.comparison import comparison_markdown, comparison_tables
 from rlaif.results.costs import TrainingCost
@@ -23,12 +22,8 @@ __all__ = ["CompareJob"]
 
 
 
-class CompareJob:
+class CompareJob(Job[CompareConfig]):
     """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
-
-    def __init__(self, config: CompareConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rlaif.config import Recipe
 from rlaif.config.labelling import BaseStage, ServerConfig
@@ -99,6 +100,8 @@ class Context:
             memo, dtype=recipe.dtype, device=recipe.device, server=recipe.server, note=progress.note,
             spending=spending or Spending(path / SPENDING),
         )
+        self.jobs: dict[str, Any] = {}
+        """Jobs by stage name, where a plan needs what an earlier stage will have made."""
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
         self.rewards: dict[str, RewardModel] = {}
@@ -163,6 +166,14 @@ class Context:
             remedy = f"put a stage of kind `{kind}` before it, or name one"
             raise ConfigError(f"stage {config.name!r} needs {wanted} before it", remedy=remedy)
         return found[-1]
+
+    def before(self, config: BaseStage) -> list[BaseStage]:
+        """The stages before `config`."""
+        return list(self.recipe.stages[: [stage.name for stage in self.recipe.stages].index(config.name)])
+
+    def reward_adapters(self, config: BaseStage) -> list[str]:
+        """Reward stages before `config` whose model is an adapter."""
+        return [stage.name for stage in self.before(config) if isinstance(stage, RewardConfig) and stage.keep != "head"]
 
     def folder_of(self, config: BaseStage, kind: str, named: str | None) -> Path:
         """The folder of that stage; it must have finished."""

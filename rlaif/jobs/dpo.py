@@ -9,10 +9,12 @@ from pathlib import Path
 from rlaif.config.finetune import DpoConfig
 from rlaif.config.reward import PreferenceFile
 from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
-from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.base import Job, Outcome, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
-from rlaif.jobs.context import Context
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
+from rlaif.jobs.lengths import Adapters, Device, Lengths
+from rlaif.models.heap import rounded
+from rlaif.models.memory import Work
 from rlaif.results.preferences import PreferencePair
 from rlaif.rl.learner import POLICY
 from rlaif.stages.dpo import train_dpo
@@ -21,12 +23,10 @@ __all__ = ["DpoJob"]
 
 
 
-class DpoJob:
+class DpoJob(Job[DpoConfig]):
     """Preferences in, a policy out, without a reward model: `adapter/`."""
 
-    def __init__(self, config: DpoConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+    method = "DPO"
 
     @cached_property
     def pairs(self) -> list[PreferencePair]:
@@ -63,8 +63,18 @@ class DpoJob:
                 pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
             )
         write_card(
-            folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict(),
+            folder / "adapter", self, base=base, parts=self.parts(), results=result.report.as_dict(),
             judge=judges_of(file.file for file in self._files()),
         )
         counts = {"pairs": len(pairs), "steps": len(result.steps)}
         return Outcome(counts=counts, rows=write_results(result, folder, base, title="DPO"))
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        tokens = 2 * config.micro_batch * rounded(min(lengths.rows(config), config.max_tokens or 1 << 30))
+        return Work(micro_tokens=tokens, logit_tokens=tokens, checkpointing=config.gradient_checkpointing)
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        return Adapters(("policy",), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)

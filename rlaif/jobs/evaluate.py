@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import StageConfig
 from rlaif.config.evaluation import EvaluateConfig
-from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import Outcome, check_gaps, settings_digest, transient_among, usable
+from rlaif.jobs.base import Job, Outcome, check_gaps, settings_digest, transient_among, usable
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.models.memory import Work
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown
 from rlaif.report.markdown import named, quoted
@@ -30,31 +30,28 @@ from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.types import Prompt
 
-__all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "POLICY_STAGES", "START", "TO_READ"]
+__all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ"]
 
 START = "start"
 """Name of the policy that the others were trained from."""
-POLICY_STAGES = ("ppo", "best_of_k", "dpo")
-"""Kinds of stage whose folder holds an adapter."""
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 TO_READ = 12
 """Prompts whose completions are written out."""
 
 
-class EvaluateJob:
+class EvaluateJob(Job[EvaluateConfig]):
     """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`, `training.json`."""
 
     def __init__(self, config: EvaluateConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self.prompts = load_prompts(
             config, own_split="eval", seed=context.seed(config), progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
         context.claim_prompts("eval", self.prompts)
         stages = context.recipe.stages[: [stage.name for stage in context.recipe.stages].index(config.name)]
-        self.policies = config.policies or tuple(stage.name for stage in stages if stage.stage in POLICY_STAGES)
-        self.models_of = {stage.name: _model_of(stage) for stage in stages}
+        self.policies = config.policies or tuple(stage.name for stage in stages if stage.trains_policy)
+        self.models_of = {stage.name: stage.trained_model for stage in stages}
         self.rewards = [stage.name for stage in stages if stage.stage == "reward"]
         if not self.policies:
             remedy = "train one before it, or name folders in `policies`"
@@ -161,16 +158,16 @@ class EvaluateJob:
         template = f"judge_{protocol or self.context.constitution.protocol}"
         return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
 
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        sampling = sampled_work(config.rows, lengths.prompts(config.name), config.max_new_tokens)
+        return sampling._replace(read_tokens=device.tokens, read_logits=device.asked if config.win_rate else 0)
 
-def _model_of(stage: StageConfig) -> str | None:
-    """The model that a stage trains; `None` for the recipe's."""
-    match stage:
-        case BestOfKConfig():
-            return stage.student
-        case DpoConfig() | SftConfig():
-            return stage.model
-        case _:
-            return None
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        policies = self.config.policies or [stage.name for stage in self.context.before(self.config) if stage.trains_policy]
+        return Adapters((), (*self.context.reward_adapters(self.config), *policies))
 
 
 def _names(policies: Sequence[str]) -> dict[str, str]:

@@ -13,16 +13,21 @@ from typing import Any
 from rlaif.config import LabelConfig
 from rlaif.constitution.load import Half
 from rlaif.digest import digest
+from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import TO_READ, Outcome, settings_digest, transient_among, usable
+from rlaif.jobs.base import TO_READ, Job, Outcome, settings_digest, transient_among, usable
 from rlaif.jobs.context import Context
+from rlaif.jobs.estimate import shared
 from rlaif.jobs.inputs import Completions, load_completions, load_responses
+from rlaif.jobs.lengths import Device, Lengths
+from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.jobs.trust import calibration_for, check_audit
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import JudgingProtocol
+from rlaif.models.memory import Work
 from rlaif.report.samples import preferences_markdown
 from rlaif.results.rows import preference_row, verdict_row
 from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
@@ -35,12 +40,11 @@ WEAK = "weak.jsonl"
 """Labels that are weaker than `min_strength` asks for."""
 
 
-class LabelJob:
+class LabelJob(Job[LabelConfig]):
     """Completions in, preferences out: `preferences.jsonl` (or `.parquet`), `verdicts.jsonl`, `statistics.json`."""
 
     def __init__(self, config: LabelConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
             config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution,
@@ -188,6 +192,41 @@ class LabelJob:
             "preferences": preferences, "weak": weak, "unlabelled": statistics.unlabelled,
             "not_best_worst": statistics.labelled - preferences - weak,
         }
+
+    def dry_run(self) -> StagePlan:
+        """See `Job`."""
+        config, context, counter = self.config, self.context, counter_of(self.judge)
+        source = self.source if config.responses else self._imagined()
+        seed = context.seed(config)
+        comparisons = make_pairs(source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given).comparisons
+        judge = Judge(load_scripted("scripted"), self.protocol, self.constitution, principles=config.principles, seed=seed)
+        looked_at = comparisons[:COUNTED]
+        groups = [judge.requests(comparison) for comparison in looked_at]
+        asked = list(dict.fromkeys(request for group in groups for request in group))
+        once = shared([counter.render(request.messages) for request in group] for group in groups)
+        share = len(asked) / max(1, len(looked_at) * judge.questions_each)  # pairs of one prompt share pointwise questions
+        questions = round(len(comparisons) * judge.questions_each * share)
+        read = round(tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions)
+        write = questions * config.reasoning_tokens if self.protocol.name == "cot" else 0
+        return StagePlan(
+            name=config.name, kind=config.stage, model=self.judge, read=read, write=write,
+            seconds=estimated_seconds(self.judge, context, read * once, write),
+            counts={
+                "completions": len(source.completions), "comparisons": len(comparisons),
+                "principles": len(self.constitution.principles), "questions": questions,
+            },
+            example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
+        )
+
+    def _imagined(self) -> Completions:
+        """What the stage that is read from will have sampled, as long as it may get."""
+        job = self.context.jobs[self.context.earlier(self.config, "sample", self.config.input)]
+        imagined: Completions = job.imagined()
+        return imagined
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        return Work(read_tokens=device.tokens, read_logits=device.asked)
 
 
 class _Spread:

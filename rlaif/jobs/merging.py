@@ -37,8 +37,7 @@ class Origin(NamedTuple):
 
 def stage_base(config: BaseStage, recipe: Recipe) -> str:
     """The model whose adapter the stage trains."""
-    named: str | None = getattr(config, "student", None) or getattr(config, "model", None)
-    return named or recipe.model
+    return config.trained_model or recipe.model
 
 
 def tuned_before(config: BaseStage, recipe: Recipe) -> tuple[str, ...]:

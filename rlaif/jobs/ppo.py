@@ -11,14 +11,22 @@ from typing import Any
 from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ModelError
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import Outcome, settings_digest, write_refused
+from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.learned_rows import read_demonstrations, skipper
+from rlaif.jobs.lengths import (
+    SIDE_BY_SIDE,
+    Adapters,
+    Device,
+    Lengths,
+    trained_sampling,
+)
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
+from rlaif.models.memory import Work
 from rlaif.report.training import ppo_markdown, step_line
 from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import COST, write_cost
@@ -32,12 +40,13 @@ SAMPLES_KEPT = 4
 """Completions of each PPO step that are written out, to read how the policy changes."""
 
 
-class PpoJob:
+class PpoJob(Job[PpoConfig]):
     """Prompts and a reward in, a policy out: `adapter/`, `metrics.jsonl`, `completions.jsonl`."""
 
+    method = "PPO"
+
     def __init__(self, config: PpoConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         check_rewards(config.reward, config, context)
         check_trackers(config.trackers)
         self.prompts = load_prompts(
@@ -83,7 +92,7 @@ class PpoJob:
                 )
             base.save_adapter(POLICY, folder / "adapter")
             write_card(
-                folder / "adapter", self.config, context, base=base, parts=self.parts(), results=_last(metrics.rows),
+                folder / "adapter", self, base=base, parts=self.parts(), results=_last(metrics.rows),
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
@@ -128,6 +137,17 @@ class PpoJob:
         trackers.log(step)
         self.context.progress.note(f"{self.config.name}: {step_line(step, self.config.steps)}")
         self.context.progress.advance()
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        micro = min(config.micro_batch, -(-config.episodes // config.minibatches))
+        return trained_sampling(config, lengths, device, rows=min(config.episodes, SIDE_BY_SIDE), micro=micro)
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        value = ("value",) if self.config.value == "adapter" else ()
+        return Adapters(("policy", *value), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
 
 
 def _keep_samples(report: StepReport, samples: StepLog) -> None:

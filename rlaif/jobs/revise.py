@@ -8,9 +8,12 @@ from pathlib import Path
 from rlaif.config import ReviseConfig
 from rlaif.digest import digest
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Outcome, settings_digest, transient_among, usable
+from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Job, Outcome, settings_digest, transient_among, usable
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.jobs.lengths import TEMPLATE, Device, Lengths, sampled_work
+from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.models.memory import Work
 from rlaif.report.samples import revisions_markdown, spread
 from rlaif.results.revisions import Revision
 from rlaif.results.rows import revision_row, sft_rows
@@ -21,12 +24,11 @@ __all__ = ["ReviseJob"]
 
 
 
-class ReviseJob:
+class ReviseJob(Job[ReviseConfig]):
     """Prompts in, chains of critique and revision out: `revisions.jsonl`, and `sft.jsonl` to fine-tune on."""
 
     def __init__(self, config: ReviseConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self.prompts = load_prompts(
             config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
             left_out=partial(context.leave_out, config.name),
@@ -77,3 +79,28 @@ class ReviseJob:
             "prompts": len(self.prompts), "revisions": len(texts), "empty": texts.count(""), "sft_rows": sft,
             "repeated": len([text for text in texts if text]) - sft, "failed_chains": sum(bool(each.failed) for each in revisions),
         }
+
+    def dry_run(self) -> StagePlan:
+        """See `Job`."""
+        config, context = self.config, self.context
+        library, counter = context.library, counter_of(self.policy)
+        text, principle = PLACEHOLDER * config.max_new_tokens, self.constitution.principles[0]
+        answers = [library.policy(prompt) for prompt in self.prompts]
+        critiques = [library.critique(prompt, text, principle) for prompt in self.prompts]
+        revisions = [library.revise(prompt, text, text, principle) for prompt in self.prompts]
+        read = tokens_of(counter, answers) + config.rounds * (tokens_of(counter, critiques) + tokens_of(counter, revisions))
+        calls = len(answers) * (1 + 2 * config.rounds)
+        write = calls * config.max_new_tokens
+        return StagePlan(
+            name=config.name, kind=config.stage, model=self.policy, read=read, write=write,
+            seconds=estimated_seconds(self.policy, context, read, write),
+            counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
+            example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
+        )
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        # What is revised is quoted with its critique: three completions beside the prompt, and the template.
+        quoted = lengths.prompts(config.name) + 2 * config.max_new_tokens + TEMPLATE
+        return sampled_work(min(device.rows, lengths.count(config.name)), quoted, config.max_new_tokens)

@@ -10,10 +10,12 @@ from pathlib import Path
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.base import Job, Outcome, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import Context
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
+from rlaif.jobs.lengths import MICRO_TOKENS, Adapters, Device, Lengths
+from rlaif.models.memory import Work
 from rlaif.report.training import reward_markdown
 from rlaif.results.preferences import PreferencePair
 from rlaif.reward.files import save_reward_model
@@ -23,12 +25,14 @@ __all__ = ["RewardJob"]
 
 
 
-class RewardJob:
+class RewardJob(Job[RewardConfig]):
     """Preferences in, a reward model out: `model/`, `report.json`, `metrics.jsonl`."""
 
+    method = "a reward model on preference labels"
+    loading = "With its head, by rlaif: `rlaif ppo --reward FOLDER`, `rlaif evaluate --reward FOLDER`."
+
     def __init__(self, config: RewardConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self.base = context.model(config.model)
 
     @cached_property
@@ -93,12 +97,25 @@ class RewardJob:
         kept = report["held_out"][report["kept"]]
         results = {name: kept[name] for name in ("pairs", "accuracy", "low", "high", "loss", "ece")}
         write_card(
-            folder / "model", self.config, context, base=context.base(self.base), parts=parts, judge=judge, results=results,
+            folder / "model", self, base=context.base(self.base), parts=parts, judge=judge, results=results,
         )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", reward_markdown(report))
         counts = {"pairs": len(pairs), "human_pairs": len(human), "steps": len(result.steps)}
         return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        micro = config.micro_tokens or MICRO_TOKENS.get(device.kind, 1024)
+        return Work(
+            micro_tokens=micro if config.keep != "head" else 0, read_tokens=device.tokens, checkpointing=config.gradient_checkpointing,
+        )
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        trained = ("reward",) if self.config.keep != "head" else ()
+        return Adapters(trained, tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
 
 
 def _content(pair: PreferencePair) -> tuple[object, ...]:

@@ -8,24 +8,26 @@ from pathlib import Path
 from rlaif.config import SampleConfig
 from rlaif.digest import digest
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Outcome, settings_digest, transient_among, write_refused
+from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Job, Outcome, settings_digest, transient_among, write_refused
 from rlaif.jobs.context import Context
-from rlaif.jobs.inputs import load_prompts, prompts_digest
+from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
+from rlaif.jobs.lengths import Device, Lengths, sampled_work
+from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.models.memory import Work
 from rlaif.report.samples import completions_markdown, spread
 from rlaif.results.rows import completion_row
 from rlaif.stages.sample import check_refused_rate, sample
-from rlaif.types import Prompt
+from rlaif.types import Completion, Prompt
 
 __all__ = ["SampleJob"]
 
 
 
-class SampleJob:
+class SampleJob(Job[SampleConfig]):
     """Prompts in, K completions each out: `completions.jsonl`."""
 
     def __init__(self, config: SampleConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+        super().__init__(config, context)
         self.prompts: tuple[Prompt, ...] = load_prompts(
             config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
             left_out=partial(context.leave_out, config.name),
@@ -60,3 +62,32 @@ class SampleJob:
         written |= write_refused(folder, samples.refused)
         write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
         return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written, gaps=transient_among(reasons))
+
+    def dry_run(self) -> StagePlan:
+        """See `Job`."""
+        config, context, counter = self.config, self.context, counter_of(self.policy)
+        asked = [context.library.policy(prompt) for prompt in self.prompts]
+        read, write = tokens_of(counter, asked), len(asked) * config.k * config.max_new_tokens
+        return StagePlan(
+            name=config.name, kind=config.stage, model=self.policy, read=read, write=write,
+            seconds=estimated_seconds(self.policy, context, read, write),
+            counts={"prompts": len(asked), "completions": len(asked) * config.k}, example={"policy": counter.render(asked[0])},
+        )
+
+    def imagined(self) -> Completions:
+        """Completions as long as they may get, for counting: they do not exist before the run."""
+        text = PLACEHOLDER * self.config.max_new_tokens
+        completions = [
+            Completion(
+                id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=f"{text}{index}", finish="length", model=self.policy
+            )
+            for prompt in self.prompts
+            for index in range(self.config.k)
+        ]
+        return Completions(prompts=self.prompts, completions=tuple(completions), given={})
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        rows = min(device.rows, config.k * lengths.count(config.name))
+        return sampled_work(rows, lengths.prompts(config.name), config.max_new_tokens)

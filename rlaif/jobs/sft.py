@@ -10,10 +10,12 @@ from typing import Any
 from rlaif.config.finetune import SftConfig
 from rlaif.digest import digest
 from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
-from rlaif.jobs.base import Outcome, settings_digest
+from rlaif.jobs.base import Job, Outcome, settings_digest
 from rlaif.jobs.cards import write_card
-from rlaif.jobs.context import Context
 from rlaif.jobs.learned_rows import read_demonstrations, skipper
+from rlaif.jobs.lengths import Adapters, Device, Lengths
+from rlaif.models.heap import rounded
+from rlaif.models.memory import Work
 from rlaif.rl.learner import POLICY
 from rlaif.stages.sft import train_sft
 
@@ -21,12 +23,10 @@ __all__ = ["SftJob"]
 
 
 
-class SftJob:
+class SftJob(Job[SftConfig]):
     """Completions to imitate in, a policy out: `adapter/`. Later stages start from it: it is merged into the resident base."""
 
-    def __init__(self, config: SftConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
+    method = "supervised fine-tuning"
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -57,11 +57,11 @@ class SftJob:
                 self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
                 skipped=skipper(self.config, "rows", context),
             )
-        write_card(folder / "adapter", self.config, context, base=base, parts=self.parts(), results=result.report.as_dict())
+        write_card(folder / "adapter", self, base=base, parts=self.parts(), results=result.report.as_dict())
         counts = {name: value for name, value in result.report.as_dict().items() if isinstance(value, int)}
         return Outcome(counts=counts, rows=write_results(result, folder, base, title="Fine-tuning"))
 
-    def merge(self, folder: Path) -> None:
+    def finished(self, folder: Path) -> None:
         """Merge the finished adapter: the policy that later stages start from, and their reference, is the fine-tuned one."""
         base = self.context.base(self.config.model)
         base.load_adapter(POLICY, folder / "adapter")
@@ -71,3 +71,13 @@ class SftJob:
     def _stage(self) -> Iterator[str]:
         if self.config.input or not self.config.files:
             yield str(self.context.folder_of(self.config, "revise", self.config.input) / "sft.jsonl")
+
+    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+        """See `Job`."""
+        config = self.config
+        tokens = config.micro_batch * rounded(min(lengths.rows(config), config.max_tokens or 1 << 30))
+        return Work(micro_tokens=tokens, logit_tokens=tokens, checkpointing=config.gradient_checkpointing)
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        return Adapters(("policy",), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)

@@ -1,14 +1,12 @@
-"""The job that a stage's settings call for."""
+"""Every kind of stage and its job. A new stage: its settings in `config`, its function in `stages`, its job here, and one row."""
 
 from __future__ import annotations
 
-from rlaif.config import AuditConfig, LabelConfig, ReviseConfig, SampleConfig, StageConfig
-from rlaif.config.evaluation import CompareConfig, EvaluateConfig
-from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
-from rlaif.config.ppo import PpoConfig
-from rlaif.config.reward import RewardConfig
+from collections.abc import Mapping
+
+from rlaif.config.labelling import BaseStage
 from rlaif.jobs.audit import AuditJob
-from rlaif.jobs.base import Job
+from rlaif.jobs.base import AnyJob
 from rlaif.jobs.best_of_k import BestOfKJob
 from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import Context
@@ -21,35 +19,28 @@ from rlaif.jobs.reward import RewardJob
 from rlaif.jobs.sample import SampleJob
 from rlaif.jobs.sft import SftJob
 
-__all__ = ["make_job"]
+__all__ = ["JOBS", "make_job"]
+
+JOBS: Mapping[str, type[AnyJob]] = {
+    "sample": SampleJob,
+    "revise": ReviseJob,
+    "label": LabelJob,
+    "audit": AuditJob,
+    "reward": RewardJob,
+    "ppo": PpoJob,
+    "sft": SftJob,
+    "best_of_k": BestOfKJob,
+    "dpo": DpoJob,
+    "evaluate": EvaluateJob,
+    "compare": CompareJob,
+}
+"""The job of each kind of stage, by the `stage` of its settings."""
 
 
-def make_job(config: StageConfig, context: Context) -> Job:
+def make_job(config: BaseStage, context: Context) -> AnyJob:
     """The job of a stage's settings; reads its prompts and files.
 
     Raises:
         RlaifError: An input cannot be read, or the constitution lacks what the stage needs.
     """
-    match config:
-        case SampleConfig():
-            return SampleJob(config, context)
-        case ReviseConfig():
-            return ReviseJob(config, context)
-        case AuditConfig():
-            return AuditJob(config, context)
-        case LabelConfig():
-            return LabelJob(config, context)
-        case RewardConfig():
-            return RewardJob(config, context)
-        case PpoConfig():
-            return PpoJob(config, context)
-        case SftConfig():
-            return SftJob(config, context)
-        case BestOfKConfig():
-            return BestOfKJob(config, context)
-        case DpoConfig():
-            return DpoJob(config, context)
-        case EvaluateConfig():
-            return EvaluateJob(config, context)
-        case CompareConfig():
-            return CompareJob(config, context)
+    return JOBS[config.stage](config, context)

@@ -14,9 +14,8 @@ import yaml
 from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
-from rlaif.jobs.base import Job
+from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import Context
-from rlaif.jobs.sft import SftJob
 from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory
@@ -103,8 +102,7 @@ def run_recipe(
         for job in jobs:
             stages.append(_run_stage(job, run, context, tell=partial(tell_memory, job, jobs, context)))
             context.folders[job.config.name] = stages[-1].folder
-            if isinstance(job, SftJob):
-                job.merge(stages[-1].folder)
+            job.finished(stages[-1].folder)
         asked = context.engines.asked()
         return RunResult(
             folder=out, journal=place, stages=tuple(stages), seconds=time.monotonic() - started, asked=asked["asked"],
@@ -112,7 +110,7 @@ def run_recipe(
         )
 
 
-def _run_stage(job: Job, run: RunFolder, context: Context, *, tell: Callable[[], int]) -> StageResult:
+def _run_stage(job: AnyJob, run: RunFolder, context: Context, *, tell: Callable[[], int]) -> StageResult:
     """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are planned."""
     config, before, planned = job.config, run.manifest(job.config.name), 0
     if before is None:

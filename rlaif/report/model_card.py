@@ -20,10 +20,6 @@ __all__ = ["ModelCard", "card_markdown", "has_licence", "merged_card"]
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 LOADING = "## How to load it"
-METHODS = {
-    "ppo": "PPO", "best_of_k": "rejection sampling (best of K)", "sft": "supervised fine-tuning", "dpo": "DPO",
-    "reward": "a reward model on preference labels",
-}
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,8 @@ class ModelCard:
 
     Attributes:
         kind: Kind of the stage.
+        method: What the adapter was trained by, in words.
+        loading: How to load it, in words; as a PEFT adapter when empty.
         base: Model that the adapter belongs to, as a hub id or as the user named it.
         revision: Of the base's weights.
         first: Names of the stages whose adapters were merged into the base before.
@@ -44,9 +42,11 @@ class ModelCard:
 
     name: str
     kind: str
+    method: str
     base: str
     revision: str
     constitution: tuple[str, str]
+    loading: str = ""
     judge: str = ""
     first: Sequence[str] = ()
     data: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def card_markdown(card: ModelCard) -> str:
     about |= {"constitution": Written(f"{named(card.constitution[0])} (digest {code(card.constitution[1])})")}
     about |= {"judge": card.judge} if card.judge else {}
     parts = [
-        _front_matter(card), f"# {named(card.name)}\n", f"A LoRA adapter, trained by {METHODS[card.kind]} with rlaif.\n",
+        _front_matter(card), f"# {named(card.name)}\n", f"A LoRA adapter, trained by {card.method} with rlaif.\n",
         _table("", about), _loading(card), _section("Results", _plain(card.results)), _section("Data (digests)", card.data),
         _section("Settings", _plain(card.settings)),
         "## Licence\n\nNone is stated. Whoever publishes this adapter chooses one that the base model and the data allow, and puts it "
@@ -96,8 +96,8 @@ def _front_matter(card: ModelCard) -> str:
 
 
 def _loading(card: ModelCard) -> str:
-    if card.kind == "reward":
-        return f"{LOADING}\n\nWith its head, by rlaif: `rlaif ppo --reward FOLDER`, `rlaif evaluate --reward FOLDER`.\n"
+    if card.loading:
+        return f"{LOADING}\n\n{card.loading}\n"
     lines = [f'model = AutoModelForCausalLM.from_pretrained({json.dumps(card.base)})']
     lines += [f"model = PeftModel.from_pretrained(model, {name}_folder).merge_and_unload()" for name in map(_variable, card.first)]
     lines.append("model = PeftModel.from_pretrained(model, folder)  # this folder, or the name it has on the hub")

@@ -1,0 +1,62 @@
+"""What a dry run says of one stage, and how its tokens and its time are counted. No weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rlaif.engines.base import TokenCount
+from rlaif.jobs.context import Context
+from rlaif.jobs.estimate import seconds
+from rlaif.models.open import open_token_count
+from rlaif.types import Message
+
+__all__ = ["COUNTED", "PLACEHOLDER", "StagePlan", "counter_of", "estimated_seconds", "tokens_of"]
+
+COUNTED = 64
+"""Prompts whose tokens are counted; the rest are taken to be as long on average."""
+PLACEHOLDER = "word "
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage would do.
+
+    Attributes:
+        counts: How many of what, in reading order.
+        read, write: Tokens that models would read and write at most.
+        seconds: Estimate; `None` for a scripted model.
+        cost: The most that a served model would cost, in the currency of the prices; `None` without prices.
+        example: One rendered prompt of each kind, by its name.
+    """
+
+    name: str
+    kind: str
+    model: str
+    counts: dict[str, int]
+    read: int
+    write: int
+    seconds: float | None
+    example: dict[str, str]
+    cost: float | None = None
+
+
+@lru_cache(maxsize=4)
+def counter_of(model: str) -> TokenCount:
+    """Counts tokens as the engine of `model` would."""
+    return open_token_count(model)
+
+
+def tokens_of(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -> int:
+    """Tokens of all `conversations`, from an even sample of them."""
+    if not conversations:
+        return 0
+    step = max(1, len(conversations) // COUNTED)
+    sampled = conversations[::step]
+    return round(sum(counter.count(messages) for messages in sampled) / len(sampled) * len(conversations))
+
+
+def estimated_seconds(model: str, context: Context, read: float, write: int) -> float | None:
+    """How long the engine of `model` would take; `None` for scripted and served ones."""
+    return seconds(model, dtype=context.recipe.dtype, device=context.recipe.device, read=read, write=write)
