@@ -14,7 +14,7 @@ import pytest
 import yaml
 from spine import ROOT, Said, call, environment, rows
 
-from rlaif.runs import writers
+from rlaif.io import writers
 
 QUICK = ("--model", "scripted", "--limit", "2", "--k", "2")
 

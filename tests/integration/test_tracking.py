@@ -9,8 +9,8 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 from rlaif.errors import ConfigError
+from rlaif.jobs import tracking
 from rlaif.jobs.tracking import Trackers
-from rlaif.pipeline import tracking
 
 
 class Kept(GeneralTracker):

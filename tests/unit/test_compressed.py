@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rlaif.errors import ConfigError, DataError
+from rlaif.io import compressed
 from rlaif.io.readers import read_prompts
 from rlaif.io.tables import read_table
-from rlaif.runs import compressed
 
 ROWS = [{"prompt": f"prompt {number}"} for number in range(50)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

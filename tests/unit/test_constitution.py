@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif import constitution as module
+from rlaif.constitution import load as module
 from rlaif.constitution.load import load_constitution, parse_constitution, require, to_yaml
 from rlaif.errors import ConfigError, ConstitutionError
 from rlaif.resources import names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlaif.pipeline import estimate
+from rlaif.jobs import estimate
 
 
 @pytest.mark.parametrize(("groups", "share"), [

@@ -99,10 +99,10 @@ def test_help_is_quick_and_loads_nothing_heavy(name: str, libraries: float) -> N
 
 def test_the_light_parts_stay_light() -> None:
     """These never import torch: a person can check a constitution, read a run or plan a recipe on a small machine."""
-    names = ("errors", "types", "digest", "constitution", "constitution_import", "constitution_lint", "prompts", "config", "resources",
-             "progress", "stats", "runs.run", "runs.store", "runs.readers", "runs.writers", "runs.splits", "judging.judge",
+    names = ("errors", "types", "digest", "constitution.load", "constitution.importers", "constitution.lint", "prompts", "config", "resources",
+             "progress", "stats", "runs.run", "runs.journal", "io.readers", "io.writers", "io.splits", "judging.judge",
              "judging.aggregate", "judging.protocols", "engines.base", "engines.scripted", "engines.journaled", "stages.label",
-             "stages.sample", "stages.revise", "stages.rows")
+             "stages.sample", "stages.revise", "results.rows")
     loaded = python(IMPORT, *(f"rlaif.{name}" for name in names)).modules
     assert [name for name in heavy(loaded) if name != "numpy"] == []
     assert "rlaif.stages.label" in loaded

@@ -49,7 +49,7 @@ def test_samples() -> None:
 
 def test_a_model_card() -> None:
     card = ModelCard(
-        name=HOSTILE, kind="ppo", base=HOSTILE, revision=HOSTILE, constitution=(HOSTILE, HOSTILE), judge=HOSTILE, first=[HOSTILE],
+        name=HOSTILE, kind="ppo", method="PPO", base=HOSTILE, revision=HOSTILE, constitution=(HOSTILE, HOSTILE), judge=HOSTILE, first=[HOSTILE],
         data={HOSTILE: HOSTILE}, settings={HOSTILE: HOSTILE}, results={HOSTILE: HOSTILE},
     )
     _, front, rest = card_markdown(card).split("---\n", 2)

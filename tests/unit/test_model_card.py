@@ -11,12 +11,13 @@ from spine import call
 
 from rlaif.errors import DataError, ModelError
 from rlaif.jobs.merging import adapter_of, origin_of
-from rlaif.pipeline import publishing
+from rlaif.jobs.reward import RewardJob
+from rlaif.pipeline import publish
 from rlaif.pipeline.publish import prepare, upload
 from rlaif.report.model_card import ModelCard, card_markdown, has_licence, merged_card
 
 CARD = ModelCard(
-    name="mine: ppo", kind="ppo", base="org/base-1b", revision="0123abcd", constitution=("warmth", "f00d"), judge="small@1, pointwise",
+    name="mine: ppo", kind="ppo", method="PPO", base="org/base-1b", revision="0123abcd", constitution=("warmth", "f00d"), judge="small@1, pointwise",
     data={"prompts": "abc", "rewards": "def"}, settings={"steps": 14, "learning_rate": 3e-4, "ptx": None, "pattern": "a|b"},
     results={"reward": 0.51234567, "kl": 1.0},
 )
@@ -48,7 +49,7 @@ def test_loading_takes_two_lines_and_their_imports() -> None:
 
 
 def test_a_folder_is_no_base_that_the_hub_knows() -> None:
-    text = card_markdown(ModelCard(name="x", kind="dpo", base="/models/mine", revision="1", constitution=("a", "b")))
+    text = card_markdown(ModelCard(name="x", kind="dpo", method="DPO", base="/models/mine", revision="1", constitution=("a", "b")))
     assert "base_model" not in front(text)
     assert "judge" not in text
     assert "## Results" not in text
@@ -56,7 +57,7 @@ def test_a_folder_is_no_base_that_the_hub_knows() -> None:
 
 def test_a_card_after_sft_tells_that_the_other_adapter_comes_first() -> None:
     first = ("sft", "more-sft")
-    text = card_markdown(ModelCard(name="x", kind="ppo", base="org/b", revision="1", constitution=("a", "b"), first=first))
+    text = card_markdown(ModelCard(name="x", kind="ppo", method="PPO", base="org/b", revision="1", constitution=("a", "b"), first=first))
     assert text.index("sft_folder).merge_and_unload()") < text.index("more_sft_folder") < text.index("model, folder)")
     assert "rlaif push --merge" in text
 
@@ -72,7 +73,9 @@ def test_the_card_of_the_full_model_needs_no_adapter() -> None:
 
 
 def test_a_reward_model_is_loaded_by_rlaif() -> None:
-    text = card_markdown(ModelCard(name="x", kind="reward", base="org/b", revision="1", constitution=("a", "b")))
+    text = card_markdown(ModelCard(
+        name="x", kind="reward", method="a reward model", loading=RewardJob.loading, base="org/b", revision="1", constitution=("a", "b"),
+    ))
     assert "rlaif ppo --reward FOLDER" in text
     assert "PeftModel" not in text
 
@@ -126,7 +129,7 @@ def test_a_dry_run_lists_the_files_and_uploads_nothing(adapter: Path) -> None:
 
 
 def test_only_the_files_of_the_model_are_uploaded_to_a_private_repository(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "HfApi", FakeHub)
+    monkeypatch.setattr(publish, "HfApi", FakeHub)
     monkeypatch.setattr(FakeHub, "calls", [])
     said = call("push", adapter, "mine")
     assert "uploaded to https://hub/me/mine" in said.out
@@ -138,7 +141,7 @@ def test_only_the_files_of_the_model_are_uploaded_to_a_private_repository(adapte
 
 
 def test_a_hub_that_refuses_is_told_in_one_line(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "HfApi", FakeHub)
+    monkeypatch.setattr(publish, "HfApi", FakeHub)
     with pytest.raises(ModelError, match=r"403 Forbidden\n.*HF_TOKEN"):
         upload(prepare(adapter), "taken")
 

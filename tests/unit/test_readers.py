@@ -11,8 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from rlaif.errors import DataError
+from rlaif.io import readers
 from rlaif.io.readers import read_prompts, read_responses
-from rlaif.runs import readers
 from rlaif.types import Message
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "how are you?"}]

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from rlaif.errors import ConfigError, DataError
+from rlaif.io import splits
 from rlaif.io.splits import FRACTIONS, check_disjoint, draw, split_of
-from rlaif.runs import splits
 from rlaif.types import Message, Prompt
 
 

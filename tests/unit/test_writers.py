@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from rlaif.errors import RunError
+from rlaif.io import writers
 from rlaif.io.writers import CHUNK, RowWriter, write_rows, write_text
-from rlaif.runs import disk, writers
+from rlaif.runs import disk
 from rlaif.runs.disk import told, write_whole
 
 ROWS = [

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlaif.errors import RunError
-from rlaif.runs import store
+from rlaif.runs import journal as module
 from rlaif.runs.journal import Journal
 
 
@@ -34,7 +34,7 @@ def test_first_answer_stands(tmp_path: Path) -> None:
 
 
 def test_lookups_go_in_chunks(tmp_path: Path) -> None:
-    keys = [f"{number:016x}" for number in range(2 * store.SELECT_CHUNK + 7)]
+    keys = [f"{number:016x}" for number in range(2 * module.SELECT_CHUNK + 7)]
     with Journal(tmp_path / "j.sqlite") as journal:
         journal.put_many("reading", {key: number for number, key in enumerate(keys)})
         assert journal.get_many(keys) == {key: number for number, key in enumerate(keys)}
@@ -111,7 +111,7 @@ while True:
 @pytest.mark.parametrize("after", [1, 7, 23])
 def test_sigkill_loses_no_committed_batch(tmp_path: Path, after: int) -> None:
     path = tmp_path / "j.sqlite"
-    environment = os.environ | {"PYTHONPATH": str(Path(store.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
     command = [sys.executable, "-c", KILLED, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -205,7 +205,7 @@ def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_locked_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
     with Journal(tmp_path / "j.sqlite") as first, Journal(tmp_path / "j.sqlite") as second:
         first._connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(RunError, match="another process"):
@@ -216,7 +216,7 @@ def test_locked_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM sqlite_master"])
 def test_opening_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
     path = tmp_path / "j.sqlite"
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
     holder = _held(path, lock)
     with pytest.raises(RunError, match="another process"):
         Journal(path)
@@ -254,7 +254,7 @@ def test_closed_journal(tmp_path: Path) -> None:
 def test_rarer_errors_are_explained(name: str, said: str) -> None:
     error = sqlite3.OperationalError("boom")
     error.sqlite_errorname = name
-    assert said in store._explain(error)[0]
+    assert said in module._explain(error)[0]
 
 
 def test_a_row_that_is_no_json_is_as_if_it_were_not_there(tmp_path: Path) -> None:
