@@ -1,10 +1,12 @@
 """Sampling completions: ours against `model.generate`, on the same prompts, model, temperature and machine.
 
-    python benchmarks/sample.py [--prompts 8] [--k 4] [--tokens 64] [--repeats 3] [--model smollm2-135m] [--threads N]
+    python benchmarks/sample.py [--prompts 8] [--k 4] [--tokens 64] [--repeats 3] [--model smollm2-135m]
+    [--threads N]
 
-Batch = prompts x K, side by side in both. Prints tokens a second, by the clock and by processor time (which a busy machine changes
-less), the best of the repeats, and the floor: the time to read all weights from memory once a step at the bandwidth measured in this
-run. Tokens are those sampled up to and with the end token; ours draws its own, so the counts differ a little.
+Batch = prompts x K, side by side in both. Prints tokens a second, by the clock and by processor time (which a
+busy machine changes less), the best of the repeats, and the floor: the time to read all weights from memory
+once a step at the bandwidth measured in this run. Tokens are those sampled up to and with the end token; ours
+draws its own, so the counts differ a little.
 """
 
 from __future__ import annotations
@@ -45,7 +47,11 @@ def measure(work: Callable[[], int], repeats: int) -> Speed:
 def ours(engine: HFEngine, prompts: list[tuple[Message, ...]], k: int, tokens: int) -> int:
     """Our sampler."""
     sampling = Sampling(max_new_tokens=tokens)
-    requests = [GenerationRequest(prompt, sampling, seed=1000 * at + copy) for at, prompt in enumerate(prompts) for copy in range(k)]
+    requests = [
+        GenerationRequest(prompt, sampling, seed=1000 * at + copy)
+        for at, prompt in enumerate(prompts)
+        for copy in range(k)
+    ]
     return sum(result.tokens for batch in engine.generate(requests) for result in batch.values())
 
 
@@ -54,12 +60,23 @@ def generate(engine: HFEngine, prompts: list[tuple[Message, ...]], k: int, token
     tokenizer = engine.tokenizer
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
     texts = [engine.form.render(prompt) for prompt in prompts]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(engine.model.device)
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
+        engine.model.device
+    )
     rows = engine.model.generate(
-        **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens, num_return_sequences=k,
-        eos_token_id=sorted(engine.ends), pad_token_id=engine.pad,
+        **inputs,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=tokens,
+        num_return_sequences=k,
+        eos_token_id=sorted(engine.ends),
+        pad_token_id=engine.pad,
     )[:, inputs.input_ids.shape[1] :].tolist()
-    return sum(next((at + 1 for at, token in enumerate(row) if token in engine.ends), len(row)) for row in rows)
+    return sum(
+        next((at + 1 for at, token in enumerate(row) if token in engine.ends), len(row)) for row in rows
+    )
 
 
 def bandwidth(device: torch.device) -> float:
@@ -75,7 +92,9 @@ def bandwidth(device: torch.device) -> float:
 
 def main() -> None:
     """Reads the command line, runs both and prints the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--k", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=64)
@@ -91,11 +110,15 @@ def main() -> None:
     prompts = [prompt.messages for prompt in read_prompts("builtin").items[: args.prompts]]
     ours(engine, prompts, args.k, 4)  # the first forward pass prepares kernels
     mine, theirs = (
-        measure(lambda way=way: way(engine, prompts, args.k, args.tokens), args.repeats) for way in (ours, generate)
+        measure(lambda way=way: way(engine, prompts, args.k, args.tokens), args.repeats)
+        for way in (ours, generate)
     )
     weights = sum(each.nbytes for each in engine.model.parameters())
     floor = len(prompts) * args.k * bandwidth(engine.model.device) / weights
-    print(f"{args.model}, {engine.card.dtype}, batch {len(prompts) * args.k} (K = {args.k}), {torch.get_num_threads()} threads")
+    print(
+        f"{args.model}, {engine.card.dtype}, batch {len(prompts) * args.k} (K = {args.k}), "
+        f"{torch.get_num_threads()} threads"
+    )
     print(f"ours: {mine.wall:.0f} tokens/s, {mine.cpu:.0f} a processor second")
     print(f"generate: {theirs.wall:.0f} tokens/s, {theirs.cpu:.0f} a processor second")
     print(f"ours is {mine.wall / theirs.wall:.2f}x as fast ({mine.cpu / theirs.cpu:.2f}x by processor time)")

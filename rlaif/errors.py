@@ -8,8 +8,8 @@
     ├── JudgingError         too many verdicts are invalid for the labels to be trusted
     └── RunError             a run folder or journal that cannot be read, written or continued
 
-A message says what is wrong, where (file and line when there is one), and what to do about it. The command line prints the
-message and the remedy, without a traceback; a library user sees one exception with both.
+A message says what is wrong, where (file and line when there is one), and what to do about it. The command
+line prints the message and the remedy, without a traceback; a library user sees one exception with both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
-    "ConfigError", "ConstitutionError", "DataError", "JudgingError", "ModelError", "Problem", "RlaifError", "RunError",
+    "ConfigError",
+    "ConstitutionError",
+    "DataError",
+    "JudgingError",
+    "ModelError",
+    "Problem",
+    "RlaifError",
+    "RunError",
     "interruption",
 ]
 
@@ -50,7 +57,9 @@ class RlaifError(Exception):
         problems: Every problem found, when an input was checked as a whole; printed one a line under `what`.
     """
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", problems: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", problems: Sequence[Problem] = ()
+    ) -> None:
         self.what = what
         self.where = where
         self.remedy = remedy
@@ -91,8 +100,8 @@ class RunError(RlaifError):
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C or signal that `error` is, or that `error` came out of.
 
-    An interruption may arrive at any instruction, also while a block is being left; what is left half done then may raise an error
-    of its own, which is no fault of the run.
+    An interruption may arrive at any instruction, also while a block is being left; what is left half done
+    then may raise an error of its own, which is no fault of the run.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

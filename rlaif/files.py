@@ -1,8 +1,10 @@
-"""Open files that other people name: regular files only, of a bounded size and with lines of a bounded length.
+"""Open files that other people name: regular files only, of a bounded size and with lines of a bounded
+length.
 
-A path may lead to a FIFO that nobody writes to, to `/dev/zero`, to a socket, round a loop of links, or to one line of gigabytes: each
-would hang a command or fill the memory. Everything that reads a file from outside opens it here. The limits are generous, and two
-environment variables raise them: `RLAIF_MAX_FILE_MB` and `RLAIF_MAX_LINE_MB`.
+A path may lead to a FIFO that nobody writes to, to `/dev/zero`, to a socket, round a loop of links, or to one
+line of gigabytes: each would hang a command or fill the memory. Everything that reads a file from outside
+opens it here. The limits are generous, and two environment variables raise them: `RLAIF_MAX_FILE_MB` and
+`RLAIF_MAX_LINE_MB`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,22 @@ from typing import IO, Any
 from rlaif.errors import ConfigError, DataError, RlaifError
 
 __all__ = [
-    "SMALL", "check_regular", "file_limit", "line_limit", "open_regular", "parse_object", "read_lines", "read_object", "read_small",
+    "SMALL",
+    "check_regular",
+    "file_limit",
+    "line_limit",
+    "open_regular",
+    "parse_object",
+    "read_lines",
+    "read_object",
+    "read_small",
     "read_whole",
 ]
 
 MB = 1 << 20
 SMALL = 32 * MB
-"""Bytes of the largest file that is read whole and is not data: a recipe, a constitution, a template, a manifest."""
+"""Bytes of the largest file that is read whole and is not data: a recipe, a constitution, a template, a
+manifest."""
 FILE_MB = 16_384
 LINE_MB = 64
 FILE_VARIABLE = "RLAIF_MAX_FILE_MB"
@@ -48,7 +59,9 @@ def line_limit() -> int:
     return _limit(LINE_VARIABLE, LINE_MB)
 
 
-def open_regular(path: str | Path, *, error: type[RlaifError] = DataError, limit: int | None = None) -> IO[bytes]:
+def open_regular(
+    path: str | Path, *, error: type[RlaifError] = DataError, limit: int | None = None
+) -> IO[bytes]:
     """Open a regular file for reading bytes.
 
     Args:
@@ -64,12 +77,19 @@ def open_regular(path: str | Path, *, error: type[RlaifError] = DataError, limit
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise error(f"this is {_kind(found.st_mode)}, not a regular file", where=str(path), remedy="name a regular file")
+            raise error(
+                f"this is {_kind(found.st_mode)}, not a regular file",
+                where=str(path),
+                remedy="name a regular file",
+            )
         most = file_limit() if limit is None else limit
         if found.st_size > most:
             raise error(
-                f"the file has {found.st_size / MB:,.0f} MB; at most {most / MB:,.0f} MB are read", where=str(path),
-                remedy=f"split it, or raise the limit ({FILE_VARIABLE})" if limit is None else "name the file that was meant",
+                f"the file has {found.st_size / MB:,.0f} MB; at most {most / MB:,.0f} MB are read",
+                where=str(path),
+                remedy=f"split it, or raise the limit ({FILE_VARIABLE})"
+                if limit is None
+                else "name the file that was meant",
             )
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -83,7 +103,11 @@ def read_whole(path: str | Path, *, error: type[RlaifError] = DataError, limit: 
     with open_regular(path, error=error, limit=limit) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise error(f"the file grew beyond {most / MB:,.0f} MB", where=str(path), remedy="name a file that is complete")
+        raise error(
+            f"the file grew beyond {most / MB:,.0f} MB",
+            where=str(path),
+            remedy="name a file that is complete",
+        )
     return content
 
 
@@ -98,11 +122,14 @@ def read_small(path: str | Path, *, error: type[RlaifError]) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
-        raise error(f"the file is not UTF-8 (byte {wrong.start + 1})", where=str(path), remedy="save it as UTF-8") from wrong
+        raise error(
+            f"the file is not UTF-8 (byte {wrong.start + 1})", where=str(path), remedy="save it as UTF-8"
+        ) from wrong
 
 
 def check_regular(*paths: Path, error: type[RlaifError] = DataError) -> None:
-    """Refuse what is no regular file, before a library opens it: it would wait for a FIFO's writer, or read a device without end.
+    """Refuse what is no regular file, before a library opens it: it would wait for a FIFO's writer, or read a
+    device without end.
 
     Files that are not there are left to the library.
 
@@ -115,9 +142,15 @@ def check_regular(*paths: Path, error: type[RlaifError] = DataError) -> None:
         except FileNotFoundError:
             continue
         except OSError as wrong:
-            raise error(f"cannot be read ({wrong.strerror})", where=str(path), remedy="check its links and permissions") from wrong
+            raise error(
+                f"cannot be read ({wrong.strerror})",
+                where=str(path),
+                remedy="check its links and permissions",
+            ) from wrong
         if not stat.S_ISREG(mode):
-            raise error(f"this is {_kind(mode)}, not a regular file", where=str(path), remedy="name a regular file")
+            raise error(
+                f"this is {_kind(mode)}, not a regular file", where=str(path), remedy="name a regular file"
+            )
 
 
 def read_object(path: str | Path, *, error: type[RlaifError], what: str, remedy: str) -> dict[str, Any]:
@@ -134,7 +167,9 @@ def read_object(path: str | Path, *, error: type[RlaifError], what: str, remedy:
     try:
         text = read_small(path, error=error)
     except OSError as wrong:
-        raise error(f"{what} cannot be read ({wrong.strerror or wrong})", where=str(path), remedy=remedy) from wrong
+        raise error(
+            f"{what} cannot be read ({wrong.strerror or wrong})", where=str(path), remedy=remedy
+        ) from wrong
     try:
         return parse_object(text)
     except ValueError as wrong:
@@ -145,7 +180,8 @@ def parse_object(text: str) -> dict[str, Any]:
     """The JSON object that a text holds.
 
     Raises:
-        ValueError: It is not JSON (also: nested too deep, or with a number of too many digits), or not an object.
+        ValueError: It is not JSON (also: nested too deep, or with a number of too many digits), or not an
+            object.
     """
     try:
         found = json.loads(text)
@@ -157,7 +193,8 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def read_lines(file: IO[bytes], *, limit: int | None = None) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of an open file with their numbers from 1; `None` for a line longer than the limit, which is passed over."""
+    """The lines of an open file with their numbers from 1; `None` for a line longer than the limit, which is
+    passed over."""
     most = line_limit() if limit is None else limit
     number = 0
     while line := file.readline(most + 1):
@@ -175,13 +212,18 @@ def _limit(variable: str, default: int) -> int:
     if not told:
         return default * MB
     if not (told.isascii() and told.isdigit() and 0 < len(told) <= 9 and int(told) > 0):
-        raise ConfigError(f"{variable} is {told[:40]!r}", remedy="give a whole number of megabytes above 0, or unset it")
+        raise ConfigError(
+            f"{variable} is {told[:40]!r}", remedy="give a whole number of megabytes above 0, or unset it"
+        )
     return int(told) * MB
 
 
 def _kind(mode: int) -> str:
     kinds = {
-        stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe (FIFO)",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
         stat.S_IFSOCK: "a socket",
     }
     return kinds.get(stat.S_IFMT(mode), "a special file")

@@ -1,12 +1,13 @@
-"""Metrics: a number for a completion. They measure held-out completions; another one can be the reward or a part of it.
+"""Metrics: a number for a completion. They measure held-out completions; another one can be the reward or a
+part of it.
 
 A metric is any function of a prompt and a completion that Python can import, named `package.module:function`:
 
     def exclamations(prompt: Prompt, completion: Completion) -> float:
         return float(completion.text.count("!"))
 
-It gives a finite number for every text, the empty one too. Those that ship are below. A word is what whitespace separates; in
-scripts without spaces between words (Chinese, Japanese) each character is one.
+It gives a finite number for every text, the empty one too. Those that ship are below. A word is what
+whitespace separates; in scripts without spaces between words (Chinese, Japanese) each character is one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,19 @@ from rlaif.text import one_line
 from rlaif.types import Completion, Message, Prompt
 
 __all__ = [
-    "Metric", "boilerplate", "distinct_1", "distinct_2", "distinct_share", "length_words", "load_metric", "measure", "over_texts",
-    "refusal", "repetition", "vader_compound", "words",
+    "Metric",
+    "boilerplate",
+    "distinct_1",
+    "distinct_2",
+    "distinct_share",
+    "length_words",
+    "load_metric",
+    "measure",
+    "over_texts",
+    "refusal",
+    "repetition",
+    "vader_compound",
+    "words",
 ]
 
 Metric = Callable[[Prompt, Completion], float]
@@ -36,24 +48,80 @@ OPENING = 200
 """Characters in which a refusal must begin; further on the same words mostly tell of something else."""
 
 REFUSALS = (
-    "i can't help with", "i can't help you", "i can't assist", "i can't provide", "i can't answer", "i can't do that",
-    "i can't comply", "i can't fulfill", "i can't support", "i can't offer", "i can't give you", "i can't share",
-    "i cannot help", "i cannot assist", "i cannot provide", "i cannot answer", "i cannot do that", "i cannot comply",
-    "i cannot fulfill", "i cannot support", "i cannot offer", "i cannot give you", "i cannot share", "i cannot in good conscience",
-    "i won't help", "i won't assist", "i won't provide", "i will not help", "i will not assist", "i will not provide",
-    "i'm not able to help", "i'm not able to assist", "i'm not able to provide", "i am not able to help",
-    "i am not able to assist", "i am not able to provide", "i'm unable to", "i am unable to", "i'm not comfortable",
-    "i am not comfortable", "i must decline", "i have to decline", "i must refuse", "i'd rather not", "i would rather not",
-    "sorry, but i can't", "sorry, but i cannot", "sorry, i can't", "sorry, i cannot",
+    "i can't help with",
+    "i can't help you",
+    "i can't assist",
+    "i can't provide",
+    "i can't answer",
+    "i can't do that",
+    "i can't comply",
+    "i can't fulfill",
+    "i can't support",
+    "i can't offer",
+    "i can't give you",
+    "i can't share",
+    "i cannot help",
+    "i cannot assist",
+    "i cannot provide",
+    "i cannot answer",
+    "i cannot do that",
+    "i cannot comply",
+    "i cannot fulfill",
+    "i cannot support",
+    "i cannot offer",
+    "i cannot give you",
+    "i cannot share",
+    "i cannot in good conscience",
+    "i won't help",
+    "i won't assist",
+    "i won't provide",
+    "i will not help",
+    "i will not assist",
+    "i will not provide",
+    "i'm not able to help",
+    "i'm not able to assist",
+    "i'm not able to provide",
+    "i am not able to help",
+    "i am not able to assist",
+    "i am not able to provide",
+    "i'm unable to",
+    "i am unable to",
+    "i'm not comfortable",
+    "i am not comfortable",
+    "i must decline",
+    "i have to decline",
+    "i must refuse",
+    "i'd rather not",
+    "i would rather not",
+    "sorry, but i can't",
+    "sorry, but i cannot",
+    "sorry, i can't",
+    "sorry, i cannot",
 )
 """How English refusals begin, in lower case."""
 
 STOCK_PHRASES = (
-    "as an ai", "as a language model", "as an artificial intelligence", "it is important to note", "it's important to note",
-    "it is worth noting", "it's worth noting", "i hope this helps", "feel free to ask", "let me know if you have any",
-    "let me know if you need", "if you have any more questions", "if you have any other questions", "if you have any further",
-    "is there anything else", "great question", "that's a great question", "i'd be happy to help", "i would be happy to help",
-    "here is a revised version", "here's a revised version",
+    "as an ai",
+    "as a language model",
+    "as an artificial intelligence",
+    "it is important to note",
+    "it's important to note",
+    "it is worth noting",
+    "it's worth noting",
+    "i hope this helps",
+    "feel free to ask",
+    "let me know if you have any",
+    "let me know if you need",
+    "if you have any more questions",
+    "if you have any other questions",
+    "if you have any further",
+    "is there anything else",
+    "great question",
+    "that's a great question",
+    "i'd be happy to help",
+    "i would be happy to help",
+    "here is a revised version",
+    "here's a revised version",
 )
 """What assistants say whatever was asked, in lower case."""
 
@@ -74,23 +142,34 @@ def load_metric(path: str, *, what: str = "metric") -> Metric:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported; it is raised on
+    # Whatever a user's module does when it is imported; it is raised on.
+    except (Exception, SystemExit) as error:
         remedy = "write package.module:function, and start where Python can import the module"
-        raise ConfigError(f"the {what} cannot be imported: {type(error).__name__}: {error}", where=path, remedy=remedy) from error
+        raise ConfigError(
+            f"the {what} cannot be imported: {type(error).__name__}: {error}", where=path, remedy=remedy
+        ) from error
     if not callable(found):
-        raise ConfigError(f"the {what} is no function", where=path, remedy="name a function of (prompt, completion)")
+        raise ConfigError(
+            f"the {what} is no function", where=path, remedy="name a function of (prompt, completion)"
+        )
     metric: Metric = found
     return metric
 
 
-def measure(name: str, metric: Metric, prompt: Prompt, completion: Completion, *, what: str = "metric") -> float:
+def measure(
+    name: str, metric: Metric, prompt: Prompt, completion: Completion, *, what: str = "metric"
+) -> float:
     """What `metric` says of one completion.
 
     Raises:
-        DataError: It raised an error, or gave no finite number; the message names metric, prompt and completion.
+        DataError: It raised an error, or gave no finite number; the message names metric, prompt and
+            completion.
     """
     where = f"prompt {prompt.id}, completion {completion.id}"
-    remedy = f"{name} must give a finite number for every text, the empty one too; the text begins {one_line(completion.text[:60])!r}"
+    remedy = (
+        f"{name} must give a finite number for every text, the empty one too; the text begins "
+        f"{one_line(completion.text[:60])!r}"
+    )
     try:
         given = metric(prompt, completion)
         if given is None or isinstance(given, bool | str | bytes):
@@ -99,15 +178,17 @@ def measure(name: str, metric: Metric, prompt: Prompt, completion: Completion, *
     except RlaifError:
         raise
     except (Exception, SystemExit) as error:  # whatever a user's function raises; it is raised on
-        raise DataError(f"the {what} {name} failed: {type(error).__name__}: {error}", where=where, remedy=remedy) from error
+        raise DataError(
+            f"the {what} {name} failed: {type(error).__name__}: {error}", where=where, remedy=remedy
+        ) from error
     if not math.isfinite(value):
         raise DataError(f"the {what} {name} gave {value}", where=where, remedy=remedy)
     return value
 
 
 def over_texts(metric: Metric) -> Callable[[Sequence[dict[str, str]], str], float]:
-    """The metric as a function of the prompt's messages (`role`, `content`) and the completion's text, which rewards and the gold
-    measure of a reward model are."""
+    """The metric as a function of the prompt's messages (`role`, `content`) and the completion's text, which
+    rewards and the gold measure of a reward model are."""
     return partial(_of_text, metric)
 
 
@@ -121,8 +202,8 @@ def _of_text(metric: Metric, messages: Sequence[dict[str, Any]], text: str) -> f
 
 
 def vader_compound(prompt: Prompt, completion: Completion) -> float:
-    """Sentiment from -1 (negative) to 1 (positive) by lexicon and rules, of English text (VADER's compound score; Hutto and
-    Gilbert 2014). Needs the package `vaderSentiment`.
+    """Sentiment from -1 (negative) to 1 (positive) by lexicon and rules, of English text (VADER's compound
+    score; Hutto and Gilbert 2014). Needs the package `vaderSentiment`.
 
     Raises:
         ConfigError: The package is not installed.
@@ -136,7 +217,9 @@ def _analyser() -> Any:
         module = importlib.import_module("vaderSentiment.vaderSentiment")
     except ImportError as error:
         remedy = "pip install 'rlaif[metrics]', or name another metric"
-        raise ConfigError("rlaif.metrics:vader_compound needs the package vaderSentiment", remedy=remedy) from error
+        raise ConfigError(
+            "rlaif.metrics:vader_compound needs the package vaderSentiment", remedy=remedy
+        ) from error
     return module.SentimentIntensityAnalyzer()
 
 
@@ -146,7 +229,8 @@ def length_words(prompt: Prompt, completion: Completion) -> float:
 
 
 def distinct_1(prompt: Prompt, completion: Completion) -> float:
-    """Different words over all words (Li et al. 2016, 1510.03055, §5.2) of this completion; 0 where it has none."""
+    """Different words over all words (Li et al. 2016, 1510.03055, §5.2) of this completion; 0 where it has
+    none."""
     return distinct_share([completion.text], 1)
 
 
@@ -156,18 +240,21 @@ def distinct_2(prompt: Prompt, completion: Completion) -> float:
 
 
 def repetition(prompt: Prompt, completion: Completion) -> float:
-    """Share of the 4-grams of words that occurred before in the completion; 0 where it has fewer than four words."""
+    """Share of the 4-grams of words that occurred before in the completion; 0 where it has fewer than four
+    words."""
     return 1.0 - distinct_share([completion.text], NGRAM) if len(words(completion.text)) >= NGRAM else 0.0
 
 
 def refusal(prompt: Prompt, completion: Completion) -> float:
-    """1 if the completion opens with a refusal (a list of English phrases), else 0; its mean is the refusal rate."""
-    opening = _plain(completion.text)[: OPENING]
+    """1 if the completion opens with a refusal (a list of English phrases), else 0; its mean is the refusal
+    rate."""
+    opening = _plain(completion.text)[:OPENING]
     return float(any(phrase in opening for phrase in REFUSALS))
 
 
 def boilerplate(prompt: Prompt, completion: Completion) -> float:
-    """1 if the completion has a phrase that assistants say whatever was asked (a list of English ones), else 0."""
+    """1 if the completion has a phrase that assistants say whatever was asked (a list of English ones), else
+    0."""
     text = _plain(completion.text)
     return float(any(phrase in text for phrase in STOCK_PHRASES))
 

@@ -1,8 +1,9 @@
 """The most memory that a part of a run held, as the system counts it: the process's resident set.
 
-The system keeps one peak for the whole life of a process. Where a part of the run sets a new one, that is the part's; else the part
-stayed below an earlier one, and its own peak is the largest that was seen by looking every `EVERY` seconds. The system's mark could be
-reset instead, but then whoever watches the process from outside (`time -v`) would be told less than it held.
+The system keeps one peak for the whole life of a process. Where a part of the run sets a new one, that is the
+part's; else the part stayed below an earlier one, and its own peak is the largest that was seen by looking
+every `EVERY` seconds. The system's mark could be reset instead, but then whoever watches the process from
+outside (`time -v`) would be told less than it held.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class PeakWatch:
     """Measures the block that it is entered for.
 
     Attributes:
-        bytes: The peak, after the block; where the resident set cannot be looked at, that of the process until then.
+        bytes: The peak, after the block; where the resident set cannot be looked at, that of the process
+            until then.
     """
 
     def __init__(self) -> None:
@@ -61,7 +63,9 @@ class PeakWatch:
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,4 +1,5 @@
-"""How long work tells the outside where it stands: three calls, implemented by the command line, silent by default."""
+"""How long work tells the outside where it stands: three calls, implemented by the command line, silent by
+default."""
 
 from __future__ import annotations
 

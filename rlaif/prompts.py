@@ -1,14 +1,15 @@
 """Prompt templates: jinja2 files that turn principles and conversations into chat messages.
 
-A template is a file of named blocks, one a message: `system` (optional), `user`, `answer` (optional: how the assistant's turn
-begins) and, for judges, `labels` (the strings to choose from, one a line; in double
-quotes where a leading space belongs to it, as after an `answer` that ends in a word). What varies least stands first and the principle
-last, so that all the questions about one comparison share a prefix.
+A template is a file of named blocks, one a message: `system` (optional), `user`, `answer` (optional: how the
+assistant's turn begins) and, for judges, `labels` (the strings to choose from, one a line; in double
+quotes where a leading space belongs to it, as after an `answer` that ends in a word). What varies least
+stands first and the principle last, so that all the questions about one comparison share a prefix.
 
-Whatever enters a template is data. The environment is sandboxed and strict; a value is inserted once and never read as jinja;
-a quotation is fenced by tags (`quote(text, "response")`), and every value that is printed, quoted or not, has the opening
-bracket of anything that looks like one of our tags replaced (`<` by `‹`), so that no text can close its own quotation or open
-another. Special tokens of a chat template are the engine's concern, which knows its tokenizer.
+Whatever enters a template is data. The environment is sandboxed and strict; a value is inserted once and
+never read as jinja; a quotation is fenced by tags (`quote(text, "response")`), and every value that is
+printed, quoted or not, has the opening bracket of anything that looks like one of our tags replaced (`<` by
+`‹`), so that no text can close its own quotation or open another. Special tokens of a chat template are the
+engine's concern, which knows its tokenizer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ from rlaif.types import Answers, Comparison, Completion, Constitution, Message, 
 
 __all__ = ["FENCES", "LabelPrompt", "PromptLibrary", "Quoted", "neutralize_fences", "quote"]
 
-FENCES = ("conversation", "system", "user", "assistant", "document", "example", "response", "response_a", "response_b", "critique")
+FENCES = (
+    "conversation",
+    "system",
+    "user",
+    "assistant",
+    "document",
+    "example",
+    "response",
+    "response_a",
+    "response_b",
+    "critique",
+)
 """Tag names that a template may fence a quotation with."""
 
 _FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.IGNORECASE)
@@ -62,7 +74,9 @@ def quote(text: str, tag: str) -> Quoted:
         ConfigError: `tag` is not one of `FENCES`, so that nothing would keep the text from closing it.
     """
     if tag not in FENCES:
-        raise ConfigError(f"a template quotes with the unknown tag {tag!r}", remedy=f"use one of {', '.join(FENCES)}")
+        raise ConfigError(
+            f"a template quotes with the unknown tag {tag!r}", remedy=f"use one of {', '.join(FENCES)}"
+        )
     return Quoted(f"<{tag}>\n{neutralize_fences(str(text)).strip()}\n</{tag}>")
 
 
@@ -84,18 +98,25 @@ class PromptLibrary:
 
     def __init__(self, language: str = "en", folder: Path | None = None) -> None:
         if folder is not None and not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder of templates", remedy="give --prompts-dir a folder that holds .j2 files")
+            raise ConfigError(
+                f"{folder} is not a folder of templates",
+                remedy="give --prompts-dir a folder that holds .j2 files",
+            )
         roots = [folder] if folder else []
         roots.append(shipped("prompts"))
         names = dict.fromkeys((language, language.split("-")[0]))
         self._folders = [place for root in roots for place in (*(root / name for name in names), root)]
         self._environment = BoundedEnvironment(
-            text_of=_text_of, loader=_FolderLoader(self._folders), autoescape=False, trim_blocks=True, lstrip_blocks=True,
+            text_of=_text_of,
+            loader=_FolderLoader(self._folders),
+            autoescape=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
             keep_trailing_newline=False,
         )
         self._environment.globals["quote"] = quote
 
-    # The six prompts --------------------------------------------------------------------------------------------------------
+    # The six prompts ----------------------------------------------------------------------------------------
 
     def policy(self, prompt: Prompt) -> tuple[Message, ...]:
         """What the policy reads: the conversation, with retrieved documents put before the last user turn."""
@@ -106,35 +127,59 @@ class PromptLibrary:
 
     def critique(self, prompt: Prompt, response: str, principle: Principle) -> tuple[Message, ...]:
         """Asks what in `response` breaks the principle."""
-        return self._render("critique", **_conversation(prompt), response=response, instruction=_half(principle, "critique"))
+        return self._render(
+            "critique", **_conversation(prompt), response=response, instruction=_half(principle, "critique")
+        )
 
-    def revise(self, prompt: Prompt, response: str, critique: str, principle: Principle) -> tuple[Message, ...]:
+    def revise(
+        self, prompt: Prompt, response: str, critique: str, principle: Principle
+    ) -> tuple[Message, ...]:
         """Asks for `response` rewritten under the principle, the critique at hand."""
         instruction = _half(principle, "revision")
-        return self._render("revise", **_conversation(prompt), response=response, critique=critique, instruction=instruction)
+        return self._render(
+            "revise", **_conversation(prompt), response=response, critique=critique, instruction=instruction
+        )
 
-    def judge_pairwise(self, comparison: Comparison, principle: Principle, constitution: Constitution) -> LabelPrompt:
-        """Asks which of two completions keeps the principle better, `comparison.a` shown first; labels: first, second."""
+    def judge_pairwise(
+        self, comparison: Comparison, principle: Principle, constitution: Constitution
+    ) -> LabelPrompt:
+        """Asks which of two completions keeps the principle better, `comparison.a` shown first; labels:
+        first, second."""
         return self._label_prompt(
-            "judge_pairwise", 2, **_conversation(comparison.prompt), a=comparison.a.text, b=comparison.b.text,
-            question=_half(principle, "comparison"), examples=constitution.examples,
+            "judge_pairwise",
+            2,
+            **_conversation(comparison.prompt),
+            a=comparison.a.text,
+            b=comparison.b.text,
+            question=_half(principle, "comparison"),
+            examples=constitution.examples,
         )
 
     def judge_cot(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
-        """Asks as `judge_pairwise` does, for reasons first; the last message is how the label's line begins, behind the reasons."""
+        """Asks as `judge_pairwise` does, for reasons first; the last message is how the label's line begins,
+        behind the reasons."""
         return self._label_prompt(
-            "judge_cot", 2, **_conversation(comparison.prompt), a=comparison.a.text, b=comparison.b.text,
+            "judge_cot",
+            2,
+            **_conversation(comparison.prompt),
+            a=comparison.a.text,
+            b=comparison.b.text,
             question=_half(principle, "comparison"),
         )
 
     def judge_pointwise(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:
         """Asks the principle's question about one completion; labels: the good answer, the bad answer."""
         return self._label_prompt(
-            "judge_pointwise", 2, **_conversation(prompt), response=completion.text,
-            question=_half(principle, "question"), answers=principle.answers or self._answers, lead=principle.lead or "",
+            "judge_pointwise",
+            2,
+            **_conversation(prompt),
+            response=completion.text,
+            question=_half(principle, "question"),
+            answers=principle.answers or self._answers,
+            lead=principle.lead or "",
         )
 
-    # Digest -----------------------------------------------------------------------------------------------------------------
+    # Digest -------------------------------------------------------------------------------------------------
 
     def digest(self, *names: str) -> str:
         """Digest of the source of the named templates and of all that they include."""
@@ -165,9 +210,11 @@ class PromptLibrary:
 
     def _missing(self, name: str) -> ConfigError:
         places = ", ".join(str(folder) for folder in self._folders)
-        return ConfigError(f"there is no template {name}", where=places, remedy="write it, or leave --prompts-dir out")
+        return ConfigError(
+            f"there is no template {name}", where=places, remedy="write it, or leave --prompts-dir out"
+        )
 
-    # Rendering --------------------------------------------------------------------------------------------------------------
+    # Rendering ----------------------------------------------------------------------------------------------
 
     @cached_property
     def _answers(self) -> Answers:
@@ -178,7 +225,9 @@ class PromptLibrary:
     def _label_prompt(self, name: str, count: int, **values: Any) -> LabelPrompt:
         labels = self._block_lines(name, "labels", values)
         if len(labels) != count or len(set(labels)) != count:
-            raise ConfigError(f"the labels block must hold {count} different lines, it holds {labels}", where=f"{name}.j2")
+            raise ConfigError(
+                f"the labels block must hold {count} different lines, it holds {labels}", where=f"{name}.j2"
+            )
         return LabelPrompt(messages=self._render(name, **values), labels=labels)
 
     def _render(self, name: str, **values: Any) -> tuple[Message, ...]:
@@ -191,14 +240,22 @@ class PromptLibrary:
 
     def _block_lines(self, name: str, block: str, values: dict[str, Any]) -> tuple[str, ...]:
         lines = (line.strip() for line in self._block(name, block, values).split("\n"))
-        return tuple(line[1:-1] if len(line) > 2 and line[0] == line[-1] == '"' else line for line in lines if line)
+        return tuple(
+            line[1:-1] if len(line) > 2 and line[0] == line[-1] == '"' else line for line in lines if line
+        )
 
     def _block(self, name: str, block: str, values: dict[str, Any]) -> str:
         template = self._template(name)
         if block not in template.blocks:
-            raise ConfigError(f"the template has no block `{block}`", where=f"{name}.j2", remedy=f"blocks: {', '.join(_BLOCKS)}")
+            raise ConfigError(
+                f"the template has no block `{block}`",
+                where=f"{name}.j2",
+                remedy=f"blocks: {', '.join(_BLOCKS)}",
+            )
         try:
-            return "".join(_bounded(template.blocks[block](template.new_context(values)), name, block)).strip()
+            return "".join(
+                _bounded(template.blocks[block](template.new_context(values)), name, block)
+            ).strip()
         except (TemplateError, *RENDER_ERRORS) as error:
             what = f"the template cannot be rendered: {_reason(error)}"
             raise ConfigError(what, where=f"{name}.j2, block {block}") from error
@@ -224,20 +281,23 @@ class _FolderLoader(BaseLoader):
             raise TemplateNotFound(template)
         for folder in self._folders:
             path = folder / template
-            # What stands there and cannot be read (a pipe, a broken link) is an error: ours must not take its place.
+            # What stands there and cannot be read (a pipe, a broken link) is an error: ours must not take its
+            # place.
             if os.path.lexists(path) and not path.is_dir():
                 return _read(path), str(path), None
         raise TemplateNotFound(template)
 
 
 def _bounded(pieces: Iterable[str], name: str, block: str) -> Iterator[str]:
-    """The pieces of a rendered block, until they are more than any prompt can be: a template may print in a loop."""
+    """The pieces of a rendered block, until they are more than any prompt can be: a template may print in a
+    loop."""
     length = 0
     for piece in pieces:
         length += len(piece)
         if length > MOST_CHARACTERS:
             raise ConfigError(
-                f"the template prints more than {MOST_CHARACTERS:,} characters", where=f"{name}.j2, block {block}",
+                f"the template prints more than {MOST_CHARACTERS:,} characters",
+                where=f"{name}.j2, block {block}",
                 remedy="look at its loops; a context this long fits no model",
             )
         yield piece
@@ -273,5 +333,8 @@ def _conversation(prompt: Prompt) -> dict[str, Any]:
 def _half(principle: Principle, half: str) -> str:
     text: str | None = getattr(principle, half)
     if text is None:
-        raise ConfigError(f"principle {principle.id!r} has no `{half}`", remedy=f"write its `{half}`, or leave the principle out")
+        raise ConfigError(
+            f"principle {principle.id!r} has no `{half}`",
+            remedy=f"write its `{half}`, or leave the principle out",
+        )
     return text

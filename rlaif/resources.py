@@ -1,7 +1,8 @@
 """Find the files that ship with rlaif: constitutions, prompt templates and recipes.
 
-In an installed wheel they lie in `rlaif/_shipped/`; in an editable checkout, beside the package at the root of the repository.
-So `constitutions/default.yaml` works as typed from the repository root and from any other directory.
+In an installed wheel they lie in `rlaif/_shipped/`; in an editable checkout, beside the package at the root
+of the repository. So `constitutions/default.yaml` works as typed from the repository root and from any other
+directory.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ def shipped(kind: Kind) -> Path:
 def names(kind: Kind) -> list[str]:
     """The shipped files of one kind as a user may name them, without the suffix: `default`, `zh/critique`."""
     folder, suffix = shipped(kind), SUFFIX[kind]
-    return sorted(path.relative_to(folder).as_posix().removesuffix(suffix) for path in folder.rglob(f"*{suffix}"))
+    return sorted(
+        path.relative_to(folder).as_posix().removesuffix(suffix) for path in folder.rglob(f"*{suffix}")
+    )
 
 
 def find(kind: Kind, name: str | Path) -> Path:
     """The file meant by `name`.
 
-    A file that exists as typed wins. Else `default`, `default.yaml` and `constitutions/default.yaml` name a shipped file. A
-    folder in the working directory does not hide a shipped file of its name, since a folder can never be what is meant.
+    A file that exists as typed wins. Else `default`, `default.yaml` and `constitutions/default.yaml` name a
+    shipped file. A folder in the working directory does not hide a shipped file of its name, since a folder
+    can never be what is meant.
 
     Raises:
         ConfigError: There is no such file, or it is a folder.
@@ -50,7 +54,9 @@ def find(kind: Kind, name: str | Path) -> Path:
         return ours
     if os.path.isdir(typed):
         raise ConfigError(f"`{name}` is a folder; a file is due here", remedy=_remedy(kind, typed))
-    raise ConfigError(f"no file `{name}`, here or among the {kind} that ship with rlaif", remedy=_remedy(kind, typed))
+    raise ConfigError(
+        f"no file `{name}`, here or among the {kind} that ship with rlaif", remedy=_remedy(kind, typed)
+    )
 
 
 def _shipped_file(kind: Kind, typed: str) -> Path | None:
@@ -68,4 +74,7 @@ def _remedy(kind: Kind, typed: str) -> str:
     known = names(kind)
     stem = PurePosixPath(typed.replace("\\", "/")).name.removesuffix(SUFFIX[kind])
     guess = did_you_mean(stem, known)
-    return f"{guess}give the path of a file, or a shipped name: {', '.join(known) or '(none found; reinstall rlaif)'}"
+    return (
+        f"{guess}give the path of a file, or a shipped name: "
+        f"{', '.join(known) or '(none found; reinstall rlaif)'}"
+    )

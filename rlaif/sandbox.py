@@ -1,10 +1,13 @@
-"""A jinja2 environment for templates that nobody vouches for: what a template does is bounded, not only what it may reach.
+"""A jinja2 environment for templates that nobody vouches for: what a template does is bounded, not only what
+it may reach.
 
-jinja2's sandbox keeps a template from Python's insides (`__class__`, `mro`). It does not keep one from looping for ever, from
-`'a' * 10 ** 10`, or from doubling a text forty times. Here every rendering has an allowance of steps (turns of loops, calls, filters,
-included files) and of characters (printed or put together), and no number that sets a length is large. Three things make it hold:
+jinja2's sandbox keeps a template from Python's insides (`__class__`, `mro`). It does not keep one from
+looping for ever, from `'a' * 10 ** 10`, or from doubling a text forty times. Here every rendering has an
+allowance of steps (turns of loops, calls, filters, included files) and of characters (printed or put
+together), and no number that sets a length is large. Three things make it hold:
 
-1. the parsed template is changed: what a loop goes over passes through the filter `counted`, and `a ~ b` becomes the filter `joined`;
+1. the parsed template is changed: what a loop goes over passes through the filter `counted`, and `a ~ b`
+    becomes the filter `joined`;
 2. calls, filters and the operators that can grow a value look at their arguments first;
 3. what is printed is weighed before it becomes text.
 
@@ -24,7 +27,14 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["BUILD_ERRORS", "LARGEST_NUMBER", "MOST_CHARACTERS", "MOST_STEPS", "RENDER_ERRORS", "BoundedEnvironment"]
+__all__ = [
+    "BUILD_ERRORS",
+    "LARGEST_NUMBER",
+    "MOST_CHARACTERS",
+    "MOST_STEPS",
+    "RENDER_ERRORS",
+    "BoundedEnvironment",
+]
 
 MOST_STEPS = 100_000
 """Turns of loops, calls, filters and included files of one rendering."""
@@ -42,10 +52,20 @@ GROWING = frozenset({"join", "replace", "translate"})
 """Calls and filters whose result may be as long as the product of what they are given."""
 FORMATS = frozenset({"format", "format_map"})
 
-RENDER_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-"""What an expression in a template may raise besides jinja2's own (`{{ 1 / 0 }}`, a file that includes itself)."""
+RENDER_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What an expression in a template may raise besides jinja2's own (`{{ 1 / 0 }}`, a file that includes
+itself)."""
 BUILD_ERRORS = (MemoryError, OverflowError, RecursionError, SyntaxError, ValueError)
-"""What the compiler may raise: thousands of brackets, more nested loops than Python has blocks, numbers of thousands of digits."""
+"""What the compiler may raise: thousands of brackets, more nested loops than Python has blocks, numbers of
+thousands of digits."""
 
 
 @dataclass
@@ -63,7 +83,9 @@ class _Allowance:
     def spend(self, characters: int) -> None:
         self.characters -= characters
         if self.characters < 0:
-            raise SecurityError(f"it puts together more than {MOST_CHARACTERS:,} characters; look at its loops")
+            raise SecurityError(
+                f"it puts together more than {MOST_CHARACTERS:,} characters; look at its loops"
+            )
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -87,7 +109,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """A new rendering: its allowance is whole."""
         self._left = _Allowance()
 
-    # 1. The parsed template -------------------------------------------------------------------------------------------
+    # 1. The parsed template ---------------------------------------------------------------------------------
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         parsed = super()._parse(source, name, filename)
@@ -106,7 +128,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self._left.spend(self._weight(items))
         return "".join(map(str, items))
 
-    # 2. Calls, filters and operators ----------------------------------------------------------------------------------
+    # 2. Calls, filters and operators ------------------------------------------------------------------------
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         bound = getattr(obj, "__wrapped__", obj)  # jinja2 wraps `str.format`
@@ -153,12 +175,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if name in GROWING:
             ordered = sorted((weight + 1 for weight in weights), reverse=True)
             self._left.spend(ordered[0] * (ordered[1] if len(ordered) > 1 else 1))
-        elif any(isinstance(value, int) for value in values):  # a width, a count: of each of the lines of a text
+        elif any(
+            isinstance(value, int) for value in values
+        ):  # a width, a count: of each of the lines of a text
             largest = max((abs(value) for value in values if isinstance(value, int)), default=0)
             lines = max((value.count("\n") + 1 for value in values if isinstance(value, str)), default=0)
             self._left.spend(largest * lines)
 
-    # 3. What is printed -----------------------------------------------------------------------------------------------
+    # 3. What is printed -------------------------------------------------------------------------------------
 
     def _printed(self, value: Any) -> str:
         weight = self._weight(value)

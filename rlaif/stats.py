@@ -1,6 +1,8 @@
-"""Statistics of judgements and evaluations: intervals, agreement, calibration, and the win rate freed of length.
+"""Statistics of judgements and evaluations: intervals, agreement, calibration, and the win rate freed of
+length.
 
-Pure functions of numbers. What is drawn at random is drawn from the seed given, so that the same input gives the same interval.
+Pure functions of numbers. What is drawn at random is drawn from the seed given, so that the same input gives
+the same interval.
 """
 
 from __future__ import annotations
@@ -17,8 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 from rlaif.errors import DataError
 
 __all__ = [
-    "Calibration", "Estimate", "LengthControlled", "ReliabilityBin", "bootstrap", "bootstrap_difference", "bootstrap_mean",
-    "calibration", "cohen_kappa", "krippendorff_alpha", "length_controlled_win_rate", "wilson",
+    "Calibration",
+    "Estimate",
+    "LengthControlled",
+    "ReliabilityBin",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "calibration",
+    "cohen_kappa",
+    "krippendorff_alpha",
+    "length_controlled_win_rate",
+    "wilson",
 ]
 
 Floats = NDArray[np.float64]
@@ -41,7 +53,8 @@ class Estimate(NamedTuple):
 
 
 def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estimate:
-    """A proportion with its score interval (Wilson 1927): sound at few trials and near 0 and 1, never outside [0, 1].
+    """A proportion with its score interval (Wilson 1927): sound at few trials and near 0 and 1, never outside
+    [0, 1].
 
     (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
 
@@ -52,7 +65,9 @@ def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estima
         DataError: No trials, or more successes than trials.
     """
     if not (trials > 0 and 0 <= successes <= trials):
-        raise DataError(f"a proportion of {successes} in {trials} has no meaning", remedy="count at least one trial")
+        raise DataError(
+            f"a proportion of {successes} in {trials} has no meaning", remedy="count at least one trial"
+        )
     z2 = _z(confidence) ** 2
     p = successes / trials
     centre = p + z2 / (2 * trials)
@@ -63,18 +78,24 @@ def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estima
 
 
 def bootstrap(
-    statistic: Callable[[Floats], float], prompts: Sequence[Hashable], *,
-    resamples: int = 2000, confidence: float = 0.95, seed: int = 0,
+    statistic: Callable[[Floats], float],
+    prompts: Sequence[Hashable],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Estimate:
     """`statistic` with its percentile bootstrap interval (Efron 1979), prompts drawn whole.
 
-    The completions of one prompt are alike; drawn one by one they would make the interval too narrow. Instead each resample
-    draws as many prompts as there are, with replacement, and all their rows with them.
-    Where all prompts agree the interval has no width: it knows nothing of what it has not seen (for a proportion, see `wilson`).
+    The completions of one prompt are alike; drawn one by one they would make the interval too narrow. Instead
+    each resample draws as many prompts as there are, with replacement, and all their rows with them.
+    Where all prompts agree the interval has no width: it knows nothing of what it has not seen (for a
+    proportion, see `wilson`).
 
     Args:
-        statistic: Takes the weight of each row, shape (rows,): all 1 for the value itself, then how often the row's prompt was
-            drawn. NaN (a resample that the statistic is undefined on) is left out of the interval.
+        statistic: Takes the weight of each row, shape (rows,): all 1 for the value itself, then how often the
+            row's prompt was drawn. NaN (a resample that the statistic is undefined on) is left out of the
+            interval.
         prompts: Which prompt each row belongs to.
 
     Raises:
@@ -82,7 +103,9 @@ def bootstrap(
     """
     index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     if len(index) < 2:
-        raise DataError(f"an interval over {len(index)} prompts has no meaning", remedy="evaluate on at least two prompts")
+        raise DataError(
+            f"an interval over {len(index)} prompts has no meaning", remedy="evaluate on at least two prompts"
+        )
     row_prompt = np.array([index[prompt] for prompt in prompts])
     rng = np.random.default_rng(seed)
     draws = np.empty(resamples)
@@ -90,12 +113,21 @@ def bootstrap(
         drawn = np.bincount(rng.integers(len(index), size=len(index)), minlength=len(index))
         draws[i] = statistic(drawn[row_prompt].astype(np.float64))
     draws = draws[~np.isnan(draws)]
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]) if draws.size else (math.nan, math.nan)
+    low, high = (
+        np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+        if draws.size
+        else (math.nan, math.nan)
+    )
     return Estimate(value=float(statistic(np.ones(len(row_prompt)))), low=float(low), high=float(high))
 
 
 def bootstrap_mean(
-    values: ArrayLike, prompts: Sequence[Hashable], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0,
+    values: ArrayLike,
+    prompts: Sequence[Hashable],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Estimate:
     """The mean over rows with its interval, prompts drawn whole. See `bootstrap`.
 
@@ -107,11 +139,18 @@ def bootstrap_mean(
 
 
 def bootstrap_difference(
-    values: ArrayLike, prompts: Sequence[Hashable], base_values: ArrayLike, base_prompts: Sequence[Hashable], *,
-    resamples: int = 2000, confidence: float = 0.95, seed: int = 0,
+    values: ArrayLike,
+    prompts: Sequence[Hashable],
+    base_values: ArrayLike,
+    base_prompts: Sequence[Hashable],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Estimate:
-    """mean(values) - mean(base_values) on the same prompts, with its interval; each prompt is drawn with the rows of both
-    sides, so that what makes prompts differ cancels. The two sides may have different numbers of rows a prompt.
+    """mean(values) - mean(base_values) on the same prompts, with its interval; each prompt is drawn with the
+    rows of both sides, so that what makes prompts differ cancels. The two sides may have different numbers of
+    rows a prompt.
 
     Raises:
         DataError: The two sides have different prompts, or fewer than two, or not one prompt a value.
@@ -125,8 +164,11 @@ def bootstrap_difference(
         )
     n = len(ours)
     return bootstrap(
-        lambda w: _mean(ours, w[:n]) - _mean(base, w[n:]), [*prompts, *base_prompts],
-        resamples=resamples, confidence=confidence, seed=seed,
+        lambda w: _mean(ours, w[:n]) - _mean(base, w[n:]),
+        [*prompts, *base_prompts],
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
     )
 
 
@@ -134,13 +176,17 @@ def bootstrap_difference(
 
 
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """Agreement of two raters beyond chance (Cohen 1960): (p_o - p_e) / (1 - p_e); NaN when both only ever said one same thing.
+    """Agreement of two raters beyond chance (Cohen 1960): (p_o - p_e) / (1 - p_e); NaN when both only ever
+    said one same thing.
 
     Raises:
         DataError: Not the same number of ratings, or none.
     """
     if len(first) != len(second) or not first:
-        raise DataError(f"{len(first)} ratings against {len(second)}", remedy="give both raters' answers to the same items")
+        raise DataError(
+            f"{len(first)} ratings against {len(second)}",
+            remedy="give both raters' answers to the same items",
+        )
     n = len(first)
     observed = sum(x == y for x, y in zip(first, second, strict=True)) / n
     ours, theirs = Counter(first), Counter(second)
@@ -149,12 +195,14 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
 
 def krippendorff_alpha(
-    units: Sequence[Sequence[float | None]], *, level: Literal["nominal", "interval"] = "nominal",
+    units: Sequence[Sequence[float | None]], *, level: Literal["nominal", "interval"] = "nominal"
 ) -> float:
-    """Agreement of any number of raters beyond chance, ratings may be missing (Krippendorff 2004, ch. 11): 1 - D_o / D_e.
+    """Agreement of any number of raters beyond chance, ratings may be missing (Krippendorff 2004, ch. 11): 1
+    - D_o / D_e.
 
-    D_o is the mean difference within units, D_e that between any two ratings; the difference is 0 or 1 (`nominal`) or the squared
-    distance (`interval`). A unit rated once tells nothing and is left out. NaN when nothing is left or all ratings are equal.
+    D_o is the mean difference within units, D_e that between any two ratings; the difference is 0 or 1
+    (`nominal`) or the squared distance (`interval`). A unit rated once tells nothing and is left out. NaN
+    when nothing is left or all ratings are equal.
 
     Args:
         units: Per item, one rating a rater, `None` where it gave none.
@@ -205,11 +253,12 @@ class Calibration(NamedTuple):
 
 
 def calibration(p_a: ArrayLike, a_won: ArrayLike, *, bins: int = 10) -> Calibration:
-    """Expected calibration error of P(a is better), Σ n_b/n |accuracy_b - confidence_b|, with its reliability table (Guo et al.
-    2017, 1706.04599, eq. 3), bins of equal width over confidence ½ to 1.
+    """Expected calibration error of P(a is better), Σ n_b/n |accuracy_b - confidence_b|, with its reliability
+    table (Guo et al. 2017, 1706.04599, eq. 3), bins of equal width over confidence ½ to 1.
 
-    The confidence is that in the answer given, max(p, 1-p), so that it does not matter which completion was called a (with the
-    chosen one always first the raw p would be compared with an accuracy of 1). At p = ½ no answer was given; it counts half.
+    The confidence is that in the answer given, max(p, 1-p), so that it does not matter which completion was
+    called a (with the chosen one always first the raw p would be compared with an accuracy of 1). At p = ½ no
+    answer was given; it counts half.
 
     Args:
         p_a: (rows,), 0 to 1.
@@ -221,14 +270,20 @@ def calibration(p_a: ArrayLike, a_won: ArrayLike, *, bins: int = 10) -> Calibrat
     p = _column(p_a)
     won = _column(a_won, len(p))
     if not (len(p) and all(np.all((x >= 0) & (x <= 1)) for x in (p, won))):
-        raise DataError("calibration needs rows, and probabilities and outcomes from 0 to 1", remedy="give p, not log-odds")
+        raise DataError(
+            "calibration needs rows, and probabilities and outcomes from 0 to 1",
+            remedy="give p, not log-odds",
+        )
     confidence = np.maximum(p, 1 - p)
     correct = np.where(p == 0.5, 0.5, np.where(p > 0.5, won, 1 - won))
     place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     table = tuple(
         ReliabilityBin(
-            low=0.5 + b / (2 * bins), high=0.5 + (b + 1) / (2 * bins), rows=int((place == b).sum()),
-            confidence=float(confidence[place == b].mean()), accuracy=float(correct[place == b].mean()),
+            low=0.5 + b / (2 * bins),
+            high=0.5 + (b + 1) / (2 * bins),
+            rows=int((place == b).sum()),
+            confidence=float(confidence[place == b].mean()),
+            accuracy=float(correct[place == b].mean()),
         )
         for b in np.unique(place).tolist()
     )
@@ -249,15 +304,24 @@ class LengthControlled(NamedTuple):
 
 
 def length_controlled_win_rate(
-    preferences: ArrayLike, lengths: ArrayLike, base_lengths: ArrayLike, prompts: Sequence[Hashable], *,
-    ridge: float = 0.01, resamples: int = 1000, confidence: float = 0.95, seed: int = 0,
+    preferences: ArrayLike,
+    lengths: ArrayLike,
+    base_lengths: ArrayLike,
+    prompts: Sequence[Hashable],
+    *,
+    ridge: float = 0.01,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> LengthControlled:
-    """The share of comparisons won, had length not differed (Dubois et al. 2024, AlpacaEval 2, arXiv 2404.04475).
+    """The share of comparisons won, had length not differed (Dubois et al. 2024, AlpacaEval 2, arXiv
+    2404.04475).
 
-    P(win) = σ(θ + φ tanh(Δ / std Δ)), Δ = length - base length, fitted to the (soft) preferences; the answer is σ(θ), the length
-    term set to zero. This is `length_controlled_minimal` of alpaca_eval: its default also has a term for the difficulty of its own
-    805 instructions, which other prompts lack. Where it fits by cross-validated L1, this is a ridge, small, that keeps the fit
-    finite when one side wins all. The interval resamples prompts and fits again.
+    P(win) = σ(θ + φ tanh(Δ / std Δ)), Δ = length - base length, fitted to the (soft) preferences; the answer
+    is σ(θ), the length term set to zero. This is `length_controlled_minimal` of alpaca_eval: its default also
+    has a term for the difficulty of its own 805 instructions, which other prompts lack. Where it fits by
+    cross-validated L1, this is a ridge, small, that keeps the fit finite when one side wins all. The interval
+    resamples prompts and fits again.
 
     Args:
         preferences: (rows,) P(ours is better) or 0, ½, 1.
@@ -272,21 +336,25 @@ def length_controlled_win_rate(
     if not np.all((wins >= 0) & (wins <= 1)):
         raise DataError("a preference is not between 0 and 1", remedy="drop invalid verdicts before")
     spread = float(delta.std(ddof=1)) if len(delta) > 1 else 0.0
-    x = np.column_stack([np.ones_like(delta), np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)])
+    x = np.column_stack(
+        [np.ones_like(delta), np.tanh(delta / spread) if spread > 0 else np.zeros_like(delta)]
+    )
 
     def controlled(weights: Floats) -> float:
         return float(_sigmoid(_fit_logistic(x, wins, weights, ridge=ridge)[0]))
 
     return LengthControlled(
         win_rate=bootstrap(controlled, prompts, resamples=resamples, confidence=confidence, seed=seed),
-        raw=bootstrap(lambda w: _mean(wins, w), prompts, resamples=resamples, confidence=confidence, seed=seed),
+        raw=bootstrap(
+            lambda w: _mean(wins, w), prompts, resamples=resamples, confidence=confidence, seed=seed
+        ),
         length_effect=float(_fit_logistic(x, wins, np.ones_like(wins), ridge=ridge)[1]),
     )
 
 
 def _fit_logistic(x: Floats, y: Floats, weights: Floats, *, ridge: float) -> Floats:
-    """Logistic regression with soft targets by iteratively reweighted least squares, that is Newton's method, its step halved
-    while it does not lower the loss. x (rows, k), y and weights (rows,) -> (k,)."""
+    """Logistic regression with soft targets by iteratively reweighted least squares, that is Newton's method,
+    its step halved while it does not lower the loss. x (rows, k), y and weights (rows,) -> (k,)."""
 
     def loss(theta: Floats) -> float:
         z = x @ theta
@@ -325,8 +393,13 @@ def _column(values: ArrayLike, rows: int | None = None) -> Floats:
     """`values` as one column of finite numbers, of the length of its neighbours."""
     column = np.asarray(values, dtype=np.float64)
     if column.ndim != 1 or (rows is not None and len(column) != rows):
-        raise DataError(f"a column has shape {column.shape}, not ({rows if rows is not None else 'rows'},)", remedy="one value a row")
+        raise DataError(
+            f"a column has shape {column.shape}, not ({rows if rows is not None else 'rows'},)",
+            remedy="one value a row",
+        )
     if not np.isfinite(column).all():
         row = int(np.argmin(np.isfinite(column)))
-        raise DataError(f"row {row} is {column[row]}", remedy="drop the rows without a value and say how many they were")
+        raise DataError(
+            f"row {row} is {column[row]}", remedy="drop the rows without a value and say how many they were"
+        )
     return column

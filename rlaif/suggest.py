@@ -1,8 +1,9 @@
 """The name that was probably meant, where a name is unknown.
 
-Every error about an unknown name (a command, a setting, a kind of stage, a principle, a shipped file) begins its remedy here, so that
-all of them read alike. Names are compared as `difflib` does, without regard to case, hyphens and underscores; the comparison takes
-quadratic time, so that only so many names of such a length are looked at.
+Every error about an unknown name (a command, a setting, a kind of stage, a principle, a shipped file) begins
+its remedy here, so that all of them read alike. Names are compared as `difflib` does, without regard to case,
+hyphens and underscores; the comparison takes quadratic time, so that only so many names of such a length are
+looked at.
 """
 
 from __future__ import annotations

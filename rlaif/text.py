@@ -1,10 +1,13 @@
 """Text from outside, made safe once: well-formed where it enters, visible where it is shown.
 
-*Well-formed*: a Python string may hold half a character (a lone surrogate, from JSON escapes or from undecodable bytes of a path)
-that no file can be written with, and a NUL that other tools stop at. `well_formed` replaces both by U+FFFD. It is called where a text
-enters (a server's answer, a file's cell, a model's decoding, a path, a name), so that nothing behind it needs to think of it.
+*Well-formed*: a Python string may hold half a character (a lone surrogate, from JSON escapes or from
+    undecodable bytes of a path)
+that no file can be written with, and a NUL that other tools stop at. `well_formed` replaces both by U+FFFD.
+It is called where a text enters (a server's answer, a file's cell, a model's decoding, a path, a name), so
+that nothing behind it needs to think of it.
 
-*Visible*: a terminal obeys control characters, and Markdown obeys line breaks. `visible` escapes them where a text from outside is
+*Visible*: a terminal obeys control characters, and Markdown obeys line breaks. `visible` escapes them where a
+    text from outside is
 shown to a person; files keep the text as it was.
 """
 
@@ -12,18 +15,31 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["REPLACEMENT", "answer_of", "count_of", "escaped_json", "is_well_formed", "one_line", "visible", "well_formed"]
+__all__ = [
+    "REPLACEMENT",
+    "answer_of",
+    "count_of",
+    "escaped_json",
+    "is_well_formed",
+    "one_line",
+    "visible",
+    "well_formed",
+]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MALFORMED = re.compile("[\x00\ud800-\udfff]")
-SUSPECT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal may act on: C0 (but tab and line feed), DEL, C1, line and paragraph separators, bidirectional controls."""
+SUSPECT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What a terminal may act on: C0 (but tab and line feed), DEL, C1, line and paragraph separators,
+bidirectional controls."""
 
 
 def well_formed(text: str) -> str:
     """`text` with U+FFFD for every lone surrogate and every NUL; the same object when there is none.
 
-    Two halves of one character that stand side by side, as some JSON writers leave them, are joined into that character.
+    Two halves of one character that stand side by side, as some JSON writers leave them, are joined into that
+    character.
     """
     if not MALFORMED.search(text):
         return text
@@ -42,7 +58,8 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""As `visible`, with line breaks and tabs escaped too: for ids, names and reasons, which stand inside a line."""
+    r"""As `visible`, with line breaks and tabs escaped too: for ids, names and reasons, which stand inside a
+    line."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -52,7 +69,8 @@ def count_of(count: int, noun: str) -> str:
 
 
 def escaped_json(text: str) -> str:
-    r"""JSON with control characters written as `\u009b`: the same value, and nothing that a terminal acts on."""
+    r"""JSON with control characters written as `\u009b`: the same value, and nothing that a terminal acts
+    on."""
     return SUSPECT.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
@@ -62,10 +80,11 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def answer_of(text: str) -> str:
-    """What a reasoning model answered: what follows its reasoning, `<think>…</think>` at the beginning of the text.
+    """What a reasoning model answered: what follows its reasoning, `<think>…</think>` at the beginning of the
+    text.
 
-    All of the text where it does not reason; nothing where its reasoning was cut. The opening tag may be missing: many chat templates
-    write it themselves.
+    All of the text where it does not reason; nothing where its reasoning was cut. The opening tag may be
+    missing: many chat templates write it themselves.
     """
     reasoning, closed, answer = text.partition("</think>")
     begins = text.lstrip().startswith("<think>")

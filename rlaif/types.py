@@ -1,7 +1,8 @@
 """The core values. All are frozen: a stage takes some and returns new ones.
 
-One word for one thing: a *completion* is a policy's answer to a prompt; a *comparison* is a prompt with two completions, `a`
-and `b`; a *verdict* is one judgement of a comparison by one principle in one order; a *preference* is its verdicts, aggregated.
+One word for one thing: a *completion* is a policy's answer to a prompt; a *comparison* is a prompt with two
+completions, `a` and `b`; a *verdict* is one judgement of a comparison by one principle in one order; a
+*preference* is its verdicts, aggregated.
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ from typing import Any, Literal
 from rlaif.digest import digest
 
 __all__ = [
-    "Answers", "Comparison", "Completion", "Constitution", "Example", "Message", "Order", "Preference", "Principle", "Prompt",
-    "Protocol", "Role", "Verdict",
+    "Answers",
+    "Comparison",
+    "Completion",
+    "Constitution",
+    "Example",
+    "Message",
+    "Order",
+    "Preference",
+    "Principle",
+    "Prompt",
+    "Protocol",
+    "Role",
+    "Verdict",
 ]
 
 Role = Literal["system", "user", "assistant"]
@@ -54,7 +66,8 @@ class Principle:
         comparison: Asks a judge which of two completions keeps the rule better (pairwise).
         question: Asks a judge about one completion alone (pointwise); its answers are `answers`.
         answers: The good and the bad answer of `question`; `None` means the template's own (yes, no).
-        lead: How the judge's answer to `question` begins, up to where one of `answers` follows; `None` means the template's own.
+        lead: How the judge's answer to `question` begins, up to where one of `answers` follows; `None` means
+            the template's own.
         weight: Relative weight when principles are drawn or averaged; greater than 0.
         tags: Words to group principles by in reports.
     """
@@ -70,11 +83,18 @@ class Principle:
     tags: tuple[str, ...] = ()
 
     def meaning(self) -> dict[str, Any]:
-        """What the principle says, as JSON values: the part of it that a digest covers (tags are for reports only)."""
+        """What the principle says, as JSON values: the part of it that a digest covers (tags are for reports
+        only)."""
         answers = [self.answers.good, self.answers.bad] if self.answers else None
         return {
-            "id": self.id, "critique": self.critique, "revision": self.revision, "comparison": self.comparison,
-            "question": self.question, "answers": answers, "lead": self.lead, "weight": float(self.weight),
+            "id": self.id,
+            "critique": self.critique,
+            "revision": self.revision,
+            "comparison": self.comparison,
+            "question": self.question,
+            "answers": answers,
+            "lead": self.lead,
+            "weight": float(self.weight),
         }
 
 
@@ -91,7 +111,13 @@ class Example:
     def meaning(self) -> dict[str, Any]:
         """The example as JSON values, for the digest."""
         turns = [message.as_dict() for message in self.conversation]
-        return {"conversation": turns, "a": self.a, "b": self.b, "principle": self.principle, "answer": self.answer}
+        return {
+            "conversation": turns,
+            "a": self.a,
+            "b": self.b,
+            "principle": self.principle,
+            "answer": self.answer,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,12 +138,16 @@ class Constitution:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the meaning: name, description, tags, comments and key order do not change it; a changed word does."""
-        return digest({
-            "language": self.language, "protocol": self.protocol,
-            "principles": [principle.meaning() for principle in self.principles],
-            "examples": [example.meaning() for example in self.examples],
-        })
+        """Digest of the meaning: name, description, tags, comments and key order do not change it; a changed
+        word does."""
+        return digest(
+            {
+                "language": self.language,
+                "protocol": self.protocol,
+                "principles": [principle.meaning() for principle in self.principles],
+                "examples": [example.meaning() for example in self.examples],
+            }
+        )
 
     def principle(self, id: str) -> Principle:
         """The principle named `id`.
@@ -148,8 +178,12 @@ class Prompt:
     tags: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """Digest of what is asked, whatever its id: equal prompts have equal fingerprints (used to split and to find overlap)."""
-        return digest([[message.role, " ".join(message.content.split())] for message in self.messages] + [list(self.context)])
+        """Digest of what is asked, whatever its id: equal prompts have equal fingerprints (used to split and
+        to find overlap)."""
+        return digest(
+            [[message.role, " ".join(message.content.split())] for message in self.messages]
+            + [list(self.context)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +193,8 @@ class Completion:
     Attributes:
         id: `PROMPT_ID/INDEX`.
         index: Which of the K samples of its prompt this is, from 0.
-        finish: `stop` (the model ended its turn), `length` (cut at the token limit) or `given` (came from a file).
+        finish: `stop` (the model ended its turn), `length` (cut at the token limit) or `given` (came from a
+            file).
         model: Name of the policy, with its revision as `name@revision`.
     """
 
@@ -208,9 +243,11 @@ class Verdict:
     """One judgement of one comparison, by one principle, in one order.
 
     Attributes:
-        logit_a: Log-odds that `a` is the better one, whichever order it was shown in (nats); `None` when invalid.
+        logit_a: Log-odds that `a` is the better one, whichever order it was shown in (nats); `None` when
+            invalid.
         reason: Why the verdict is invalid; empty when it is valid.
-        evidence: What the judge answered, for the record: label log-probabilities by label, and their total mass.
+        evidence: What the judge answered, for the record: label log-probabilities by label, and their total
+            mass.
         reasoning: What the judge wrote before its label; empty unless the protocol is `cot`.
     """
 

@@ -1,6 +1,6 @@
 """Print docs/reference/cli.md: the help of every command, as the program prints it.
 
-    python scripts/cli_reference.py > docs/reference/cli.md
+python scripts/cli_reference.py > docs/reference/cli.md
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ def pages(command: click.Command, context: click.Context) -> Iterator[str]:
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
-            yield from pages(below, click.Context(below, info_name=name, parent=context, terminal_width=WIDTH))
+            yield from pages(
+                below, click.Context(below, info_name=name, parent=context, terminal_width=WIDTH)
+            )
 
 
 def reference() -> str:
     """The whole page."""
     root = click.Context(cli, info_name="rlaif", terminal_width=WIDTH, **cli.context_settings)
-    head = "# Command line\n\nWritten by `python scripts/cli_reference.py`; a test holds it equal to the program's own help.\n"
+    head = (
+        "# Command line\n\nWritten by `python scripts/cli_reference.py`; a test holds it equal to the "
+        "program's own help.\n"
+    )
     return "\n".join([head, *pages(cli, root)])
 
 

@@ -4,7 +4,8 @@
     python scripts/fuzz.py reply -max_total_time=600
     python scripts/fuzz.py                   # lists the readers
 
-The readers and what counts as a defect are those of `tests/reliability/fuzz_targets.py`, which the test suite feeds with Hypothesis.
+The readers and what counts as a defect are those of `tests/reliability/fuzz_targets.py`, which the test suite
+feeds with Hypothesis.
 """
 
 from __future__ import annotations

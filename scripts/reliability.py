@@ -2,8 +2,9 @@
 
     python scripts/reliability.py --kills 500 --verdicts 5000 --hostile 900 --out reliability.json
 
-Runs on a laptop, offline, in about half an hour; prints a table, writes what it found, and ends with status 1 if anything was wrong.
-The same checks in small are in `tests/reliability/`; the readers are fuzzed there, and at length by `scripts/fuzz.py`.
+Runs on a laptop, offline, in about half an hour; prints a table, writes what it found, and ends with status 1
+if anything was wrong. The same checks in small are in `tests/reliability/`; the readers are fuzzed there, and
+at length by `scripts/fuzz.py`.
 """
 
 from __future__ import annotations
@@ -125,9 +126,8 @@ def main() -> int:
     _progress("")
     print()
     for what, result in results.items():
-        print(
-            f"{what}: {json.dumps({name: value for name, value in result.items() if name not in ('wrong', 'sent')})}"
-        )
+        figures = {name: value for name, value in result.items() if name not in ("wrong", "sent")}
+        print(f"{what}: {json.dumps(figures)}")
         print(f"  wrong: {len(result['wrong'])}")
         for line in result["wrong"]:
             print(f"    {line}")

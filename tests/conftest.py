@@ -1,4 +1,5 @@
-"""For every test: `tests/tiny.py` can be imported, and the hub is out of bounds unless HF_HUB_OFFLINE=0 is set on purpose."""
+"""For every test: `tests/tiny.py` can be imported, and the hub is out of bounds unless HF_HUB_OFFLINE=0 is
+set on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Scripted judges for the tests of audits: they read a number that the test wrote into each text, `q3` or `q-2`."""
+"""Scripted judges for the tests of audits: they read a number that the test wrote into each text, `q3` or
+`q-2`."""
 
 from __future__ import annotations
 
@@ -9,20 +10,35 @@ from collections.abc import Callable, Mapping, Sequence
 from rlaif.audit.cases import Case, Pair
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.types import Answers, Comparison, Completion, Constitution, Message, Order, Principle, Prompt, Verdict
+from rlaif.types import (
+    Answers,
+    Comparison,
+    Completion,
+    Constitution,
+    Message,
+    Order,
+    Principle,
+    Prompt,
+    Verdict,
+)
 
 
-def comparison(number: int, a: str, b: str, *, tags: Sequence[str] = (), models: tuple[str, str] = ("given", "given")) -> Comparison:
+def comparison(
+    number: int, a: str, b: str, *, tags: Sequence[str] = (), models: tuple[str, str] = ("given", "given")
+) -> Comparison:
     prompt = Prompt(id=f"p{number}", messages=(Message("user", f"Question {number}?"),), tags=tuple(tags))
     both = [
-        Completion(id=f"p{number}/{index}", prompt_id=prompt.id, index=index, text=text, finish="given", model=model)
+        Completion(
+            id=f"p{number}/{index}", prompt_id=prompt.id, index=index, text=text, finish="given", model=model
+        )
         for index, (text, model) in enumerate(zip((a, b), models, strict=True))
     ]
     return Comparison(prompt=prompt, a=both[0], b=both[1])
 
 
 def pairs(count: int, *, right: int | None = None, tags: Sequence[str] = (), first: int = 0) -> list[Pair]:
-    """Pairs of which people chose the one that reads q1 in the first `right` (all), and the one that reads q0 in the rest."""
+    """Pairs of which people chose the one that reads q1 in the first `right` (all), and the one that reads q0
+    in the rest."""
     right = count if right is None else right
     made = []
     for number in range(first, first + count):
@@ -44,12 +60,15 @@ def logprobs(logit: float) -> list[float]:
     return [-math.log1p(math.exp(-logit)), -math.log1p(math.exp(logit))]
 
 
-def reader(*, first: float = 0.0, strength: float = 2.0, scale: Callable[[str], float] = lambda text: 1.0) -> ScriptedEngine:
+def reader(
+    *, first: float = 0.0, strength: float = 2.0, scale: Callable[[str], float] = lambda text: 1.0
+) -> ScriptedEngine:
     """A judge that sees which text is better.
 
     Args:
         first: Log-odds added for whatever is shown first.
-        scale: Factor on the log-odds by the text of the whole question, to make principles or wordings differ.
+        scale: Factor on the log-odds by the text of the whole question, to make principles or wordings
+            differ.
     """
 
     def labels(request: LabelRequest) -> list[float]:
@@ -64,13 +83,20 @@ def reader(*, first: float = 0.0, strength: float = 2.0, scale: Callable[[str], 
     return ScriptedEngine(labels=labels, revision="reader", name="judge")
 
 
-def constitution(*ids: str, tags: Mapping[str, Sequence[str]] | None = None, language: str = "en") -> Constitution:
-    """Principles with a comparison and a question each; the question names the id, so that a judge can tell them apart."""
+def constitution(
+    *ids: str, tags: Mapping[str, Sequence[str]] | None = None, language: str = "en"
+) -> Constitution:
+    """Principles with a comparison and a question each; the question names the id, so that a judge can tell
+    them apart."""
     return Constitution(
-        name="test", language=language,
+        name="test",
+        language=language,
         principles=tuple(
             Principle(
-                id=id, comparison=f"Which response is more {id}?", question=f"Is this response {id}?", answers=Answers("Yes", "No"),
+                id=id,
+                comparison=f"Which response is more {id}?",
+                question=f"Is this response {id}?",
+                answers=Answers("Yes", "No"),
                 tags=tuple((tags or {}).get(id, ())),
             )
             for id in ids
@@ -78,11 +104,24 @@ def constitution(*ids: str, tags: Mapping[str, Sequence[str]] | None = None, lan
     )
 
 
-def case(number: int, logits: Mapping[str, float | None], *, won: float | None = 1.0, a: str = "aa", b: str = "b") -> Case:
+def case(
+    number: int, logits: Mapping[str, float | None], *, won: float | None = 1.0, a: str = "aa", b: str = "b"
+) -> Case:
     """A judged pair, both orders alike; the label is the mean of its valid principles."""
     verdicts = tuple(
-        Verdict(f"p{number}/0-1", principle_id=id, order=order, logit_a=logit, reason="" if logit is not None else "lost")
-        for id, logit in logits.items() for order in (Order.AB, Order.BA)
+        Verdict(
+            f"p{number}/0-1",
+            principle_id=id,
+            order=order,
+            logit_a=logit,
+            reason="" if logit is not None else "lost",
+        )
+        for id, logit in logits.items()
+        for order in (Order.AB, Order.BA)
     )
     valid = [logit for logit in logits.values() if logit is not None]
-    return Case(pair=Pair(comparison(number, a, b), won), verdicts=verdicts, logit_a=sum(valid) / len(valid) if valid else None)
+    return Case(
+        pair=Pair(comparison(number, a, b), won),
+        verdicts=verdicts,
+        logit_a=sum(valid) / len(valid) if valid else None,
+    )

@@ -1,11 +1,14 @@
-"""Kill a command at a chosen file operation, or after a chosen time, and compare what is left in the end with an undisturbed run.
+"""Kill a command at a chosen file operation, or after a chosen time, and compare what is left in the end with
+an undisturbed run.
 
-    calm = Scenario.calm(folder)                       # the same command, left alone: its files, and its number of operations
-    process = start(arguments, said=log, die_at=17)    # SIGKILL right before its 17th file operation
+    calm = Scenario.calm(folder)                       # the same command, left alone: its files, and its
+    number of operations process = start(arguments, said=log, die_at=17)    # SIGKILL right before its 17th
+    file operation
 
-A *file operation* is what changes files below the run's folder: opening for writing, renaming, removing, making or removing a folder,
-truncating, and fsync. Python tells of all but the last by its audit hooks; what libraries in other languages do (SQLite's journal, the
-weights that safetensors writes) is reached by killing after a time.
+A *file operation* is what changes files below the run's folder: opening for writing, renaming, removing,
+making or removing a folder, truncating, and fsync. Python tells of all but the last by its audit hooks; what
+libraries in other languages do (SQLite's journal, the weights that safetensors writes) is reached by killing
+after a time.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ OPERATIONS = (
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 COUNT = "operations"
 APART = ("superseded", ".lock", "run.json", "tracking", "spending.jsonl")
-"""Not compared byte by byte: a run that begins again asks its server again what it can do, and pays for that, too."""
+"""Not compared byte by byte: a run that begins again asks its server again what it can do, and pays for that,
+too."""
 TIMES = ("seconds", "started", "finished", "peak_bytes", "planned_bytes", "time", "per_second", "memory")
 """Beginnings and endings of the names of values that tell how long or how much a machine took."""
 
@@ -56,8 +60,8 @@ def start(
         below: Operations on files in this folder count.
         said: File for its output.
         asked: File in which scripted engines note their questions.
-        die_at: The operation, from 1, right before which it is killed; `None` lets it live, and the file `operations` beside
-            `said` tells how many there were.
+        die_at: The operation, from 1, right before which it is killed; `None` lets it live, and the file
+            `operations` beside `said` tells how many there were.
     """
     process = spine.processes().context.Process(
         target=_child,
@@ -118,11 +122,12 @@ class _Counter:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-# What is left ---------------------------------------------------------------------------------------------------------------------
+# What is left -----------------------------------------------------------------------------------------------
 
 
 def results(run: Path) -> dict[str, Any]:
-    """Every file of a run's finished stages by its name; what tells the time or the memory that a machine took is left out."""
+    """Every file of a run's finished stages by its name; what tells the time or the memory that a machine
+    took is left out."""
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run)
@@ -145,7 +150,8 @@ def _content(path: Path) -> Any:
 
 
 def timeless(value: Any) -> Any:
-    """`value` without what tells times and memory, at any depth, and without digests and sizes of files that do."""
+    """`value` without what tells times and memory, at any depth, and without digests and sizes of files that
+    do."""
     if isinstance(value, Mapping):
         kept = {name: each for name, each in value.items() if not _tells_time(str(name))}
         if set(kept) >= {"sha256", "bytes"}:

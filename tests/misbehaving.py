@@ -4,8 +4,9 @@
         server.misbehave(status(429, retry_after=0.05), cut())   # the next two questions
         engine = OpenAIEngine("toy", [server.url], ...)
 
-A good answer depends on the question alone (`truth`, `echo`), so that a test can tell whether every request got its own. Probes, which
-an engine sends before its first question, are answered well unless the server is built otherwise.
+A good answer depends on the question alone (`truth`, `echo`), so that a test can tell whether every request
+got its own. Probes, which an engine sends before its first question, are answered well unless the server is
+built otherwise.
 """
 
 from __future__ import annotations
@@ -60,9 +61,15 @@ def good(body: dict[str, Any], *, logprobs: bool = True) -> dict[str, Any]:
     choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     if body.get("logprobs") and logprobs:
         choice["logprobs"] = told
-    closed = body.get("messages", [{}])[-1].get("role") == "assistant" and not body.get("continue_final_message")
+    closed = body.get("messages", [{}])[-1].get("role") == "assistant" and not body.get(
+        "continue_final_message"
+    )
     tokens = len(json.dumps(body.get("messages", question)).split()) + (4 if closed else 0)
-    usage = {"prompt_tokens": tokens, "completion_tokens": len(text.split()), "prompt_tokens_details": {"cached_tokens": 1}}
+    usage = {
+        "prompt_tokens": tokens,
+        "completion_tokens": len(text.split()),
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
     return {"id": "x", "choices": [choice], "usage": usage}
 
 
@@ -102,7 +109,10 @@ def echo_key(code: int = 400) -> Action:
 
     def act(handler: Handler, _body: dict[str, Any]) -> None:
         key = handler.headers["Authorization"].removeprefix("Bearer ")
-        handler.reply(json.dumps({"error": {"message": f"bad key {key} in {dict(handler.headers)}"}}).encode(), code=code)
+        handler.reply(
+            json.dumps({"error": {"message": f"bad key {key} in {dict(handler.headers)}"}}).encode(),
+            code=code,
+        )
 
     return act
 
@@ -165,7 +175,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def begin(self, code: int, length: int, headers: Mapping[str, str]) -> None:
         self.send_response(code)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(length), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(length),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -207,8 +221,13 @@ class MisbehavingServer:
     """
 
     def __init__(
-        self, *, models: list[dict[str, Any]] | None = None, always: Action | None = None, probes: Action | None = None,
-        capacity: int | None = None, work: float = 0.0,
+        self,
+        *,
+        models: list[dict[str, Any]] | None = None,
+        always: Action | None = None,
+        probes: Action | None = None,
+        capacity: int | None = None,
+        work: float = 0.0,
     ) -> None:
         self.models = models
         self.asked: list[dict[str, Any]] = []
@@ -255,7 +274,9 @@ class MisbehavingServer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()

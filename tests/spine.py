@@ -1,8 +1,9 @@
-"""Helpers of the tests of the whole program: call its command line, read its files, and start runs that are going to be killed.
+"""Helpers of the tests of the whole program: call its command line, read its files, and start runs that are
+going to be killed.
 
-The engines here are scripted. `swift` and `slow` give the same answers under the same name, so a run that was killed under `slow`
-can be compared, byte by byte, with an undisturbed one under `swift`. Both note every question they answer in the file that the
-variable `ASKED` names.
+The engines here are scripted. `swift` and `slow` give the same answers under the same name, so a run that was
+killed under `slow` can be compared, byte by byte, with an undisturbed one under `swift`. Both note every
+question they answer in the file that the variable `ASKED` names.
 """
 
 from __future__ import annotations
@@ -29,7 +30,19 @@ from rlaif.engines.base import GenerationRequest, LabelRequest
 from rlaif.engines.scripted import ScriptedEngine, pseudo_answer, pseudo_labels
 
 __all__ = [
-    "ASKED", "BATCH", "ROOT", "Said", "asked_of", "call", "child", "environment", "processes", "rows", "slow", "swift", "wait_for",
+    "ASKED",
+    "BATCH",
+    "ROOT",
+    "Said",
+    "asked_of",
+    "call",
+    "child",
+    "environment",
+    "processes",
+    "rows",
+    "slow",
+    "swift",
+    "wait_for",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,10 +75,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """For subprocesses: the package of this checkout, this folder's helpers, and no network."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "HF_HUB_OFFLINE": "1"}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
-# Engines -------------------------------------------------------------------------------------------------------------------------
+# Engines ----------------------------------------------------------------------------------------------------
 
 
 def swift() -> ScriptedEngine:
@@ -102,17 +118,20 @@ def _note(request: GenerationRequest | LabelRequest, pause: float) -> None:
             file.write(digest(request.identity()) + "\n")
 
 
-# Processes -----------------------------------------------------------------------------------------------------------------------
+# Processes --------------------------------------------------------------------------------------------------
 
 
 class Processes:
-    """Starts commands in processes of their own, quickly: they are forked from a server that has imported torch once."""
+    """Starts commands in processes of their own, quickly: they are forked from a server that has imported
+    torch once."""
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["spine", "killing", "rlaif.cli.execute", "rlaif.pipeline.run"])
 
-    def start(self, *arguments: object, said: Path, asked: Path | None = None, largest_file: int | None = None) -> ForkServerProcess:
+    def start(
+        self, *arguments: object, said: Path, asked: Path | None = None, largest_file: int | None = None
+    ) -> ForkServerProcess:
         """Start `rlaif ARGUMENTS…`; its output goes to the file `said`.
 
         Args:
@@ -120,7 +139,9 @@ class Processes:
             largest_file: Bytes that no file can grow beyond.
         """
         process = self.context.Process(
-            target=child, args=([str(argument) for argument in arguments], str(said), str(asked or ""), largest_file), daemon=True
+            target=child,
+            args=([str(argument) for argument in arguments], str(said), str(asked or ""), largest_file),
+            daemon=True,
         )
         process.start()
         return process
@@ -133,7 +154,9 @@ def child(arguments: list[str], said: str, asked: str, largest_file: int | None)
         os.environ[ASKED] = asked
         torch.set_num_threads(1)
         if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+            )
         try:
             main(arguments)
         except Exception:  # noqa: BLE001 - a defect, whatever it is: it must be seen where the command's output is looked for

@@ -1,4 +1,5 @@
-"""A policy small enough to train in seconds: 20 tokens, each a character, two layers; its answers are random."""
+"""A policy small enough to train in seconds: 20 tokens, each a character, two layers; its answers are
+random."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ __all__ = ["LETTERS", "prompts", "share_of_vowels", "toy_base", "vowels"]
 SPECIALS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 LETTERS = "abcdefghijklmnop"
 TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% "
+    "endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -28,7 +30,11 @@ def toy_tokenizer() -> Any:
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens(list(SPECIALS))
     tokenizer: Any = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|pad|>", model_max_length=128
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        unk_token="<|pad|>",
+        model_max_length=128,
     )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
@@ -37,8 +43,16 @@ def toy_tokenizer() -> Any:
 def toy_base(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> SharedBase:
     """A base in memory; the same one for the same seed."""
     config = transformers.LlamaConfig(
-        vocab_size=len(SPECIALS) + len(LETTERS), max_position_embeddings=128, hidden_size=32, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, eos_token_id=1, pad_token_id=0, tie_word_embeddings=False,
+        vocab_size=len(SPECIALS) + len(LETTERS),
+        max_position_embeddings=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        tie_word_embeddings=False,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -47,13 +61,16 @@ def toy_base(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> SharedBase
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(4.0)
-        model.lm_head.weight.mul_(4.0)  # the final norm bounds what a policy can say; so it can nearly be sure
+        # The final norm bounds what a policy can say; so it can nearly be sure.
+        model.lm_head.weight.mul_(4.0)
     return SharedBase.from_model(model.to(dtype), toy_tokenizer())
 
 
 def prompts(count: int = 8) -> list[Prompt]:
     """Prompts of different lengths that begin alike."""
-    texts = ["abcdefghij" + LETTERS[index % 16] * (1 + index % 5) + LETTERS[index // 16] for index in range(count)]
+    texts = [
+        "abcdefghij" + LETTERS[index % 16] * (1 + index % 5) + LETTERS[index // 16] for index in range(count)
+    ]
     return [Prompt(id=f"p{index}", messages=(Message("user", text),)) for index, text in enumerate(texts)]
 
 

@@ -1,7 +1,9 @@
-"""Audit a judge before its labels are trusted: against people where they have judged, and by its habits in any case.
+"""Audit a judge before its labels are trusted: against people where they have judged, and by its habits in
+any case.
 
-`audit` asks the judge about labelled pairs, about comparisons without labels, or about none, and about the probes it is given; it
-returns one frozen `AuditReport` that turns into JSON (`plain`) and ends in words (`ProtocolAudit.judgement`, `Suggestion`).
+`audit` asks the judge about labelled pairs, about comparisons without labels, or about none, and about the
+probes it is given; it returns one frozen `AuditReport` that turns into JSON (`plain`) and ends in words
+(`ProtocolAudit.judgement`, `Suggestion`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from rlaif import __version__, stats
-from rlaif.audit.agreement import Agreement, Baselines, agreement, baselines, one_order_accuracy, one_principle_accuracy
+from rlaif.audit.agreement import (
+    Agreement,
+    Baselines,
+    agreement,
+    baselines,
+    one_order_accuracy,
+    one_principle_accuracy,
+)
 from rlaif.audit.biases import habits
 from rlaif.audit.cases import Case, Pair, judge_pairs
 from rlaif.audit.grade import Basis, judgement
@@ -45,9 +54,20 @@ class _Judged:
 
 
 def audit(
-    engine: Engine, *, library: PromptLibrary, constitution: Constitution, usable: Mapping[str, Constitution], pairs: Sequence[Pair],
-    probes: Sequence[Pair], data: str = "", principles: PrincipleMode = "all", own: str = "", seed: int = 0,
-    sensitivity_rows: int = SENSITIVITY_ROWS, least_share: float = LEAST_SHARE, progress: Progress | None = None,
+    engine: Engine,
+    *,
+    library: PromptLibrary,
+    constitution: Constitution,
+    usable: Mapping[str, Constitution],
+    pairs: Sequence[Pair],
+    probes: Sequence[Pair],
+    data: str = "",
+    principles: PrincipleMode = "all",
+    own: str = "",
+    seed: int = 0,
+    sensitivity_rows: int = SENSITIVITY_ROWS,
+    least_share: float = LEAST_SHARE,
+    progress: Progress | None = None,
     keep: Callable[[str, Sequence[Case], Sequence[Case]], None] | None = None,
 ) -> AuditReport:
     """Audit `engine` as a judge.
@@ -55,7 +75,8 @@ def audit(
     Args:
         constitution: As it was read; audits are keyed by its digest.
         usable: By protocol to audit, the constitution with the principles that this protocol can ask.
-        pairs: Comparisons, with or without people's choice; may be empty. Turn half of them first (`turn_half`).
+        pairs: Comparisons, with or without people's choice; may be empty. Turn half of them first
+            (`turn_half`).
         probes: Comparisons with an obvious right answer, tagged through their prompts; may be empty.
         data: What `pairs` are, in words.
         own: Name of the policy that is the judge's own model; the engine's name when left out.
@@ -67,8 +88,18 @@ def audit(
     gathered: dict[str, _Judged] = {}
     for name, principles_of in usable.items():
         gathered[name] = _gather(
-            engine, name, library=library, constitution=principles_of, digest_of=constitution.digest, pairs=pairs, probes=probes,
-            mode=principles, seed=seed, sensitivity_rows=sensitivity_rows, least_share=least_share, progress=progress,
+            engine,
+            name,
+            library=library,
+            constitution=principles_of,
+            digest_of=constitution.digest,
+            pairs=pairs,
+            probes=probes,
+            mode=principles,
+            seed=seed,
+            sensitivity_rows=sensitivity_rows,
+            least_share=least_share,
+            progress=progress,
         )
         if keep:
             keep(name, gathered[name].cases, gathered[name].probes)
@@ -76,10 +107,18 @@ def audit(
     rules = baselines(labelled) if labelled else None
     own = own or engine.card.name
     return AuditReport(
-        version=__version__, judge=engine.card.label, constitution=constitution.name, data=data, pairs=len(pairs),
-        labelled=len(labelled), rules=rules, principles=principles, seed=seed,
+        version=__version__,
+        judge=engine.card.label,
+        constitution=constitution.name,
+        data=data,
+        pairs=len(pairs),
+        labelled=len(labelled),
+        rules=rules,
+        principles=principles,
+        seed=seed,
         protocols=tuple(
-            _protocol_audit(found, constitution=usable[name], rules=rules, own=own) for name, found in gathered.items()
+            _protocol_audit(found, constitution=usable[name], rules=rules, own=own)
+            for name, found in gathered.items()
         ),
         suggestion=_suggestion(gathered, constitution, seed=seed) if principles == "all" else None,
     )
@@ -89,23 +128,39 @@ def audit_key(engine: Engine, library: PromptLibrary, constitution: Constitution
     """The key of an audit of `engine` under `protocol`."""
     template = open_protocol(protocol, library=library, constitution=constitution).template
     return AuditKey(
-        judge_revision=engine.card.revision, constitution_digest=constitution.digest, template_digest=library.digest(template),
+        judge_revision=engine.card.revision,
+        constitution_digest=constitution.digest,
+        template_digest=library.digest(template),
         protocol=protocol,
     )
 
 
-def questions_of(usable: Mapping[str, Constitution], *, pairs: int, probes: int, mode: PrincipleMode, sensitivity_rows: int) -> int:
+def questions_of(
+    usable: Mapping[str, Constitution], *, pairs: int, probes: int, mode: PrincipleMode, sensitivity_rows: int
+) -> int:
     """About how many questions `audit` asks."""
     total = 0
     for name, constitution in usable.items():
         each = len(constitution.principles) if mode == "all" else 1
-        total += QUESTIONS * ((pairs + probes) * each + CHANGES[name] * min(sensitivity_rows, pairs or probes))
+        total += QUESTIONS * (
+            (pairs + probes) * each + CHANGES[name] * min(sensitivity_rows, pairs or probes)
+        )
     return total
 
 
 def _gather(
-    engine: Engine, name: str, *, library: PromptLibrary, constitution: Constitution, digest_of: str, pairs: Sequence[Pair],
-    probes: Sequence[Pair], mode: PrincipleMode, seed: int, sensitivity_rows: int, least_share: float,
+    engine: Engine,
+    name: str,
+    *,
+    library: PromptLibrary,
+    constitution: Constitution,
+    digest_of: str,
+    pairs: Sequence[Pair],
+    probes: Sequence[Pair],
+    mode: PrincipleMode,
+    seed: int,
+    sensitivity_rows: int,
+    least_share: float,
     progress: Progress,
 ) -> _Judged:
     """Ask everything about one protocol."""
@@ -117,19 +172,30 @@ def _gather(
     tried = (cases or answered)[:sensitivity_rows]
     sensitivity: list[Sensitivity] = []
     if tried:
-        found = list(variants(
-            name, library=library, constitution=constitution, sample=tried[0].pair.comparison, least_share=least_share
-        ))
+        found = list(
+            variants(
+                name,
+                library=library,
+                constitution=constitution,
+                sample=tried[0].pair.comparison,
+                least_share=least_share,
+            )
+        )
         asked = sum(isinstance(each, Variant) for each in found) * len(tried) * QUESTIONS
         progress.begin(f"{name}: other labels and wordings on {len(tried)} comparisons", asked)
         sensitivity = [
-            measure(each, tried, engine=engine, seed=seed, progress=progress) if isinstance(each, Variant) else each for each in found
+            measure(each, tried, engine=engine, seed=seed, progress=progress)
+            if isinstance(each, Variant)
+            else each
+            for each in found
         ]
     key = replace(audit_key(engine, library, constitution, name), constitution_digest=digest_of)
     return _Judged(cases=cases, probes=answered, sensitivity=sensitivity, key=key)
 
 
-def _protocol_audit(found: _Judged, *, constitution: Constitution, rules: Baselines | None, own: str) -> ProtocolAudit:
+def _protocol_audit(
+    found: _Judged, *, constitution: Constitution, rules: Baselines | None, own: str
+) -> ProtocolAudit:
     ensemble = _against_people(found.cases)
     probes = _probe_audit(found.probes, constitution) if found.probes else None
     bias = habits(found.cases or found.probes, own=own)
@@ -140,10 +206,14 @@ def _protocol_audit(found: _Judged, *, constitution: Constitution, rules: Baseli
         basis = Basis(kind="probes", found=probes.in_scope, rules=probes.rules)
     labelled = [case for case in found.cases if case.pair.a_wins is not None]
     return ProtocolAudit(
-        key=found.key, ensemble=ensemble, one_principle=one_principle_accuracy(labelled),
-        one_order=one_order_accuracy(labelled) if found.key.protocol != "pointwise" else None, bias=bias,
+        key=found.key,
+        ensemble=ensemble,
+        one_principle=one_principle_accuracy(labelled),
+        one_order=one_order_accuracy(labelled) if found.key.protocol != "pointwise" else None,
+        bias=bias,
         principles=tuple(_principle_audit(each.id, each.tags, found) for each in constitution.principles),
-        sensitivity=tuple(found.sensitivity), probes=probes,
+        sensitivity=tuple(found.sensitivity),
+        probes=probes,
         judgement=judgement(basis, bias, found.sensitivity, protocol=found.key.protocol),
     )
 
@@ -162,8 +232,14 @@ def _principle_audit(id: str, tags: Sequence[str], found: _Judged) -> PrincipleA
     on_topic = _in_scope(found.probes, set(tags))
     probes = _alone(on_topic, id)
     return PrincipleAudit(
-        id=id, verdicts=counted.verdicts, invalid=counted.invalid, flip_rate=figures["flip_rate"], first_rate=figures["first_rate"],
-        strength=figures["mean_strength"], accuracy=_alone(found.cases, id), probes=probes.accuracy if probes else None,
+        id=id,
+        verdicts=counted.verdicts,
+        invalid=counted.invalid,
+        flip_rate=figures["flip_rate"],
+        first_rate=figures["first_rate"],
+        strength=figures["mean_strength"],
+        accuracy=_alone(found.cases, id),
+        probes=probes.accuracy if probes else None,
     )
 
 
@@ -171,7 +247,8 @@ def _alone(cases: Sequence[Case], principle: str) -> Agreement | None:
     """One principle's log-odds against people, on the cases that it judged."""
     rows = [
         (case.by_principle[principle], case.pair.a_wins)
-        for case in cases if case.pair.a_wins is not None and principle in case.by_principle
+        for case in cases
+        if case.pair.a_wins is not None and principle in case.by_principle
     ]
     return agreement([logit for logit, _ in rows], [won for _, won in rows])
 
@@ -189,17 +266,28 @@ def _probe_audit(cases: Sequence[Case], constitution: Constitution) -> ProbeAudi
         names = [principle.id for principle in constitution.principles if tag in principle.tags]
         if whole := _against_people(tagged):
             by_tag[tag] = whole.accuracy
-        if alone := _against_people([replace(case, logit_a=mean_logit(case, names, weights)) for case in tagged]):
+        if alone := _against_people(
+            [replace(case, logit_a=mean_logit(case, names, weights)) for case in tagged]
+        ):
             own[tag] = alone.accuracy
     return ProbeAudit(
-        rows=len(cases), scope=scope, in_scope=_against_people(in_scope), rules=baselines([case.pair for case in in_scope]),
-        by_tag=by_tag, own_principles=own,
+        rows=len(cases),
+        scope=scope,
+        in_scope=_against_people(in_scope),
+        rules=baselines([case.pair for case in in_scope]),
+        by_tag=by_tag,
+        own_principles=own,
     )
 
 
-def _suggestion(gathered: Mapping[str, _Judged], constitution: Constitution, *, seed: int) -> Suggestion | None:
+def _suggestion(
+    gathered: Mapping[str, _Judged], constitution: Constitution, *, seed: int
+) -> Suggestion | None:
     weights = {principle.id: principle.weight for principle in constitution.principles}
-    labelled = {name: [case for case in found.cases if case.pair.a_wins is not None] for name, found in gathered.items()}
+    labelled = {
+        name: [case for case in found.cases if case.pair.a_wins is not None]
+        for name, found in gathered.items()
+    }
     if any(len(cases) >= FEWEST for cases in labelled.values()):
         return suggest(labelled, weights=weights, pairs="human pairs", seed=seed)
     ours = {tag for principle in constitution.principles for tag in principle.tags}

@@ -59,10 +59,15 @@ def agreement(logits: Sequence[float | None], a_wins: Sequence[float]) -> Agreem
     calibration = stats.calibration([sigmoid(logit) for logit, _ in rows], [won for _, won in rows])
     decided = [(logit > 0, won > 0.5) for logit, won in rows if logit]
     return Agreement(
-        rows=len(rows), unlabelled=len(logits) - len(rows),
+        rows=len(rows),
+        unlabelled=len(logits) - len(rows),
         accuracy=stats.wilson(math.fsum(credit(logit, won) for logit, won in rows), len(rows)),
-        kappa=stats.cohen_kappa([ours for ours, _ in decided], [theirs for _, theirs in decided]) if decided else math.nan,
-        ece=calibration.ece, nll=math.fsum(loss(logit, won) for logit, won in rows) / len(rows), reliability=calibration.bins,
+        kappa=stats.cohen_kappa([ours for ours, _ in decided], [theirs for _, theirs in decided])
+        if decided
+        else math.nan,
+        ece=calibration.ece,
+        nll=math.fsum(loss(logit, won) for logit, won in rows) / len(rows),
+        reliability=calibration.bins,
     )
 
 
@@ -74,16 +79,19 @@ def credit(logit: float, a_won: float) -> float:
 
 
 def loss(logit: float, a_won: float) -> float:
-    """Negative log-likelihood of people's choice under P(a) = sigmoid(logit), nats: log(1 + e^logit) − a_won · logit."""
+    """Negative log-likelihood of people's choice under P(a) = sigmoid(logit), nats: log(1 + e^logit) − a_won
+    · logit."""
     return max(logit, 0.0) + math.log1p(math.exp(-abs(logit))) - a_won * logit
 
 
 def baselines(pairs: Sequence[Pair]) -> Baselines:
-    """Always the longer, always the shorter, always the first; equal lengths count half. All pairs carry people's choice."""
+    """Always the longer, always the shorter, always the first; equal lengths count half. All pairs carry
+    people's choice."""
     rows = [(pair.length_difference, pair.a_wins) for pair in pairs if pair.a_wins is not None]
     longer = math.fsum(credit(difference, won) for difference, won in rows)
     return Baselines(
-        longer=stats.wilson(longer, len(rows)), shorter=stats.wilson(len(rows) - longer, len(rows)),
+        longer=stats.wilson(longer, len(rows)),
+        shorter=stats.wilson(len(rows) - longer, len(rows)),
         first=stats.wilson(math.fsum(won for _, won in rows), len(rows)),
     )
 
@@ -92,15 +100,20 @@ def one_order_accuracy(cases: Sequence[Case]) -> float | None:
     """Mean accuracy of the single verdicts: what asking in one order alone would give (pairwise)."""
     credits = [
         credit(verdict.logit_a, case.pair.a_wins)
-        for case in cases for verdict in case.verdicts if verdict.logit_a is not None and case.pair.a_wins is not None
+        for case in cases
+        for verdict in case.verdicts
+        if verdict.logit_a is not None and case.pair.a_wins is not None
     ]
     return math.fsum(credits) / len(credits) if credits else None
 
 
 def one_principle_accuracy(cases: Sequence[Case]) -> float | None:
-    """Mean accuracy of single principles: what drawing one a comparison would give (`principles: sample`, equal weights)."""
+    """Mean accuracy of single principles: what drawing one a comparison would give (`principles: sample`,
+    equal weights)."""
     credits = [
         credit(logit, case.pair.a_wins)
-        for case in cases for logit in case.by_principle.values() if logit is not None and case.pair.a_wins is not None
+        for case in cases
+        for logit in case.by_principle.values()
+        if logit is not None and case.pair.a_wins is not None
     ]
     return math.fsum(credits) / len(credits) if credits else None

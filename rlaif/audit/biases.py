@@ -21,17 +21,21 @@ RESAMPLES = 500
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """Habits of a judge on a set of comparisons. A rate carries its 95 % interval; `None` where nothing was counted.
+    """Habits of a judge on a set of comparisons. A rate carries its 95 % interval; `None` where nothing was
+    counted.
 
     Attributes:
         flip_rate: Share of (comparison, principle) whose two orders name different winners (pairwise).
         first_rate: Share of verdicts for the completion shown first; ½ is unbiased (pairwise).
-        longer_rate: Share of labels for the longer completion; set it against people's in `human_longer_rate`.
+        longer_rate: Share of labels for the longer completion; set it against people's in
+            `human_longer_rate`.
         length_correlation: Spearman's, between the label's log-odds and the difference in length.
-        own_rate: Share of labels for the judge's own completion against another policy's; ½ is unbiased if both are as good.
+        own_rate: Share of labels for the judge's own completion against another policy's; ½ is unbiased if
+            both are as good.
         agreement: Krippendorff's alpha between principles on the winner; 1 is full agreement, 0 chance.
         agreement_interval: The same on P(a), squared distance.
-        label_mass: Mean probability of the two labels together: low means that the judge wants to say something else.
+        label_mass: Mean probability of the two labels together: low means that the judge wants to say
+            something else.
         invalid_rate: Invalid verdicts over all.
         tie_rate: Share of labels that say nothing in either direction.
     """
@@ -62,18 +66,31 @@ def habits(cases: Sequence[Case], *, own: str) -> Bias:
         counted.add(case.verdicts, case.logit_a)
     own_choices = [chosen for case in cases if (chosen := _chose_own(case, own)) is not None]
     return Bias(
-        flip_rate=shares(*_flips(cases)), first_rate=shares(*_firsts(cases)),
-        longer_rate=_proportion([choice for case in cases if (choice := _chose_longer(case, case.logit_a)) is not None]),
-        human_longer_rate=_proportion([choice for case in cases if (choice := _people_chose_longer(case)) is not None]),
-        length_correlation=_length_correlation(cases), own_rate=_proportion(own_choices), own_rows=len(own_choices),
-        agreement=_alpha(cases, nominal=True), agreement_interval=_alpha(cases, nominal=False), label_mass=_label_mass(cases),
-        invalid_rate=counted.invalid_rate, invalid_reasons=dict(sorted(counted.total.reasons.items())),
+        flip_rate=shares(*_flips(cases)),
+        first_rate=shares(*_firsts(cases)),
+        longer_rate=_proportion(
+            [choice for case in cases if (choice := _chose_longer(case, case.logit_a)) is not None]
+        ),
+        human_longer_rate=_proportion(
+            [choice for case in cases if (choice := _people_chose_longer(case)) is not None]
+        ),
+        length_correlation=_length_correlation(cases),
+        own_rate=_proportion(own_choices),
+        own_rows=len(own_choices),
+        agreement=_alpha(cases, nominal=True),
+        agreement_interval=_alpha(cases, nominal=False),
+        label_mass=_label_mass(cases),
+        invalid_rate=counted.invalid_rate,
+        invalid_reasons=dict(sorted(counted.total.reasons.items())),
         tie_rate=counted.ties / counted.labelled if counted.labelled else None,
     )
 
 
-def shares(values: Sequence[bool], groups: Sequence[Hashable], *, resamples: int = RESAMPLES) -> stats.Estimate | None:
-    """The share of True with a bootstrap interval over whole groups; one group alone leaves it open from 0 to 1."""
+def shares(
+    values: Sequence[bool], groups: Sequence[Hashable], *, resamples: int = RESAMPLES
+) -> stats.Estimate | None:
+    """The share of True with a bootstrap interval over whole groups; one group alone leaves it open from 0 to
+    1."""
     if not values:
         return None
     if len(set(groups)) < 2:
@@ -86,7 +103,8 @@ def _proportion(choices: Sequence[float]) -> stats.Estimate | None:
 
 
 def _flips(cases: Sequence[Case]) -> tuple[list[bool], list[str]]:
-    """Of each comparison and principle judged in both orders, whether the winner changed; and which comparison it was."""
+    """Of each comparison and principle judged in both orders, whether the winner changed; and which
+    comparison it was."""
     flips, comparisons = [], []
     for case in cases:
         orders: dict[str, list[float]] = {}
@@ -103,7 +121,9 @@ def _flips(cases: Sequence[Case]) -> tuple[list[bool], list[str]]:
 def _firsts(cases: Sequence[Case]) -> tuple[list[bool], list[str]]:
     ordered = [
         (verdict, case.pair.comparison.id)
-        for case in cases for verdict in case.verdicts if verdict.logit_a and verdict.order is not Order.ALONE
+        for case in cases
+        for verdict in case.verdicts
+        if verdict.logit_a and verdict.order is not Order.ALONE
     ]
     return [_for_first(verdict) for verdict, _ in ordered], [id for _, id in ordered]
 
@@ -146,7 +166,9 @@ def _length_correlation(cases: Sequence[Case]) -> float | None:
 
 def _ranks(values: Sequence[float]) -> stats.Floats:
     """Ranks, those of equal values averaged."""
-    _, place, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(
+        np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True
+    )
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[place], dtype=np.float64)
 

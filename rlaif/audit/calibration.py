@@ -1,10 +1,11 @@
 """Calibrate a judge on a few human labels: P(a is better) = sigmoid(slope · log-odds + intercept).
 
-*Temperature* (Guo et al. 2017, arXiv 1706.04599, section 4.2) fits the slope alone. It is the default: a label must say the same of a
-comparison and of its swap, and only without an intercept it does. *Platt* (Platt 1999) also fits an intercept, for log-odds that
-were read in one fixed order. Both are logistic regressions, fitted by Newton's method (iteratively reweighted least squares),
-with Platt's targets (n+1)/(n+2) and 1/(n+2) in place of 1 and 0, which keep the slope finite for a judge that is always right.
-A slope below 0 is set to 0: a judge that is wrong more often than right is not turned round but silenced.
+*Temperature* (Guo et al. 2017, arXiv 1706.04599, section 4.2) fits the slope alone. It is the default: a
+label must say the same of a comparison and of its swap, and only without an intercept it does. *Platt* (Platt
+1999) also fits an intercept, for log-odds that were read in one fixed order. Both are logistic regressions,
+fitted by Newton's method (iteratively reweighted least squares), with Platt's targets (n+1)/(n+2) and 1/(n+2)
+in place of 1 and 0, which keep the slope finite for a judge that is always right. A slope below 0 is set to
+0: a judge that is wrong more often than right is not turned round but silenced.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Calibration:
         rows: Human labels that it was fitted on.
         nll_before: Mean negative log-likelihood of people's choices as the judge gives them, nats.
         nll_after: The same calibrated, each pair by a fit on the other folds.
-        judge_revision, constitution_digest, template_digest, protocol, principles: The judge that it was fitted for.
+        judge_revision, constitution_digest, template_digest, protocol, principles: The judge that it was
+        fitted for.
     """
 
     method: Method
@@ -72,21 +74,42 @@ class Calibration:
             DataError: A value is missing, unknown, or of another kind.
         """
         names = cls.__dataclass_fields__
-        texts = ("method", "judge_revision", "constitution_digest", "template_digest", "protocol", "principles")
+        texts = (
+            "method",
+            "judge_revision",
+            "constitution_digest",
+            "template_digest",
+            "protocol",
+            "principles",
+        )
         for name in names:
             kind: type | tuple[type, ...] = str if name in texts else (int, float)
             if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
-                raise DataError(f"a calibration has no proper `{name}`", where=where, remedy="write it anew with --save-calibration")
+                raise DataError(
+                    f"a calibration has no proper `{name}`",
+                    where=where,
+                    remedy="write it anew with --save-calibration",
+                )
         if unknown := sorted(set(values) - set(names)):
-            raise DataError(f"a calibration has no `{unknown[0]}`", where=where, remedy="write it anew with --save-calibration")
+            raise DataError(
+                f"a calibration has no `{unknown[0]}`",
+                where=where,
+                remedy="write it anew with --save-calibration",
+            )
         return cls(**values)
 
 
 def fit_calibration(
-    logits: Sequence[float], a_wins: Sequence[float], groups: Sequence[str], *, method: Method = "temperature", seed: int = 0,
+    logits: Sequence[float],
+    a_wins: Sequence[float],
+    groups: Sequence[str],
+    *,
+    method: Method = "temperature",
+    seed: int = 0,
     **judge: str,
 ) -> Calibration:
-    """Fit on human labels, and tell what it gains on labels that a fit has not seen (cross-validated in five folds).
+    """Fit on human labels, and tell what it gains on labels that a fit has not seen (cross-validated in five
+    folds).
 
     Args:
         logits: Log-odds that `a` is better, one a pair (nats).
@@ -107,12 +130,21 @@ def fit_calibration(
     for fold in range(FOLDS):
         seen = [row for row, each in enumerate(folds) if each != fold]
         slope, intercept = fit([logits[row] for row in seen], [a_wins[row] for row in seen], method=method)
-        held_out += [loss(slope * logits[row] + intercept, a_wins[row]) for row, each in enumerate(folds) if each == fold]
+        held_out += [
+            loss(slope * logits[row] + intercept, a_wins[row])
+            for row, each in enumerate(folds)
+            if each == fold
+        ]
     slope, intercept = fit(logits, a_wins, method=method)
     before = math.fsum(loss(logit, won) for logit, won in zip(logits, a_wins, strict=True)) / len(logits)
     return Calibration(
-        method=method, slope=slope, intercept=intercept, rows=len(logits), nll_before=before,
-        nll_after=math.fsum(held_out) / len(held_out), **judge,
+        method=method,
+        slope=slope,
+        intercept=intercept,
+        rows=len(logits),
+        nll_before=before,
+        nll_after=math.fsum(held_out) / len(held_out),
+        **judge,
     )
 
 
@@ -121,7 +153,8 @@ def fit(logits: Sequence[float], a_wins: Sequence[float], *, method: Method) -> 
     x = np.asarray(logits, dtype=np.float64)
     won = np.asarray(a_wins, dtype=np.float64)
     if method == "temperature":
-        # The pair and its swap carry the same news. Told so that people's choice is always the first, all are wins.
+        # The pair and its swap carry the same news. Told so that people's choice is always the first, all are
+        # wins.
         signed = np.where(won > 0.5, x, -x)
         slope = _newton(signed[:, None], np.full(len(x), (len(x) + 1) / (len(x) + 2)))[0]
         return max(float(slope), 0.0), 0.0

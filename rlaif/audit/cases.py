@@ -1,4 +1,5 @@
-"""What an audit looks at: comparisons, with what people said of them where they did, and the judge's verdicts on them."""
+"""What an audit looks at: comparisons, with what people said of them where they did, and the judge's verdicts
+on them."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class Pair(NamedTuple):
 
     def swap(self) -> Pair:
         """The same pair with `a` and `b` exchanged; its own inverse."""
-        return Pair(comparison=self.comparison.swap(), a_wins=None if self.a_wins is None else 1 - self.a_wins)
+        return Pair(
+            comparison=self.comparison.swap(), a_wins=None if self.a_wins is None else 1 - self.a_wins
+        )
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class Case:
 def turn_half(pairs: Iterable[Pair], *, seed: int) -> list[Pair]:
     """The pairs in their order, every second one of a hash order turned.
 
-    A file of chosen and rejected names the better one first; turned so, "always the first" is right half the time, as it should
-    be. The hash decides which ones, so that nothing in the order of the file can matter.
+    A file of chosen and rejected names the better one first; turned so, "always the first" is right half the
+    time, as it should be. The hash decides which ones, so that nothing in the order of the file can matter.
     """
     rows = list(pairs)
     ranked = sorted(range(len(rows)), key=lambda row: (unit_from(seed, "turn", rows[row].comparison.id), row))
@@ -77,7 +80,8 @@ def judge_pairs(judge: Judge, pairs: Sequence[Pair]) -> Iterator[Case]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON: frozen values become objects by field name, a number that is not finite becomes null."""
+    """`value` as JSON: frozen values become objects by field name, a number that is not finite becomes
+    null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

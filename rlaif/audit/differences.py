@@ -1,7 +1,8 @@
-"""What swapping one constitution for another changes in the labels of one judge, and which principles make the change.
+"""What swapping one constitution for another changes in the labels of one judge, and which principles make
+the change.
 
-Both sides are judged on the same comparisons by all of their principles, so that leaving a principle out needs no new question: the
-label is the weighted mean of the rest.
+Both sides are judged on the same comparisons by all of their principles, so that leaving a principle out
+needs no new question: the label is the weighted mean of the rest.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class Influence:
 
     Attributes:
         side: `a`, `b`, or `both` for a principle that is the same in both.
-        own_flips: Share of the labels of its own constitution that change without it (the mean of the two for `both`).
-        drives: Share of flipped labels between A and B, less that share without the principle: above 0, it makes them differ.
+        own_flips: Share of the labels of its own constitution that change without it (the mean of the two for
+            `both`).
+        drives: Share of flipped labels between A and B, less that share without the principle: above 0, it
+            makes them differ.
     """
 
     id: str
@@ -64,7 +67,8 @@ class Influence:
 
 @dataclass(frozen=True, slots=True)
 class Mover:
-    """A comparison whose label moves: P(first is better) under either constitution, and the principle that pulls hardest."""
+    """A comparison whose label moves: P(first is better) under either constitution, and the principle that
+    pulls hardest."""
 
     comparison_id: str
     prompt: str
@@ -126,22 +130,37 @@ def difference(a: Side, b: Side, *, judge: str = "", protocol: str = "") -> Diff
         DataError: They judged different comparisons, or none has a label on both sides.
     """
     if [case.pair.comparison.id for case in a.cases] != [case.pair.comparison.id for case in b.cases]:
-        raise DataError("the two constitutions judged different comparisons", remedy="judge the same ones, in the same order")
+        raise DataError(
+            "the two constitutions judged different comparisons",
+            remedy="judge the same ones, in the same order",
+        )
     rows = [
         (x.logit_a, y.logit_a, x, y)
-        for x, y in zip(a.cases, b.cases, strict=True) if x.logit_a is not None and y.logit_a is not None
+        for x, y in zip(a.cases, b.cases, strict=True)
+        if x.logit_a is not None and y.logit_a is not None
     ]
     if not rows:
-        raise DataError(f"none of {len(a.cases)} comparisons has a label under both constitutions", remedy="see why with rlaif audit")
+        raise DataError(
+            f"none of {len(a.cases)} comparisons has a label under both constitutions",
+            remedy="see why with rlaif audit",
+        )
     winners = [(x > 0, y > 0) for x, y, _, _ in rows]
     flipped = sum(x != y for x, y in winners)
     changed = changes(a.constitution, b.constitution)
     return Difference(
-        a=a.constitution.name, b=b.constitution.name, judge=judge, protocol=protocol, comparisons=len(a.cases), both=len(rows),
-        flipped=stats.wilson(flipped, len(rows)), kappa=stats.cohen_kappa([x for x, _ in winners], [y for _, y in winners]),
+        a=a.constitution.name,
+        b=b.constitution.name,
+        judge=judge,
+        protocol=protocol,
+        comparisons=len(a.cases),
+        both=len(rows),
+        flipped=stats.wilson(flipped, len(rows)),
+        kappa=stats.cohen_kappa([x for x, _ in winners], [y for _, y in winners]),
         shift=math.fsum(abs(sigmoid(x) - sigmoid(y)) for x, y, _, _ in rows) / len(rows),
-        correlation=_correlation([x for x, _, _, _ in rows], [y for _, y, _, _ in rows]), changes=changed,
-        influences=_influences(a, b, changed), redundant=(*_redundant(a, "a"), *_redundant(b, "b")),
+        correlation=_correlation([x for x, _, _, _ in rows], [y for _, y, _, _ in rows]),
+        changes=changed,
+        influences=_influences(a, b, changed),
+        redundant=(*_redundant(a, "a"), *_redundant(b, "b")),
         movers=_movers(a, b, [(x, y) for _, _, x, y in rows]),
     )
 
@@ -152,7 +171,16 @@ def changes(a: Constitution, b: Constitution) -> tuple[Change, ...]:
     found = []
     for id, principle in ours.items():
         other = theirs.get(id)
-        found.append(Change(id, "removed" if other is None else "same" if other.meaning() == principle.meaning() else "changed"))
+        found.append(
+            Change(
+                id,
+                "removed"
+                if other is None
+                else "same"
+                if other.meaning() == principle.meaning()
+                else "changed",
+            )
+        )
     return (*found, *(Change(id, "added") for id in theirs if id not in ours))
 
 
@@ -170,10 +198,18 @@ def _influences(a: Side, b: Side, changed: Sequence[Change]) -> tuple[Influence,
         for side in sides:
             without_a = _labels(a, without=id) if side != "b" else whole[0]
             without_b = _labels(b, without=id) if side != "a" else whole[1]
-            own = [_flips(whole[0], without_a)] * (side != "b") + [_flips(whole[1], without_b)] * (side != "a")
-            found.append(Influence(
-                id=id, side=side, change=kinds[id], own_flips=math.fsum(own) / len(own), drives=base - _flips(without_a, without_b),
-            ))
+            own = [_flips(whole[0], without_a)] * (side != "b") + [_flips(whole[1], without_b)] * (
+                side != "a"
+            )
+            found.append(
+                Influence(
+                    id=id,
+                    side=side,
+                    change=kinds[id],
+                    own_flips=math.fsum(own) / len(own),
+                    drives=base - _flips(without_a, without_b),
+                )
+            )
     return tuple(sorted(found, key=lambda each: (-each.drives, -each.own_flips, each.id, each.side)))
 
 
@@ -194,7 +230,11 @@ def _redundant(side: Side, name: Literal["a", "b"]) -> list[Redundant]:
     columns = {id: [case.by_principle.get(id) for case in side.cases] for id in _ids(side)}
     found = []
     for first, second in combinations(columns, 2):
-        rows = [(x, y) for x, y in zip(columns[first], columns[second], strict=True) if x is not None and y is not None]
+        rows = [
+            (x, y)
+            for x, y in zip(columns[first], columns[second], strict=True)
+            if x is not None and y is not None
+        ]
         correlation = _correlation([x for x, _ in rows], [y for _, y in rows])
         if correlation is not None and correlation >= REDUNDANT:
             found.append(Redundant(side=name, first=first, second=second, correlation=correlation))
@@ -223,8 +263,13 @@ def _mover(a: Side, b: Side, ours: Case, theirs: Case) -> Mover:
     way = 1.0 if theirs.logit_a >= ours.logit_a else -1.0
     comparison = ours.pair.comparison
     return Mover(
-        comparison_id=comparison.id, prompt=_last_turn(comparison), first=comparison.a.text, second=comparison.b.text,
-        p_a=sigmoid(ours.logit_a), p_b=sigmoid(theirs.logit_a), principle=max(pulls, key=lambda id: way * pulls[id]),
+        comparison_id=comparison.id,
+        prompt=_last_turn(comparison),
+        first=comparison.a.text,
+        second=comparison.b.text,
+        p_a=sigmoid(ours.logit_a),
+        p_b=sigmoid(theirs.logit_a),
+        principle=max(pulls, key=lambda id: way * pulls[id]),
     )
 
 

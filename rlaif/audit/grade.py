@@ -1,15 +1,17 @@
 """The verdict on a judge in words, by fixed thresholds.
 
-The accuracy is that on human-labelled pairs; without any, that on the built-in probes whose tags the constitution's principles
-have (all probes, if none has). Then, the first that fits:
+The accuracy is that on human-labelled pairs; without any, that on the built-in probes whose tags the
+constitution's principles have (all probes, if none has). Then, the first that fits:
 
-*do not use*: more than 5 % of the verdicts are invalid; or the 95 % interval of the accuracy reaches down to 50 %, so that the
-judge is not shown to be better than a coin; or the accuracy is not above the best of always-longer, always-shorter and
-always-first; or nothing tells the accuracy and the two orders contradict each other in more than half of the questions.
+*do not use*: more than 5 % of the verdicts are invalid; or the 95 % interval of the accuracy reaches down to
+50 %, so that the judge is not shown to be better than a coin; or the accuracy is not above the best of
+always-longer, always-shorter and always-first; or nothing tells the accuracy and the two orders contradict
+each other in more than half of the questions.
 
-*use with care*: there are no human pairs, or fewer than 100; or the interval reaches below 60 %, or not above the best of those
-rules; or the orders contradict each other in more than 35 % of the questions (PaLM 2 L: 18 %, S: 21 %, XS: 56 %; Lee et al. 2023,
-arXiv 2309.00267); or the calibration error is above 0.15; or a change of labels or wording changes more than 25 % of the labels.
+*use with care*: there are no human pairs, or fewer than 100; or the interval reaches below 60 %, or not above
+the best of those rules; or the orders contradict each other in more than 35 % of the questions (PaLM 2 L: 18
+%, S: 21 %, XS: 56 %; Lee et al. 2023, arXiv 2309.00267); or the calibration error is above 0.15; or a change
+of labels or wording changes more than 25 % of the labels.
 
 *trust*: none of these.
 """
@@ -41,7 +43,9 @@ MAX_ECE = 0.15
 MIN_SAME = 0.75
 
 _OPENING: dict[Grade, str] = {
-    "trust": "fit to label with", "use with care": "label with this only with care", "do not use": "do not label with this",
+    "trust": "fit to label with",
+    "use with care": "label with this only with care",
+    "do not use": "do not label with this",
 }
 
 
@@ -68,7 +72,9 @@ class Judgement:
     reasons: tuple[str, ...]
 
 
-def judgement(basis: Basis | None, bias: Bias, sensitivities: Sequence[Sensitivity], *, protocol: str) -> Judgement:
+def judgement(
+    basis: Basis | None, bias: Bias, sensitivities: Sequence[Sensitivity], *, protocol: str
+) -> Judgement:
     """Grade a judge by the thresholds above."""
     grave = list(_grave(basis, bias))
     slight = list(_slight(basis, bias, sensitivities))

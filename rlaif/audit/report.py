@@ -1,4 +1,5 @@
-"""What an audit found, as frozen values: by judge, by protocol, by principle. `rlaif.audit.cases.plain` turns them into JSON."""
+"""What an audit found, as frozen values: by judge, by protocol, by principle. `rlaif.audit.cases.plain` turns
+them into JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from rlaif.audit.sensitivity import Sensitivity
 from rlaif.digest import digest
 from rlaif.judging.judge import PrincipleMode
 
-__all__ = ["AuditKey", "AuditReport", "PrincipleAudit", "ProbeAudit", "ProtocolAudit", "audit_line", "worst_grade"]
+__all__ = [
+    "AuditKey",
+    "AuditReport",
+    "PrincipleAudit",
+    "ProbeAudit",
+    "ProtocolAudit",
+    "audit_line",
+    "worst_grade",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,8 @@ class AuditKey:
 
 @dataclass(frozen=True, slots=True)
 class PrincipleAudit:
-    """One principle alone. `accuracy` is on people's pairs, `probes` on the built-in ones that share a tag with it, or all."""
+    """One principle alone. `accuracy` is on people's pairs, `probes` on the built-in ones that share a tag
+    with it, or all."""
 
     id: str
     verdicts: int
@@ -51,7 +61,8 @@ class ProbeAudit:
     """Accuracy on comparisons with an obvious right answer.
 
     Attributes:
-        scope: Tags that the principles and the probes share; the graded figure is on these probes. Empty: on all.
+        scope: Tags that the principles and the probes share; the graded figure is on these probes. Empty: on
+            all.
         by_tag: Accuracy by tag, all principles together.
         own_principles: Accuracy by tag, of those principles alone that carry the tag.
     """

@@ -1,9 +1,9 @@
 """Suggest a protocol and a subset of principles: chosen on one half of the pairs, confirmed on the other.
 
-The best of many candidates looks better on the pairs that it was chosen on than it is. So the pairs are divided in two by a hash
-of their prompt; the candidates compete on one half, and only the winner's figure on the other half is told as its accuracy.
-Candidates are few on purpose: for each protocol, the principles in the order of their own accuracy, the first one, the first two,
-and so on.
+The best of many candidates looks better on the pairs that it was chosen on than it is. So the pairs are
+divided in two by a hash of their prompt; the candidates compete on one half, and only the winner's figure on
+the other half is told as its accuracy. Candidates are few on purpose: for each protocol, the principles in
+the order of their own accuracy, the first one, the first two, and so on.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Suggestion:
         chosen_on: Accuracy on the half that it was chosen on: too good by selection.
         confirmed_on: Accuracy on the other half.
         all_principles: Accuracy, on that other half, of all principles under the same protocol.
-        confirmed: Whether the other half shows it to be better than a coin, above always-longer and always-shorter, and no worse
-            than all principles.
+        confirmed: Whether the other half shows it to be better than a coin, above always-longer and
+            always-shorter, and no worse than all principles.
         words: The advice, a sentence.
     """
 
@@ -59,7 +59,7 @@ def halves(cases: Sequence[Case], *, seed: int) -> tuple[list[Case], list[Case]]
 
 
 def suggest(
-    by_protocol: Mapping[str, Sequence[Case]], *, weights: Mapping[str, float], pairs: str, seed: int,
+    by_protocol: Mapping[str, Sequence[Case]], *, weights: Mapping[str, float], pairs: str, seed: int
 ) -> Suggestion | None:
     """The best protocol and principles; `None` with fewer than `FEWEST` labelled pairs, or nothing judged.
 
@@ -79,12 +79,20 @@ def suggest(
     if best is None:
         return None
     _, protocol, principles, chosen_on = best
-    return _confirm(by_protocol[protocol], protocol, principles, chosen_on, weights=weights, pairs=pairs, seed=seed)
+    return _confirm(
+        by_protocol[protocol], protocol, principles, chosen_on, weights=weights, pairs=pairs, seed=seed
+    )
 
 
 def _confirm(
-    cases: Sequence[Case], protocol: str, principles: tuple[str, ...], chosen_on: Agreement, *,
-    weights: Mapping[str, float], pairs: str, seed: int,
+    cases: Sequence[Case],
+    protocol: str,
+    principles: tuple[str, ...],
+    chosen_on: Agreement,
+    *,
+    weights: Mapping[str, float],
+    pairs: str,
+    seed: int,
 ) -> Suggestion | None:
     _, confirming = halves(cases, seed=seed)
     everything = tuple(dict.fromkeys(name for case in cases for name in case.by_principle))
@@ -94,28 +102,44 @@ def _confirm(
     rules = baselines([case.pair for case in confirming])
     length = max(rules.longer.value, rules.shorter.value)
     confirmed = found.accuracy.low > COIN and length < found.accuracy.value >= whole.accuracy.value
-    kept = "all principles" if set(principles) == set(everything) else f"{len(principles)} of {len(everything)} principles"
+    kept = (
+        "all principles"
+        if set(principles) == set(everything)
+        else f"{len(principles)} of {len(everything)} principles"
+    )
     told = f"{share(found.accuracy)} on the half it was not chosen on"
     if confirmed:
         how = "use" if found.accuracy.low >= SOLID else "if at all, and with care,"
         words = f"{how} {protocol} with {kept} ({', '.join(principles)}): {told}"
     else:
-        words = f"no choice of protocol and principles is confirmed; the best on one half, {protocol} with {kept}, has {told}"
+        words = (
+            f"no choice of protocol and principles is confirmed; the best on one half, {protocol} with "
+            f"{kept}, has {told}"
+        )
     return Suggestion(
-        protocol=protocol, principles=principles, pairs=pairs, chosen_on=chosen_on.accuracy, confirmed_on=found.accuracy,
-        all_principles=whole.accuracy, confirmed=confirmed, words=words,
+        protocol=protocol,
+        principles=principles,
+        pairs=pairs,
+        chosen_on=chosen_on.accuracy,
+        confirmed_on=found.accuracy,
+        all_principles=whole.accuracy,
+        confirmed=confirmed,
+        words=words,
     )
 
 
 def mean_logit(case: Case, principles: Sequence[str], weights: Mapping[str, float]) -> float | None:
     """Log-odds of the label that `principles` alone give; `None` when none of them is valid."""
-    valid = [(weights[name], logit) for name in principles if (logit := case.by_principle.get(name)) is not None]
+    valid = [
+        (weights[name], logit) for name in principles if (logit := case.by_principle.get(name)) is not None
+    ]
     total = math.fsum(weight for weight, _ in valid)
     return math.fsum(weight * logit for weight, logit in valid) / total if total > 0 else None
 
 
 def _candidates(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    """All principles first, so that a tie keeps them; then the best one, the best two, and so on, by accuracy alone."""
+    """All principles first, so that a tie keeps them; then the best one, the best two, and so on, by accuracy
+    alone."""
     names = list(dict.fromkeys(name for case in cases for name in case.by_principle))
     alone = {name: _subset_agreement(cases, (name,), dict.fromkeys(names, 1.0)) for name in names}
     scores = {name: found.accuracy.value for name, found in alone.items() if found}
@@ -123,6 +147,12 @@ def _candidates(cases: Sequence[Case]) -> list[tuple[str, ...]]:
     return [tuple(ranked[:size]) for size in (len(ranked), *range(1, len(ranked)))] if ranked else []
 
 
-def _subset_agreement(cases: Sequence[Case], principles: Sequence[str], weights: Mapping[str, float]) -> Agreement | None:
-    rows = [(mean_logit(case, principles, weights), case.pair.a_wins) for case in cases if case.pair.a_wins is not None]
+def _subset_agreement(
+    cases: Sequence[Case], principles: Sequence[str], weights: Mapping[str, float]
+) -> Agreement | None:
+    rows = [
+        (mean_logit(case, principles, weights), case.pair.a_wins)
+        for case in cases
+        if case.pair.a_wins is not None
+    ]
     return agreement([logit for logit, _ in rows], [won for _, won in rows])

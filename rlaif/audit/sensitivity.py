@@ -1,7 +1,9 @@
-"""Does the label survive a change that should not matter: other label letters, or the same question in other words?
+"""Does the label survive a change that should not matter: other label letters, or the same question in other
+words?
 
-The letters are changed in the instruction that follows the quoted responses, in the worked examples and in what is read; never in
-quoted text. Questions are reworded by rules, without a model, so only in the languages that `REWORDINGS` knows.
+The letters are changed in the instruction that follows the quoted responses, in the worked examples and in
+what is read; never in quoted text. Questions are reworded by rules, without a model, so only in the languages
+that `REWORDINGS` knows.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ __all__ = ["REWORDINGS", "Sensitivity", "Variant", "measure", "variants"]
 Kind = Literal["labels", "wording"]
 
 _SYNONYMS = (
-    ("Which response", "Which of the two responses"), ("In which response", "In which of the two responses"),
-    ("this response", "the response above"), ("this text", "the text above"),
+    ("Which response", "Which of the two responses"),
+    ("In which response", "In which of the two responses"),
+    ("this response", "the response above"),
+    ("this text", "the text above"),
 )
 REWORDINGS: Mapping[str, tuple[tuple[str, Callable[[str], str]], ...]] = {
     "en": (
@@ -82,7 +86,12 @@ class Relabelled(Pairwise):
     """
 
     def __init__(
-        self, library: PromptLibrary, constitution: Constitution, mapping: tuple[str, str], *, least_share: float = LEAST_SHARE
+        self,
+        library: PromptLibrary,
+        constitution: Constitution,
+        mapping: tuple[str, str],
+        *,
+        least_share: float = LEAST_SHARE,
     ) -> None:
         super().__init__(library, constitution, least_share=least_share)
         self._mapping = mapping
@@ -95,7 +104,9 @@ class Relabelled(Pairwise):
     def _relabel(self, request: LabelRequest, asked: str) -> LabelRequest:
         names = dict(zip((label.strip() for label in request.labels), self._mapping, strict=True))
         messages = tuple(
-            Message(message.role, _relabel_text(message.content, asked, names)) if message.role == "user" else message
+            Message(message.role, _relabel_text(message.content, asked, names))
+            if message.role == "user"
+            else message
             for message in request.messages
         )
         labels = tuple(label.replace(label.strip(), names[label.strip()]) for label in request.labels)
@@ -110,16 +121,27 @@ class ReversedAnswers(Pointwise):
         good, bad = (label.strip() for label in super().questions(comparison, principle)[0].labels)
         return super().questions(comparison, replace(principle, answers=Answers(good=bad, bad=good)))
 
-    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+    def verdicts(
+        self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
+    ) -> tuple[Verdict, ...]:
         """As `Pointwise.verdicts`; the first label is now the bad one, so the sign is turned."""
         found = super().verdicts(comparison, principle, readings)
-        return tuple(replace(verdict, logit_a=None if verdict.logit_a is None else -verdict.logit_a) for verdict in found)
+        return tuple(
+            replace(verdict, logit_a=None if verdict.logit_a is None else -verdict.logit_a)
+            for verdict in found
+        )
 
 
 def variants(
-    name: str, *, library: PromptLibrary, constitution: Constitution, sample: Comparison, least_share: float = LEAST_SHARE
+    name: str,
+    *,
+    library: PromptLibrary,
+    constitution: Constitution,
+    sample: Comparison,
+    least_share: float = LEAST_SHARE,
 ) -> Iterator[Variant | Sensitivity]:
-    """The variants of protocol `name`; a `Sensitivity` with a note stands for one that this template or language does not allow.
+    """The variants of protocol `name`; a `Sensitivity` with a note stands for one that this template or
+    language does not allow.
 
     Args:
         sample: Any comparison, to see what the template does with it.
@@ -129,24 +151,47 @@ def variants(
     before = base.questions(sample, principle)
     if name == "pairwise":
         first, second = (label.strip() for label in before[0].labels)
-        for title, mapping in ((f"labels 1/2 for {first}/{second}", ("1", "2")), ("labels exchanged", (second, first))):
-            protocol = Relabelled(library, _relabel_examples(constitution, mapping), mapping, least_share=least_share)
+        for title, mapping in (
+            (f"labels 1/2 for {first}/{second}", ("1", "2")),
+            ("labels exchanged", (second, first)),
+        ):
+            protocol = Relabelled(
+                library, _relabel_examples(constitution, mapping), mapping, least_share=least_share
+            )
             shown = protocol.questions(sample, principle)[0].messages != before[0].messages
             note = f"the template names no {first} and {second} after `{_AFTER}`"
-            yield Variant(title, "labels", protocol, constitution) if shown else Sensitivity(name=title, kind="labels", note=note)
+            yield (
+                Variant(title, "labels", protocol, constitution)
+                if shown
+                else Sensitivity(name=title, kind="labels", note=note)
+            )
     if name == "pointwise":
         yield Variant("answers exchanged", "labels", ReversedAnswers(library), constitution)
     rewordings = REWORDINGS.get(constitution.language.partition("-")[0], ())
     if not rewordings:
-        yield Sensitivity(name="wording", kind="wording", note=f"no rewording is known for language `{constitution.language}`")
+        yield Sensitivity(
+            name="wording",
+            kind="wording",
+            note=f"no rewording is known for language `{constitution.language}`",
+        )
     for title, reword in rewordings:
         changed = _reworded(constitution, base.half, reword)
-        yield Variant(title, "wording", open_protocol(name, library=library, constitution=changed, least_share=least_share), changed)
+        yield Variant(
+            title,
+            "wording",
+            open_protocol(name, library=library, constitution=changed, least_share=least_share),
+            changed,
+        )
 
 
-def measure(variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: int, progress: Progress) -> Sensitivity:
-    """Judge the pairs of `cases` under `variant`, one principle drawn each, and compare with their verdicts."""
-    judge = open_judge(engine, variant.protocol, variant.constitution, principles="sample", seed=seed, progress=progress)
+def measure(
+    variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: int, progress: Progress
+) -> Sensitivity:
+    """Judge the pairs of `cases` under `variant`, one principle drawn each, and compare with their
+    verdicts."""
+    judge = open_judge(
+        engine, variant.protocol, variant.constitution, principles="sample", seed=seed, progress=progress
+    )
     pairs: list[Pair] = []
     before: list[float] = []
     after: list[float] = []
@@ -158,17 +203,26 @@ def measure(variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: in
             before.append(base)
             after.append(logit)
     if not pairs:
-        return Sensitivity(name=variant.name, kind=variant.kind, note="no comparison was judged validly both ways")
+        return Sensitivity(
+            name=variant.name, kind=variant.kind, note="no comparison was judged validly both ways"
+        )
     same = sum((x > 0) == (y > 0) for x, y in zip(before, after, strict=True))
     shift = math.fsum(abs(sigmoid(x) - sigmoid(y)) for x, y in zip(before, after, strict=True)) / len(pairs)
     return Sensitivity(
-        name=variant.name, kind=variant.kind, rows=len(pairs), same_label=stats.wilson(same, len(pairs)), shift=shift,
-        accuracy=_accuracy(pairs, after), accuracy_before=_accuracy(pairs, before),
+        name=variant.name,
+        kind=variant.kind,
+        rows=len(pairs),
+        same_label=stats.wilson(same, len(pairs)),
+        shift=shift,
+        accuracy=_accuracy(pairs, after),
+        accuracy_before=_accuracy(pairs, before),
     )
 
 
 def _accuracy(pairs: Sequence[Pair], logits: Sequence[float]) -> float | None:
-    rows = [(logit, pair.a_wins) for pair, logit in zip(pairs, logits, strict=True) if pair.a_wins is not None]
+    rows = [
+        (logit, pair.a_wins) for pair, logit in zip(pairs, logits, strict=True) if pair.a_wins is not None
+    ]
     found = agreement([logit for logit, _ in rows], [won for _, won in rows])
     return found.accuracy.value if found else None
 
@@ -186,7 +240,10 @@ def _relabel_text(text: str, asked: str, names: Mapping[str, str]) -> str:
 
 def _relabel_examples(constitution: Constitution, mapping: tuple[str, str]) -> Constitution:
     names: dict[str, Any] = dict(zip("AB", mapping, strict=True))
-    return replace(constitution, examples=tuple(replace(each, answer=names[each.answer]) for each in constitution.examples))
+    return replace(
+        constitution,
+        examples=tuple(replace(each, answer=names[each.answer]) for each in constitution.examples),
+    )
 
 
 def _reworded(constitution: Constitution, half: str, reword: Callable[[str], str]) -> Constitution:

@@ -7,21 +7,40 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.options import common_options, constitution_option, examples, merge_option, prompt_options, reward_options, set_option
+from rlaif.cli.options import (
+    common_options,
+    constitution_option,
+    examples,
+    merge_option,
+    prompt_options,
+    reward_options,
+    set_option,
+)
 from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick, reward_parts
 from rlaif.config.finetune import BestOfKConfig
 
 __all__ = ["best_of_k"]
 
 
-@click.command("best-of-k", epilog=examples(
-    "rlaif best-of-k --reward runs/mine/reward/model --prompts builtin:everyday --k 16",
-    "rlaif best-of-k --reward-function my_package.rewards:short --prompts my_prompts.jsonl --merge",
-    "rlaif best-of-k --reward runs/mine/reward/model --set keep=4 --set rounds=2",
-))
+@click.command(
+    "best-of-k",
+    epilog=examples(
+        "rlaif best-of-k --reward runs/mine/reward/model --prompts builtin:everyday --k 16",
+        "rlaif best-of-k --reward-function my_package.rewards:short --prompts my_prompts.jsonl --merge",
+        "rlaif best-of-k --reward runs/mine/reward/model --set keep=4 --set rounds=2",
+    ),
+)
 @reward_options
-@click.option("--k", type=click.IntRange(min=2, max=1024), default=16, show_default=True, help="Completions a prompt.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest completion, tokens.")
+@click.option(
+    "--k", type=click.IntRange(min=2, max=1024), default=16, show_default=True, help="Completions a prompt."
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Longest completion, tokens.",
+)
 @set_option
 @merge_option
 @prompt_options
@@ -30,9 +49,15 @@ __all__ = ["best_of_k"]
 def best_of_k(**options: Any) -> None:
     """Fine-tune a policy on the best of K of its own samples (rejection sampling).
 
-    The report tells how the best reward grows with K, and the reward and the KL of the policy that was made. The result is a PEFT
-    adapter in adapter/; kept.jsonl holds what it learned.
+    The report tells how the best reward grows with K, and the reward and the KL of the policy that was made.
+    The result is a PEFT adapter in adapter/; kept.jsonl holds what it learned.
     """
     given = {"reward": reward_parts(options), **pick(options, *PROMPTS, "k", "max_new_tokens")}
     recipe = make_recipe("best-of-k", [make_stage(BestOfKConfig, given, options["overrides"])], options)
-    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"], merge=options["merge"])
+    execute(
+        recipe,
+        out=options["out"],
+        journal=options["journal"],
+        dry_run=options["dry_run"],
+        merge=options["merge"],
+    )

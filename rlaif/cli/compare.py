@@ -15,19 +15,23 @@ from rlaif.config.evaluation import CompareConfig
 __all__ = ["compare"]
 
 
-@click.command(epilog=examples(
-    "rlaif compare runs/mine/evaluate/evaluation.json",
-    "rlaif compare first/evaluate/evaluation.json second/evaluate/evaluation.json --out runs/both",
-))
+@click.command(
+    epilog=examples(
+        "rlaif compare runs/mine/evaluate/evaluation.json",
+        "rlaif compare first/evaluate/evaluation.json second/evaluate/evaluation.json --out runs/both",
+    )
+)
 @click.argument("evaluations", nargs=-1, required=True, metavar="EVALUATION.json...")
 @set_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"
+)
 def compare(**options: Any) -> None:
     """Say which policy won, and whether the interval excludes zero.
 
-    Several files are compared as one: they must be of the same prompts, settings and start policy. What training took is read from
-    the stages beside each file.
+    Several files are compared as one: they must be of the same prompts, settings and start policy. What
+    training took is read from the stages beside each file.
     """
     stage = make_stage(CompareConfig, {"evaluations": options["evaluations"]}, options["overrides"])
     execute(make_recipe("compare", [stage], options), out=options["out"], journal=None, dry_run=False)

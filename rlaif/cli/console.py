@@ -1,4 +1,5 @@
-"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and tables. Imported only by commands that run."""
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and tables. Imported only by
+commands that run."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 
 from rlaif.text import one_line, visible
@@ -31,7 +40,8 @@ def say(text: str) -> None:
 
 
 def _console(**options: Any) -> Console:
-    """A console that shows control characters, and square brackets as they are, in whatever is printed, cells among it."""
+    """A console that shows control characters, and square brackets as they are, in whatever is printed, cells
+    among it."""
     console = Console(highlight=False, markup=False, emoji=False, **options)
     console.push_render_hook(_Visible())
     return console
@@ -45,7 +55,8 @@ class _Visible(RenderHook):
 
 
 class _Escaped:
-    """Renders as what it holds, with the texts made visible; colours and cursor moves of rich's own are not texts."""
+    """Renders as what it holds, with the texts made visible; colours and cursor moves of rich's own are not
+    texts."""
 
     def __init__(self, inner: ConsoleRenderable) -> None:
         self._inner = inner
@@ -65,8 +76,12 @@ class ConsoleProgress:
         self._console = _console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=self._console, disable=not self._console.is_terminal,
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
         self._what, self._total, self._done = "", 0, 0
@@ -105,6 +120,8 @@ class ConsoleProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._finish()
         self._bar.stop()

@@ -22,25 +22,29 @@ __all__ = ["constitution"]
 TEXT_KEYS = ("critique", "revision", "comparison", "question")
 
 
-@click.group(epilog="""\b
+@click.group(
+    epilog="""\b
 Examples:
   rlaif constitution show default
   rlaif constitution lint my.yaml --strict
   rlaif constitution import RLMadisonInstructions.json --out cai.yaml
-""")
+"""
+)
 def constitution() -> None:
     """Show, check and import principle files.
 
-    A constitution is a YAML file of principles. A FILE is a path or the name of one that ships: default, default.zh, warmth,
-    concise.
+    A constitution is a YAML file of principles. A FILE is a path or the name of one that ships: default,
+    default.zh, warmth, concise.
     """
 
 
-@constitution.command(epilog="""\b
+@constitution.command(
+    epilog="""\b
 Examples:
   rlaif constitution show warmth
   rlaif constitution show constitutions/default.yaml --json | jq .digest
-""")
+"""
+)
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def show(file: str, as_json: bool) -> None:
@@ -52,11 +56,13 @@ def show(file: str, as_json: bool) -> None:
         _print_table(loaded)
 
 
-@constitution.command(epilog="""\b
+@constitution.command(
+    epilog="""\b
 Examples:
   rlaif constitution lint my.yaml
   rlaif constitution lint constitutions/*.yaml --strict
-""")
+"""
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--strict", is_flag=True, help="Fail on advice too.")
 @click.pass_context
@@ -82,19 +88,28 @@ def lint(ctx: click.Context, files: tuple[str, ...], strict: bool) -> None:
     ctx.exit(1 if failed else 0)
 
 
-@constitution.command("import", epilog="""\b
+@constitution.command(
+    "import",
+    epilog="""\b
 Examples:
   rlaif constitution import RLMadisonInstructions.json CritiqueRevisionInstructions.json --out cai.yaml
   rlaif constitution import CritiqueRevisionInstructions.json --name harmless > harmless.yaml
-""")
+""",
+)
 @click.argument("files", metavar="FILE [FILE]", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="YAML file to write. [default: standard output]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="YAML file to write. [default: standard output]",
+)
 @click.option("--name", default=None, help="Name of the constitution. [default: that of the --out file]")
 def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
-    """Turn the Constitutional AI paper's two JSON files into a constitution, or llm-swarm's critics and revisions.
+    """Turn the Constitutional AI paper's two JSON files into a constitution, or llm-swarm's critics and
+    revisions.
 
-    One FILE or both kinds, in any order. Their principles stay separate: those with critique and revision, and those with a
-    comparison. The files are not part of rlaif; mind their terms.
+    One FILE or both kinds, in any order. Their principles stay separate: those with critique and revision,
+    and those with a comparison. The files are not part of rlaif; mind their terms.
     """
     imported = import_cai(files, name=name or (out.stem if out else "imported"))
     text = to_yaml(imported)
@@ -105,10 +120,12 @@ def import_(files: tuple[str, ...], out: Path | None, name: str | None) -> None:
     tell(f"{out}: {count_of(len(imported.principles), 'principle')}, digest {imported.digest}")
 
 
-@constitution.command(epilog="""\b
+@constitution.command(
+    epilog="""\b
 Example:
   rlaif constitution schema > constitution.schema.json
-""")
+"""
+)
 def schema() -> None:
     """Print the JSON Schema of constitution files, for editors."""
     tell_json(constitution_schema(), indent=2)
@@ -124,17 +141,26 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError as error:
-        raise ConfigError(f"`{path}` exists", remedy="name another file with --out, or remove this one") from error
+        raise ConfigError(
+            f"`{path}` exists", remedy="name another file with --out, or remove this one"
+        ) from error
     except OSError as error:
         what = f"`{path}` cannot be written: {error.strerror or error}"
-        raise ConfigError(what, remedy="name a file in a folder that you may write to, with room left") from error
+        raise ConfigError(
+            what, remedy="name a file in a folder that you may write to, with room left"
+        ) from error
 
 
 def _as_dict(loaded: Constitution) -> dict[str, Any]:
     return {
-        "name": loaded.name, "description": loaded.description, "language": loaded.language, "protocol": loaded.protocol,
+        "name": loaded.name,
+        "description": loaded.description,
+        "language": loaded.language,
+        "protocol": loaded.protocol,
         "digest": loaded.digest,
-        "principles": [principle.meaning() | {"tags": list(principle.tags)} for principle in loaded.principles],
+        "principles": [
+            principle.meaning() | {"tags": list(principle.tags)} for principle in loaded.principles
+        ],
         "examples": [example.meaning() for example in loaded.examples],
     }
 
@@ -146,7 +172,9 @@ def _print_table(loaded: Constitution) -> None:
 
     from rlaif.cli.console import output
 
-    table = Table("principle", *TEXT_KEYS, "answers", "weight", "tags", title=Text(loaded.description or loaded.name))
+    table = Table(
+        "principle", *TEXT_KEYS, "answers", "weight", "tags", title=Text(loaded.description or loaded.name)
+    )
     for principle in loaded.principles:
         halves = ["yes" if getattr(principle, key) else "-" for key in TEXT_KEYS]
         answers = f"{principle.answers.good} / {principle.answers.bad}" if principle.answers else "-"

@@ -19,28 +19,49 @@ SHOWN = 10
 """Principles and comparisons in the printed tables; the files have all."""
 
 
-@click.command(epilog=examples(
-    "rlaif constitution diff default my.yaml --on pairs.jsonl",
-    "rlaif constitution diff old.yaml new.yaml --on preferences.jsonl --protocol pointwise --limit 500",
-    "rlaif constitution diff warmth concise --on pairs.jsonl --json | jq .flipped",
-))
+@click.command(
+    epilog=examples(
+        "rlaif constitution diff default my.yaml --on pairs.jsonl",
+        "rlaif constitution diff old.yaml new.yaml --on preferences.jsonl --protocol pointwise --limit 500",
+        "rlaif constitution diff warmth concise --on pairs.jsonl --json | jq .flipped",
+    )
+)
 @click.argument("a")
 @click.argument("b")
-@click.option("--on", "data", required=True, metavar="SOURCE", help="Pairs to judge: columns chosen and rejected, or a and b.")
-@click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
-@click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt: text or chat messages.")
-@click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted.")
 @click.option(
-    "--protocol", type=click.Choice(["pairwise", "pointwise", "cot"]), default=None, help="How to ask. [default: that of A]",
+    "--on",
+    "data",
+    required=True,
+    metavar="SOURCE",
+    help="Pairs to judge: columns chosen and rejected, or a and b.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs of --on to draw.")
+@click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
+@click.option(
+    "--prompt-column",
+    default="prompt",
+    show_default=True,
+    help="Column with the prompt: text or chat messages.",
+)
+@click.option(
+    "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["pairwise", "pointwise", "cot"]),
+    default=None,
+    help="How to ask. [default: that of A]",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs of --on to draw."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @common_options
 def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
     """Judge the same pairs under constitutions A and B and tell what changes.
 
-    Share of flipped labels, agreement, the principles that drive the difference, the comparisons that move most, what leaving a
-    principle out would do, and which principles say the same. Written as JSON and Markdown.
+    Share of flipped labels, agreement, the principles that drive the difference, the comparisons that move
+    most, what leaving a principle out would do, and which principles say the same. Written as JSON and
+    Markdown.
     """
     from rlaif.audit.cases import plain
     from rlaif.cli.console import ConsoleProgress, output
@@ -71,8 +92,10 @@ def _facts(found: Difference) -> Any:
     from rlaif.text import count_of
 
     return Text(
-        f"{found.a} → {found.b}: {share(found.flipped)} of {found.both} labels flip, κ {figure(found.kappa)}, "
-        f"mean change of P {found.shift:z.3f}, {count_of(len(found.redundant), 'redundant pair')} of principles"
+        f"{found.a} → {found.b}: {share(found.flipped)} of {found.both} labels flip, κ "
+        f"{figure(found.kappa)}, "
+        f"mean change of P {found.shift:z.3f}, {count_of(len(found.redundant), 'redundant pair')} of "
+        "principles"
     )
 
 
@@ -81,10 +104,21 @@ def _tables(found: Difference) -> list[Any]:
 
     from rlaif.report.audit import percent
 
-    drivers = Table("principle", "in", "change", "own flips without it", "drives (points)", title="principles, by what they drive")
+    drivers = Table(
+        "principle",
+        "in",
+        "change",
+        "own flips without it",
+        "drives (points)",
+        title="principles, by what they drive",
+    )
     for each in found.influences[:SHOWN]:
-        drivers.add_row(each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}")
-    movers = Table("comparison", f"P in {found.a}", f"P in {found.b}", "by", title="comparisons that move most")
+        drivers.add_row(
+            each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}"
+        )
+    movers = Table(
+        "comparison", f"P in {found.a}", f"P in {found.b}", "by", title="comparisons that move most"
+    )
     for mover in found.movers[:SHOWN]:
         movers.add_row(mover.comparison_id, f"{mover.p_a:z.2f}", f"{mover.p_b:z.2f}", mover.principle)
     return [drivers, movers]

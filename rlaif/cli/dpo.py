@@ -14,14 +14,32 @@ from rlaif.config.finetune import DpoConfig
 __all__ = ["dpo"]
 
 
-@click.command(epilog=examples(
-    "rlaif dpo --preferences runs/mine/label/preferences.jsonl",
-    "rlaif dpo --preferences ai.jsonl --preferences human.jsonl=0.5 --beta 0.05 --merge",
-    "rlaif dpo --preferences ai.jsonl --set labels=hard --set epochs=2",
-))
-@click.option("--preferences", multiple=True, required=True, metavar="FILE[=WEIGHT]", help="Preferences to learn from; repeat to mix.")
-@click.option("--beta", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="Hold on the reference.")
-@click.option("--skip-bad-rows", is_flag=True, help="Go on without preferences that cannot be learned from; they are counted.")
+@click.command(
+    epilog=examples(
+        "rlaif dpo --preferences runs/mine/label/preferences.jsonl",
+        "rlaif dpo --preferences ai.jsonl --preferences human.jsonl=0.5 --beta 0.05 --merge",
+        "rlaif dpo --preferences ai.jsonl --set labels=hard --set epochs=2",
+    )
+)
+@click.option(
+    "--preferences",
+    multiple=True,
+    required=True,
+    metavar="FILE[=WEIGHT]",
+    help="Preferences to learn from; repeat to mix.",
+)
+@click.option(
+    "--beta",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Hold on the reference.",
+)
+@click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="Go on without preferences that cannot be learned from; they are counted.",
+)
 @set_option
 @merge_option
 @constitution_option
@@ -29,9 +47,18 @@ __all__ = ["dpo"]
 def dpo(**options: Any) -> None:
     """Train a policy on preference labels without a reward model.
 
-    A cheap baseline for `rlaif ppo` and `rlaif best-of-k`: nothing is sampled and nothing is scored. The result is a PEFT adapter in
-    adapter/.
+    A cheap baseline for `rlaif ppo` and `rlaif best-of-k`: nothing is sampled and nothing is scored. The
+    result is a PEFT adapter in adapter/.
     """
-    given = {"files": [weighted_file(text) for text in options["preferences"]], **pick(options, "beta", "skip_bad_rows")}
+    given = {
+        "files": [weighted_file(text) for text in options["preferences"]],
+        **pick(options, "beta", "skip_bad_rows"),
+    }
     recipe = make_recipe("dpo", [make_stage(DpoConfig, given, options["overrides"])], options)
-    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"], merge=options["merge"])
+    execute(
+        recipe,
+        out=options["out"],
+        journal=options["journal"],
+        dry_run=options["dry_run"],
+        merge=options["merge"],
+    )

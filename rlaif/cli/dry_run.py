@@ -27,20 +27,45 @@ def show_plan(plan: Plan, folder: Path) -> None:
     console.rule("what would be done", align="left")
     table = Table()
     priced = plan.cost is not None
-    names = ("stage", "model", "counts", "tokens read", "tokens written at most", "time, about", "cost at most")
+    names = (
+        "stage",
+        "model",
+        "counts",
+        "tokens read",
+        "tokens written at most",
+        "time, about",
+        "cost at most",
+    )
     for name in names if priced else names[:-1]:
-        table.add_column(name, justify="right" if name.startswith(("tokens", "time", "cost")) else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if name.startswith(("tokens", "time", "cost")) else "left", overflow="fold"
+        )
     for stage in plan.stages:
         counts = "\n".join(f"{value:,} {name}" for name, value in stage.counts.items())
-        cells = (stage.name, stage.model, counts, f"{stage.read:,}", f"{stage.write:,}", duration(stage.seconds))
+        cells = (
+            stage.name,
+            stage.model,
+            counts,
+            f"{stage.read:,}",
+            f"{stage.write:,}",
+            duration(stage.seconds),
+        )
         table.add_row(*cells, *_cost(stage, priced))
     console.print(table)
     if plan.cost is not None:
-        console.print(f"at most about {money(plan.cost)} in all, by the prices given, counting each word as a token", soft_wrap=True)
-    time = f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; " if plan.seconds else ""
+        console.print(
+            f"at most about {money(plan.cost)} in all, by the prices given, counting each word as a token",
+            soft_wrap=True,
+        )
+    time = (
+        f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; "
+        if plan.seconds
+        else ""
+    )
     console.print(
         f"{time}answers in the journal cost nothing\n"
-        f"the run would be in {folder}; nothing was asked, nothing was written", soft_wrap=True,
+        f"the run would be in {folder}; nothing was asked, nothing was written",
+        soft_wrap=True,
     )
 
 
@@ -50,12 +75,14 @@ def _cost(stage: StagePlan, priced: bool) -> list[str]:
 
 
 def _without_placeholders(text: str) -> str:
-    """The prompt as a reader wants it: what stands in for a completion is as long as one, and says nothing."""
+    """The prompt as a reader wants it: what stands in for a completion is as long as one, and says
+    nothing."""
     return IMAGINED.sub("(a completion of this run)", text)
 
 
 def duration(seconds: float | None) -> str:
-    """`seconds` for a reader: `40 s`, `12 min`, `3.5 h`; a dash where unknown (scripted and served models, training)."""
+    """`seconds` for a reader: `40 s`, `12 min`, `3.5 h`; a dash where unknown (scripted and served models,
+    training)."""
     if seconds is None:
         return "-"
     if seconds < 90:

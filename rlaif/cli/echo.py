@@ -1,4 +1,5 @@
-"""How a command writes to its streams: every text is made visible first, since paths, names, ids and answers come from outside."""
+"""How a command writes to its streams: every text is made visible first, since paths, names, ids and answers
+come from outside."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def tell_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def tell_yaml(text: str) -> None:
-    """Write YAML as it is: its writer has escaped control characters, and marks of direction belong to texts."""
+    """Write YAML as it is: its writer has escaped control characters, and marks of direction belong to
+    texts."""
     click.echo(text, nl=False)
 
 

@@ -1,4 +1,5 @@
-"""Run a recipe for a command: progress while it runs, a summary at the end. Imports torch's users only when it is called."""
+"""Run a recipe for a command: progress while it runs, a summary at the end. Imports torch's users only when
+it is called."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ EXCERPT = 300
 """Characters of a text that are printed; the files hold all of it."""
 
 
-def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool, merge: bool = False) -> None:
+def execute(
+    recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool, merge: bool = False
+) -> None:
     """Run `recipe` and print its summary; with `dry_run`, print what would be done.
 
     Args:
@@ -44,7 +47,10 @@ def execute(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: 
         if merge:
             from rlaif.jobs.merging import adapter_of, merge_adapter
 
-            progress.note(f"the full model is in {merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}")
+            progress.note(
+                "the full model is in "
+                f"{merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}"
+            )
     console = output()
     for stage in result.stages:
         _show_stage(stage, console, evaluated="evaluate" in {each.config.stage for each in result.stages})
@@ -71,7 +77,15 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     counts, models = stage.manifest.counts, stage.manifest.models
     _head(stage.config.name, f"judge {models['judge']}, {stage.manifest.parts['protocol']}", console)
     table = Table(title=None)
-    for name in ("principle", "verdicts", "invalid", "flip rate", "first shown wins", "mean strength", "labels hold"):
+    for name in (
+        "principle",
+        "verdicts",
+        "invalid",
+        "flip rate",
+        "first shown wins",
+        "mean strength",
+        "labels hold",
+    ):
         table.add_column(name, justify="left" if name == "principle" else "right")
     for name, row in statistics["principles"].items():
         table.add_row(name, *_cells(row))
@@ -81,7 +95,8 @@ def _show_labels(stage: StageResult, console: Console) -> None:
     console.print(
         f"{labelled(counts)}\n"
         f"ties {_rate(statistics['tie_rate'])} (within 0.005 of one half)   mean label strength "
-        f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)", soft_wrap=True,
+        f"{_number(statistics['mean_strength'])} (|p - 0.5|: 0 says nothing, 0.5 is certain)",
+        soft_wrap=True,
     )
     _show_examples(stage, console)
 
@@ -95,12 +110,15 @@ def labelled(counts: Mapping[str, int]) -> str:
     """What became of the comparisons, in a line; only what happened is told."""
     kept, asked = counts["preferences"], counts["comparisons"]
     without = {
-        "without a label": counts["unlabelled"], "too weak (weak.jsonl)": counts.get("weak", 0),
+        "without a label": counts["unlabelled"],
+        "too weak (weak.jsonl)": counts.get("weak", 0),
         "not best against worst": counts["not_best_worst"],
     }
     before = {
-        "identical pairs": counts["identical_pairs"], "repeated pairs": counts["repeated_pairs"],
-        "pairs not drawn": counts["pairs_not_drawn"], "rows that cannot be read": counts.get("bad_rows", 0),
+        "identical pairs": counts["identical_pairs"],
+        "repeated pairs": counts["repeated_pairs"],
+        "pairs not drawn": counts["pairs_not_drawn"],
+        "rows that cannot be read": counts.get("bad_rows", 0),
     }
     lost = [f"{count:,} {reason}" for reason, count in without.items() if count]
     share = f"{kept:,}" if not lost else f"{kept:,} of {asked:,}"
@@ -110,9 +128,12 @@ def labelled(counts: Mapping[str, int]) -> str:
 
 
 def questions(asked: int, reused: int) -> str:
-    """How many questions models were asked; an answer is reused from the journal, or from the same question of this run."""
+    """How many questions models were asked; an answer is reused from the journal, or from the same question
+    of this run."""
     line = f"asked {count_of(asked, 'question')}"
-    return f"{line}, {reused:,} more had an answer already (of this run or an earlier one)" if reused else line
+    return (
+        f"{line}, {reused:,} more had an answer already (of this run or an earlier one)" if reused else line
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -126,7 +147,11 @@ def _show_examples(stage: StageResult, console: Console) -> None:
 
     for row in read_spread(stage.folder / next(iter(stage.manifest.outputs)), EXAMPLES):
         _head(row["id"], f"p(chosen) = {row['p_chosen']:z.3f}", console)
-        for name, messages in (("prompt", row["prompt"]), ("chosen", row["chosen"]), ("rejected", row["rejected"])):
+        for name, messages in (
+            ("prompt", row["prompt"]),
+            ("chosen", row["chosen"]),
+            ("rejected", row["rejected"]),
+        ):
             console.print(f"  {name:>8}  ", style="dim", end="")
             console.print(_excerpt(messages[-1]["content"]), soft_wrap=True)
 
@@ -143,25 +168,31 @@ def _show_end(result: RunResult, console: Console) -> None:
     for stage in result.stages:
         if stage.manifest.gaps:
             console.print(
-                f"{stage.config.name}: {stage.manifest.gaps} questions got no answer, for a reason that may pass; the same command "
-                f"asks them again, and nothing else", soft_wrap=True,
+                f"{stage.config.name}: {stage.manifest.gaps} questions got no answer, for a reason that may "
+                "pass; the same command "
+                f"asks them again, and nothing else",
+                soft_wrap=True,
             )
     _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)
     console.print(f"{result.seconds:.0f} s in all")
 
 
 def _spent(spent: Sequence[Spent], limit: float | None) -> list[str]:
-    """What the run has used of models behind servers, a line for each, and its cost where prices were given."""
+    """What the run has used of models behind servers, a line for each, and its cost where prices were
+    given."""
     from rlaif.engines.api.costs import money
 
     lines = [
-        f"{one_line(each.model)}: {each.requests:,} answers, {each.prompt_tokens:,} tokens read, {each.completion_tokens:,} written"
-        + (f", cost {money(each.cost)}" if each.cost else "")
+        f"{one_line(each.model)}: {each.requests:,} answers, {each.prompt_tokens:,} tokens read, "
+        f"{each.completion_tokens:,} written" + (f", cost {money(each.cost)}" if each.cost else "")
         for each in spent
     ]
     total = sum(each.cost for each in spent)
     if total or limit is not None:
-        lines.append(f"this run has cost {money(total)}" + (f" of the {money(limit)} allowed" if limit is not None else ""))
+        lines.append(
+            f"this run has cost {money(total)}"
+            + (f" of the {money(limit)} allowed" if limit is not None else "")
+        )
     return lines
 
 
@@ -172,7 +203,9 @@ def _show_memory(stages: Sequence[StageResult], console: Console) -> None:
     for stage in stages:
         planned, peak = stage.manifest.planned_bytes, stage.manifest.peak_bytes
         plan = f", planned {size(planned)} ({planned / peak - 1:+.0%})" if planned else ""
-        console.print(f"memory of {stage.config.name}: peak {size(peak)}{plan}", soft_wrap=True, highlight=False)
+        console.print(
+            f"memory of {stage.config.name}: peak {size(peak)}{plan}", soft_wrap=True, highlight=False
+        )
 
 
 def _excerpt(text: str) -> str:

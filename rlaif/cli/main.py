@@ -1,4 +1,5 @@
-"""The root command. A subcommand is imported when it is called, so that help stays quick and torch stays out of it."""
+"""The root command. A subcommand is imported when it is called, so that help stays quick and torch stays out
+of it."""
 
 from __future__ import annotations
 
@@ -47,10 +48,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""torch's switch for 2 MB pages under large tensors on a CPU: judging is about a tenth faster. It reads it at its first tensor."""
+"""torch's switch for 2 MB pages under large tensors on a CPU: judging is about a tenth faster. It reads it at
+its first tensor."""
 SPINNING = "GOMP_SPINCOUNT"
-"""OpenMP's threads wait for each other so many turns before they sleep. With none PPO takes 1.4 times as long; with as many as OpenMP
-chooses itself they hold up everything else on a busy machine. It is read when torch is imported."""
+"""OpenMP's threads wait for each other so many turns before they sleep. With none PPO takes 1.4 times as
+long; with as many as OpenMP chooses itself they hold up everything else on a busy machine. It is read when
+torch is imported."""
 
 
 class _LazyGroup(click.Group):
@@ -70,7 +73,9 @@ class _LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             known = f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"there is no command {one_line(args[0])!r}; {did_you_mean(args[0], COMMANDS)}{known}")
@@ -82,8 +87,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """Align language models with AI feedback in place of human labels.
 
-    A constitution (a YAML file of principles) renders critique, revision and judge prompts; a judge model turns them into
-    preference labels.
+    A constitution (a YAML file of principles) renders critique, revision and judge prompts; a judge model
+    turns them into preference labels.
 
     \b
     Examples:
@@ -94,7 +99,8 @@ def cli() -> None:
 
 
 class _Ended(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: what is under way is ended as by Ctrl-C, so that the run says `interrupted` and lets go of its folder."""
+    """SIGTERM or SIGHUP: what is under way is ended as by Ctrl-C, so that the run says `interrupted` and lets
+    go of its folder."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -140,7 +146,9 @@ def _check_working_directory() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise ConfigError("the working directory was removed", remedy="change to a folder that is there") from None
+        raise ConfigError(
+            "the working directory was removed", remedy="change to a folder that is there"
+        ) from None
 
 
 def _os_problem(error: OSError) -> str:
@@ -149,7 +157,8 @@ def _os_problem(error: OSError) -> str:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit status."""
+    """Entry point of the `rlaif` program: runs the command line and turns errors into one message and an exit
+    status."""
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
     write_any_text()
@@ -166,7 +175,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         tell(f"error: {error}", err=True)
         status = 1
     except BrokenPipeError:
-        # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not complain.
+        # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not
+        # complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:  # what no part of the program expected: output to a full disk, for one

@@ -11,17 +11,26 @@ from rlaif.config import load_recipe
 __all__ = ["memory"]
 
 
-@click.command(epilog=examples(
-    "rlaif memory recipes/quickstart.yaml",
-    "rlaif memory recipes/quickstart.yaml --set stages.ppo.micro_batch=4 --set dtype=float32",
-))
+@click.command(
+    epilog=examples(
+        "rlaif memory recipes/quickstart.yaml",
+        "rlaif memory recipes/quickstart.yaml --set stages.ppo.micro_batch=4 --set dtype=float32",
+    )
+)
 @click.argument("recipe", metavar="RECIPE")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a value; a stage goes by its name: stages.sample.k=2.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=C",
+    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+)
 def memory(recipe: str, overrides: tuple[str, ...]) -> None:
     """Print what the stages of RECIPE need in memory, before anything is loaded.
 
-    What is resident, the bytes of each part, the peak, and what to change where it does not fit; last, the peak of the whole run. A
-    config and a tokenizer are read, no weights. Every stage prints its own plan when it begins, and how it turned out at the end.
+    What is resident, the bytes of each part, the peak, and what to change where it does not fit; last, the
+    peak of the whole run. A config and a tokenizer are read, no weights. Every stage prints its own plan when
+    it begins, and how it turned out at the end.
     """
     from rlaif.models.memory import size
     from rlaif.pipeline.memory import recipe_memory
@@ -35,4 +44,7 @@ def memory(recipe: str, overrides: tuple[str, ...]) -> None:
         tell("no stage of this recipe runs a model here")
         return
     largest = max(plans, key=lambda stage: stage.plan.peak)
-    tell(f"the whole run: {size(largest.plan.peak)}, that of {largest.name} (each stage gives back what it freed)")
+    tell(
+        f"the whole run: {size(largest.plan.peak)}, that of {largest.name} (each stage gives back what it "
+        "freed)"
+    )

@@ -18,7 +18,8 @@ def models() -> None:
 @models.command(epilog=examples("rlaif models fetch", "rlaif models fetch org/name"))
 @click.argument("model", default="smollm2-135m")
 def fetch(model: str) -> None:
-    """Bring MODEL (an alias, a hub id, a GGUF file) onto this machine, so that later commands need no network.
+    """Bring MODEL (an alias, a hub id, a GGUF file) onto this machine, so that later commands need no
+    network.
 
     Prints where it is and its revision.
     """

@@ -9,8 +9,16 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
-    "common_options", "constitution_option", "examples", "generation_options", "merge_option", "min_label_share_option",
-    "prompt_options", "reward_options", "set_option", "Command",
+    "common_options",
+    "constitution_option",
+    "examples",
+    "generation_options",
+    "merge_option",
+    "min_label_share_option",
+    "prompt_options",
+    "reward_options",
+    "set_option",
+    "Command",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,76 +39,186 @@ def examples(*lines: str) -> str:
 
 
 constitution_option = click.option(
-    "--constitution", default="constitutions/default.yaml", show_default=True, metavar="FILE",
+    "--constitution",
+    default="constitutions/default.yaml",
+    show_default=True,
+    metavar="FILE",
     help="Principle file; a shipped one is found from anywhere (default, warmth, concise, default.zh).",
 )
 
 prompt_options = _stack(
     click.option(
-        "--prompts", default="builtin", show_default=True, metavar="SOURCE",
-        help="builtin, builtin:TAG, a file (.jsonl .json .csv .tsv .parquet .txt), or a Hugging Face dataset id ORG/NAME[:SPLIT].",
-    ),
-    click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt: text or chat messages."),
-    click.option("--context-column", default="context", show_default=True, help="Column with retrieved documents, if any."),
-    click.option(
-        "--split", type=click.Choice(["sft", "label", "rl", "eval", "all"]), default=None,
-        help="Part of the prompts, divided by hash. [default: the command's own part of the built-in prompts, all of yours]",
+        "--prompts",
+        default="builtin",
+        show_default=True,
+        metavar="SOURCE",
+        help="builtin, builtin:TAG, a file (.jsonl .json .csv .tsv .parquet .txt), or a Hugging Face dataset "
+        "id ORG/NAME[:SPLIT].",
     ),
     click.option(
-        "--limit", type=click.IntRange(min=1), default=None,
+        "--prompt-column",
+        default="prompt",
+        show_default=True,
+        help="Column with the prompt: text or chat messages.",
+    ),
+    click.option(
+        "--context-column",
+        default="context",
+        show_default=True,
+        help="Column with retrieved documents, if any.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["sft", "label", "rl", "eval", "all"]),
+        default=None,
+        help="Part of the prompts, divided by hash. [default: the command's own part of the built-in "
+        "prompts, all of yours]",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        default=None,
         help="Prompts to draw. [default: 24 built-in ones, all of yours]",
     ),
-    click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted and listed."),
+    click.option(
+        "--skip-bad-rows",
+        is_flag=True,
+        help="Go on without rows that cannot be read; they are counted and listed.",
+    ),
 )
 
 generation_options = _stack(
     click.option("--policy", default=None, metavar="MODEL", help="Model that answers. [default: --model]"),
-    click.option("--max-new-tokens", type=click.IntRange(min=1), default=96, show_default=True, help="Longest completion, tokens."),
-    click.option("--temperature", type=click.FloatRange(min=0, max=10), default=1.0, show_default=True, help="0 means greedy."),
-    click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus."),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=1),
+        default=96,
+        show_default=True,
+        help="Longest completion, tokens.",
+    ),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0, max=10),
+        default=1.0,
+        show_default=True,
+        help="0 means greedy.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Nucleus.",
+    ),
 )
 
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=C", help="Set any setting of the stage; see `rlaif recipe schema`."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=C",
+    help="Set any setting of the stage; see `rlaif recipe schema`.",
 )
 
 min_label_share_option = click.option(
-    "--min-label-share", type=click.FloatRange(0, 1, max_open=True), default=0.005, show_default=True,
+    "--min-label-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.005,
+    show_default=True,
     help="A verdict is invalid where its labels hold less of the probability together.",
 )
 
 merge_option = click.option(
-    "--merge", is_flag=True, help="Write the full model too, adapter merged into its base: merged/, beside adapter/.",
+    "--merge",
+    is_flag=True,
+    help="Write the full model too, adapter merged into its base: merged/, beside adapter/.",
 )
 
 reward_options = _stack(
-    click.option("--reward", default=None, metavar="DIR", help="Folder of a reward model, as `rlaif reward` leaves it in model/."),
-    click.option("--reward-function", default=None, metavar="MODULE:NAME", help="A function (prompt, completion) -> number."),
+    click.option(
+        "--reward",
+        default=None,
+        metavar="DIR",
+        help="Folder of a reward model, as `rlaif reward` leaves it in model/.",
+    ),
+    click.option(
+        "--reward-function",
+        default=None,
+        metavar="MODULE:NAME",
+        help="A function (prompt, completion) -> number.",
+    ),
 )
 
 common_options = _stack(
     click.option(
-        "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
+        "--model",
+        default="smollm2-135m",
+        show_default=True,
+        metavar="MODEL",
         help="Model for every role that names no other: hub id, folder, GGUF, alias, openai:NAME.",
     ),
-    click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto", show_default=True),
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+        default="auto",
+        show_default=True,
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …"),
-    click.option("--base-url", multiple=True, metavar="URL", help="Server of models named openai:MODEL; repeat to share the load."),
-    click.option("--api-key-env", default=None, metavar="NAME", help="Environment variable with the server's key."),
-    click.option("--api-key-file", type=click.Path(path_type=Path), default=None, help="File with the server's key."),
-    click.option("--price-input", type=click.FloatRange(min=0), default=None, help="Price of a million tokens read."),
-    click.option("--price-output", type=click.FloatRange(min=0), default=None, help="Price of a million tokens written."),
-    click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), default=None, help="Stop before more than this is spent."),
     click.option(
-        "--server", "server_settings", multiple=True, metavar="NAME=VALUE",
-        help="Set how openai:MODEL is asked: continues=true, reads=votes, api=completions, timeout=300, extra_body={…}; repeat.",
+        "--base-url",
+        multiple=True,
+        metavar="URL",
+        help="Server of models named openai:MODEL; repeat to share the load.",
     ),
-    click.option("--prompts-dir", type=click.Path(path_type=Path), default=None, help="Folder of templates that replace ours."),
+    click.option(
+        "--api-key-env", default=None, metavar="NAME", help="Environment variable with the server's key."
+    ),
+    click.option(
+        "--api-key-file", type=click.Path(path_type=Path), default=None, help="File with the server's key."
+    ),
+    click.option(
+        "--price-input", type=click.FloatRange(min=0), default=None, help="Price of a million tokens read."
+    ),
+    click.option(
+        "--price-output",
+        type=click.FloatRange(min=0),
+        default=None,
+        help="Price of a million tokens written.",
+    ),
+    click.option(
+        "--max-cost",
+        type=click.FloatRange(min=0, min_open=True),
+        default=None,
+        help="Stop before more than this is spent.",
+    ),
+    click.option(
+        "--server",
+        "server_settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set how openai:MODEL is asked: continues=true, reads=votes, api=completions, timeout=300, "
+        "extra_body={…}; repeat.",
+    ),
+    click.option(
+        "--prompts-dir",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Folder of templates that replace ours.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw."),
-    click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"),
     click.option(
-        "--journal", type=click.Path(path_type=Path, dir_okay=False), default=None,
-        help="Journal of every answer. [default: rlaif-journal.sqlite beside the run folder, shared by the runs there]",
+        "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"
     ),
-    click.option("--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing."),
+    click.option(
+        "--journal",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        help="Journal of every answer. [default: rlaif-journal.sqlite beside the run folder, shared by the "
+        "runs there]",
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Show what would be asked, how many tokens and how long, and ask nothing.",
+    ),
 )

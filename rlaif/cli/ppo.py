@@ -7,22 +7,46 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.options import common_options, constitution_option, examples, merge_option, prompt_options, reward_options, set_option
+from rlaif.cli.options import (
+    common_options,
+    constitution_option,
+    examples,
+    merge_option,
+    prompt_options,
+    reward_options,
+    set_option,
+)
 from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick, reward_parts
 from rlaif.config.ppo import PpoConfig
 
 __all__ = ["ppo"]
 
 
-@click.command(epilog=examples(
-    "rlaif ppo --reward runs/mine/reward/model --prompts builtin:everyday --steps 40",
-    "rlaif ppo --reward-function my_package.rewards:short --prompts my_prompts.jsonl",
-    "rlaif ppo --reward runs/mine/reward/model --set kl.kind=adaptive --set learning_rate=1e-4",
-))
+@click.command(
+    epilog=examples(
+        "rlaif ppo --reward runs/mine/reward/model --prompts builtin:everyday --steps 40",
+        "rlaif ppo --reward-function my_package.rewards:short --prompts my_prompts.jsonl",
+        "rlaif ppo --reward runs/mine/reward/model --set kl.kind=adaptive --set learning_rate=1e-4",
+    )
+)
 @reward_options
-@click.option("--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Rollouts, each followed by an update.")
-@click.option("--episodes", type=click.IntRange(min=2), default=32, show_default=True, help="Completions a rollout.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Longest completion, tokens.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Rollouts, each followed by an update.",
+)
+@click.option(
+    "--episodes", type=click.IntRange(min=2), default=32, show_default=True, help="Completions a rollout."
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Longest completion, tokens.",
+)
 @set_option
 @merge_option
 @prompt_options
@@ -31,10 +55,19 @@ __all__ = ["ppo"]
 def ppo(**options: Any) -> None:
     """Train a policy by PPO against a reward, held near its start by a KL penalty.
 
-    Policy and reference share one resident base; the result is a PEFT adapter in adapter/. An interrupted run goes on from its
-    last checkpoint. `--set` reaches every setting of the stage (see `rlaif recipe schema`).
+    Policy and reference share one resident base; the result is a PEFT adapter in adapter/. An interrupted run
+    goes on from its last checkpoint. `--set` reaches every setting of the stage (see `rlaif recipe schema`).
     """
-    given = {"reward": reward_parts(options), **pick(options, *PROMPTS, "steps", "episodes", "max_new_tokens")}
+    given = {
+        "reward": reward_parts(options),
+        **pick(options, *PROMPTS, "steps", "episodes", "max_new_tokens"),
+    }
     stage = make_stage(PpoConfig, given, options["overrides"])
     recipe = make_recipe("ppo", [stage], options)
-    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"], merge=options["merge"])
+    execute(
+        recipe,
+        out=options["out"],
+        journal=options["journal"],
+        dry_run=options["dry_run"],
+        merge=options["merge"],
+    )

@@ -26,35 +26,71 @@ def prompts() -> None:
     """Print exactly what a judge will read."""
 
 
-@prompts.command(epilog=examples(
-    "rlaif prompts render --kind pairwise --principle no-harm",
-    "rlaif prompts render --kind pointwise --constitution constitutions/warmth.yaml --a 'I am so happy for you!'",
-    "rlaif prompts render --prompts-dir my_prompts --model none",
-))
+@prompts.command(
+    epilog=examples(
+        "rlaif prompts render --kind pairwise --principle no-harm",
+        "rlaif prompts render --kind pointwise --constitution constitutions/warmth.yaml --a 'I am so happy "
+        "for you!'",
+        "rlaif prompts render --prompts-dir my_prompts --model none",
+    )
+)
 @constitution_option
-@click.option("--kind", type=click.Choice(KINDS), default=None, help="Which prompt. [default: the constitution's protocol]")
-@click.option("--principle", default=None, metavar="ID", help="Principle to render. [default: the first that has the half]")
-@click.option("--prompt", "text", default="What is the capital of France?", show_default=True, help="The user's turn.")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default=None,
+    help="Which prompt. [default: the constitution's protocol]",
+)
+@click.option(
+    "--principle",
+    default=None,
+    metavar="ID",
+    help="Principle to render. [default: the first that has the half]",
+)
+@click.option(
+    "--prompt", "text", default="What is the capital of France?", show_default=True, help="The user's turn."
+)
 @click.option("--a", default="Paris.", show_default=True, help="The (first) completion.")
 @click.option("--b", default="I would rather not say.", show_default=True, help="The second completion.")
-@click.option("--critique", default="It could say more.", show_default=True, help="The critique that `revise` quotes.")
-@click.option("--prompts-dir", type=click.Path(path_type=Path), default=None, help="Folder of templates that replace ours.")
 @click.option(
-    "--model", default="smollm2-135m", show_default=True, metavar="MODEL",
+    "--critique", default="It could say more.", show_default=True, help="The critique that `revise` quotes."
+)
+@click.option(
+    "--prompts-dir",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of templates that replace ours.",
+)
+@click.option(
+    "--model",
+    default="smollm2-135m",
+    show_default=True,
+    metavar="MODEL",
     help="Whose chat template wraps the messages; `none` prints the messages alone.",
 )
 def render(
-    *, constitution: str, kind: str | None, principle: str | None, text: str, a: str, b: str, critique: str, prompts_dir: Path | None,
+    *,
+    constitution: str,
+    kind: str | None,
+    principle: str | None,
+    text: str,
+    a: str,
+    b: str,
+    critique: str,
+    prompts_dir: Path | None,
     model: str,
 ) -> None:
-    """Print a prompt as the model will read it, its chat template included; then the labels and the digest of the template."""
+    """Print a prompt as the model will read it, its chat template included; then the labels and the digest of
+    the template."""
     loaded = load_constitution(constitution)
     chosen = kind or loaded.protocol
     rule = _principle(loaded, chosen, principle, source=constitution)
     library = PromptLibrary(loaded.language, prompts_dir)
     prompt = Prompt(id="prompt", messages=(Message("user", text),))
     first, second = (
-        Completion(id=f"prompt/{index}", prompt_id="prompt", index=index, text=each, finish="given", model="given")
+        Completion(
+            id=f"prompt/{index}", prompt_id="prompt", index=index, text=each, finish="given", model="given"
+        )
         for index, each in enumerate((a, b))
     )
     match chosen:
@@ -75,15 +111,25 @@ def render(
 
 def _principle(constitution: Constitution, kind: str, id: str | None, *, source: str) -> Principle:
     """The principle called `id`, or the first that has the half which `kind` needs."""
-    half = {"pairwise": "comparison", "pointwise": "question", "critique": "critique", "revise": "revision"}.get(kind, "id")
-    usable = [each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)]
+    half = {
+        "pairwise": "comparison",
+        "pointwise": "question",
+        "critique": "critique",
+        "revise": "revision",
+    }.get(kind, "id")
+    usable = [
+        each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)
+    ]
     if usable:
         return usable[0]
     known = [each.id for each in constitution.principles]
     if id is not None and id not in known:
         what, guess = f"there is no principle `{id}`", did_you_mean(id, known)
     else:
-        what, guess = f"{f'the principle `{id}` has' if id else 'no principle has'} {'no' if id else 'a'} `{half}`", ""
+        what, guess = (
+            f"{f'the principle `{id}` has' if id else 'no principle has'} {'no' if id else 'a'} `{half}`",
+            "",
+        )
     raise ConfigError(what, where=source, remedy=f"{guess}the principles are {', '.join(known[:LISTED])}")
 
 

@@ -12,21 +12,26 @@ from rlaif.cli.options import examples
 __all__ = ["push"]
 
 
-@click.command(epilog=examples(
-    "rlaif push runs/mine/ppo me/my-policy --dry-run",
-    "rlaif push runs/mine/ppo me/my-policy",
-    "rlaif push runs/mine/ppo me/my-policy --merge --public",
-))
+@click.command(
+    epilog=examples(
+        "rlaif push runs/mine/ppo me/my-policy --dry-run",
+        "rlaif push runs/mine/ppo me/my-policy",
+        "rlaif push runs/mine/ppo me/my-policy --merge --public",
+    )
+)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="FOLDER")
 @click.argument("repo", metavar="REPO")
 @click.option("--merge", is_flag=True, help="Push a full model, the adapter merged into its base.")
-@click.option("--public", is_flag=True, help="Make a repository that does not exist yet public; private otherwise.")
+@click.option(
+    "--public", is_flag=True, help="Make a repository that does not exist yet public; private otherwise."
+)
 @click.option("--dry-run", is_flag=True, help="List the files, and upload nothing.")
 def push(folder: Path, repo: str, merge: bool, public: bool, dry_run: bool) -> None:
     """Upload an adapter with its model card to the Hugging Face hub.
 
-    FOLDER is a stage's folder or an adapter's, REPO is NAME or ORGANISATION/NAME. The token is the one of huggingface_hub: HF_TOKEN,
-    or what `hf auth login` keeps. Add a licence to the card (README.md) first: rlaif chooses none.
+    FOLDER is a stage's folder or an adapter's, REPO is NAME or ORGANISATION/NAME. The token is the one of
+    huggingface_hub: HF_TOKEN, or what `hf auth login` keeps. Add a licence to the card (README.md) first:
+        rlaif chooses none.
     """
     from rlaif.cli.console import say
     from rlaif.pipeline.publish import prepare, upload

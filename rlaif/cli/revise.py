@@ -8,27 +8,41 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.options import common_options, constitution_option, examples, generation_options, prompt_options
+from rlaif.cli.options import (
+    common_options,
+    constitution_option,
+    examples,
+    generation_options,
+    prompt_options,
+)
 from rlaif.cli.settings import SAMPLING, make_recipe, pick
 from rlaif.config import ReviseConfig
 
 __all__ = ["revise"]
 
 
-@click.command(epilog=examples(
-    "rlaif revise --prompts builtin:red_team --limit 8 --rounds 2",
-    "rlaif revise --constitution constitutions/warmth.yaml --prompts builtin:everyday",
-))
+@click.command(
+    epilog=examples(
+        "rlaif revise --prompts builtin:red_team --limit 8 --rounds 2",
+        "rlaif revise --constitution constitutions/warmth.yaml --prompts builtin:everyday",
+    )
+)
 @constitution_option
 @prompt_options
-@click.option("--rounds", type=click.IntRange(1, 16), default=4, show_default=True, help="Critique-revision pairs a prompt.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 16),
+    default=4,
+    show_default=True,
+    help="Critique-revision pairs a prompt.",
+)
 @generation_options
 @common_options
 def revise(**options: Any) -> None:
     """Let a policy answer, find fault with its answer under a principle, and rewrite it, N rounds.
 
-    One principle is drawn a round. Writes revisions.jsonl with every intermediate text, and sft.jsonl with the revisions of all
-    rounds, ready for TRL's SFTTrainer.
+    One principle is drawn a round. Writes revisions.jsonl with every intermediate text, and sft.jsonl with
+    the revisions of all rounds, ready for TRL's SFTTrainer.
     """
     stage = ReviseConfig.model_validate(pick(options, "rounds", *SAMPLING))
     recipe = make_recipe(f"revise-{Path(options['constitution']).stem}", [stage], options)

@@ -14,23 +14,48 @@ from rlaif.config.reward import RewardConfig
 __all__ = ["reward"]
 
 
-@click.command(epilog=examples(
-    "rlaif reward --preferences runs/mine/label/preferences.jsonl",
-    "rlaif reward --preferences ai.jsonl --preferences human.jsonl=0.5 --human human_test.jsonl",
-    "rlaif reward --preferences ai.jsonl --set pooling=last --set ensemble.members=3",
-))
-@click.option("--preferences", multiple=True, required=True, metavar="FILE[=WEIGHT]", help="Preferences to learn from; repeat to mix.")
-@click.option("--human", default=None, metavar="FILE", help="Pairs that people labelled, to report the accuracy on; never trained on.")
-@click.option("--skip-bad-rows", is_flag=True, help="Go on without preferences that cannot be learned from; they are counted.")
+@click.command(
+    epilog=examples(
+        "rlaif reward --preferences runs/mine/label/preferences.jsonl",
+        "rlaif reward --preferences ai.jsonl --preferences human.jsonl=0.5 --human human_test.jsonl",
+        "rlaif reward --preferences ai.jsonl --set pooling=last --set ensemble.members=3",
+    )
+)
+@click.option(
+    "--preferences",
+    multiple=True,
+    required=True,
+    metavar="FILE[=WEIGHT]",
+    help="Preferences to learn from; repeat to mix.",
+)
+@click.option(
+    "--human",
+    default=None,
+    metavar="FILE",
+    help="Pairs that people labelled, to report the accuracy on; never trained on.",
+)
+@click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="Go on without preferences that cannot be learned from; they are counted.",
+)
 @set_option
 @constitution_option
 @common_options
 def reward(**options: Any) -> None:
     """Train a reward model on soft preference labels.
 
-    A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on held-out pairs is kept. The
-    report sets it beside a length-only baseline and the judge's own labels.
+    A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on
+    held-out pairs is kept. The report sets it beside a length-only baseline and the judge's own labels.
     """
-    given = {"files": [weighted_file(text) for text in options["preferences"]], **pick(options, "human", "skip_bad_rows")}
+    given = {
+        "files": [weighted_file(text) for text in options["preferences"]],
+        **pick(options, "human", "skip_bad_rows"),
+    }
     stage = make_stage(RewardConfig, given, options["overrides"])
-    execute(make_recipe("reward", [stage], options), out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
+    execute(
+        make_recipe("reward", [stage], options),
+        out=options["out"],
+        journal=options["journal"],
+        dry_run=options["dry_run"],
+    )

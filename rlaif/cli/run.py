@@ -13,24 +13,41 @@ from rlaif.config import load_recipe
 __all__ = ["run"]
 
 
-@click.command(epilog=examples(
-    "rlaif run recipes/quickstart.yaml",
-    "rlaif run recipes/quickstart.yaml --dry-run",
-    "rlaif run recipes/quickstart.yaml --set stages.sample.k=2 --set seed=1",
-    "rlaif run runs/quickstart-1a2b3c4d/recipe.yaml --out again",
-))
-@click.argument("recipe", metavar="RECIPE")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a value; a stage goes by its name: stages.sample.k=2.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]")
-@click.option(
-    "--journal", type=click.Path(path_type=Path, dir_okay=False), default=None,
-    help="Journal of every answer. [default: rlaif-journal.sqlite beside the run folder, shared by the runs there]",
+@click.command(
+    epilog=examples(
+        "rlaif run recipes/quickstart.yaml",
+        "rlaif run recipes/quickstart.yaml --dry-run",
+        "rlaif run recipes/quickstart.yaml --set stages.sample.k=2 --set seed=1",
+        "rlaif run runs/quickstart-1a2b3c4d/recipe.yaml --out again",
+    )
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing.")
-def run(recipe: str, overrides: tuple[str, ...], out: Path | None, journal: Path | None, dry_run: bool) -> None:
+@click.argument("recipe", metavar="RECIPE")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=C",
+    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"
+)
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Journal of every answer. [default: rlaif-journal.sqlite beside the run folder, shared by the runs "
+    "there]",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing."
+)
+def run(
+    recipe: str, overrides: tuple[str, ...], out: Path | None, journal: Path | None, dry_run: bool
+) -> None:
     """Run the stages of RECIPE in order.
 
-    A stage whose settings and inputs have not changed since it finished is skipped. An interrupted run continues when the same
-    command is given again, and asks nothing twice.
+    A stage whose settings and inputs have not changed since it finished is skipped. An interrupted run
+    continues when the same command is given again, and asks nothing twice.
     """
     execute(load_recipe(recipe, overrides), out=out, journal=journal, dry_run=dry_run)

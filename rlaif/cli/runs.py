@@ -19,29 +19,38 @@ __all__ = ["runs"]
 DEFAULT_FOLDER = Path("runs")
 
 
-@click.group(epilog="""\b
+@click.group(
+    epilog="""\b
 Examples:
   rlaif runs list
   rlaif runs show runs/quickstart
-""")
+"""
+)
 def runs() -> None:
     """List and show runs.
 
-    A run is a folder with its resolved recipe and a folder with a manifest for each finished stage; runs that lie beside
-    each other share a journal of all answers.
+    A run is a folder with its resolved recipe and a folder with a manifest for each finished stage; runs that
+    lie beside each other share a journal of all answers.
     """
 
 
-@runs.command("list", epilog="""\b
+@runs.command(
+    "list",
+    epilog="""\b
 Examples:
   rlaif runs list
   rlaif runs list experiments/ --json
-""")
+""",
+)
 @click.argument("folder", metavar="[DIR]", default=DEFAULT_FOLDER, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 def list_command(folder: Path, as_json: bool) -> None:
     """List the runs in DIR (runs/ when left out), the latest first."""
-    found = [(info, _readable(info)) for info in list_runs(folder)] if folder.exists() or folder != DEFAULT_FOLDER else []
+    found = (
+        [(info, _readable(info)) for info in list_runs(folder)]
+        if folder.exists() or folder != DEFAULT_FOLDER
+        else []
+    )
     if as_json:
         for info, manifests in found:
             tell_json(_summary(info, manifests))
@@ -51,15 +60,18 @@ def list_command(folder: Path, as_json: bool) -> None:
         tell(f"no runs in {folder}; `rlaif label` or `rlaif run RECIPE` makes one")
 
 
-@runs.command(epilog="""\b
+@runs.command(
+    epilog="""\b
 Examples:
   rlaif runs show runs/quickstart
   rlaif runs show runs/quickstart --json | jq '.manifests[].counts'
-""")
+"""
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, manifests included, as one JSON object.")
 def show(run: Path, as_json: bool) -> None:
-    """Show the run in folder RUN: command, status, and each finished stage with its models, counts and files."""
+    """Show the run in folder RUN: command, status, and each finished stage with its models, counts and
+    files."""
     info = read_run(run)
     manifests = info.manifests()
     if as_json:
@@ -77,14 +89,22 @@ def show(run: Path, as_json: bool) -> None:
 
 def _summary(info: RunInfo, manifests: list[Manifest]) -> dict[str, Any]:
     return {
-        "run": str(info.path), "name": info.name, "status": info.status, "command": list(info.command), "version": info.version,
-        "stages": list(info.stages), "rows": _rows(manifests), "started": info.started, "finished": info.finished,
+        "run": str(info.path),
+        "name": info.name,
+        "status": info.status,
+        "command": list(info.command),
+        "version": info.version,
+        "stages": list(info.stages),
+        "rows": _rows(manifests),
+        "started": info.started,
+        "finished": info.finished,
         "seconds": round(sum(manifest.seconds for manifest in manifests), 3),
     }
 
 
 def _readable(info: RunInfo) -> list[Manifest]:
-    """The manifests, or none where one is damaged: one bad run does not hide the others, and `show` says what is wrong."""
+    """The manifests, or none where one is damaged: one bad run does not hide the others, and `show` says what
+    is wrong."""
     try:
         return info.manifests()
     except RunError:
@@ -107,8 +127,12 @@ def _print_list(found: list[tuple[RunInfo, list[Manifest]]]) -> None:
     for info, manifests in found:
         rows = _rows(manifests)
         table.add_row(
-            str(info.path), info.status, " ".join(info.stages) or "-", "-" if rows is None else f"{rows:,}",
-            info.started[:19].replace("T", " ") or "-", f"{sum(manifest.seconds for manifest in manifests):.1f}" if manifests else "-",
+            str(info.path),
+            info.status,
+            " ".join(info.stages) or "-",
+            "-" if rows is None else f"{rows:,}",
+            info.started[:19].replace("T", " ") or "-",
+            f"{sum(manifest.seconds for manifest in manifests):.1f}" if manifests else "-",
         )
     output().print(table)
 
@@ -118,13 +142,20 @@ def _facts(info: RunInfo) -> list[tuple[str, str]]:
     places = (info.path / "recipe.yaml", info.path.absolute().parent / "rlaif-journal.sqlite")
     files = [path for path in places if path.exists()]
     return [
-        ("command", shlex.join(info.command)), ("when", when), ("rlaif", info.version),
-        ("stages", " ".join(info.stages) or "none yet"), *((path.stem, str(path)) for path in files),
+        ("command", shlex.join(info.command)),
+        ("when", when),
+        ("rlaif", info.version),
+        ("stages", " ".join(info.stages) or "none yet"),
+        *((path.stem, str(path)) for path in files),
     ]
 
 
 def _stage_facts(manifest: Manifest, folder: Path) -> list[tuple[str, str]]:
-    git = f"{manifest.git.revision[:12]}{' with uncommitted changes' if manifest.git.dirty else ''}" if manifest.git else ""
+    git = (
+        f"{manifest.git.revision[:12]}{' with uncommitted changes' if manifest.git.dirty else ''}"
+        if manifest.git
+        else ""
+    )
     facts = [
         *((role, label) for role, label in manifest.models.items()),
         ("counts", ", ".join(f"{name} {count:,}" for name, count in manifest.counts.items())),

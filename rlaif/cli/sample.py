@@ -14,10 +14,12 @@ from rlaif.config import SampleConfig
 __all__ = ["sample"]
 
 
-@click.command(epilog=examples(
-    "rlaif sample --prompts builtin:everyday --limit 8 --k 4",
-    "rlaif sample --prompts my_prompts.csv --prompt-column question --policy my/model --temperature 0.7",
-))
+@click.command(
+    epilog=examples(
+        "rlaif sample --prompts builtin:everyday --limit 8 --k 4",
+        "rlaif sample --prompts my_prompts.csv --prompt-column question --policy my/model --temperature 0.7",
+    )
+)
 @prompt_options
 @click.option("--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions a prompt.")
 @generation_options
@@ -25,8 +27,8 @@ __all__ = ["sample"]
 def sample(**options: Any) -> None:
     """Sample K completions a prompt from a policy.
 
-    Writes completions.jsonl in TRL's conversational prompt-completion format. A draw depends on the seed, the prompt and its
-    index only: more prompts or a larger K add completions and change none.
+    Writes completions.jsonl in TRL's conversational prompt-completion format. A draw depends on the seed, the
+    prompt and its index only: more prompts or a larger K add completions and change none.
     """
     recipe = make_recipe("sample", [SampleConfig.model_validate(pick(options, "k", *SAMPLING))], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

@@ -51,7 +51,11 @@ def reward_parts(options: dict[str, Any]) -> dict[str, Any]:
     model, function = options["reward"], options["reward_function"]
     if (model is None) == (function is None):
         raise click.UsageError("give either --reward DIR or --reward-function MODULE:NAME")
-    return {"model": {"kind": "model", "reward": model}} if model else {"function": {"kind": "function", "function": function}}
+    return (
+        {"model": {"kind": "model", "reward": model}}
+        if model
+        else {"function": {"kind": "function", "function": function}}
+    )
 
 
 def weighted_file(text: str) -> dict[str, Any]:
@@ -90,7 +94,9 @@ def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any
     try:
         served = ServerConfig.model_validate(server)
     except ValidationError as error:
-        raise ConfigError("the settings of the server are wrong", problems=_problems(error, ServerConfig)) from error
+        raise ConfigError(
+            "the settings of the server are wrong", problems=_problems(error, ServerConfig)
+        ) from error
     try:
         return Recipe(name=plain, stages=tuple(stages), server=served, **common)
     except ValidationError as error:

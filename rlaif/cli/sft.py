@@ -14,23 +14,45 @@ from rlaif.config.finetune import SftConfig
 __all__ = ["sft"]
 
 
-@click.command(epilog=examples(
-    "rlaif sft --data runs/mine/revise/sft.jsonl",
-    "rlaif sft --data revisions.jsonl --data helpful.jsonl --epochs 2 --merge",
-    "rlaif sft --data revisions.jsonl --set lora_rank=8 --set learning_rate=1e-4",
-))
-@click.option("--data", multiple=True, required=True, metavar="FILE", help="Rows of `prompt` and `completion`; repeat to mix.")
-@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes over the rows.")
-@click.option("--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be learned from; they are counted.")
+@click.command(
+    epilog=examples(
+        "rlaif sft --data runs/mine/revise/sft.jsonl",
+        "rlaif sft --data revisions.jsonl --data helpful.jsonl --epochs 2 --merge",
+        "rlaif sft --data revisions.jsonl --set lora_rank=8 --set learning_rate=1e-4",
+    )
+)
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Rows of `prompt` and `completion`; repeat to mix.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes over the rows."
+)
+@click.option(
+    "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be learned from; they are counted."
+)
 @set_option
 @merge_option
 @common_options
 def sft(**options: Any) -> None:
     """Fine-tune a policy on completions to imitate.
 
-    `rlaif revise` writes such rows. The result is a PEFT adapter in adapter/; a recipe's later stages start from the policy that it
-    makes.
+    `rlaif revise` writes such rows. The result is a PEFT adapter in adapter/; a recipe's later stages start
+    from the policy that it makes.
     """
-    stage = make_stage(SftConfig, {"files": options["data"], **pick(options, "epochs", "skip_bad_rows")}, options["overrides"])
+    stage = make_stage(
+        SftConfig,
+        {"files": options["data"], **pick(options, "epochs", "skip_bad_rows")},
+        options["overrides"],
+    )
     recipe = make_recipe("sft", [stage], options)
-    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"], merge=options["merge"])
+    execute(
+        recipe,
+        out=options["out"],
+        journal=options["journal"],
+        dry_run=options["dry_run"],
+        merge=options["merge"],
+    )

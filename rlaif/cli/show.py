@@ -24,7 +24,8 @@ def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool =
     """Print the tables of a stage of `kind`; nothing for kinds that have none.
 
     Args:
-        evaluated: The policies' own figures were printed by an `evaluate` stage, and a comparison need not repeat them.
+        evaluated: The policies' own figures were printed by an `evaluate` stage, and a comparison need not
+            repeat them.
     """
     match kind:
         case "audit":
@@ -33,10 +34,18 @@ def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool =
             report = read_result(folder / "report.json")
             _table(reward_ways(report), console, title=f"on {report['held_out_pairs']} held-out pairs")
             if report["human"]:
-                console.print(f"on people's labels: {report['human']['accuracy']:.3f} of {report['human']['pairs']} pairs")
+                console.print(
+                    f"on people's labels: {report['human']['accuracy']:.3f} of {report['human']['pairs']} "
+                    "pairs"
+                )
         case "ppo":
-            steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-            _table(ppo_steps([steps[0], *steps[1:][-1:]] if steps else []), console, title="first and last step")
+            steps = [
+                json.loads(line)
+                for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            ]
+            _table(
+                ppo_steps([steps[0], *steps[1:][-1:]] if steps else []), console, title="first and last step"
+            )
         case "best_of_k":
             report = read_result(folder / "report.json")
             for each in report["rounds"]:
@@ -45,10 +54,14 @@ def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool =
         case "sft" | "dpo":
             _table(figures(read_result(folder / "report.json")), console)
         case "evaluate":
-            table = evaluation_table(Evaluation.from_dict(read_result(folder / "evaluation.json"), where=str(folder)))
+            table = evaluation_table(
+                Evaluation.from_dict(read_result(folder / "evaluation.json"), where=str(folder))
+            )
             _table(Rows(table.header, table.rows), console, title=table.title)
         case "compare":
-            _show_comparison(read_result(folder / "comparison.json"), console, without=POLICIES if evaluated else "")
+            _show_comparison(
+                read_result(folder / "comparison.json"), console, without=POLICIES if evaluated else ""
+            )
 
 
 def _show_audit(found: dict[str, Any], console: Console) -> None:
@@ -56,7 +69,9 @@ def _show_audit(found: dict[str, Any], console: Console) -> None:
     for part in found["protocols"]:
         console.print(f"audit ({part['key']['protocol']}): {part['judgement']['words']}", soft_wrap=True)
     if found["suggestion"]:
-        console.print(f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}", soft_wrap=True)
+        console.print(
+            f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}", soft_wrap=True
+        )
 
 
 def _show_comparison(found: dict[str, Any], console: Console, *, without: str) -> None:

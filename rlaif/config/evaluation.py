@@ -21,8 +21,8 @@ class EvaluateConfig(BaseStage, PromptSettings):
     holds_base: ClassVar[bool] = True
 
     policies: tuple[str, ...] = ()
-    """Names of stages that trained a policy, or folders of adapters; every such stage before this one when left out. The policy
-    that they started from is always evaluated too."""
+    """Names of stages that trained a policy, or folders of adapters; every such stage before this one when
+    left out. The policy that they started from is always evaluated too."""
 
     samples: Annotated[int, Field(ge=1)] = 4
     """Completions a prompt, of each policy."""
@@ -31,7 +31,8 @@ class EvaluateConfig(BaseStage, PromptSettings):
     """Longest completion in tokens."""
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Policies are softmax(logits / temperature), in sampling and in the KL; take the one that they were trained at."""
+    """Policies are softmax(logits / temperature), in sampling and in the KL; take the one that they were
+    trained at."""
 
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions sampled side by side; changes results by rounding only."""
@@ -43,7 +44,8 @@ class EvaluateConfig(BaseStage, PromptSettings):
     """Further metrics."""
 
     reward: str | None = None
-    """Name of a reward stage, or folder of a reward model; the last reward stage when left out, none if there is none."""
+    """Name of a reward stage, or folder of a reward model; the last reward stage when left out, none if there
+    is none."""
 
     win_rate: bool = True
     """Ask the judge which of each policy's completions is better than the start policy's."""
@@ -68,7 +70,9 @@ class EvaluateConfig(BaseStage, PromptSettings):
         named = [*([self.gold] if self.gold else []), *self.metrics]
         last = [name.partition(":")[2] for name in named]
         if double := sorted({name for name in last if last.count(name) > 1}):
-            raise ValueError(f"two metrics are called {', '.join(double)}: their figures could not be told apart")
+            raise ValueError(
+                f"two metrics are called {', '.join(double)}: their figures could not be told apart"
+            )
         if self.judged is not None and self.judged > self.samples:
             raise ValueError(f"{self.judged} of {self.samples} completions a prompt cannot be judged")
         return self

@@ -30,7 +30,8 @@ class FinetuneSettings(Settings):
     """Rows in one forward and backward pass; sets the memory needed and changes results by rounding only."""
 
     learning_rate: Positive = 2e-4
-    """Of the adapter, about 10 times that of full fine-tuning; it rises over the first steps and falls linearly to 0."""
+    """Of the adapter, about 10 times that of full fine-tuning; it rises over the first steps and falls
+    linearly to 0."""
 
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the adapter, on all linear layers."""
@@ -50,7 +51,9 @@ class FinetuneSettings(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> FinetuneSettings:
         if self.micro_batch < self.batch_size and self.batch_size % self.micro_batch:
-            raise ValueError(f"a batch of {self.batch_size} rows cannot be cut into micro-batches of {self.micro_batch}")
+            raise ValueError(
+                f"a batch of {self.batch_size} rows cannot be cut into micro-batches of {self.micro_batch}"
+            )
         return self
 
 
@@ -64,16 +67,19 @@ class SftConfig(BaseStage, FinetuneSettings):
     """Name of the revise stage to learn from; the last one when left out and `files` is empty."""
 
     files: tuple[str, ...] = ()
-    """Files to learn from, beside or instead of a stage's: prompts with answers in any form that people have, and `weight`."""
+    """Files to learn from, beside or instead of a stage's: prompts with answers in any form that people have,
+    and `weight`."""
 
     skip_bad_rows: bool = False
-    """Go on without rows that cannot be learned from (an empty answer, for one); they are counted and the first is named."""
+    """Go on without rows that cannot be learned from (an empty answer, for one); they are counted and the
+    first is named."""
 
     model: str | None = None
     """Model to fine-tune; the recipe's `model` when left out."""
 
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the prompts, with all their rows, that the loss before and after is measured on; 0 measures on the rows learned."""
+    """Share of the prompts, with all their rows, that the loss before and after is measured on; 0 measures on
+    the rows learned."""
 
     @property
     def trained_model(self) -> str | None:
@@ -84,7 +90,8 @@ class SftConfig(BaseStage, FinetuneSettings):
 
 
 class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
-    """Sample K completions a prompt, score them, and fine-tune on those that scored best (rejection sampling)."""
+    """Sample K completions a prompt, score them, and fine-tune on those that scored best (rejection
+    sampling)."""
 
     stage: Literal["best_of_k"] = "best_of_k"
     holds_base: ClassVar[bool] = True
@@ -102,8 +109,8 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     """The policy samples from softmax(logits / temperature)."""
 
     max_refused: Share = 0.05
-    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are left out and listed;
-    the stage fails when more than this share is."""
+    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are
+    left out and listed; the stage fails when more than this share is."""
 
     # Selection
 
@@ -111,17 +118,19 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     """The parts that are weighted and added, by name, as in `ppo`."""
 
     missing_eos_penalty: NotNegative = 1.0
-    """Taken from the score of a completion that was cut at `max_new_tokens`, for the choice; reported rewards are without it."""
+    """Taken from the score of a completion that was cut at `max_new_tokens`, for the choice; reported rewards
+    are without it."""
 
     keep: Literal["best", "weighted"] | Annotated[int, Field(ge=1)] = "best"
-    """What is learned of each prompt: the `best` one, that many of the best, or all, `weighted` by softmax(score /
-    `weight_temperature`)."""
+    """What is learned of each prompt: the `best` one, that many of the best, or all, `weighted` by
+    softmax(score / `weight_temperature`)."""
 
     weight_temperature: Positive = 0.5
     """For `weighted`, in units of the score; towards 0 only the best counts."""
 
     rounds: Annotated[int, Field(ge=1, le=100)] = 1
-    """Times to sample, choose and learn; each samples from the policy that the last one made (RAFT, Dong et al. 2023)."""
+    """Times to sample, choose and learn; each samples from the policy that the last one made (RAFT, Dong et
+    al. 2023)."""
 
     # Result
 
@@ -134,7 +143,10 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     @model_validator(mode="after")
     def _chooses(self) -> BestOfKConfig:
         if isinstance(self.keep, int) and self.keep >= self.k:
-            raise ValueError(f"`keep: {self.keep}` of {self.k} completions leaves out none: raise `k`, or use `keep: weighted`")
+            raise ValueError(
+                f"`keep: {self.keep}` of {self.k} completions leaves out none: raise `k`, or use `keep: "
+                "weighted`"
+            )
         return self
 
     @property
@@ -159,13 +171,15 @@ class DpoConfig(BaseStage, FinetuneSettings):
     """Files of preferences to learn from, beside or instead of a stage's."""
 
     skip_bad_rows: bool = False
-    """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted and the first are named."""
+    """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted
+    and the first are named."""
 
     model: str | None = None
     """Model to train; the recipe's `model` when left out."""
 
     beta: Positive = 0.1
-    """How strongly the policy is held to the reference: its implicit reward is beta · log(policy / reference)."""
+    """How strongly the policy is held to the reference: its implicit reward is beta · log(policy /
+    reference)."""
 
     labels: Literal["soft", "hard"] = "soft"
     """`soft` learns the judge's probabilities, `hard` only which completion was chosen."""

@@ -1,4 +1,5 @@
-"""The settings of the stages: one frozen, typed object each, with a line of documentation under every field."""
+"""The settings of the stages: one frozen, typed object each, with a line of documentation under every
+field."""
 
 from __future__ import annotations
 
@@ -8,12 +9,23 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
-    "LEAST_LABEL_SHARE", "AuditConfig", "BaseStage", "GenerationSettings", "LabelConfig", "LabelShare",
-    "PromptSettings", "ReviseConfig", "SampleConfig", "ServerConfig", "Settings", "Split",
+    "LEAST_LABEL_SHARE",
+    "AuditConfig",
+    "BaseStage",
+    "GenerationSettings",
+    "LabelConfig",
+    "LabelShare",
+    "PromptSettings",
+    "ReviseConfig",
+    "SampleConfig",
+    "ServerConfig",
+    "Settings",
+    "Split",
 ]
 
 SMALLEST, LARGEST = 1e-12, 1e12
-"""Sizes between which every number of a setting lies that is not 0. In float32 a product of two such numbers is still one."""
+"""Sizes between which every number of a setting lies that is not 0. In float32 a product of two such numbers
+is still one."""
 LARGEST_WHOLE = 2**63
 RESERVED = frozenset({"superseded", "tracking", "merged", "run", "recipe"})
 """Names in a run's folder that are not of stages."""
@@ -25,7 +37,8 @@ Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
 class Settings(BaseModel):
-    """Settings of any kind: no unknown ones, no NaN, and no number so large or small that arithmetic would lose it."""
+    """Settings of any kind: no unknown ones, no NaN, and no number so large or small that arithmetic would
+    lose it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -33,7 +46,9 @@ class Settings(BaseModel):
     @classmethod
     def _is_in_bounds(cls, value: Any) -> Any:
         if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-            raise ValueError(f"{value:g} is out of bounds: 0, or between {SMALLEST:g} and {LARGEST:g} in size")
+            raise ValueError(
+                f"{value:g} is out of bounds: 0, or between {SMALLEST:g} and {LARGEST:g} in size"
+            )
         if isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
             raise ValueError(f"{str(value)[:20]}… is out of bounds: at most {LARGEST_WHOLE - 1} in size")
         return value
@@ -74,7 +89,10 @@ class BaseStage(Settings):
     @classmethod
     def _is_no_other_folder(cls, name: str) -> str:
         if name in RESERVED or name.startswith("-"):
-            raise ValueError(f"a stage cannot be named {name!r}: a run keeps something else under that name; choose another")
+            raise ValueError(
+                f"a stage cannot be named {name!r}: a run keeps something else under that name; choose "
+                "another"
+            )
         return name
 
     @model_validator(mode="before")
@@ -89,7 +107,8 @@ class PromptSettings(Settings):
     """Where a stage takes its prompts from."""
 
     prompts: str = "builtin"
-    """`builtin`, `builtin:TAG`, a file (JSONL, JSON, CSV, TSV, Parquet, TXT), or a Hugging Face dataset id `org/name[:split]`."""
+    """`builtin`, `builtin:TAG`, a file (JSONL, JSON, CSV, TSV, Parquet, TXT), or a Hugging Face dataset id
+    `org/name[:split]`."""
 
     prompt_column: str = "prompt"
     """Column that holds the prompt: text, or a list of chat messages that ends with the user's turn."""
@@ -98,14 +117,15 @@ class PromptSettings(Settings):
     """Column that holds retrieved documents, if there is one."""
 
     split: Split | None = None
-    """Part of the prompts to take: four disjoint parts, divided by a hash of what is asked. When left out, the stage's own part
-    of the built-in prompts, and all of any others."""
+    """Part of the prompts to take: four disjoint parts, divided by a hash of what is asked. When left out,
+    the stage's own part of the built-in prompts, and all of any others."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many prompts to draw; all of them when left out."""
 
     skip_bad_rows: bool = False
-    """Go on without rows that cannot be read; they are counted and listed. Otherwise one bad row stops the run."""
+    """Go on without rows that cannot be read; they are counted and listed. Otherwise one bad row stops the
+    run."""
 
 
 class GenerationSettings(Settings):
@@ -121,17 +141,20 @@ class GenerationSettings(Settings):
     """Logits are divided by it; 0 means greedy."""
 
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own distribution."""
+    """Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own
+    distribution."""
 
 
 class ServerConfig(Settings):
     """Where a model named `openai:MODEL` is served, and how much may be spent on it."""
 
     base_urls: tuple[str, ...] = ()
-    """Addresses of OpenAI-compatible servers that share the load; `http://localhost:8000/v1` when there are none."""
+    """Addresses of OpenAI-compatible servers that share the load; `http://localhost:8000/v1` when there are
+    none."""
 
     api_key_env: str = ""
-    """Environment variable that holds the key; RLAIF_API_KEY when left out. The key itself never stands in a recipe."""
+    """Environment variable that holds the key; RLAIF_API_KEY when left out. The key itself never stands in a
+    recipe."""
 
     api_key_file: str | None = None
     """File that holds the key on its first line."""
@@ -139,8 +162,11 @@ class ServerConfig(Settings):
     @field_validator("api_key_env")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if name and not VARIABLE.fullmatch(name):  # perhaps the key itself: it is not shown, and nothing is written
-            raise ValueError("this is no name of an environment variable; if it is the key: export RLAIF_API_KEY=… instead")
+        # Perhaps the key itself: it is not shown, and nothing is written.
+        if name and not VARIABLE.fullmatch(name):
+            raise ValueError(
+                "this is no name of an environment variable; if it is the key: export RLAIF_API_KEY=… instead"
+            )
         return name
 
     concurrency: Annotated[int, Field(ge=1)] = 16
@@ -171,7 +197,8 @@ class ServerConfig(Settings):
     """`chat` (the server applies the chat template) or `completions` (base models, in the plain form)."""
 
     reads: Literal["auto", "logprobs", "votes"] = "auto"
-    """How labels are read: by `logprobs`, by `votes` (sampled answers), or `auto`: votes where there are no log-probabilities."""
+    """How labels are read: by `logprobs`, by `votes` (sampled answers), or `auto`: votes where there are no
+    log-probabilities."""
 
     votes: Annotated[int, Field(ge=1, le=1024)] = 8
     """Sampled answers a label, where labels are read by votes; 1 takes one greedy answer."""
@@ -180,10 +207,12 @@ class ServerConfig(Settings):
     """Most probable tokens to ask for; vLLM allows 20 and other servers down to 5."""
 
     continues: bool | None = None
-    """Whether the server continues an assistant's turn (vLLM, SGLang, llama.cpp do); found out when left out."""
+    """Whether the server continues an assistant's turn (vLLM, SGLang, llama.cpp do); found out when left
+    out."""
 
     extra_body: dict[str, Any] = {}
-    """Fields added to every request, for example `chat_template_kwargs: {enable_thinking: false}`; they replace ours. No keys here."""
+    """Fields added to every request, for example `chat_template_kwargs: {enable_thinking: false}`; they
+    replace ours. No keys here."""
 
 
 class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
@@ -195,8 +224,8 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """Completions a prompt."""
 
     reasoning: Literal["keep", "strip"] = "keep"
-    """What becomes of the reasoning of a model that reasons (`<think>…</think>`): `strip` leaves the answer alone, which is empty
-    where the reasoning was cut."""
+    """What becomes of the reasoning of a model that reasons (`<think>…</think>`): `strip` leaves the answer
+    alone, which is empty where the reasoning was cut."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
@@ -209,7 +238,8 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
 
 
 class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
-    """Critique and revise the policy's own completions under principles drawn at random; the result is data for SFT."""
+    """Critique and revise the policy's own completions under principles drawn at random; the result is data
+    for SFT."""
 
     stage: Literal["revise"] = "revise"
 
@@ -217,7 +247,8 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
     """Critique–revision pairs a prompt (Bai et al. 2022 use 4); each draws its own principle."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The stage fails when more than this share of the chains ended early, since a text could not be sampled."""
+    """The stage fails when more than this share of the chains ended early, since a text could not be
+    sampled."""
 
     def main_model(self, default: str) -> str | None:
         return self.policy or default
@@ -227,7 +258,8 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
 
 
 class AuditConfig(BaseStage):
-    """Audit the judge before its labels are trusted; a later `label` stage says what was found, and can refuse.
+    """Audit the judge before its labels are trusted; a later `label` stage says what was found, and can
+    refuse.
 
     What is left out is taken from the next `label` stage, so that the judge is audited as it will be asked.
     """
@@ -241,10 +273,12 @@ class AuditConfig(BaseStage):
     """How it is asked; as in the next `label` stage when left out. `both` sets pairwise beside pointwise."""
 
     principles: Literal["sample", "all"] | None = None
-    """Ask `all` principles about each comparison, or draw one (`sample`); as in the next `label` stage when left out."""
+    """Ask `all` principles about each comparison, or draw one (`sample`); as in the next `label` stage when
+    left out."""
 
     data: str | None = None
-    """Pairs to judge: columns `chosen` and `rejected` (people's choice), or `a` and `b` (no choice). A file or a hub dataset."""
+    """Pairs to judge: columns `chosen` and `rejected` (people's choice), or `a` and `b` (no choice). A file
+    or a hub dataset."""
 
     prompt_column: str = "prompt"
     """Column of `data` that holds the prompt."""
@@ -256,13 +290,16 @@ class AuditConfig(BaseStage):
     """Go on without rows of `data` that cannot be read; they are counted."""
 
     probes: Literal["all", "on-topic", "none"] = "all"
-    """Built-in comparisons with an obvious right answer to ask; `on-topic`: those that share a tag with a principle (all, if none)."""
+    """Built-in comparisons with an obvious right answer to ask; `on-topic`: those that share a tag with a
+    principle (all, if none)."""
 
     min_label_share: LabelShare | None = None
-    """A verdict is invalid where its two labels hold less of the probability together; as in the next `label` stage when left out."""
+    """A verdict is invalid where its two labels hold less of the probability together; as in the next `label`
+    stage when left out."""
 
     variants: Annotated[int, Field(ge=0)] = 100
-    """Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that out."""
+    """Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that
+    out."""
 
     def main_model(self, default: str) -> str | None:
         return self.judge or default
@@ -298,39 +335,47 @@ class LabelConfig(BaseStage):
     """Model that judges; the recipe's `model` when left out."""
 
     protocol: Literal["pairwise", "pointwise", "cot"] | None = None
-    """How it is asked; what the constitution was written for when left out. `cot` reasons before a pairwise label."""
+    """How it is asked; what the constitution was written for when left out. `cot` reasons before a pairwise
+    label."""
 
     clamp: Annotated[float, Field(gt=0.5, le=1)] = 0.6
-    """`cot` only: highest probability a verdict may give to either side (Bai et al. 2022 clamp to 40-60 %); 1 leaves it as it is."""
+    """`cot` only: highest probability a verdict may give to either side (Bai et al. 2022 clamp to 40-60 %); 1
+    leaves it as it is."""
 
     reasoning_tokens: Annotated[int, Field(ge=1)] = 256
     """`cot` only: longest reasoning in tokens."""
 
     pairs: Literal["all", "best-worst"] | Annotated[int, Field(ge=1)] = "all"
-    """Pairs a prompt: all, a number drawn at random, or only the best against the worst after all were judged."""
+    """Pairs a prompt: all, a number drawn at random, or only the best against the worst after all were
+    judged."""
 
     principles: Literal["sample", "all"] = "sample"
-    """`sample` draws one principle a comparison (Bai et al. 2022); `all` asks all and averages them by weight."""
+    """`sample` draws one principle a comparison (Bai et al. 2022); `all` asks all and averages them by
+    weight."""
 
     reasoning: Literal["keep", "judge", "strip"] = "keep"
-    """What becomes of the reasoning inside completions (`<think>…</think>`): `keep` it in the preferences but judge the answers alone,
-    `judge` it with the answers, or `strip` it from both. An answer whose reasoning was cut is empty."""
+    """What becomes of the reasoning inside completions (`<think>…</think>`): `keep` it in the preferences but
+    judge the answers alone, `judge` it with the answers, or `strip` it from both. An answer whose reasoning
+    was cut is empty."""
 
     require_audit: bool = False
-    """Refuse to label with a judge that was not audited under this constitution, or that its audit advises against."""
+    """Refuse to label with a judge that was not audited under this constitution, or that its audit advises
+    against."""
 
     calibration: str | None = None
-    """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every label."""
+    """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every
+    label."""
 
     min_label_share: LabelShare = LEAST_LABEL_SHARE
-    """A verdict is invalid (`labels_unlikely`) where its two labels hold less than this share of the probability together."""
+    """A verdict is invalid (`labels_unlikely`) where its two labels hold less than this share of the
+    probability together."""
 
     max_invalid: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The stage fails when more than this share of the verdicts is invalid."""
 
     min_strength: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Pairs whose label is weaker (|p - 0.5|) go to `weak.jsonl` instead of the preferences, and are counted: for trainers that take
-    every row as certain, as TRL's do."""
+    """Pairs whose label is weaker (|p - 0.5|) go to `weak.jsonl` instead of the preferences, and are counted:
+    for trainers that take every row as certain, as TRL's do."""
 
     format: Literal["jsonl", "parquet"] = "jsonl"
     """Format of the preferences file."""

@@ -11,7 +11,15 @@ from pydantic import Field, field_validator, model_validator
 from rlaif.config.labelling import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings, Settings
 
 __all__ = [
-    "FormatPart", "FunctionPart", "JudgePart", "LengthPart", "ModelPart", "PatternPart", "PpoConfig", "PtxSettings", "RewardPart",
+    "FormatPart",
+    "FunctionPart",
+    "JudgePart",
+    "LengthPart",
+    "ModelPart",
+    "PatternPart",
+    "PpoConfig",
+    "PtxSettings",
+    "RewardPart",
 ]
 
 Weight = Annotated[float, Field(allow_inf_nan=False)]
@@ -43,7 +51,8 @@ class FunctionPart(BasePart):
 
 
 class JudgePart(BasePart):
-    """The judge itself (direct RLAIF): how much of its answer to the constitution's questions is the good one."""
+    """The judge itself (direct RLAIF): how much of its answer to the constitution's questions is the good
+    one."""
 
     kind: Literal["judge"] = "judge"
 
@@ -73,7 +82,9 @@ class LengthPart(BasePart):
         if self.max_words is None and not self.min_words:
             raise ValueError("a length rule needs `min_words` or `max_words`")
         if self.max_words is not None and self.max_words < self.min_words:
-            raise ValueError(f"no completion has at least {self.min_words} and at most {self.max_words} words")
+            raise ValueError(
+                f"no completion has at least {self.min_words} and at most {self.max_words} words"
+            )
         return self
 
 
@@ -151,8 +162,8 @@ class PpoConfig(BaseStage, PromptSettings):
     """Longest completion in tokens."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are left out and listed;
-    the stage fails when more than this share is."""
+    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are
+    left out and listed; the stage fails when more than this share is."""
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy is softmax(logits / temperature), in sampling and in training alike (Huang, detail 10)."""
@@ -161,7 +172,8 @@ class PpoConfig(BaseStage, PromptSettings):
     """Must stay 0 (off): see `top_p`."""
 
     top_p: float = 1.0
-    """Must stay 1 (off): truncated sampling draws from another distribution than the one whose log-probabilities are trained."""
+    """Must stay 1 (off): truncated sampling draws from another distribution than the one whose
+    log-probabilities are trained."""
 
     repetition_penalty: float = 1.0
     """Must stay 1 (off): see `top_p`."""
@@ -175,7 +187,8 @@ class PpoConfig(BaseStage, PromptSettings):
     """Optimiser steps a pass."""
 
     micro_batch: Annotated[int, Field(ge=1)] = 16
-    """Completions in one forward and backward pass; sets the memory needed and changes results by rounding only."""
+    """Completions in one forward and backward pass; sets the memory needed and changes results by rounding
+    only."""
 
     learning_rate: Positive = 3e-4
     """Of the policy's adapter: about 10 times that of full fine-tuning."""
@@ -216,7 +229,8 @@ class PpoConfig(BaseStage, PromptSettings):
     # Value function
 
     value: Literal["reference", "adapter"] = "reference"
-    """A linear head on the reference's hidden states, which the KL needs anyway, or on those of an adapter of its own."""
+    """A linear head on the reference's hidden states, which the KL needs anyway, or on those of an adapter of
+    its own."""
 
     value_learning_rate: Positive = 1e-3
     """Of the value head (and of its adapter)."""
@@ -230,7 +244,8 @@ class PpoConfig(BaseStage, PromptSettings):
     # KL to the reference
 
     kl: Literal["fixed", "adaptive", "lagrangian"] = "fixed"
-    """`fixed` β; `adaptive` (Ziegler et al. 2019) settles at `kl_target`; `lagrangian` keeps the KL below it."""
+    """`fixed` β; `adaptive` (Ziegler et al. 2019) settles at `kl_target`; `lagrangian` keeps the KL below
+    it."""
 
     beta: NotNegative = 0.05
     """Coefficient of the per-token KL penalty; the first one, where a controller moves it."""
@@ -247,10 +262,12 @@ class PpoConfig(BaseStage, PromptSettings):
     # When to stop
 
     max_update_kl: Positive = 0.2
-    """An update ends early when the policy has moved this far from the one that sampled (mean nats a token)."""
+    """An update ends early when the policy has moved this far from the one that sampled (mean nats a
+    token)."""
 
     max_kl: Positive = 100.0
-    """Training stops, and the last good adapters return, when the KL to the reference passes this (nats a completion)."""
+    """Training stops, and the last good adapters return, when the KL to the reference passes this (nats a
+    completion)."""
 
     max_loss: Positive = 100.0
     """The same, when a loss passes this or is no number."""
@@ -264,29 +281,39 @@ class PpoConfig(BaseStage, PromptSettings):
     """Steps between checkpoints; a run that was cut off goes on from the newest."""
 
     trackers: tuple[str, ...] = ()
-    """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`, …"""
+    """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`,
+    …"""
 
     @model_validator(mode="after")
     def _samples_the_policy(self) -> PpoConfig:
         changed: Mapping[str, bool] = {
-            "top_k": self.top_k != 0, "top_p": self.top_p != 1.0, "repetition_penalty": self.repetition_penalty != 1.0,
+            "top_k": self.top_k != 0,
+            "top_p": self.top_p != 1.0,
+            "repetition_penalty": self.repetition_penalty != 1.0,
         }
         found = [name for name, there in changed.items() if there]
         if found:
             raise ValueError(
-                f"{', '.join(found)} cannot be used with PPO: completions would come from another distribution than the one whose "
-                "log-probabilities give the KL and the update, and both would be biased; lower `temperature` instead"
+                f"{', '.join(found)} cannot be used with PPO: completions would come from another "
+                "distribution than the one whose "
+                "log-probabilities give the KL and the update, and both would be biased; lower `temperature` "
+                "instead"
             )
         return self
 
     @model_validator(mode="after")
     def _adds_up(self) -> PpoConfig:
         if self.episodes % self.samples_per_prompt:
-            raise ValueError(f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples a prompt")
+            raise ValueError(
+                f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples a prompt"
+            )
         if self.minibatches > self.episodes:
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")
         if self.value_warmup >= self.steps:
-            raise ValueError(f"a value warm-up of {self.value_warmup} steps leaves nothing of {self.steps} steps for the policy")
+            raise ValueError(
+                f"a value warm-up of {self.value_warmup} steps leaves nothing of {self.steps} steps for the "
+                "policy"
+            )
         if self.kl != "fixed" and self.beta == 0:
             raise ValueError(f"the {self.kl} KL controller multiplies beta, so it must start above 0")
         return self

@@ -1,4 +1,5 @@
-"""What a validation error means to the one who wrote the setting: what was read, what would be right, and which name was near."""
+"""What a validation error means to the one who wrote the setting: what was read, what would be right, and
+which name was near."""
 
 from __future__ import annotations
 
@@ -26,17 +27,25 @@ def described(details: Any, model: type[BaseModel]) -> tuple[str, str]:
         case "extra_forbidden":
             known = [name for below in _below(model, location[:-1]) for name in below.model_fields]
             asked = str(location[-1])
-            return f"unknown key `{one_line(asked)}`", f"{did_you_mean(asked, known)}known keys: {', '.join(known)}"
+            return (
+                f"unknown key `{one_line(asked)}`",
+                f"{did_you_mean(asked, known)}known keys: {', '.join(known)}",
+            )
         case "missing":
             return f"the key `{location[-1]}` is missing", ""
         case "union_tag_invalid":
-            return f"there is no kind of stage `{one_line(str(details['ctx']['tag']))[:EXCERPT]}`", _stages(details["ctx"]["tag"])
+            return f"there is no kind of stage `{one_line(str(details['ctx']['tag']))[:EXCERPT]}`", _stages(
+                details["ctx"]["tag"]
+            )
         case "union_tag_not_found":
             return "the key `stage` is missing, which says the kind of stage", _stages("")
         case "literal_error":
             choices = QUOTED.findall(details["ctx"]["expected"])
             guess = did_you_mean(str(details["input"]), choices)
-            return f"{details['msg']} (read: {read})", f"{guess}write one of {', '.join(choices)}" if choices else ""
+            return (
+                f"{details['msg']} (read: {read})",
+                f"{guess}write one of {', '.join(choices)}" if choices else "",
+            )
         case "value_error":
             return one_line(str(details["msg"]).removeprefix("Value error, ")), ""
     return f"{details['msg']} (read: {read})" if details.get("input") is not None else str(details["msg"]), ""

@@ -1,4 +1,5 @@
-"""Reading recipes from YAML. Validation reports every problem at once: its line in the file, what was read, what would be right."""
+"""Reading recipes from YAML. Validation reports every problem at once: its line in the file, what was read,
+what would be right."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Re
     """A recipe from YAML text; `source` names it in errors."""
     node, values = read_yaml(text, source=source)
     if not isinstance(values, dict):
-        raise ConfigError("a recipe is a mapping with the keys `name`, `model`, `constitution`, `stages`", where=source)
+        raise ConfigError(
+            "a recipe is a mapping with the keys `name`, `model`, `constitution`, `stages`", where=source
+        )
     values = apply_overrides(values, overrides)
     try:
         return Recipe.model_validate(values)
@@ -50,7 +53,8 @@ def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Re
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`values` with each `a.b=c` set; a stage is addressed by its name, as in `stages.label.protocol=pairwise`.
+    """`values` with each `a.b=c` set; a stage is addressed by its name, as in
+    `stages.label.protocol=pairwise`.
 
     The right side is read as YAML, so that `4`, `true`, `null` and `[a, b]` mean what they mean in the file.
     """
@@ -59,7 +63,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         path, equals, text = override.partition("=")
         shown = one_line(override if len(override) <= 80 else override[:79] + "…")
         if not equals or not path.strip():
-            raise ConfigError(f"--set {shown!r} is not of the form a.b=c", remedy="for example --set stages.sample.k=2")
+            raise ConfigError(
+                f"--set {shown!r} is not of the form a.b=c", remedy="for example --set stages.sample.k=2"
+            )
         _, value = read_yaml(text, source=f"--set {shown}", what="the value")
         _set(result, path.strip().split("."), value, shown)
     return result
@@ -74,14 +80,17 @@ def _set(target: Any, keys: list[str], value: Any, override: str) -> None:
         else:
             raise ConfigError(f"--set {override!r}: {key!r} is inside a plain value")
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {override!r} names no setting", remedy="for example --set stages.sample.k=2")
+        raise ConfigError(
+            f"--set {override!r} names no setting", remedy="for example --set stages.sample.k=2"
+        )
     target[keys[-1]] = value
 
 
 def _stage_entry(stages: list[Any], key: str, override: str) -> Any:
     entries = [stage for stage in stages if isinstance(stage, dict)]
     names = [str(stage.get("name") or str(stage.get("stage")).replace("_", "-")) for stage in entries]
-    for each in (key, key.replace("_", "-")):  # a stage goes by its kind as well, as it is written in the recipe
+    # A stage goes by its kind as well, as it is written in the recipe.
+    for each in (key, key.replace("_", "-")):
         if each in names:
             return entries[names.index(each)]
     raise ConfigError(
@@ -97,12 +106,17 @@ def _copy(value: Any) -> Any:
 
 
 def _problem(details: Any, node: yaml.Node | None, source: str) -> Problem:
-    """A pydantic error as a problem with its line; `loc` holds keys, list indices and the discriminator of a union."""
+    """A pydantic error as a problem with its line; `loc` holds keys, list indices and the discriminator of a
+    union."""
     location = tuple(part for part in details["loc"])
     line, path = _line_of(node, location)
     what, remedy = described(details, Recipe)
     where = f"{source}:{line}" if line else source
-    return Problem(f"{'.'.join(path)}: {what}" if path and details["type"] != "missing" else what, where=where, remedy=remedy)
+    return Problem(
+        f"{'.'.join(path)}: {what}" if path and details["type"] != "missing" else what,
+        where=where,
+        remedy=remedy,
+    )
 
 
 def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> tuple[int, list[str]]:

@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
-from rlaif.config.labelling import AuditConfig, BaseStage, LabelConfig, ReviseConfig, SampleConfig, ServerConfig, Settings
+from rlaif.config.labelling import (
+    AuditConfig,
+    BaseStage,
+    LabelConfig,
+    ReviseConfig,
+    SampleConfig,
+    ServerConfig,
+    Settings,
+)
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
 
@@ -17,15 +25,33 @@ __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_sche
 DEFAULT_MODEL = "smollm2-135m"
 
 STAGE_KINDS: dict[str, type[BaseStage]] = {
-    "sample": SampleConfig, "revise": ReviseConfig, "audit": AuditConfig, "label": LabelConfig, "reward": RewardConfig,
-    "ppo": PpoConfig, "sft": SftConfig, "best_of_k": BestOfKConfig, "dpo": DpoConfig, "evaluate": EvaluateConfig,
+    "sample": SampleConfig,
+    "revise": ReviseConfig,
+    "audit": AuditConfig,
+    "label": LabelConfig,
+    "reward": RewardConfig,
+    "ppo": PpoConfig,
+    "sft": SftConfig,
+    "best_of_k": BestOfKConfig,
+    "dpo": DpoConfig,
+    "evaluate": EvaluateConfig,
     "compare": CompareConfig,
 }
 """The kinds of stage and their settings."""
 
 StageConfig = Annotated[
-    SampleConfig | ReviseConfig | AuditConfig | LabelConfig | RewardConfig | PpoConfig | SftConfig | BestOfKConfig | DpoConfig
-    | EvaluateConfig | CompareConfig, Field(discriminator="stage"),
+    SampleConfig
+    | ReviseConfig
+    | AuditConfig
+    | LabelConfig
+    | RewardConfig
+    | PpoConfig
+    | SftConfig
+    | BestOfKConfig
+    | DpoConfig
+    | EvaluateConfig
+    | CompareConfig,
+    Field(discriminator="stage"),
 ]
 
 
@@ -81,9 +107,15 @@ class Recipe(Settings):
         for stage in self.stages:
             if isinstance(stage, LabelConfig) and not stage.responses:
                 if not sampled:
-                    raise ValueError(f"stage {stage.name!r} has nothing to judge: put a `sample` stage before it, or set `responses`")
+                    raise ValueError(
+                        f"stage {stage.name!r} has nothing to judge: put a `sample` stage before it, or set "
+                        "`responses`"
+                    )
                 if stage.input and stage.input not in sampled:
-                    raise ValueError(f"stage {stage.name!r} reads from {stage.input!r}, which no earlier sample stage is named")
+                    raise ValueError(
+                        f"stage {stage.name!r} reads from {stage.input!r}, which no earlier sample stage is "
+                        "named"
+                    )
             if isinstance(stage, SampleConfig):
                 sampled.append(stage.name)
         return self

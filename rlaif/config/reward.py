@@ -18,7 +18,8 @@ class PreferenceFile(Settings):
     """A file of preferences that is mixed in (Bai et al. 2022 mix human helpfulness with AI harmlessness)."""
 
     file: str
-    """Preferences in any form that people have (docs/reference/data-forms.md), with `p_chosen` if the labels are soft."""
+    """Preferences in any form that people have (docs/reference/data-forms.md), with `p_chosen` if the labels
+    are soft."""
 
     weight: Positive = 1.0
     """Weight of each of its rows in the loss."""
@@ -52,19 +53,22 @@ class RewardConfig(BaseStage):
     """Files of preferences to learn from, beside or instead of a stage's."""
 
     skip_bad_rows: bool = False
-    """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted and the first are named."""
+    """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted
+    and the first are named."""
 
     human: str | None = None
     """File of preferences by people, to report the accuracy on; never trained on."""
 
     model: str | None = None
-    """Base of the reward model; the recipe's `model` when left out, which then is held in memory once for all roles."""
+    """Base of the reward model; the recipe's `model` when left out, which then is held in memory once for all
+    roles."""
 
     labels: Literal["soft", "hard"] = "soft"
     """`soft` learns the judge's probabilities, `hard` only which completion was chosen."""
 
     margin: NotNegative = 0.0
-    """With hard labels: how much the chosen one should win by, in units of the row's own margin (Llama 2, eq. 2)."""
+    """With hard labels: how much the chosen one should win by, in units of the row's own margin (Llama 2, eq.
+    2)."""
 
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the prompts, with all their pairs, that the report is measured on."""
@@ -78,13 +82,16 @@ class RewardConfig(BaseStage):
     # Model
 
     pooling: Literal["last", "mean"] = "mean"
-    """What the head reads: the state of the completion's last token, or the mean over its tokens, which needs less data."""
+    """What the head reads: the state of the completion's last token, or the mean over its tokens, which needs
+    less data."""
 
     warm_start: bool = True
-    """Fit the head in closed form on the frozen base's features first; without it the head is drawn at random."""
+    """Fit the head in closed form on the frozen base's features first; without it the head is drawn at
+    random."""
 
     keep: Literal["best", "head", "lora"] = "best"
-    """`best` trains the head and then an adapter, and keeps what has the lower loss on held-out pairs; `head` trains no adapter."""
+    """`best` trains the head and then an adapter, and keeps what has the lower loss on held-out pairs; `head`
+    trains no adapter."""
 
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the adapter, on all linear layers."""
@@ -110,10 +117,12 @@ class RewardConfig(BaseStage):
     """Of the adapter; it rises over the first steps and falls linearly to 0."""
 
     head_learning_rate: Positive = 1e-4
-    """Of the head, on standardised features; its fitted weights are of the order of 0.01, and Adam moves each by about this a step."""
+    """Of the head, on standardised features; its fitted weights are of the order of 0.01, and Adam moves each
+    by about this a step."""
 
     micro_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens in one forward and backward pass, padding included; sets the memory needed. By device when left out."""
+    """Tokens in one forward and backward pass, padding included; sets the memory needed. By device when left
+    out."""
 
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, a third more work."""
@@ -124,9 +133,13 @@ class RewardConfig(BaseStage):
     @model_validator(mode="after")
     def _settings_agree(self) -> RewardConfig:
         if self.margin and self.labels == "soft":
-            raise ValueError("`margin` is for hard labels: soft ones say already by how much the chosen one should win")
+            raise ValueError(
+                "`margin` is for hard labels: soft ones say already by how much the chosen one should win"
+            )
         if self.keep == "head" and not self.warm_start:
-            raise ValueError("`keep: head` trains nothing but the closed-form fit, so `warm_start` must be true")
+            raise ValueError(
+                "`keep: head` trains nothing but the closed-form fit, so `warm_start` must be true"
+            )
         return self
 
     @property

@@ -1,8 +1,8 @@
 """YAML of recipes and of `--set`, read within bounds and without surprises.
 
-A recipe is data: mappings, lists, texts, numbers. Aliases are refused, so that a small text cannot unfold into a large value or into
-itself; so are tags, deep nesting, second documents, and a key that stands twice, of which plain YAML keeps the last without a word.
-Dates stay texts.
+A recipe is data: mappings, lists, texts, numbers. Aliases are refused, so that a small text cannot unfold
+into a large value or into itself; so are tags, deep nesting, second documents, and a key that stands twice,
+of which plain YAML keeps the last without a word. Dates stay texts.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def read_yaml(text: str, *, source: str, what: str = "the recipe") -> tuple[yaml
 
 
 def _check_events(text: str, source: str, what: str) -> None:
-    """Refuse what must not be unfolded, before anything is built: the events come one by one, at no depth of recursion of ours."""
+    """Refuse what must not be unfolded, before anything is built: the events come one by one, at no depth of
+    recursion of ours."""
     depth = documents = 0
     event: Any
     for event in yaml.parse(text, Loader=_Loader):

@@ -1,16 +1,20 @@
-"""Turn JSON files of principles into a constitution: the Constitutional AI paper's two (Bai et al. 2022, arXiv 2212.08073,
-appendix C), and that of Hugging Face's llm-swarm.
+"""Turn JSON files of principles into a constitution: the Constitutional AI paper's two (Bai et al. 2022,
+arXiv 2212.08073, appendix C), and that of Hugging Face's llm-swarm.
 
 The repository of the paper keeps its principles in two files that do not refer to each other:
 
-- `RLMadisonInstructions.json`, a list of texts: the comparison principles of the RL stage, each ending in `Options:`;
-- `CritiqueRevisionInstructions.json`, a mapping: `harmful0` and so on to `{"prompt": [CRITIQUE], "edit_request": REVISION}`.
+- `RLMadisonInstructions.json`, a list of texts: the comparison principles of the RL stage, each ending in
+  `Options:`;
+- `CritiqueRevisionInstructions.json`, a mapping: `harmful0` and so on to
+  `{"prompt": [CRITIQUE], "edit_request": REVISION}`.
 
-llm-swarm keeps the second kind as a list of `{"critic": CRITIQUE, "revision": REVISION}`, in its `constitution.json` among few-shot
-examples as `{"constitutions": [...], "system_chat": [...]}`, of which the principles are read.
+llm-swarm keeps the second kind as a list of `{"critic": CRITIQUE, "revision": REVISION}`, in its
+`constitution.json` among few-shot examples as `{"constitutions": [...], "system_chat": [...]}`, of which the
+principles are read.
 
-They stay separate principles here, each with the halves it has. What belongs to the paper's prompt layout (`CritiqueRequest:`,
-`Critique:`, `Options:` ...) is taken off, since our templates bring their own. The files carry no licence, so none ships with rlaif.
+They stay separate principles here, each with the halves it has. What belongs to the paper's prompt layout
+(`CritiqueRequest:`, `Critique:`, `Options:` ...) is taken off, since our templates bring their own. The files
+carry no licence, so none ships with rlaif.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ __all__ = ["import_cai"]
 SCAFFOLD_BEFORE = re.compile(r"^(CritiqueRequest|RevisionRequest)\s*:\s*")
 SCAFFOLD_AFTER = re.compile(r"\s*\b(Critique|Revision|Options)\s*:$")
 REMEDY = (
-    "give RLMadisonInstructions.json (a list of texts), CritiqueRevisionInstructions.json (a mapping) or llm-swarm's principles "
+    "give RLMadisonInstructions.json (a list of texts), CritiqueRevisionInstructions.json (a mapping) or "
+    "llm-swarm's principles "
     '(a list of {"critic", "revision"}); one file of comparisons, one of revisions, or both'
 )
 
@@ -40,7 +45,8 @@ def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Consti
     """Read one or both files, in any order; the revision principles come first.
 
     Raises:
-        ConstitutionError: A file cannot be read, has neither shape or holds an unusable entry, or two files are of one kind.
+        ConstitutionError: A file cannot be read, has neither shape or holds an unusable entry, or two files
+            are of one kind.
     """
     comparisons: list[Principle] = []
     revisions: list[Principle] = []
@@ -59,7 +65,9 @@ def import_cai(paths: Sequence[str | Path], *, name: str = "imported") -> Consti
     if not comparisons and not revisions:
         raise ConstitutionError("no file to import", remedy=REMEDY)
     files = ", ".join(Path(path).name for path in paths)
-    return Constitution(name=name, principles=(*revisions, *comparisons), description=f"Imported from {files}.")
+    return Constitution(
+        name=name, principles=(*revisions, *comparisons), description=f"Imported from {files}."
+    )
 
 
 def _load(path: Path) -> Any:
@@ -67,10 +75,15 @@ def _load(path: Path) -> Any:
     try:
         data = json.loads(read_small(path, error=ConstitutionError))
     except OSError as error:
-        raise ConstitutionError(f"cannot be read: {error.strerror or error}", where=str(path), remedy=REMEDY) from error
+        raise ConstitutionError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy=REMEDY
+        ) from error
     except json.JSONDecodeError as error:
-        raise ConstitutionError(f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy=REMEDY) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of open brackets
+        raise ConstitutionError(
+            f"not valid JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy=REMEDY
+        ) from error
+    # A number of thousands of digits, or thousands of open brackets.
+    except (ValueError, RecursionError) as error:
         raise ConstitutionError(f"cannot be read as JSON: {error}", where=str(path), remedy=REMEDY) from error
     if not isinstance(data, list | dict) or not data:
         raise ConstitutionError("neither a list nor a mapping with entries", where=str(path), remedy=REMEDY)
@@ -94,7 +107,8 @@ def _critics(pairs: list[Any], path: Path) -> list[Principle]:
     _check(
         [
             Problem(f"entry {place} is not a critique with its revision", remedy=remedy)
-            for place, (critique, revision) in enumerate(texts, 1) if not critique or not revision
+            for place, (critique, revision) in enumerate(texts, 1)
+            if not critique or not revision
         ],
         path,
     )
@@ -107,8 +121,12 @@ def _critics(pairs: list[Any], path: Path) -> list[Principle]:
 def _comparisons(data: list[Any], path: Path) -> list[Principle]:
     texts = [_stripped(item) for item in data]
     problems = [
-        Problem(f"entry {place} is not a text of a comparison principle", remedy='write "Please choose the response ... Options:"')
-        for place, text in enumerate(texts, 1) if not text
+        Problem(
+            f"entry {place} is not a text of a comparison principle",
+            remedy='write "Please choose the response ... Options:"',
+        )
+        for place, text in enumerate(texts, 1)
+        if not text
     ]
     _check(problems, path)
     return [Principle(id=f"comparison-{place:02d}", comparison=text) for place, text in enumerate(texts, 1)]
@@ -127,7 +145,9 @@ def _revisions(data: dict[str, Any], path: Path) -> list[Principle]:
             remedy = 'write {"prompt": ["... critique ..."], "edit_request": "... revision ..."}'
             problems.append(Problem(f"entry {key!r} is not a critique with its revision", remedy=remedy))
         elif id in principles:
-            problems.append(Problem(f"entry {key!r} gives the id `{id}` a second time", remedy="rename the key"))
+            problems.append(
+                Problem(f"entry {key!r} gives the id `{id}` a second time", remedy="rename the key")
+            )
         else:
             principles[id] = Principle(id=id, critique=critique, revision=revision)
     _check(problems, path)

@@ -1,7 +1,8 @@
 """Advice on a constitution that can be used but may not judge as meant.
 
-Each check reads the values alone and returns `Problem`s. They are rules of thumb for English and Chinese; in other languages the
-checks on wording stay silent. Nothing here is an error: the command `rlaif constitution lint` prints it as warnings.
+Each check reads the values alone and returns `Problem`s. They are rules of thumb for English and Chinese; in
+other languages the checks on wording stay silent. Nothing here is an error: the command
+`rlaif constitution lint` prints it as warnings.
 """
 
 from __future__ import annotations
@@ -35,15 +36,69 @@ OPEN = {
     "en": re.compile(r"^(what|which|how|why|who|whose|where|when)\b", re.I),
     "zh": re.compile("什么|怎么|怎样|如何|为何|多少|哪(?!怕)"),
 }
-YES_NO = {"yes", "no", "true", "false", "是", "否", "不是", "有", "没有", "对", "不对", "错", "能", "不能", "会", "不会"}
+YES_NO = {
+    "yes",
+    "no",
+    "true",
+    "false",
+    "是",
+    "否",
+    "不是",
+    "有",
+    "没有",
+    "对",
+    "不对",
+    "错",
+    "能",
+    "不能",
+    "会",
+    "不会",
+}
 NEGATION = {
-    "en": re.compile(r"\b(?:not|never|no|without|neither|nor|avoid\w*|refrain\w*|fail\w*|lack\w*)\b|n['’]t\b", re.I),
+    "en": re.compile(
+        r"\b(?:not|never|no|without|neither|nor|avoid\w*|refrain\w*|fail\w*|lack\w*)\b|n['’]t\b", re.I
+    ),
     "zh": re.compile("不是不|并非不|不会不|不能不|没有不|没有没有|避免不|不缺少|从不不|不无"),
 }
 SENTENCE = re.compile(r"[.!?;。！？；]+\s*")
-SCRIPTS = {"zh": ("CJK",), "ja": ("CJK", "HIRAGANA", "KATAKANA"), "ko": ("HANGUL",), "ru": ("CYRILLIC",), "uk": ("CYRILLIC",)}
-SCRIPTS |= {"ar": ("ARABIC",), "fa": ("ARABIC",), "he": ("HEBREW",), "el": ("GREEK",), "hi": ("DEVANAGARI",), "th": ("THAI",)}
-LATIN = frozenset({"en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "nb", "fi", "pl", "cs", "tr", "vi", "id", "ro", "hu"})
+SCRIPTS = {
+    "zh": ("CJK",),
+    "ja": ("CJK", "HIRAGANA", "KATAKANA"),
+    "ko": ("HANGUL",),
+    "ru": ("CYRILLIC",),
+    "uk": ("CYRILLIC",),
+}
+SCRIPTS |= {
+    "ar": ("ARABIC",),
+    "fa": ("ARABIC",),
+    "he": ("HEBREW",),
+    "el": ("GREEK",),
+    "hi": ("DEVANAGARI",),
+    "th": ("THAI",),
+}
+LATIN = frozenset(
+    {
+        "en",
+        "de",
+        "fr",
+        "es",
+        "it",
+        "pt",
+        "nl",
+        "sv",
+        "da",
+        "no",
+        "nb",
+        "fi",
+        "pl",
+        "cs",
+        "tr",
+        "vi",
+        "id",
+        "ro",
+        "hu",
+    }
+)
 HARMLESS = frozenset({"harmless", "harmlessness", "safety", "safe", "无害", "安全"})
 HELPFUL = frozenset({"helpful", "helpfulness", "usefulness", "有用", "有益"})
 
@@ -51,7 +106,11 @@ HELPFUL = frozenset({"helpful", "helpfulness", "usefulness", "有用", "有益"}
 def lint(constitution: Constitution, *, source: str = "") -> list[Problem]:
     """Advice on a constitution, in the order of its principles; empty when there is none."""
     language = constitution.language.split("-")[0].lower()
-    found = [problem for principle in constitution.principles for problem in _principle(principle, constitution.protocol, language)]
+    found = [
+        problem
+        for principle in constitution.principles
+        for problem in _principle(principle, constitution.protocol, language)
+    ]
     found += _alike(constitution)
     found += _weights(constitution)
     found += _script(constitution, language)
@@ -64,27 +123,45 @@ def _principle(principle: Principle, protocol: str, language: str) -> Iterator[P
     for key in TEXT_KEYS:
         text = getattr(principle, key)
         if text is not None:
-            yield from (Problem(f"`{key}` {what}", where=where, remedy=remedy) for what, remedy in _wording(text, key, language))
+            yield from (
+                Problem(f"`{key}` {what}", where=where, remedy=remedy)
+                for what, remedy in _wording(text, key, language)
+            )
     yield from (Problem(what, where=where, remedy=remedy) for what, remedy in _halves(principle, protocol))
     if principle.question is not None:
-        yield from (Problem(what, where=where, remedy=remedy) for what, remedy in _answerable(principle, language))
+        yield from (
+            Problem(what, where=where, remedy=remedy) for what, remedy in _answerable(principle, language)
+        )
 
 
 def _wording(text: str, key: str, language: str) -> Iterator[tuple[str, str]]:
     """Length, the question asked, and negations of one text."""
     shortest = SHORTEST["cjk" if any(map(_is_cjk, text)) else "other"]
     if len(text) < shortest:
-        yield f"is very short ({len(text)} characters)", "write a full sentence; a model sees nothing else of the rule"
+        yield (
+            f"is very short ({len(text)} characters)",
+            "write a full sentence; a model sees nothing else of the rule",
+        )
     if len(text) > LONGEST:
-        yield f"is very long ({len(text)} characters)", "split the principle; small judges lose the end of a long question"
+        yield (
+            f"is very long ({len(text)} characters)",
+            "split the principle; small judges lose the end of a long question",
+        )
     if key in ("comparison", "question") and not text.rstrip("'\"”」 ").endswith(("?", "？", ".", "。")):
         yield "does not end like a question", "end it with a question mark"
     which = WHICH.get(language)
     if key == "comparison" and which and not which.search(text):
         yield "does not ask which response is better", "ask for one of two: `Which response ...?`"
     negation = NEGATION.get(language)
-    if key in ("comparison", "question") and negation and any(_denied(part, negation, language) for part in SENTENCE.split(text)):
-        yield "holds a double negative", "say what a good response does; small judges stumble over two negations"
+    if (
+        key in ("comparison", "question")
+        and negation
+        and any(_denied(part, negation, language) for part in SENTENCE.split(text))
+    ):
+        yield (
+            "holds a double negative",
+            "say what a good response does; small judges stumble over two negations",
+        )
 
 
 def _denied(sentence: str, negation: re.Pattern[str], language: str) -> bool:
@@ -107,12 +184,18 @@ def _answerable(principle: Principle, language: str) -> Iterator[tuple[str, str]
     opening = OPEN.get(language)
     if {good.casefold(), bad.casefold()} <= YES_NO:
         if opening and opening.search(question):
-            yield f"`question` cannot be answered by {good} or {bad}", "ask `Is ...?` or `Does ...?`, or name the answers in it"
+            yield (
+                f"`question` cannot be answered by {good} or {bad}",
+                "ask `Is ...?` or `Does ...?`, or name the answers in it",
+            )
     elif opening and not all(_named(answer, question, language) for answer in (good, bad)):
         remedy = "name both in the question: `Is ... positive or negative?`"
         yield f"`question` does not name its answers {good} and {bad}", remedy
     if good.casefold().startswith(bad.casefold()) or bad.casefold().startswith(good.casefold()):
-        yield f"the answers {good} and {bad} begin alike", "choose answers that differ from their first letter on"
+        yield (
+            f"the answers {good} and {bad} begin alike",
+            "choose answers that differ from their first letter on",
+        )
 
 
 def _named(answer: str, question: str, language: str) -> bool:
@@ -122,7 +205,8 @@ def _named(answer: str, question: str, language: str) -> bool:
 
 
 def _alike(constitution: Constitution) -> Iterator[Problem]:
-    """Principles that say the same: equal texts in any number of principles, near-equal ones in the first 400."""
+    """Principles that say the same: equal texts in any number of principles, near-equal ones in the first
+    400."""
     first: dict[str, str] = {}
     bags: list[tuple[str, frozenset[str]]] = []
     for principle in constitution.principles:
@@ -134,23 +218,38 @@ def _alike(constitution: Constitution) -> Iterator[Problem]:
             bags.append((principle.id, bag))
         if twin != principle.id:
             remedy = "merge them, or word them apart; together they count double"
-            yield Problem(f"says nearly the same as `{twin}`", where=f"principle `{principle.id}`", remedy=remedy)
+            yield Problem(
+                f"says nearly the same as `{twin}`", where=f"principle `{principle.id}`", remedy=remedy
+            )
 
 
 def _weights(constitution: Constitution) -> Iterator[Problem]:
     largest = max((principle.weight for principle in constitution.principles), default=1.0)
     if largest < 1e-6:
-        yield Problem(f"all weights are next to nothing (the largest is {largest:g})", remedy="use weights around 1")
+        yield Problem(
+            f"all weights are next to nothing (the largest is {largest:g})", remedy="use weights around 1"
+        )
     for principle in constitution.principles:
         if principle.weight < RARE * largest:
-            what = f"weight {principle.weight:g} is so far below the largest ({largest:g}) that the principle is hardly ever drawn"
-            yield Problem(what, where=f"principle `{principle.id}`", remedy="raise it, or take the principle out")
+            what = (
+                f"weight {principle.weight:g} is so far below the largest ({largest:g}) that the "
+                "principle is hardly ever drawn"
+            )
+            yield Problem(
+                what, where=f"principle `{principle.id}`", remedy="raise it, or take the principle out"
+            )
 
 
 def _script(constitution: Constitution, language: str) -> Iterator[Problem]:
     """Whether the texts are in the script of the language tag."""
-    sample = "".join(getattr(p, key) or "" for p in constitution.principles[:100] for key in TEXT_KEYS)[:20_000]
-    names = Counter(unicodedata.name(character, "").split(" ")[0].split("-")[0] for character in sample if character.isalpha())
+    sample = "".join(getattr(p, key) or "" for p in constitution.principles[:100] for key in TEXT_KEYS)[
+        :20_000
+    ]
+    names = Counter(
+        unicodedata.name(character, "").split(" ")[0].split("-")[0]
+        for character in sample
+        if character.isalpha()
+    )
     expected = SCRIPTS.get(language, ("LATIN",) if language in LATIN else ())
     letters = sum(names.values())
     if expected and letters and sum(names[script] for script in expected) < 0.5 * letters:
@@ -161,7 +260,10 @@ def _script(constitution: Constitution, language: str) -> Iterator[Problem]:
 
 def _balance(constitution: Constitution) -> Iterator[Problem]:
     """One-sided tags, and examples that teach a letter."""
-    tagged = [(principle.weight, {tag.casefold() for tag in principle.tags}) for principle in constitution.principles]
+    tagged = [
+        (principle.weight, {tag.casefold() for tag in principle.tags})
+        for principle in constitution.principles
+    ]
     harmless = sum(weight for weight, tags in tagged if HARMLESS & tags)
     if harmless > 0.5 * sum(weight for weight, _ in tagged) and not any(HELPFUL & tags for _, tags in tagged):
         remedy = "add principles on helpfulness and on not being evasive, or expect refusals"
@@ -169,7 +271,9 @@ def _balance(constitution: Constitution) -> Iterator[Problem]:
     answers = {example.answer for example in constitution.examples}
     if len(constitution.examples) > 1 and len(answers) == 1:
         remedy = "swap `a` and `b` in half of them; small judges copy the letter"
-        yield Problem(f"all {len(constitution.examples)} examples have the answer {answers.pop()}", remedy=remedy)
+        yield Problem(
+            f"all {len(constitution.examples)} examples have the answer {answers.pop()}", remedy=remedy
+        )
 
 
 def _is_cjk(character: str) -> bool:

@@ -20,8 +20,9 @@
         principle: polite      # an id, or a question written out
         answer: A
 
-A principle needs an id and at least one of the four texts. The reader reports every problem of a file at once, each with its
-line and a remedy. `Constitution.digest` covers the meaning: comments, key order, tags and the description are not in it.
+A principle needs an id and at least one of the four texts. The reader reports every problem of a file at
+once, each with its line and a remedy. `Constitution.digest` covers the meaning: comments, key order, tags and
+the description are not in it.
 """
 
 from __future__ import annotations
@@ -62,13 +63,17 @@ def load_constitution(source: str | Path) -> Constitution:
     path = find("constitutions", source)
     text = _read(path)
     if path.suffix.lower() == ".json" and text.lstrip()[:1] in ("[", "{") and '"principles"' not in text:
-        remedy = f"if it is a file of the Constitutional AI paper, convert it: rlaif constitution import {path} --out my.yaml"
+        remedy = (
+            "if it is a file of the Constitutional AI paper, convert it: rlaif constitution import "
+            f"{path} --out my.yaml"
+        )
         raise ConstitutionError("a JSON file without principles", where=str(path), remedy=remedy)
     return parse_constitution(text, source=str(path))
 
 
 def parse_constitution(text: str, *, source: str) -> Constitution:
-    """Read a constitution from YAML text; `source` names it in messages, and in `name` where the text gives none.
+    """Read a constitution from YAML text; `source` names it in messages, and in `name` where the text gives
+    none.
 
     Raises:
         ConstitutionError: The text cannot be read as a constitution; every problem is listed.
@@ -77,7 +82,11 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
     with _without_collecting():
         root = compose(text, report)
         if root is None and not report.count:
-            report.add(1, "the file is empty", "write `principles:` with at least one principle, as constitutions/default.yaml does")
+            report.add(
+                1,
+                "the file is empty",
+                "write `principles:` with at least one principle, as constitutions/default.yaml does",
+            )
         constitution = read_constitution(root, report) if root is not None else None
     report.finish()
     assert constitution is not None, "a text without problems has a constitution"
@@ -87,9 +96,10 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
 def require(constitution: Constitution, half: Half, *, source: str = "") -> tuple[Principle, ...]:
     """The principles that a stage can use, checked for the half it needs.
 
-    A principle written for the other side alone is left aside: one with only critique or revision takes no part in judging, and
-    one with only comparison or question takes none in revising (the Constitutional AI paper keeps two such lists). Any other
-    principle that lacks the half is an error, and so is a constitution that has none left.
+    A principle written for the other side alone is left aside: one with only critique or revision takes no
+    part in judging, and one with only comparison or question takes none in revising (the Constitutional AI
+    paper keeps two such lists). Any other principle that lacks the half is an error, and so is a constitution
+    that has none left.
 
     Raises:
         ConstitutionError: Names every principle that lacks the half, and what to add to it.
@@ -104,8 +114,12 @@ def require(constitution: Constitution, half: Half, *, source: str = "") -> tupl
     ]
     if problems:
         what = f"constitution `{constitution.name}` lacks what this stage needs: {_quoted(needed, ' and ')}"
-        remedy = "add the texts below" + ("" if half == "critique_revision" else f", or judge with --protocol {_other(half)}")
-        raise ConstitutionError(what, where=source, remedy=remedy, problems=first_problems(problems, len(problems)))
+        remedy = "add the texts below" + (
+            "" if half == "critique_revision" else f", or judge with --protocol {_other(half)}"
+        )
+        raise ConstitutionError(
+            what, where=source, remedy=remedy, problems=first_problems(problems, len(problems))
+        )
     return tuple(concerned)
 
 
@@ -122,11 +136,14 @@ def to_yaml(constitution: Constitution) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts with unusual line breaks in double quotes, escaped; in single quotes PyYAML would lose them."""
+    """Writes texts with unusual line breaks in double quotes, escaped; in single quotes PyYAML would lose
+    them."""
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if UNUSUAL_BREAK.search(text) else None)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if UNUSUAL_BREAK.search(text) else None
+    )
 
 
 _Dumper.add_representer(str, _text)
@@ -134,7 +151,8 @@ _Dumper.add_representer(str, _text)
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Pause the cycle collector: a tree of millions of values without a cycle would be walked over and over, at half the speed."""
+    """Pause the cycle collector: a tree of millions of values without a cycle would be walked over and over,
+    at half the speed."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -187,4 +205,6 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise ConstitutionError(what, where=f"{path}:{line}", remedy="save the file as UTF-8 in your editor") from error
+        raise ConstitutionError(
+            what, where=f"{path}:{line}", remedy="save the file as UTF-8 in your editor"
+        ) from error

@@ -10,7 +10,17 @@ from rlaif.constitution.yaml_text import NULLS, Mapping, Node, Report, Scalar, S
 from rlaif.suggest import did_you_mean
 from rlaif.types import Answers, Constitution, Example, Message, Principle, Protocol, Role
 
-__all__ = ["EXAMPLE_KEYS", "ID", "LANGUAGE", "PRINCIPLE_KEYS", "PROTOCOLS", "ROLES", "TEXT_KEYS", "TOP_KEYS", "read_constitution"]
+__all__ = [
+    "EXAMPLE_KEYS",
+    "ID",
+    "LANGUAGE",
+    "PRINCIPLE_KEYS",
+    "PROTOCOLS",
+    "ROLES",
+    "TEXT_KEYS",
+    "TOP_KEYS",
+    "read_constitution",
+]
 
 TOP_KEYS = ("name", "description", "language", "protocol", "principles", "examples")
 TEXT_KEYS = ("critique", "revision", "comparison", "question")
@@ -31,7 +41,8 @@ def read_constitution(root: Node, report: Report) -> Constitution | None:
     examples = report.series(fields["examples"], "`examples`") if "examples" in fields else []
     asked = {principle.id: principle.comparison for principle in principles}
     return Constitution(
-        name=name or "", principles=principles,
+        name=name or "",
+        principles=principles,
         description=_description(fields.get("description"), report),
         language=_language(fields.get("language"), report),
         protocol=cast("Protocol", _choice(fields.get("protocol"), "`protocol`", PROTOCOLS, report)),
@@ -54,7 +65,11 @@ def _choice(node: Node | None, what: str, allowed: tuple[str, ...], report: Repo
     """One of a few words; the first one when the key is not there."""
     text = allowed[0] if node is None else report.text(node, what)
     if node is not None and text is not None and text not in allowed:
-        report.add(node.line, f"{what} is {brief(text)}", f"{did_you_mean(text, allowed)}write {' or '.join(allowed)}")
+        report.add(
+            node.line,
+            f"{what} is {brief(text)}",
+            f"{did_you_mean(text, allowed)}write {' or '.join(allowed)}",
+        )
     return text or ""
 
 
@@ -83,7 +98,9 @@ def _principles(root: Node, node: Node | None, report: Report) -> tuple[Principl
 
 def _principle(node: Node, place: int, report: Report) -> Principle | None:
     if isinstance(node, Scalar) and node.text.strip():
-        remedy = "write `- id: a-name` and below it `comparison:`, `question:`, or `critique:` and `revision:`"
+        remedy = (
+            "write `- id: a-name` and below it `comparison:`, `question:`, or `critique:` and `revision:`"
+        )
         report.add(node.line, f"principle {place} is a bare text: {brief(node.text)}", remedy)
         return None
     fields = report.fields(node, f"principle {place}", PRINCIPLE_KEYS)
@@ -96,7 +113,11 @@ def _principle(node: Node, place: int, report: Report) -> Principle | None:
         report.add(node.line, f"{label} has no text", f"write at least one of {', '.join(TEXT_KEYS)}")
     for key in ("answers", "lead"):
         if key in fields and "question" not in fields:
-            report.add(fields[key].line, f"{label} has `{key}` but no `question`", f"write the question, or leave `{key}` out")
+            report.add(
+                fields[key].line,
+                f"{label} has `{key}` but no `question`",
+                f"write the question, or leave `{key}` out",
+            )
     answers = _answers(fields["answers"], label, report) if "answers" in fields else None
     lead = report.text(fields["lead"], f"`lead` of {label}") if "lead" in fields else None
     weight = report.number(fields["weight"], f"`weight` of {label}") if "weight" in fields else 1.0
@@ -132,7 +153,11 @@ def _answers(node: Node, label: str, report: Report) -> Answers | None:
     short, long = sorted((good.casefold(), bad.casefold()), key=len)
     if long.startswith(short):
         found = "are equal" if short == long else "begin alike: one is the beginning of the other"
-        report.add(node.line, f"{what} {found}: {brief(good)}, {brief(bad)}", "write two answers that a judge can tell apart")
+        report.add(
+            node.line,
+            f"{what} {found}: {brief(good)}, {brief(bad)}",
+            "write two answers that a judge can tell apart",
+        )
     return Answers(good, bad)
 
 
@@ -143,12 +168,17 @@ def _example(node: Node, place: int, asked: dict[str, str | None], report: Repor
         for key in EXAMPLE_KEYS:
             if key not in fields:
                 report.add(node.line, f"{label} has no `{key}`", f"an example has {', '.join(EXAMPLE_KEYS)}")
-    texts = {key: report.text(fields[key], f"`{key}` of {label}") or "" for key in ("a", "b") if key in fields}
+    texts = {
+        key: report.text(fields[key], f"`{key}` of {label}") or "" for key in ("a", "b") if key in fields
+    }
     answer = _choice(fields.get("answer"), f"`answer` of {label}", ("A", "B"), report)
     conversation = _conversation(fields["conversation"], label, report) if "conversation" in fields else ()
     principle = _asked(fields["principle"], label, asked, report) if "principle" in fields else ""
     return Example(
-        conversation=conversation, a=texts.get("a", ""), b=texts.get("b", ""), principle=principle,
+        conversation=conversation,
+        a=texts.get("a", ""),
+        b=texts.get("b", ""),
+        principle=principle,
         answer=cast("Literal['A', 'B']", answer),
     )
 
@@ -180,10 +210,18 @@ def _conversation(node: Node, label: str, report: Report) -> tuple[Message, ...]
             continue
         missing = [key for key in ("role", "content") if key not in fields]
         if missing:
-            report.add(item.line, f"a message of {label} has no `{missing[0]}`", "write both `role` and `content`")
+            report.add(
+                item.line, f"a message of {label} has no `{missing[0]}`", "write both `role` and `content`"
+            )
             continue
         role = _choice(fields["role"], f"`role` in {what}", ROLES, report)
-        messages.append(Message(cast("Role", role), report.text(fields["content"], f"`content` in {what}") or ""))
+        messages.append(
+            Message(cast("Role", role), report.text(fields["content"], f"`content` in {what}") or "")
+        )
     if not messages or messages[-1].role != "user":
-        report.add(node.line, f"{what} does not end with the user's turn", "end it with the message that `a` and `b` answer")
+        report.add(
+            node.line,
+            f"{what} does not end with the user's turn",
+            "end it with the message that `a` and `b` answer",
+        )
     return tuple(messages)

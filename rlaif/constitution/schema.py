@@ -1,6 +1,7 @@
 """The JSON Schema of a constitution file, for editors (`docs/reference/constitution.schema.json`).
 
-The reader in `constitution_reader` decides; the schema tells an editor the same while one types. A test holds the two together.
+The reader in `constitution_reader` decides; the schema tells an editor the same while one types. A test holds
+the two together.
 """
 
 from __future__ import annotations
@@ -26,16 +27,26 @@ def constitution_schema() -> dict[str, Any]:
             "name": _text("Name of the constitution; the file's name when left out."),
             "description": _text("One sentence on what it is for."),
             "language": {
-                "type": "string", "pattern": f"^{LANGUAGE.pattern}$", "default": "en",
+                "type": "string",
+                "pattern": f"^{LANGUAGE.pattern}$",
+                "default": "en",
                 "description": "Language tag such as en or zh; chooses the prompt templates.",
             },
             "protocol": {
-                "enum": list(PROTOCOLS), "default": PROTOCOLS[0],
-                "description": "How the principles are meant to be judged: two responses at once, or each alone.",
+                "enum": list(PROTOCOLS),
+                "default": PROTOCOLS[0],
+                "description": "How the principles are meant to be judged: two responses at once, or each "
+                "alone.",
             },
-            "principles": {"type": "array", "minItems": 1, "items": _principle(), "description": "The rules."},
+            "principles": {
+                "type": "array",
+                "minItems": 1,
+                "items": _principle(),
+                "description": "The rules.",
+            },
             "examples": {
-                "type": "array", "items": _example(),
+                "type": "array",
+                "items": _example(),
                 "description": "Worked pairwise judgements that the judge reads first.",
             },
         },
@@ -54,26 +65,51 @@ def _principle() -> dict[str, Any]:
         "anyOf": [{"required": [key]} for key in TEXT_KEYS],
         "dependentRequired": {"answers": ["question"], "lead": ["question"]},
         "properties": {
-            "id": {"type": "string", "pattern": f"^{ID.pattern}$", "description": "Short name, unique in the file."},
-            "critique": _text("Asks a model to identify what breaks this rule in the assistant's last response."),
+            "id": {
+                "type": "string",
+                "pattern": f"^{ID.pattern}$",
+                "description": "Short name, unique in the file.",
+            },
+            "critique": _text(
+                "Asks a model to identify what breaks this rule in the assistant's last response."
+            ),
             "revision": _text("Asks it to rewrite the response so that the rule holds."),
             "comparison": _text("Asks a judge which of two responses keeps the rule better."),
             "question": _text("Asks a judge about one response; answered by one of `answers`."),
             "answers": {
-                "type": "array", "minItems": 2, "maxItems": 2, "uniqueItems": True,
+                "type": "array",
+                "minItems": 2,
+                "maxItems": 2,
+                "uniqueItems": True,
                 "items": {"type": ["string", "boolean", "number"], "pattern": r"\S"},
-                "description": "The good answer of `question`, then the bad one; the template's own (Yes, No) when left out.",
+                "description": "The good answer of `question`, then the bad one; the template's own (Yes, "
+                "No) when left out.",
             },
-            "lead": _text("How the answer to `question` begins, up to where one of `answers` follows: `The tone of this text is`."),
-            "weight": {"type": "number", "minimum": LEAST, "maximum": MOST, "default": 1, "description": "Relative weight."},
-            "tags": {"type": "array", "items": _text("A word to group by."), "description": "Groups for reports."},
+            "lead": _text(
+                "How the answer to `question` begins, up to where one of `answers` follows: `The tone of "
+                "this text is`."
+            ),
+            "weight": {
+                "type": "number",
+                "minimum": LEAST,
+                "maximum": MOST,
+                "default": 1,
+                "description": "Relative weight.",
+            },
+            "tags": {
+                "type": "array",
+                "items": _text("A word to group by."),
+                "description": "Groups for reports.",
+            },
         },
     }
 
 
 def _example() -> dict[str, Any]:
     message = {
-        "type": "object", "additionalProperties": False, "required": ["role", "content"],
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["role", "content"],
         "properties": {"role": {"enum": list(ROLES)}, "content": _text("What was said.")},
     }
     return {
@@ -83,7 +119,8 @@ def _example() -> dict[str, Any]:
         "properties": {
             "conversation": {
                 "anyOf": [_text("One turn of the user."), {"type": "array", "minItems": 1, "items": message}],
-                "description": "One text for one turn of the user, or messages that end with the user's turn.",
+                "description": "One text for one turn of the user, or messages that end with the user's "
+                "turn.",
             },
             "a": _text("The first response."),
             "b": _text("The second response."),

@@ -1,9 +1,9 @@
 """YAML that knows its line numbers, and a reader that reports every problem of a file at once.
 
-`compose` turns text into a tree of three node types. It builds the tree from libyaml's events rather than with `yaml.compose`:
-that takes half the time on 100,000 principles, cannot overflow the stack, and leaves the text of an unquoted scalar as written
-(`Yes` is not `True`). Aliases are refused, so that a small file cannot unfold into a large one; so are tags
-(`!!python/object`), deep nesting and second documents.
+`compose` turns text into a tree of three node types. It builds the tree from libyaml's events rather than
+with `yaml.compose`: that takes half the time on 100,000 principles, cannot overflow the stack, and leaves the
+text of an unquoted scalar as written (`Yes` is not `True`). Aliases are refused, so that a small file cannot
+unfold into a large one; so are tags (`!!python/object`), deep nesting and second documents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from rlaif.errors import ConstitutionError, Problem
 from rlaif.suggest import did_you_mean
 
 __all__ = [
-    "MAX_DEPTH", "NULLS", "PROBLEMS_LISTED", "Mapping", "Node", "Report", "Scalar", "Series", "UNPRINTABLE", "brief", "compose",
+    "MAX_DEPTH",
+    "NULLS",
+    "PROBLEMS_LISTED",
+    "Mapping",
+    "Node",
+    "Report",
+    "Scalar",
+    "Series",
+    "UNPRINTABLE",
+    "brief",
+    "compose",
     "first_problems",
 ]
 
@@ -40,7 +50,8 @@ NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|IN
 
 
 class Scalar(NamedTuple):
-    """A text, a number or nothing, as written; `quoted` says whether YAML would read it as text whatever it holds."""
+    """A text, a number or nothing, as written; `quoted` says whether YAML would read it as text whatever it
+    holds."""
 
     line: int
     text: str
@@ -90,23 +101,34 @@ class Report:
         if self.count:
             problems = "1 problem" if self.count == 1 else f"{self.count} problems"
             ordered = [problem for _, problem in sorted(self.problems, key=lambda pair: pair[0])]
-            raise ConstitutionError(f"{self.source} cannot be used: {problems}", problems=first_problems(ordered, self.count))
+            raise ConstitutionError(
+                f"{self.source} cannot be used: {problems}", problems=first_problems(ordered, self.count)
+            )
 
     def fields(self, node: Node, what: str, allowed: Sequence[str]) -> dict[str, Node] | None:
-        """The values of a mapping by key, unknown and repeated keys reported; `None` when the node is no mapping."""
+        """The values of a mapping by key, unknown and repeated keys reported; `None` when the node is no
+        mapping."""
         if not isinstance(node, Mapping):
             self.wrong_type(node, what, f"write it as a mapping with the keys {', '.join(allowed)}")
             return None
         fields: dict[str, Node] = {}
         for key, value in node.pairs:
             if not isinstance(key, Scalar):
-                self.add(key.line, f"{what} has {KINDS[type(key)]} for a key", f"its keys are {', '.join(allowed)}")
+                self.add(
+                    key.line, f"{what} has {KINDS[type(key)]} for a key", f"its keys are {', '.join(allowed)}"
+                )
             elif key.text not in allowed:
                 guess = did_you_mean(key.text, allowed)
-                self.add(key.line, f"{what} has an unknown key {brief(key.text)}", f"{guess}its keys are {', '.join(allowed)}")
+                self.add(
+                    key.line,
+                    f"{what} has an unknown key {brief(key.text)}",
+                    f"{guess}its keys are {', '.join(allowed)}",
+                )
             elif key.text in fields:
                 first = fields[key.text].line
-                self.add(key.line, f"{what} has `{key.text}` twice (first at line {first})", "keep one of the two")
+                self.add(
+                    key.line, f"{what} has `{key.text}` twice (first at line {first})", "keep one of the two"
+                )
             else:
                 fields[key.text] = value
         return fields
@@ -128,7 +150,11 @@ class Report:
             self.add(node.line, f"{what} is empty", "write its text, or leave the key out")
             return None
         if UNPRINTABLE.search(stripped):
-            self.add(node.line, f"{what} holds a control character", "take the escape such as \\0 out of the quoted text")
+            self.add(
+                node.line,
+                f"{what} holds a control character",
+                "take the escape such as \\0 out of the quoted text",
+            )
             return None
         return stripped
 
@@ -139,7 +165,9 @@ class Report:
             return None
         value = float(re.sub(r"\.(?=inf|nan)", "", node.text.lower()))
         if not LEAST <= value <= MOST:
-            self.add(node.line, f"{what} is {brief(node.text)}", f"write a number from {LEAST:g} to {MOST:,.0f}")
+            self.add(
+                node.line, f"{what} is {brief(node.text)}", f"write a number from {LEAST:g} to {MOST:,.0f}"
+            )
             return None
         return value
 
@@ -163,11 +191,16 @@ def brief(text: str) -> str:
 
 
 def compose(text: str, report: Report) -> Node | None:
-    """The tree of a YAML text of one document; `None` when the text cannot be read (reported) or holds nothing (not reported)."""
+    """The tree of a YAML text of one document; `None` when the text cannot be read (reported) or holds
+    nothing (not reported)."""
     if UNPRINTABLE.search(text):
         for line, content in enumerate(LINE_BREAK.split(text), 1):
             for character in UNPRINTABLE.findall(content)[:1]:
-                report.add(line, f"a control character (U+{ord(character):04X})", "delete it; the file may not be a text file")
+                report.add(
+                    line,
+                    f"a control character (U+{ord(character):04X})",
+                    "delete it; the file may not be a text file",
+                )
         return None
     try:
         return _build(yaml.parse(text, Loader=LOADER), report)
@@ -177,7 +210,8 @@ def compose(text: str, report: Report) -> Node | None:
 
 
 def _build(events: Iterator[Any], report: Report) -> Node | None:
-    """Step through the events with a stack of open collections: `children[-1]` gathers what the innermost one holds."""
+    """Step through the events with a stack of open collections: `children[-1]` gathers what the innermost one
+    holds."""
     children: list[list[Any]] = [[]]
     lines: list[int] = []
     for event in events:
@@ -227,7 +261,11 @@ def _refuse(event: Any, report: Report) -> None:
     if event.anchor is not None:
         report.add(line, f"a YAML anchor `&{event.anchor}`", "take it out; quote a text that begins with &")
     if event.tag not in PLAIN_TAGS:
-        report.add(line, f"a YAML tag {brief(event.tag)}", "take it out: values are texts, numbers, lists and mappings")
+        report.add(
+            line,
+            f"a YAML tag {brief(event.tag)}",
+            "take it out: values are texts, numbers, lists and mappings",
+        )
 
 
 def _report_syntax(error: yaml.YAMLError, text: str, report: Report) -> None:
@@ -244,11 +282,20 @@ def _report_syntax(error: yaml.YAMLError, text: str, report: Report) -> None:
 
 def _hint(problem: str) -> str:
     hints: Iterable[tuple[str, str]] = (
-        ("mapping values are not allowed", "quote a text that holds `: `, or begin it with `>-` and a new indented line"),
+        (
+            "mapping values are not allowed",
+            "quote a text that holds `: `, or begin it with `>-` and a new indented line",
+        ),
         ("cannot start any token", "quote a text that begins with @, ` or %"),
         ("quoted scalar", "close the quotation; in single quotes an apostrophe is written twice"),
         ("unexpected end of stream", "close the quotation; in single quotes an apostrophe is written twice"),
-        ("could not find expected ':'", "write `key: value`; indent the further lines of a long text more than its key"),
-        ("did not find expected", "look here and just above for an open quotation or bracket, or for odd indentation"),
+        (
+            "could not find expected ':'",
+            "write `key: value`; indent the further lines of a long text more than its key",
+        ),
+        (
+            "did not find expected",
+            "look here and just above for an open quotation or bracket, or for odd indentation",
+        ),
     )
     return next((hint for start, hint in hints if start in problem), "look at this line and the one above it")

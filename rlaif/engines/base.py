@@ -1,8 +1,9 @@
 """The engine protocol: generate text, and read the probability of label strings at the next position.
 
-A request is plain data and complete in itself, so that its digest can key a journal. An engine plans its batches over *all* the
-requests it is given and only then leaves out those already `done`: so what is left out never changes the batch, and thus the
-rounding, of what is computed, and a resumed run ends with the same numbers as an undisturbed one.
+A request is plain data and complete in itself, so that its digest can key a journal. An engine plans its
+batches over *all* the requests it is given and only then leaves out those already `done`: so what is left out
+never changes the batch, and thus the rounding, of what is computed, and a resumed run ends with the same
+numbers as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,22 @@ from typing import Any, Literal, Protocol
 from rlaif.types import Message
 
 __all__ = [
-    "LEAST_SHARE", "is_refusal",
-    "Engine", "EngineCard", "Generation", "GenerationRequest", "LabelReading", "LabelRequest", "Sampling", "TokenCount",
+    "LEAST_SHARE",
+    "is_refusal",
+    "Engine",
+    "EngineCard",
+    "Generation",
+    "GenerationRequest",
+    "LabelReading",
+    "LabelRequest",
+    "Sampling",
+    "TokenCount",
 ]
 
 LEAST_SHARE = 0.005
-"""Least probability that the labels of a question must hold together for their ratio to say something. Below it the model is about to
-write something else (it begins to think, or answers in other words), and the two tails that remain are noise."""
+"""Least probability that the labels of a question must hold together for their ratio to say something. Below
+it the model is about to write something else (it begins to think, or answers in other words), and the two
+tails that remain are noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +45,8 @@ class EngineCard:
         dtype: Arithmetic of the forward pass, e.g. `bfloat16`.
         context: Longest sequence in tokens.
         chat: Whether the model has a chat template (else the plain form is used).
-        reads: How a served model is asked and its labels are read, in words (`chat, top 20 log-probabilities`, `chat, 8 votes`);
-            empty where there is one way only.
+        reads: How a served model is asked and its labels are read, in words
+            (`chat, top 20 log-probabilities`, `chat, 8 votes`); empty where there is one way only.
     """
 
     name: str
@@ -65,7 +75,8 @@ class Sampling:
     Attributes:
         max_new_tokens: Longest completion in tokens.
         temperature: Logits are divided by it; 0 means greedy.
-        top_p: Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own distribution.
+        top_p: Draw from the smallest set of tokens that holds this probability; 1 keeps the model's own
+            distribution.
         stop: Strings that end a completion; they are not part of it.
     """
 
@@ -80,9 +91,10 @@ class GenerationRequest:
     """One completion to sample.
 
     Attributes:
-        messages: The conversation; the completion continues it as the assistant. When the last message is the assistant's, the
-            completion continues that text.
-        seed: Fixes the draw: the same request gives the same completion, whatever else is in its batch (up to rounding).
+        messages: The conversation; the completion continues it as the assistant. When the last message is the
+            assistant's, the completion continues that text.
+        seed: Fixes the draw: the same request gives the same completion, whatever else is in its batch (up to
+            rounding).
     """
 
     messages: tuple[Message, ...]
@@ -93,7 +105,8 @@ class GenerationRequest:
         """The request as JSON values, for journal keys."""
         sampling = self.sampling
         return {
-            "messages": [[m.role, m.content] for m in self.messages], "seed": self.seed,
+            "messages": [[m.role, m.content] for m in self.messages],
+            "seed": self.seed,
             "sampling": [sampling.max_new_tokens, sampling.temperature, sampling.top_p, list(sampling.stop)],
         }
 
@@ -136,13 +149,15 @@ class LabelReading:
     """What the model holds of each label at the next position.
 
     Attributes:
-        logprobs: Natural-log probability of each label under the full softmax, in the request's order; empty when invalid.
-        reason: Why there is no reading; empty when there is one. In-process: `prompt_too_long`, `labels_alike`,
-            `not_finite`. Served: also `no_logprobs`, `labels_not_in_top`, `labels_unlikely`, `no_label_in_answer`, and the
-            reasons of requests that got no answer.
+        logprobs: Natural-log probability of each label under the full softmax, in the request's order; empty
+            when invalid.
+        reason: Why there is no reading; empty when there is one. In-process: `prompt_too_long`,
+            `labels_alike`, `not_finite`. Served: also `no_logprobs`, `labels_not_in_top`, `labels_unlikely`,
+            `no_label_in_answer`, and the reasons of requests that got no answer.
         tokens: Length of the prompt in tokens.
-        bounded: For each label, how its log-probability was found where a server did not tell it: `told` (it was told),
-            `least` (at most that of the least token told) or `mass` (at most what the tokens told leave). Empty when all were told.
+        bounded: For each label, how its log-probability was found where a server did not tell it: `told` (it
+            was told), `least` (at most that of the least token told) or `mass` (at most what the tokens told
+            leave). Empty when all were told.
     """
 
     logprobs: tuple[float, ...]
@@ -157,14 +172,23 @@ class LabelReading:
 
 
 REFUSALS = (
-    "prompt_too_long", "template_refused", "unknown_token", "rejected_", "content_filter", "no_content", "tool_calls", "refusal",
+    "prompt_too_long",
+    "template_refused",
+    "unknown_token",
+    "rejected_",
+    "content_filter",
+    "no_content",
+    "tool_calls",
+    "refusal",
     "transient:",
 )
-"""How the reasons begin of a request that got no answer. All other reasons are of answers that say nothing usable."""
+"""How the reasons begin of a request that got no answer. All other reasons are of answers that say nothing
+usable."""
 
 
 def is_refusal(reason: str) -> bool:
-    """Whether the request was not answered, so that it may be asked again: of a server with a longer context, for one."""
+    """Whether the request was not answered, so that it may be asked again: of a server with a longer context,
+    for one."""
     return reason.startswith(REFUSALS)
 
 
@@ -176,14 +200,19 @@ class Engine(Protocol):
         """Who answers."""
         ...
 
-    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, Generation]]:
         """Sample a completion for every request that is not in `done`.
 
-        Yields one mapping a finished batch, from the request's index to its result; each index comes exactly once.
+        Yields one mapping a finished batch, from the request's index to its result; each index comes exactly
+        once.
         """
         ...
 
-    def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, LabelReading]]:
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, LabelReading]]:
         """Read the labels of every request that is not in `done`; yields as `generate` does."""
         ...
 

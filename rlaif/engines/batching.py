@@ -15,7 +15,8 @@ __all__ = ["Padded", "pad_left", "plan"]
 class Padded(NamedTuple):
     """A batch, padded on the left so that the last column is every row's last token. All `(B, T)`.
 
-    `mask` is 1 on real tokens; `positions` counts them from 0 (padding: 0), as models with absolute positions need it.
+    `mask` is 1 on real tokens; `positions` counts them from 0 (padding: 0), as models with absolute positions
+    need it.
     """
 
     ids: torch.Tensor
@@ -28,16 +29,22 @@ def plan(costs: Sequence[int], *, budget: int, rows: int | None = None) -> list[
 
     Args:
         costs: Tokens of each item.
-        budget: Most tokens a batch may hold, every row counted as long as the longest; a longer item goes alone.
+        budget: Most tokens a batch may hold, every row counted as long as the longest; a longer item goes
+            alone.
         rows: Most items in a batch; `None` means no limit but the budget.
 
     Returns:
-        Indices, batch by batch. The plan depends on the costs alone. Dearest first: what will not fit fails at once.
+        Indices, batch by batch. The plan depends on the costs alone. Dearest first: what will not fit fails
+        at once.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
         batch = batches[-1] if batches else None
-        if batch is not None and (len(batch) + 1) * costs[batch[0]] <= budget and (rows is None or len(batch) < rows):
+        if (
+            batch is not None
+            and (len(batch) + 1) * costs[batch[0]] <= budget
+            and (rows is None or len(batch) < rows)
+        ):
             batch.append(index)
         else:
             batches.append([index])

@@ -1,11 +1,13 @@
 """Messages to text to token ids, for one tokenizer.
 
-A chat model gets its tokenizer's chat template. A base model gets the plain form of the Constitutional AI paper (Bai et al. 2022):
-blocks of `\\n\\nHuman: …` and `\\n\\nAssistant: …`. In both, when the last message is the assistant's, its text is left open and the
+A chat model gets its tokenizer's chat template. A base model gets the plain form of the Constitutional AI
+paper (Bai et al. 2022): blocks of `\\n\\nHuman: …` and `\\n\\nAssistant: …`. In both, when the last message
+    is the assistant's, its text is left open and the
 model continues it; else the template's generation prompt opens a new turn.
 
-What a message says is data. A control string of the tokenizer inside it (`<|im_end|>`) gets a zero-width space after its first
-character, so that it reads the same to a person and is no control token to the model; so do turn markers in the plain form.
+What a message says is data. A control string of the tokenizer inside it (`<|im_end|>`) gets a zero-width
+space after its first character, so that it reads the same to a person and is no control token to the model;
+so do turn markers in the plain form.
 
 Templates that write the date get a fixed one, so that the same messages give the same tokens on every day.
 """
@@ -28,12 +30,14 @@ __all__ = ["TEMPLATE_REFUSED", "TemplateRefusal", "ChatFormat", "end_tokens", "n
 ZERO_WIDTH = "\u200b"
 REPLACEMENT = "\ufffd"
 OPEN_END = "[\u2060open end\u2060]"
-"""Stands for the assistant's open text while the template renders; the text goes where its last occurrence is."""
+"""Stands for the assistant's open text while the template renders; the text goes where its last occurrence
+is."""
 
 FIXED_DATE = "26 Jul 2024"
 TODAY = "strftime_now"
 FIXED_TODAY = f"{{% macro {TODAY}(format) %}}{FIXED_DATE}{{% endmacro %}}{{{{ '' }}}}"
-"""Goes in front of a template that asks for the date; the empty expression keeps the template's own first newline."""
+"""Goes in front of a template that asks for the date; the empty expression keeps the template's own first
+newline."""
 
 MARKUP = re.compile(r"[<>\[\]{}|｜]")
 TURN_MARKER = re.compile(r"^([^\S\n]*)([HA])(?=(?:uman|ssistant)[^\S\n]*:)", re.MULTILINE | re.IGNORECASE)
@@ -47,13 +51,19 @@ def end_tokens(model: Any, form: ChatFormat) -> frozenset[int]:
         ModelError: The generation config names what is no token.
     """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    several = [token for token in (configured if isinstance(configured, list) else [configured]) if token is not None]
+    several = [
+        token for token in (configured if isinstance(configured, list) else [configured]) if token is not None
+    ]
     if not all(isinstance(token, int) for token in several):
         raise ModelError(
-            f"its generation config says `eos_token_id` is {str(configured)[:40]}, which is no token's number", where=form.name,
+            f"its generation config says `eos_token_id` is {str(configured)[:40]}, which is no token's "
+            "number",
+            where=form.name,
             remedy="fetch or save the model again",
         )
-    return frozenset(int(token) for token in (form.tokenizer.eos_token_id, *several, *form.turn_end) if token is not None)
+    return frozenset(
+        int(token) for token in (form.tokenizer.eos_token_id, *several, *form.turn_end) if token is not None
+    )
 
 
 def neutralize(text: str, specials: Sequence[str]) -> str:
@@ -69,7 +79,8 @@ def neutralize(text: str, specials: Sequence[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _any_of(strings: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Matches the longest of the strings at the leftmost place, as a tokenizer does; `None` when there are none."""
+    """Matches the longest of the strings at the leftmost place, as a tokenizer does; `None` when there are
+    none."""
     found = sorted({string for string in strings if string}, key=lambda string: (-len(string), string))
     return re.compile("|".join(map(re.escape, found))) if found else None
 
@@ -80,7 +91,8 @@ def _break(match: re.Match[str]) -> str:
 
 
 class TemplateRefusal(ModelError):
-    """The chat template refuses one conversation: an engine refuses that request, and goes on with the others."""
+    """The chat template refuses one conversation: an engine refuses that request, and goes on with the
+    others."""
 
 
 TEMPLATE_REFUSED = "template_refused"
@@ -102,11 +114,18 @@ class ChatFormat:
         self.name = name or str(getattr(tokenizer, "name_or_path", ""))
         self.chat = bool(tokenizer.chat_template)
         added = tokenizer.added_tokens_decoder
-        self.specials = tuple(sorted({*tokenizer.all_special_tokens, *(str(t) for t in added.values() if _is_control(t))}))
-        self._ids = {tokenizer.convert_tokens_to_ids(text) for text in self.specials} - {tokenizer.unk_token_id}
-        # Matched on normalised text: what looks harmless may become such a token (a full-width bracket under NFKC).
+        self.specials = tuple(
+            sorted({*tokenizer.all_special_tokens, *(str(t) for t in added.values() if _is_control(t))})
+        )
+        self._ids = {tokenizer.convert_tokens_to_ids(text) for text in self.specials} - {
+            tokenizer.unk_token_id
+        }
+        # Matched on normalised text: what looks harmless may become such a token (a full-width bracket under
+        # NFKC).
         self._loose = any(token.normalized for token in added.values() if str(token) in self.specials)
-        cuts_clean = all(not (t.normalized or t.lstrip or t.single_word) for t in added.values()) and tokenizer.is_fast
+        cuts_clean = (
+            all(not (t.normalized or t.lstrip or t.single_word) for t in added.values()) and tokenizer.is_fast
+        )
         self._hard = _any_of(tuple(str(token) for token in added.values())) if cuts_clean else None
         template = tokenizer.get_chat_template() if self.chat else ""
         self._dated = FIXED_TODAY + template if TODAY in template else None
@@ -135,15 +154,18 @@ class ChatFormat:
         """Token ids of pieces of text, nothing added."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
     def cut(self, text: str) -> int:
         """Where rendered text may be cut in two without changing its tokens: before its last control token.
 
-        A tokenizer takes control tokens out of the text before anything else, so what is on either side of one is tokenised apart.
-        0 where that cannot be relied on: no control token in the text, or one that takes in the space around it.
+        A tokenizer takes control tokens out of the text before anything else, so what is on either side of
+        one is tokenised apart. 0 where that cannot be relied on: no control token in the text, or one that
+        takes in the space around it.
         """
         last = None
         if self._hard is not None:
@@ -152,7 +174,8 @@ class ChatFormat:
         return 0 if last is None else last.start()
 
     def inert(self, text: str) -> str:
-        """A message's text with nothing in it that could act as a control token or, in the plain form, as a turn."""
+        """A message's text with nothing in it that could act as a control token or, in the plain form, as a
+        turn."""
         text = neutralize(_encodable(text), self.specials)
         while self._loose and (at := self._first_control(text)) is not None:
             text = text[:at] + REPLACEMENT + text[at + 1 :]
@@ -169,7 +192,8 @@ class ChatFormat:
         return self._template(turns, True)
 
     def _turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
-        """The messages as the template takes them: inert, and the system text in front of the first user turn where it has no role."""
+        """The messages as the template takes them: inert, and the system text in front of the first user turn
+        where it has no role."""
         turns = [{"role": message.role, "content": self.inert(message.content)} for message in messages]
         if turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
             turns.pop()
@@ -181,13 +205,22 @@ class ChatFormat:
         return [{"role": "user", "content": system}, *rest]
 
     def _template(self, turns: list[dict[str, str]], open_turn: bool) -> str:
-        options = {"add_generation_prompt": open_turn, "date_string": FIXED_DATE, "chat_template": self._dated}
+        options = {
+            "add_generation_prompt": open_turn,
+            "date_string": FIXED_DATE,
+            "chat_template": self._dated,
+        }
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         except (jinja2.TemplateError, *RENDER_ERRORS) as error:
             roles = ", ".join(turn["role"] for turn in turns)
-            remedy = "check the order of the turns: most templates want user and assistant in turn, the system's text first"
-            raise TemplateRefusal(f"the chat template refuses the turns {roles}: {error}", where=self.name, remedy=remedy) from None
+            remedy = (
+                "check the order of the turns: most templates want user and assistant in turn, the "
+                "system's text first"
+            )
+            raise TemplateRefusal(
+                f"the chat template refuses the turns {roles}: {error}", where=self.name, remedy=remedy
+            ) from None
         return str(text)
 
     def _render_plain(self, messages: Sequence[Message]) -> str:
@@ -205,7 +238,8 @@ class ChatFormat:
         return "".join(parts)
 
     def _leading_ids(self) -> tuple[int, ...]:
-        """What the tokenizer puts before a text by itself, such as BOS. A chat template writes that itself."""
+        """What the tokenizer puts before a text by itself, such as BOS. A chat template writes that
+        itself."""
         if self.chat:
             return ()
         bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -215,7 +249,9 @@ class ChatFormat:
 
     def _keeps_system(self) -> bool:
         try:
-            text = self._template([{"role": "system", "content": OPEN_END}, {"role": "user", "content": "a"}], True)
+            text = self._template(
+                [{"role": "system", "content": OPEN_END}, {"role": "user", "content": "a"}], True
+            )
         except ModelError:
             return False
         return OPEN_END in text
@@ -223,7 +259,9 @@ class ChatFormat:
     def _turn_end(self) -> tuple[int, ...]:
         """The control token right behind an assistant's text, found by rendering one."""
         try:
-            text = self._template([{"role": "user", "content": "a"}, {"role": "assistant", "content": OPEN_END}], False)
+            text = self._template(
+                [{"role": "user", "content": "a"}, {"role": "assistant", "content": OPEN_END}], False
+            )
         except ModelError:
             return ()
         tail = text.rpartition(OPEN_END)[2].lstrip()
@@ -235,11 +273,15 @@ class ChatFormat:
         """Where the first control token of `text` begins, after the tokenizer's own normalisation."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return next((start for token, (start, end) in spans if token in self._ids and text[start:end] != REPLACEMENT), None)
+        return next(
+            (start for token, (start, end) in spans if token in self._ids and text[start:end] != REPLACEMENT),
+            None,
+        )
 
 
 def _is_control(token: Any) -> bool:
-    """Special tokens, and added tokens that look like markup (`<think>`); not added words or runs of spaces."""
+    """Special tokens, and added tokens that look like markup (`<think>`); not added words or runs of
+    spaces."""
     text = str(token)
     if not text.strip():
         return False

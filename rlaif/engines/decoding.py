@@ -1,8 +1,9 @@
 """Sampling completions: one prefill a prompt, then a token a step for all rows of a batch.
 
-Differences from `model.generate`: samples of one prompt share its prefill, rows that are done leave the batch, logits are formed for
-the last position only, and a token is drawn by inverting the cumulative distribution at one uniform number. The uniforms of a row come
-from its own seed, so what it draws does not depend on its company in the batch (but for the rounding of its logits).
+Differences from `model.generate`: samples of one prompt share its prefill, rows that are done leave the
+batch, logits are formed for the last position only, and a token is drawn by inverting the cumulative
+distribution at one uniform number. The uniforms of a row come from its own seed, so what it draws does not
+depend on its company in the batch (but for the rounding of its logits).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ BLOCK = 256
 """Vocabulary entries summed together in the first of the two steps of a draw."""
 
 LEAVE = 8
-"""Done rows leave when they are at least a LEAVE-th of the batch: leaving copies the cache, as one step of growth does."""
+"""Done rows leave when they are at least a LEAVE-th of the batch: leaving copies the cache, as one step of
+growth does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +70,28 @@ class _Live:
     def keep(self, kept: torch.Tensor) -> None:
         """Drop the other rows."""
         self.rows = [self.rows[row] for row in kept.tolist()]
-        self.uniforms, self.temperature, self.top_p = self.uniforms[kept], self.temperature[kept], self.top_p[kept]
+        self.uniforms, self.temperature, self.top_p = (
+            self.uniforms[kept],
+            self.temperature[kept],
+            self.top_p[kept],
+        )
 
 
 def _uniforms(seed: int, count: int) -> torch.Tensor:
-    """`count` numbers in [0, 1) from a generator of their own; on the CPU, so that they are the same for every device."""
+    """`count` numbers in [0, 1) from a generator of their own; on the CPU, so that they are the same for
+    every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, generator=generator, dtype=torch.float32)
 
 
-def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+def draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor
+) -> torch.Tensor:
     """Draw one token a row by inverting the cumulative distribution.
 
-    Two steps: the block of `BLOCK` entries in which the row's uniform number falls, then the entry inside it. So the vocabulary is
-    read for one exponential and one sum, and the sums stay short enough to be exact in float32.
+    Two steps: the block of `BLOCK` entries in which the row's uniform number falls, then the entry inside it.
+    So the vocabulary is read for one exponential and one sum, and the sums stay short enough to be exact in
+    float32.
 
     Args:
         logits: `(B, V)`.
@@ -104,12 +114,14 @@ def draw(logits: torch.Tensor, uniforms: torch.Tensor, temperature: torch.Tensor
 
 
 def _invert(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The entry of each row where the running sum of `weights` `(B, V)` passes the uniform part of its total."""
+    """The entry of each row where the running sum of `weights` `(B, V)` passes the uniform part of its
+    total."""
     size = weights.shape[-1]
     weights = torch.nn.functional.pad(weights, (0, -size % BLOCK)).view(len(weights), -1, BLOCK)
     blocks = weights.sum(-1).double().cumsum(-1)
     target = uniforms.double()[:, None] * blocks[:, -1:]
-    # `right`: the first entry whose running sum is above the target, so that an entry of weight 0 is never drawn.
+    # `right`: the first entry whose running sum is above the target, so that an entry of weight 0 is never
+    # drawn.
     block = torch.searchsorted(blocks, target, right=True).clamp_(max=blocks.shape[-1] - 1)
     before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = weights.gather(1, block[..., None].expand(-1, -1, BLOCK)).squeeze(1).double()
@@ -137,7 +149,9 @@ class Decoder:
         stops: Strings that end every completion, besides those of its request.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, ends: frozenset[int], pad: int, stops: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, ends: frozenset[int], pad: int, stops: tuple[str, ...] = ()
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.ends = ends
@@ -181,11 +195,18 @@ class Decoder:
             # A refused row stays until it leaves; what it is fed has no meaning, but must be a token.
             logits = self._forward(tokens.clamp(min=0)[:, None], mask, positions, cache)
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
         """Logits of the last position, `(B, V)`; the cache grows."""
         with tuned_head(self.model):
             output = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
         last: torch.Tensor = output.logits[:, -1]
         return last
@@ -213,7 +234,9 @@ class Decoder:
         return any(stop in text for stop in stops)
 
     def _text(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(
+            self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     def _result(self, row: _Row) -> Generation:
         if row.finish == "refused":
@@ -222,4 +245,6 @@ class Decoder:
         text = self._text(row.tokens[:-1] if ended else row.tokens)
         for stop in self.stops + row.sampling.stop:
             text = text.partition(stop)[0]
-        return Generation(text=text, finish="stop" if row.finish == "stop" else "length", tokens=len(row.tokens))
+        return Generation(
+            text=text, finish="stop" if row.finish == "stop" else "length", tokens=len(row.tokens)
+        )

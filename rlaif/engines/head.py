@@ -1,11 +1,13 @@
 """Two corrections to the output layer while the engine runs a model: one for speed, one for precision.
 
-Speed: `logits_to_keep=1` hands the layer a strided slice, for which torch copies the whole weight matrix once a row. A contiguous copy
+Speed: `logits_to_keep=1` hands the layer a strided slice, for which torch copies the whole weight matrix once
+    a row. A contiguous copy
 of the slice (a few kilobytes) avoids that.
 
-Precision: a bfloat16 number has eight significant bits, so a logit of 20 is rounded to a multiple of 0.125, and with it the log-odds
-of two labels. The few label columns are therefore computed again in float32 from the same hidden state, at next to no cost. The other
-columns only enter the softmax's sum and stay as they are.
+Precision: a bfloat16 number has eight significant bits, so a logit of 20 is rounded to a multiple of 0.125,
+    and with it the log-odds
+of two labels. The few label columns are therefore computed again in float32 from the same hidden state, at
+next to no cost. The other columns only enter the softmax's sum and stay as they are.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ __all__ = ["tuned_head"]
 
 @contextmanager
 def tuned_head(model: Any, *, fine: Iterable[int] = ()) -> Iterator[None]:
-    """Inside the block the output layer of `model` takes contiguous input and gives the logits of the tokens `fine` in float32.
+    """Inside the block the output layer of `model` takes contiguous input and gives the logits of the tokens
+    `fine` in float32.
 
-    What the model does to its logits afterwards (scaling, soft capping) then happens in float32 too. The second correction leaves
-    models alone that compute in float32 already, or whose output layer is no plain linear layer (quantised, adapted).
+    What the model does to its logits afterwards (scaling, soft capping) then happens in float32 too. The
+    second correction leaves models alone that compute in float32 already, or whose output layer is no plain
+    linear layer (quantised, adapted).
     """
     head = model.get_output_embeddings()
     hooks = [] if head is None else [head.register_forward_pre_hook(_contiguous)]
@@ -50,7 +54,9 @@ class _Refine:
         self.weight = head.weight[self.columns].float()
         self.bias = None if head.bias is None else head.bias[self.columns].float()
 
-    def __call__(self, _layer: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, _layer: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
         logits = output.float()
         logits[..., self.columns] = torch.nn.functional.linear(args[0].float(), self.weight, self.bias)
         return logits

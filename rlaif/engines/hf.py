@@ -1,9 +1,10 @@
 """The torch engine: any causal language model of transformers, in this process.
 
-Label reading: what prompts share at their start is computed once (see `tree`); where a model cannot be run so, prompts are sorted by
-length and cut into batches under a token budget, padded on the left. Logits are formed for the last position only. Sampling: see
-`decoding`. Batches are planned over all requests before those already done are left out, so a batch that was finished as a whole is
-skipped as a whole, and a resumed run computes the others as an undisturbed run does.
+Label reading: what prompts share at their start is computed once (see `tree`); where a model cannot be run
+so, prompts are sorted by length and cut into batches under a token budget, padded on the left. Logits are
+formed for the last position only. Sampling: see `decoding`. Batches are planned over all requests before
+those already done are left out, so a batch that was finished as a whole is skipped as a whole, and a resumed
+run computes the others as an undisturbed run does.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ GPU_CACHE_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Requests for completions of one prompt. `cost` is the room a row needs: prompt and longest completion, in tokens."""
+    """Requests for completions of one prompt. `cost` is the room a row needs: prompt and longest completion,
+    in tokens."""
 
     ids: Tokens
     members: tuple[int, ...]
     cost: int
+
 
 UNKNOWN_TOKEN = "unknown_token"
 """The reason of a request with a token that has no row in the model's embedding."""
@@ -58,7 +61,13 @@ class HFEngine:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, card: EngineCard, *, token_budget: int | None = None, rows: int | None = None,
+        self,
+        model: Any,
+        tokenizer: Any,
+        card: EngineCard,
+        *,
+        token_budget: int | None = None,
+        rows: int | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model
@@ -81,35 +90,53 @@ class HFEngine:
         """Who answers."""
         return self._card
 
-    def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, LabelReading]]:
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, LabelReading]]:
         """Read the labels of every request that is not in `done`; yields a mapping a batch.
 
         Invalid readings: `prompt_too_long`, `template_refused`, `labels_alike`, `not_finite`.
         """
         prompts = list(find_labels(self.form, requests))
-        refused = {index: reading for index, prompt in enumerate(prompts) if (reading := self._refuse(prompt)) is not None}
+        refused = {
+            index: reading
+            for index, prompt in enumerate(prompts)
+            if (reading := self._refuse(prompt)) is not None
+        }
         if missing := {index: reading for index, reading in refused.items() if index not in done}:
             yield missing
         open_ones = [index for index in range(len(prompts)) if index not in refused]
         tree = self._shared([prompts[index].ids for index in open_ones])
         read = self._read_in_rows if tree is None else partial(self._read_in_tree, tree)
-        for readings in read([prompts[index] for index in open_ones], [at for at, index in enumerate(open_ones) if index not in done]):
+        for readings in read(
+            [prompts[index] for index in open_ones],
+            [at for at, index in enumerate(open_ones) if index not in done],
+        ):
             yield {open_ones[at]: reading for at, reading in readings.items()}
 
-    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
-        """Sample a completion for every request that is not in `done`; yields a mapping a batch, the longest prompts first.
+    def generate(
+        self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, Generation]]:
+        """Sample a completion for every request that is not in `done`; yields a mapping a batch, the longest
+        prompts first.
 
-        A prompt that leaves no room for `max_new_tokens` is refused with the reason `prompt_too_long`, one that the chat template
-        refuses with `template_refused`, one with a token that the model does not have with `unknown_token`.
+        A prompt that leaves no room for `max_new_tokens` is refused with the reason `prompt_too_long`, one
+        that the chat template refuses with `template_refused`, one with a token that the model does not have
+        with `unknown_token`.
         """
         groups, unreadable = self._groups(requests)
         if no_text := {index: reason for index, reason in unreadable.items() if index not in done}:
-            yield {index: Generation(text="", finish="refused", tokens=0, reason=reason) for index, reason in no_text.items()}
+            yield {
+                index: Generation(text="", finish="refused", tokens=0, reason=reason)
+                for index, reason in no_text.items()
+            }
         too_long = Generation(text="", finish="refused", tokens=0, reason="prompt_too_long")
         refused = [index for group in groups if group.cost > self.card.context for index in group.members]
         if missing := [index for index in refused if index not in done]:
             yield dict.fromkeys(missing, too_long)
-        rows = [(group, index) for group in groups if group.cost <= self.card.context for index in group.members]
+        rows = [
+            (group, index) for group in groups if group.cost <= self.card.context for index in group.members
+        ]
         for batch in plan([group.cost for group, _ in rows], budget=self._cache_tokens(), rows=self.rows):
             wanted = [rows[at] for at in batch if rows[at][1] not in done]
             if wanted:
@@ -140,8 +167,15 @@ class HFEngine:
         while left:
             with tuned_head(self.model, fine=fine):
                 rows = next(passes)
-            asked = [(member, row) for row, members in enumerate(rows.members) for member in members if member in left]
-            found = _readings([prompts[member] for member, _ in asked], rows.logits[[row for _, row in asked]])
+            asked = [
+                (member, row)
+                for row, members in enumerate(rows.members)
+                for member in members
+                if member in left
+            ]
+            found = _readings(
+                [prompts[member] for member, _ in asked], rows.logits[[row for _, row in asked]]
+            )
             readings = dict(zip((member for member, _ in asked), found, strict=True))
             # A number that is not finite may have come from another prompt of the pass.
             for member in [member for member, reading in readings.items() if reading.reason == "not_finite"]:
@@ -150,7 +184,9 @@ class HFEngine:
             if readings:
                 yield readings
 
-    def _read_in_rows(self, prompts: Sequence[LabelPrompt], wanted: Sequence[int]) -> Iterator[dict[int, LabelReading]]:
+    def _read_in_rows(
+        self, prompts: Sequence[LabelPrompt], wanted: Sequence[int]
+    ) -> Iterator[dict[int, LabelReading]]:
         """Readings by the prompt's number; each prompt is computed in a row of its own, the longest first."""
         asked_for = set(wanted)
         for batch in plan([len(prompt.ids) for prompt in prompts], budget=self.token_budget):
@@ -163,12 +199,17 @@ class HFEngine:
         batch = pad_left([prompt.ids for prompt in prompts], pad=self.pad, device=self.model.device)
         with tuned_head(self.model, fine={label for prompt in prompts for label in prompt.labels}):
             output = self.model(
-                input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, logits_to_keep=1
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                use_cache=False,
+                logits_to_keep=1,
             )
         return _readings(prompts, output.logits[:, -1])
 
     def _groups(self, requests: Sequence[GenerationRequest]) -> tuple[list[_Group], dict[int, str]]:
-        """The requests by prompt, in order of first appearance, a prompt's samples together; and those the template refuses."""
+        """The requests by prompt, in order of first appearance, a prompt's samples together; and those the
+        template refuses."""
         members: dict[str, list[int]] = {}
         refused: list[int] = []
         for index, request in enumerate(requests):
@@ -188,7 +229,9 @@ class HFEngine:
             groups.append(_Group(np.array(ids, dtype=np.int32), tuple(members[text]), len(ids) + longest))
         return groups, dict.fromkeys(refused, TEMPLATE_REFUSED) | dict.fromkeys(unknown, UNKNOWN_TOKEN)
 
-    def _sample(self, rows: Sequence[tuple[_Group, int]], requests: Sequence[GenerationRequest]) -> dict[int, Generation]:
+    def _sample(
+        self, rows: Sequence[tuple[_Group, int]], requests: Sequence[GenerationRequest]
+    ) -> dict[int, Generation]:
         """Decode one batch; the samples of a prompt are neighbours in it."""
         jobs: list[Job] = []
         for group, index in rows:
@@ -207,7 +250,8 @@ class HFEngine:
         return max(self.token_budget, self._cache_bytes() // a_token)
 
     def _cache_bytes(self) -> int:
-        """Room for the caches: fixed on a CPU, a share of all memory on a GPU; not of what is free, so that the plan never changes."""
+        """Room for the caches: fixed on a CPU, a share of all memory on a GPU; not of what is free, so that
+        the plan never changes."""
         device = self.model.device
         if device.type != "cuda":
             return CPU_CACHE_BYTES
@@ -219,7 +263,9 @@ def _readings(prompts: Sequence[LabelPrompt], logits: torch.Tensor) -> list[Labe
     if not prompts:
         return []
     width = max(len(prompt.labels) for prompt in prompts)
-    labels = torch.tensor([[*prompt.labels, *[0] * (width - len(prompt.labels))] for prompt in prompts], device=logits.device)
+    labels = torch.tensor(
+        [[*prompt.labels, *[0] * (width - len(prompt.labels))] for prompt in prompts], device=logits.device
+    )
     logits = logits.float()
     logprobs = logits.gather(1, labels) - logits.logsumexp(1, keepdim=True)
     finite: list[bool] = logprobs.isfinite().all(1).tolist()

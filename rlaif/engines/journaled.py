@@ -1,7 +1,9 @@
-"""An engine that remembers: what was answered once is read from a journal, what is new is on record before anyone sees it.
+"""An engine that remembers: what was answered once is read from a journal, what is new is on record before
+anyone sees it.
 
-The key of an answer is a digest of what was asked, of whom (`EngineCard.identity`) and how (`identity` of the request), so an
-interrupted command continues where it stopped, and a changed principle file asks only for what changed.
+The key of an answer is a digest of what was asked, of whom (`EngineCard.identity`) and how (`identity` of the
+request), so an interrupted command continues where it stopped, and a changed principle file asks only for
+what changed.
 """
 
 from __future__ import annotations
@@ -11,7 +13,15 @@ from dataclasses import asdict, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from rlaif.digest import digest
-from rlaif.engines.base import Engine, EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest, is_refusal
+from rlaif.engines.base import (
+    Engine,
+    EngineCard,
+    Generation,
+    GenerationRequest,
+    LabelReading,
+    LabelRequest,
+    is_refusal,
+)
 from rlaif.text import well_formed
 
 __all__ = ["JournaledEngine", "Memo", "journal_key"]
@@ -24,7 +34,8 @@ AnswerOut = TypeVar("AnswerOut", covariant=True)
 FORMAT = 1
 """Part of every key: raise it when stored answers can no longer be read, or no longer mean the same."""
 SERVED_READING = 2
-"""Part of the keys of served label readings: version 0.1.0 read a certain judge as undecided, and its readings must not be reused."""
+"""Part of the keys of served label readings: version 0.1.0 read a certain judge as undecided, and its
+readings must not be reused."""
 TRANSIENT = "transient:"
 """Reasons that begin so (a time-out, a full server) are not kept: the next run asks again."""
 LOOKUP_CHUNK = 500
@@ -34,7 +45,9 @@ LOOKUP_CHUNK = 500
 class _Ask(Protocol[RequestIn, AnswerOut]):
     """`Engine.generate` or `Engine.label_logprobs`."""
 
-    def __call__(self, requests: Sequence[RequestIn], *, done: Container[int] = ...) -> Iterator[Mapping[int, AnswerOut]]: ...
+    def __call__(
+        self, requests: Sequence[RequestIn], *, done: Container[int] = ...
+    ) -> Iterator[Mapping[int, AnswerOut]]: ...
 
 
 class Memo(Protocol):
@@ -60,7 +73,9 @@ class _Form(NamedTuple, Generic[Answer]):
 
 def _read_reading(value: Any) -> LabelReading:
     return LabelReading(
-        logprobs=tuple(float(each) for each in value["logprobs"]), tokens=value["tokens"], reason=value["reason"],
+        logprobs=tuple(float(each) for each in value["logprobs"]),
+        tokens=value["tokens"],
+        reason=value["reason"],
         bounded=tuple(value.get("bounded", ())),
     )
 
@@ -77,23 +92,30 @@ def _read_generation(value: Any) -> Generation:
 
 
 def _write_reading(reading: LabelReading) -> dict[str, Any]:
-    """As JSON values; a field that says nothing is left out, so that the rows of engines in this process are what they were."""
+    """As JSON values; a field that says nothing is left out, so that the rows of engines in this process are
+    what they were."""
     values = asdict(reading)
     return values if reading.bounded else {name: value for name, value in values.items() if name != "bounded"}
 
 
-GENERATION: _Form[Generation] = _Form(kind="generation", read=_read_generation, write=asdict, clean=_clean_generation)
-READING: _Form[LabelReading] = _Form(kind="reading", read=_read_reading, write=_write_reading, clean=lambda reading: reading)
+GENERATION: _Form[Generation] = _Form(
+    kind="generation", read=_read_generation, write=asdict, clean=_clean_generation
+)
+READING: _Form[LabelReading] = _Form(
+    kind="reading", read=_read_reading, write=_write_reading, clean=lambda reading: reading
+)
 
 
 class JournaledEngine:
     """Wraps an engine and a memo, and is an engine itself.
 
-    Known answers are yielded first. Equal requests of one call are asked once: they carry equal seeds, so the answers are equal.
+    Known answers are yielded first. Equal requests of one call are asked once: they carry equal seeds, so the
+    answers are equal.
 
     Attributes:
         asked: How many answers the inner engine gave, by kind (`generation`, `reading`).
-        reused: How many requests were answered without it, by kind: from the memo, or as the twin of another request.
+        reused: How many requests were answered without it, by kind: from the memo, or as the twin of another
+            request.
     """
 
     def __init__(self, engine: Engine, memo: Memo) -> None:
@@ -107,27 +129,38 @@ class JournaledEngine:
         """The inner engine's card."""
         return self.engine.card
 
-    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, Generation]]:
         """As `Engine.generate`; see the class."""
         return self._answer(requests, done, ask=self.engine.generate, form=GENERATION)
 
     def label_logprobs(
-        self, requests: Sequence[LabelRequest], *, done: Container[int] = (),
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, LabelReading]]:
         """As `Engine.label_logprobs`; see the class."""
         return self._answer(requests, done, ask=self.engine.label_logprobs, form=READING)
 
     def _answer(
-        self, requests: Sequence[Request], done: Container[int], *, ask: _Ask[Request, Answer], form: _Form[Answer],
+        self,
+        requests: Sequence[Request],
+        done: Container[int],
+        *,
+        ask: _Ask[Request, Answer],
+        form: _Form[Answer],
     ) -> Iterator[Mapping[int, Answer]]:
         distinct, askers = self._group(form.kind, requests, done)
         keys = list(askers)
-        # Positions in `distinct` that need no asking. The inner engine is shown every distinct request all the same, so that its
-        # batches do not depend on what is known.
+        # Positions in `distinct` that need no asking. The inner engine is shown every distinct request all
+        # the same, so that its batches do not depend on what is known.
         settled = {position for position, key in enumerate(keys) if not askers[key]}
         for start in range(0, len(keys), LOOKUP_CHUNK):
             answers = _usable(self.memo.get_many(keys[start : start + LOOKUP_CHUNK]), form)
-            settled.update(position for position in range(start, min(start + LOOKUP_CHUNK, len(keys))) if keys[position] in answers)
+            settled.update(
+                position
+                for position in range(start, min(start + LOOKUP_CHUNK, len(keys)))
+                if keys[position] in answers
+            )
             known = {index: answer for key, answer in answers.items() for index in askers[key]}
             self.reused[form.kind] += len(known)
             if known:
@@ -141,8 +174,11 @@ class JournaledEngine:
             self.reused[form.kind] += len(told) - len(answers)
             yield told
 
-    def _group(self, kind: str, requests: Sequence[Request], done: Container[int]) -> tuple[list[Request], dict[str, list[int]]]:
-        """The distinct requests, and for each one's key (in the same order) the indices that still wait for its answer."""
+    def _group(
+        self, kind: str, requests: Sequence[Request], done: Container[int]
+    ) -> tuple[list[Request], dict[str, list[int]]]:
+        """The distinct requests, and for each one's key (in the same order) the indices that still wait for
+        its answer."""
         distinct: list[Request] = []
         askers: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
@@ -155,7 +191,8 @@ class JournaledEngine:
         return distinct, askers
 
     def _keep(self, answers: dict[str, Answer], form: _Form[Answer]) -> dict[str, Answer]:
-        """Put a batch on record; where another process was first, its answer stands and is the one returned."""
+        """Put a batch on record; where another process was first, its answer stands and is the one
+        returned."""
         answers = {key: form.clean(answer) for key, answer in answers.items()}
         values = {key: form.write(answer) for key, answer in answers.items() if not is_refusal(answer.reason)}
         if values and self.memo.put_many(form.kind, values) < len(values):
@@ -166,7 +203,8 @@ class JournaledEngine:
 def _usable(found: Mapping[str, Any], form: _Form[Answer]) -> dict[str, Answer]:
     """The answers among the rows that were found.
 
-    Left out, and so asked again: refusals, which version 0.1.0 kept, and rows that are not as they were written.
+    Left out, and so asked again: refusals, which version 0.1.0 kept, and rows that are not as they were
+    written.
     """
     answers: dict[str, Answer] = {}
     for key, value in found.items():

@@ -1,11 +1,12 @@
 """Where a label is read: found by tokenising it in its context.
 
-A prompt and each of its labels are tokenised together. The label tokens are the first ones after the longest common prefix of all
-those sequences, and that prefix is what the model is fed. It can be shorter than the tokenised prompt, where the prompt's end merges
-with the label, or longer, where the labels begin with a token in common. Labels that share even the next token cannot be told apart.
+A prompt and each of its labels are tokenised together. The label tokens are the first ones after the longest
+common prefix of all those sequences, and that prefix is what the model is fed. It can be shorter than the
+tokenised prompt, where the prompt's end merges with the label, or longer, where the labels begin with a token
+in common. Labels that share even the next token cannot be told apart.
 
-A rendered chat ends in a short tail that is the same for thousands of prompts (`<|im_start|>assistant\\n`), tokenised apart from what
-is before it: the labels are tokenised with that tail only, once.
+A rendered chat ends in a short tail that is the same for thousands of prompts (`<|im_start|>assistant\\n`),
+tokenised apart from what is before it: the labels are tokenised with that tail only, once.
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ def find_labels(form: ChatFormat, requests: Sequence[LabelRequest]) -> Iterator[
             tail = known.get(key) or _read_tail(form, *key)
             if len(key[0]) <= CACHED_TAIL:
                 known[key] = tail
-            yield LabelPrompt(np.array([*head, *tail.ids], dtype=np.int32), tail.labels, "" if tail.labels else "labels_alike")
+            yield LabelPrompt(
+                np.array([*head, *tail.ids], dtype=np.int32),
+                tail.labels,
+                "" if tail.labels else "labels_alike",
+            )
 
 
 def _rendered(form: ChatFormat, request: LabelRequest) -> str | None:
@@ -83,9 +88,12 @@ def _rendered(form: ChatFormat, request: LabelRequest) -> str | None:
 
 
 def _read_tail(form: ChatFormat, tail: str, labels: tuple[str, ...]) -> _Tail:
-    """Tokenise the tail with each label behind it; no labels in the result means that they cannot be told apart."""
+    """Tokenise the tail with each label behind it; no labels in the result means that they cannot be told
+    apart."""
     sequences = form.encode_raw([tail + label for label in labels])
-    shared = next((at for at, column in enumerate(zip(*sequences, strict=False)) if len(set(column)) > 1), None)
+    shared = next(
+        (at for at, column in enumerate(zip(*sequences, strict=False)) if len(set(column)) > 1), None
+    )
     shared = min(map(len, sequences), default=0) if shared is None else shared
     prefix = tuple(sequences[0][:shared]) if sequences else ()
     nexts = tuple(ids[shared] for ids in sequences if len(ids) > shared)

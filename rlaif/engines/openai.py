@@ -2,14 +2,17 @@
 
     engine = open_openai("openai:Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
 
-Needs `pip install 'rlaif[api]'`. Several base URLs share the load. Every request ends in exactly one result: an answer, or one with
-the reason why there is none. What failed on the way (a time-out, a full server, a reply that makes no sense) is asked again, and when
-all tries are spent its reason begins with `transient:`, which journals do not keep.
+Needs `pip install 'rlaif[api]'`. Several base URLs share the load. Every request ends in exactly one result:
+an answer, or one with the reason why there is none. What failed on the way (a time-out, a full server, a
+reply that makes no sense) is asked again, and when all tries are spent its reason begins with `transient:`,
+which journals do not keep.
 
-Labels are read from the log-probabilities of the answer's first token. A server that tells none is asked for sampled answers, which
-count as votes (`label_reading` says how); the card's `reads` tells which it was, and so does the manifest.
+Labels are read from the log-probabilities of the answer's first token. A server that tells none is asked for
+sampled answers, which count as votes (`label_reading` says how); the card's `reads` tells which it was, and
+so does the manifest.
 
-Neither a greedy answer nor a seed, which is passed on, makes a server deterministic: its batches change the rounding. The journal
+Neither a greedy answer nor a seed, which is passed on, makes a server deterministic: its batches change the
+rounding. The journal
 does: an answer, once given, stays.
 """
 
@@ -36,11 +39,14 @@ __all__ = ["ApiSettings", "OpenAIEngine", "open_openai"]
 
 LOCAL_URL = "http://localhost:8000/v1"
 """Where `vllm serve` listens."""
+
+
 class OpenAIEngine:
     """Asks one model through the API of one or more servers.
 
-    Nothing is sent before the first use of `card`, `generate` or `label_logprobs`; then the servers are asked what they serve and, as
-    far as the settings leave it open, how labels can be read (one to three requests of a few tokens).
+    Nothing is sent before the first use of `card`, `generate` or `label_logprobs`; then the servers are asked
+    what they serve and, as far as the settings leave it open, how labels can be read (one to three requests
+    of a few tokens).
 
     Args:
         model: The name under which the servers serve it.
@@ -48,15 +54,22 @@ class OpenAIEngine:
         key: For hosted ones.
         settings: How to talk to them.
         log: Hears what the user should know, a line at a time.
-        budget: What may be spent, where several engines or invocations share it; else the settings' `max_cost`.
+        budget: What may be spent, where several engines or invocations share it; else the settings'
+            `max_cost`.
 
     Raises:
         ConfigError: A base URL is not one, or carries a user name, password or query.
     """
 
     def __init__(
-        self, model: str, base_urls: Sequence[str] = (LOCAL_URL,), *, key: ApiKey | None = None, settings: ApiSettings | None = None,
-        log: Callable[[str], None] | None = None, budget: Budget | None = None,
+        self,
+        model: str,
+        base_urls: Sequence[str] = (LOCAL_URL,),
+        *,
+        key: ApiKey | None = None,
+        settings: ApiSettings | None = None,
+        log: Callable[[str], None] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.model = model
         self.settings = settings or ApiSettings()
@@ -82,7 +95,9 @@ class OpenAIEngine:
         """
         return self._session.card
 
-    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, Generation]]:
         """As `Engine.generate`; yields each completion as it comes.
 
         Raises:
@@ -92,7 +107,7 @@ class OpenAIEngine:
         return self._session.stream(requests, done, ask=self._session.generation, failed=_refused)
 
     def label_logprobs(
-        self, requests: Sequence[LabelRequest], *, done: Container[int] = (),
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, LabelReading]]:
         """As `Engine.label_logprobs`; yields and raises as `generate` does."""
         return self._session.stream(requests, done, ask=self._session.reading, failed=_unread)
@@ -101,21 +116,33 @@ class OpenAIEngine:
     def _session(self) -> Session:
         """What the servers can do, and the questions in the form that they take; made at the first use."""
         session: Session = _api().connect(
-            self.model, self._servers, key=self._key, settings=self.settings, ledger=self.ledger, log=self._log,
+            self.model,
+            self._servers,
+            key=self._key,
+            settings=self.settings,
+            ledger=self.ledger,
+            log=self._log,
         )
         return session
 
 
 def open_openai(
-    name: str, *, base_urls: Sequence[str] = (), api_key_env: str = "", api_key_file: Path | None = None,
-    settings: ApiSettings | None = None, log: Callable[[str], None] | None = None, budget: Budget | None = None,
+    name: str,
+    *,
+    base_urls: Sequence[str] = (),
+    api_key_env: str = "",
+    api_key_file: Path | None = None,
+    settings: ApiSettings | None = None,
+    log: Callable[[str], None] | None = None,
+    budget: Budget | None = None,
 ) -> OpenAIEngine:
     """The engine that `openai:MODEL` names, connected.
 
     Args:
         name: `openai:MODEL`.
         base_urls: Where it is served; `http://localhost:8000/v1` when there are none.
-        api_key_env: Environment variable with the key; by default `RLAIF_API_KEY`, for api.openai.com also `OPENAI_API_KEY`.
+        api_key_env: Environment variable with the key; by default `RLAIF_API_KEY`, for api.openai.com also
+            `OPENAI_API_KEY`.
         api_key_file: File with the key on its first line.
         budget: What may be spent, shared with other engines.
 
@@ -124,7 +151,10 @@ def open_openai(
     """
     prefix, _, model = name.partition(":")
     if prefix != "openai" or not model:
-        raise ModelError(f"{name!r} names no served model", remedy="write openai:MODEL, with the name that the server serves it under")
+        raise ModelError(
+            f"{name!r} names no served model",
+            remedy="write openai:MODEL, with the name that the server serves it under",
+        )
     urls = tuple(base_urls) or (LOCAL_URL,)
     hosts = frozenset(urlsplit(url).hostname or "" for url in urls)
     key = read_api_key(hosts=hosts, variable=api_key_env, file=api_key_file)
@@ -140,7 +170,9 @@ def _api() -> Any:
     except ImportError as error:
         if error.name not in ("openai", "tenacity"):
             raise
-        raise ModelError(f"the openai engine needs the package {error.name}", remedy="pip install 'rlaif[api]'") from None
+        raise ModelError(
+            f"the openai engine needs the package {error.name}", remedy="pip install 'rlaif[api]'"
+        ) from None
 
 
 def _checked_urls(urls: Sequence[str]) -> list[str]:
@@ -149,11 +181,14 @@ def _checked_urls(urls: Sequence[str]) -> list[str]:
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("a base URL is no http or https address", remedy=f"write it in full, as in {LOCAL_URL}")
+            raise ConfigError(
+                "a base URL is no http or https address", remedy=f"write it in full, as in {LOCAL_URL}"
+            )
         if parts.username or parts.password or parts.query or parts.fragment:
             where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
             raise ConfigError(
-                "a base URL may not carry a user name, a password or a query", where=where,
+                "a base URL may not carry a user name, a password or a query",
+                where=where,
                 remedy="put the key into RLAIF_API_KEY, and leave only the address in the URL",
             )
     return list(dict.fromkeys(url.rstrip("/") for url in urls))

@@ -1,15 +1,17 @@
 """Which tokens must be computed for a set of sequences when what they share at the start is computed once.
 
-Method: sort the sequences; what one shares with the one before it is then all that it shares with any earlier one. Written down one
-behind the other, each without what it shares with the one before, they form a trie in depth-first order: the tokens written are its
-nodes. Where a sequence's tokens were written is found in a row of slots, one a position, which each sequence overwrites from where
-its own tokens begin: that is its *path*.
+Method: sort the sequences; what one shares with the one before it is then all that it shares with any earlier
+    one. Written down one
+behind the other, each without what it shares with the one before, they form a trie in depth-first order: the
+tokens written are its nodes. Where a sequence's tokens were written is found in a row of slots, one a
+position, which each sequence overwrites from where its own tokens begin: that is its *path*.
 
-The trie is cut into passes of a bounded number of tokens. All that a pass needs of earlier ones lies on one path, so the keys and
-values of one sequence at most are carried from pass to pass, however many sequences there are.
+The trie is cut into passes of a bounded number of tokens. All that a pass needs of earlier ones lies on one
+path, so the keys and values of one sequence at most are carried from pass to pass, however many sequences
+there are.
 
-Within a pass, attention is computed by *tiles*: runs of tokens that look back at nearly the same tokens. What the whole tile sees
-needs no mask; the mask covers the rest, which is hardly more than the tile itself.
+Within a pass, attention is computed by *tiles*: runs of tokens that look back at nearly the same tokens. What
+the whole tile sees needs no mask; the mask covers the rest, which is hardly more than the tile itself.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ __all__ = ["Branch", "Layout", "Pass", "Tile", "lay_out", "needed_passes", "plan
 Index = npt.NDArray[np.int64]
 
 APART = 64
-"""A tile ends where the next sequence shares at least this many tokens fewer with it: as many more columns would need the mask."""
+"""A tile ends where the next sequence shares at least this many tokens fewer with it: as many more columns
+would need the mask."""
 
 
 class Branch(NamedTuple):
@@ -55,7 +58,8 @@ class Pass:
 
 
 class Tile(NamedTuple):
-    """Queries that are computed together. Queries are counted from the first token of their pass; keys from the first carried one.
+    """Queries that are computed together. Queries are counted from the first token of their pass; keys from
+    the first carried one.
 
     Attributes:
         start, stop: The queries, T of them.
@@ -179,7 +183,9 @@ def lay_out(work: Pass, sequences: Sequence[Tokens], *, tile: int) -> Layout:
         pieces += _pieces(path[: len(ids)].copy(), shared, tile)
     own = [np.arange(shared, len(ids)) for (_, shared), ids in zip(work.branches, every, strict=True)]
     return Layout(
-        ids=np.concatenate([ids[shared:] for (_, shared), ids in zip(work.branches, every, strict=True)]).astype(np.int64),
+        ids=np.concatenate(
+            [ids[shared:] for (_, shared), ids in zip(work.branches, every, strict=True)]
+        ).astype(np.int64),
         positions=np.concatenate([np.arange(work.carry), *own]),
         last=np.array(last),
         path=pieces[-1].path,
@@ -215,7 +221,8 @@ def _groups(pieces: Sequence[_Piece], most: int) -> Iterator[list[_Piece]]:
 def _tile(group: Sequence[_Piece], carry: int) -> Tile:
     """What a group of pieces sees.
 
-    Keys from before the tile are all on the first piece's path: a later one branches off that path or off a piece of the tile.
+    Keys from before the tile are all on the first piece's path: a later one branches off that path or off a
+    piece of the tile.
     """
     before, begin = group[0].path, group[0].begin
     common = min(piece.begin for piece in group)

@@ -1,9 +1,11 @@
-"""An engine without a model: answers come from two Python functions. For tests, ours and yours, and for dry exercises.
+"""An engine without a model: answers come from two Python functions. For tests, ours and yours, and for dry
+exercises.
 
     from rlaif.engines.scripted import ScriptedEngine
     engine = ScriptedEngine(generate=lambda request: "Hello!", labels=lambda request: [-0.1, -2.4])
 
-On the command line, `--judge scripted` names the default one and `--judge scripted:package.module:attribute` yours.
+On the command line, `--judge scripted` names the default one and `--judge scripted:package.module:attribute`
+yours.
 """
 
 from __future__ import annotations
@@ -24,17 +26,61 @@ Request = TypeVar("Request", GenerationRequest, LabelRequest)
 Answer = TypeVar("Answer", Generation, LabelReading)
 
 WORDS = (
-    "a", "calm", "plain", "honest", "short", "warm", "careful", "kind", "clear", "useful", "answer", "question", "reason",
-    "detail", "example", "step", "friend", "morning", "river", "garden", "letter", "story", "idea", "plan", "choice", "word",
-    "sentence", "place", "day", "can", "may", "will", "helps", "shows", "keeps", "gives", "finds", "makes", "the", "and", "but",
-    "because", "perhaps", "today", "together", "slowly", "gladly",
+    "a",
+    "calm",
+    "plain",
+    "honest",
+    "short",
+    "warm",
+    "careful",
+    "kind",
+    "clear",
+    "useful",
+    "answer",
+    "question",
+    "reason",
+    "detail",
+    "example",
+    "step",
+    "friend",
+    "morning",
+    "river",
+    "garden",
+    "letter",
+    "story",
+    "idea",
+    "plan",
+    "choice",
+    "word",
+    "sentence",
+    "place",
+    "day",
+    "can",
+    "may",
+    "will",
+    "helps",
+    "shows",
+    "keeps",
+    "gives",
+    "finds",
+    "makes",
+    "the",
+    "and",
+    "but",
+    "because",
+    "perhaps",
+    "today",
+    "together",
+    "slowly",
+    "gladly",
 )
 LABEL_MASS = 0.9
 """Probability that the default labels hold together; the rest stands for all other tokens."""
 
 
 class ScriptedCrash(RuntimeError):
-    """Raised by `fail_after`: the machine that a test wants to see die. Not an `RlaifError`, so nothing handles it."""
+    """Raised by `fail_after`: the machine that a test wants to see die. Not an `RlaifError`, so nothing
+    handles it."""
 
 
 def pseudo_answer(request: GenerationRequest) -> str:
@@ -58,7 +104,8 @@ class ScriptedEngine:
         generate: Text for a request; cut at its stop strings and at `max_new_tokens` words.
         labels: Log-probabilities for a request, one a label.
         name: Name on the card.
-        revision: Answers are journaled under it: change it when the functions change. By default a digest of their names.
+        revision: Answers are journaled under it: change it when the functions change. By default a digest of
+            their names.
         batch_size: Answers yielded at a time.
         context: Longest prompt in words; a longer one is refused (`prompt_too_long`).
         fail_after: Raise `ScriptedCrash` in place of the first batch that begins after so many answers.
@@ -85,8 +132,12 @@ class ScriptedEngine:
         self._generate = generate
         self._labels = labels
         self._card = EngineCard(
-            name=name, revision=revision or digest([_name(generate), _name(labels)]), kind="scripted", dtype="none",
-            context=context, chat=True,
+            name=name,
+            revision=revision or digest([_name(generate), _name(labels)]),
+            kind="scripted",
+            dtype="none",
+            context=context,
+            chat=True,
         )
         self.batch_size = batch_size
         self.fail_after = fail_after
@@ -99,14 +150,16 @@ class ScriptedEngine:
         """Who answers; its kind is `scripted`."""
         return self._card
 
-    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[Mapping[int, Generation]]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
+    ) -> Iterator[Mapping[int, Generation]]:
         """As `Engine.generate`."""
         for batch in self._batches(requests, done, self._one_generation):
             self.generated += len(batch)
             yield batch
 
     def label_logprobs(
-        self, requests: Sequence[LabelRequest], *, done: Container[int] = (),
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, LabelReading]]:
         """As `Engine.label_logprobs`."""
         for batch in self._batches(requests, done, self._one_reading):
@@ -125,11 +178,15 @@ class ScriptedEngine:
         return "\n".join(lines)
 
     def _batches(
-        self, requests: Sequence[Request], done: Container[int], answer: Callable[[Request], Answer],
+        self, requests: Sequence[Request], done: Container[int], answer: Callable[[Request], Answer]
     ) -> Iterator[dict[int, Answer]]:
         self.calls += 1
         for start in range(0, len(requests), self.batch_size):
-            indices = [index for index in range(start, min(start + self.batch_size, len(requests))) if index not in done]
+            indices = [
+                index
+                for index in range(start, min(start + self.batch_size, len(requests)))
+                if index not in done
+            ]
             if not indices:
                 continue
             if self.fail_after is not None and self.generated + self.read >= self.fail_after:
@@ -157,8 +214,10 @@ class ScriptedEngine:
         logprobs = tuple(float(value) for value in self._labels(request))
         if len(logprobs) != len(request.labels):
             raise ModelError(
-                f"the scripted labels function gave {len(logprobs)} log-probabilities for {len(request.labels)} labels",
-                where=self._card.name, remedy="return one number a label, in the request's order",
+                f"the scripted labels function gave {len(logprobs)} log-probabilities for "
+                f"{len(request.labels)} labels",
+                where=self._card.name,
+                remedy="return one number a label, in the request's order",
             )
         if not all(math.isfinite(value) for value in logprobs):
             return LabelReading(logprobs=(), tokens=tokens, reason="not_finite")
@@ -178,18 +237,23 @@ def load_scripted(name: str) -> ScriptedEngine:
     prefix, _, path = name.partition(":")
     module_name, _, attribute = path.partition(":")
     if prefix != "scripted" or not module_name or not attribute:
-        raise ModelError(f"{name!r} names no scripted engine", remedy="write scripted, or scripted:package.module:attribute")
+        raise ModelError(
+            f"{name!r} names no scripted engine",
+            remedy="write scripted, or scripted:package.module:attribute",
+        )
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, SyntaxError, AttributeError, ValueError) as error:
         raise ModelError(
-            f"cannot import the scripted engine: {error}", where=name,
+            f"cannot import the scripted engine: {error}",
+            where=name,
             remedy="check the spelling, and that the module's folder is on PYTHONPATH",
         ) from error
     engine = found() if callable(found) else found
     if not isinstance(engine, ScriptedEngine):
         raise ModelError(
-            f"{attribute} is a {type(engine).__name__}, not a ScriptedEngine", where=name,
+            f"{attribute} is a {type(engine).__name__}, not a ScriptedEngine",
+            where=name,
             remedy="name a ScriptedEngine, or a function without arguments that returns one",
         )
     return engine

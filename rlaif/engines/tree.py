@@ -1,14 +1,17 @@
 """Last-position logits of many sequences, each token that they share computed once.
 
-The tokens of a pass (see `prefix`) go through the model as one row of one batch, without padding: the linear layers, most of the
-work, see one large matrix. Only attention must know which tokens belong together. transformers lets a model's attention be replaced
-by name (`AttentionInterface`); ours gets the queries, keys and values of the row and computes them tile by tile, with keys and values
-carried over from earlier passes in front. A mask for the whole row would be as wide as the row; a tile's is hardly wider than a tile.
+The tokens of a pass (see `prefix`) go through the model as one row of one batch, without padding: the linear
+layers, most of the work, see one large matrix. Only attention must know which tokens belong together.
+transformers lets a model's attention be replaced by name (`AttentionInterface`); ours gets the queries, keys
+and values of the row and computes them tile by tile, with keys and values carried over from earlier passes in
+front. A mask for the whole row would be as wide as the row; a tile's is hardly wider than a tile.
 
-Attention is written with batched matrix products, the query heads that share a key head folded into one matrix: on CPUs without AMX
-PyTorch's fused kernel runs bfloat16 at a sixth of the speed of a matrix product (70 against 420 GFLOP/s on one Zen 5 core).
+Attention is written with batched matrix products, the query heads that share a key head folded into one
+matrix: on CPUs without AMX PyTorch's fused kernel runs bfloat16 at a sixth of the speed of a matrix product
+    (70 against 420 GFLOP/s on one Zen 5 core).
 
-Not every architecture can be driven so; `unshareable` finds out by what the model says of itself and by trying.
+Not every architecture can be driven so; `unshareable` finds out by what the model says of itself and by
+trying.
 """
 
 from __future__ import annotations
@@ -30,29 +33,32 @@ from rlaif.engines.prefix import Layout, Pass, Tile, lay_out, needed_passes, pla
 __all__ = ["Rows", "TreeReader", "attention_configs", "unshareable"]
 
 NAME = "rlaif_tree"
-"""Our attention's name in transformers' registry. No mask function is registered under it, so that models form no mask."""
+"""Our attention's name in transformers' registry. No mask function is registered under it, so that models
+form no mask."""
 
 TILE = 128
 """Queries of a tile."""
 ROUND = 64
-"""The number of a tile's keys is a multiple of it, and so is the width of its mask: both are read in whole vectors then, and fewer
-different shapes mean fewer kernels to prepare."""
+"""The number of a tile's keys is a multiple of it, and so is the width of its mask: both are read in whole
+vectors then, and fewer different shapes mean fewer kernels to prepare."""
 HEAD_BYTES = 1 << 27
 """Room for the logits of a pass."""
 HEAP_BLOCK = 31 << 20
-"""glibc gives a freed block of up to 32 MiB back to the system until it has seen one as large freed; each layer would pay for fresh
-pages again (a fifth of the time of a pass)."""
+"""glibc gives a freed block of up to 32 MiB back to the system until it has seen one as large freed; each
+layer would pay for fresh pages again (a fifth of the time of a pass)."""
 HARMLESS = frozenset({"position_ids", "cache_position"})
 """Tensors that a model hands its attention for information only."""
 PROBE = 48
 """Tokens of the sequences that both ways are tried on."""
 PLAIN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 LENGTH_BOUND = frozenset({"dynamic", "longrope"})
-"""Rotary embeddings whose angles depend on the length of the whole sequence: equal starts have different keys."""
+"""Rotary embeddings whose angles depend on the length of the whole sequence: equal starts have different
+keys."""
 
 
 class _Cut(NamedTuple):
-    """A tile as tensors. `keys` is a slice where they are consecutive; `mask` `(T, 1, columns)` is added to the scores."""
+    """A tile as tensors. `keys` is a slice where they are consecutive; `mask` `(T, 1, columns)` is added to
+    the scores."""
 
     start: int
     stop: int
@@ -66,7 +72,8 @@ class _NotShareableError(Exception):
 
 
 class _Room:
-    """Scratch tensors, kept from layer to layer: fresh ones of this size would cost as much as what is computed in them."""
+    """Scratch tensors, kept from layer to layer: fresh ones of this size would cost as much as what is
+    computed in them."""
 
     def __init__(self) -> None:
         self._kept: dict[str, torch.Tensor] = {}
@@ -81,7 +88,8 @@ class _Room:
 
 @dataclass(slots=True)
 class _Work:
-    """The pass that is going through the model. Keys and values are `(heads, tokens, size)`, by attention module."""
+    """The pass that is going through the model. Keys and values are `(heads, tokens, size)`, by attention
+    module."""
 
     layout: Layout
     carry: int
@@ -103,7 +111,9 @@ class _Work:
             tiles = self.layout.tiles
             if window is not None:
                 tiles = tuple(windowed(tile, self.layout.positions, self.carry, window) for tile in tiles)
-            self.cuts[window] = [_cut(tile, len(self.layout.positions), self.device, self.dtype) for tile in tiles]
+            self.cuts[window] = [
+                _cut(tile, len(self.layout.positions), self.device, self.dtype) for tile in tiles
+            ]
         return self.cuts[window]
 
 
@@ -111,7 +121,8 @@ _active: ContextVar[_Work | None] = ContextVar("active", default=None)
 
 
 def _cut(tile: Tile, total: int, device: torch.device, dtype: torch.dtype) -> _Cut:
-    """Pad the tile's keys to a multiple of `ROUND` with keys that nothing sees, and begin the mask at such a multiple."""
+    """Pad the tile's keys to a multiple of `ROUND` with keys that nothing sees, and begin the mask at such a
+    multiple."""
     keys = torch.from_numpy(tile.keys)
     first, count = int(keys[0]), len(keys)
     wide, common = -(-count // ROUND) * ROUND, tile.common // ROUND * ROUND
@@ -119,19 +130,42 @@ def _cut(tile: Tile, total: int, device: torch.device, dtype: torch.dtype) -> _C
     mask = torch.full((tile.stop - tile.start, 1, wide - common), -torch.inf)
     mask[:, 0, : tile.common - common] = 0.0
     mask[:, 0, tile.common - common : count - common].masked_fill_(torch.from_numpy(tile.mask), 0.0)
-    where = slice(first, first + wide) if consecutive else torch.cat([keys, keys[:1].expand(wide - count)]).to(device)
+    where = (
+        slice(first, first + wide)
+        if consecutive
+        else torch.cat([keys, keys[:1].expand(wide - count)]).to(device)
+    )
     return _Cut(tile.start, tile.stop, where, common, mask.to(device, dtype))
 
 
 def _attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, *,
-    scaling: float | None = None, dropout: float = 0.0, softcap: float | None = None, sliding_window: int | None = None, **others: Any,
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in place of its own attention: `(1, heads, N, size)` in, `(1, N, heads, size)` out."""
+    """What transformers calls in place of its own attention: `(1, heads, N, size)` in, `(1, N, heads, size)`
+    out."""
     work = _active.get()
     tokens = 0 if work is None else len(work.layout.ids)
-    strange = [name for name, given in others.items() if isinstance(given, torch.Tensor) and name not in HARMLESS]
-    if work is None or strange or attention_mask is not None or dropout or query.shape[0] != 1 or key.shape[2] != tokens:
+    strange = [
+        name for name, given in others.items() if isinstance(given, torch.Tensor) and name not in HARMLESS
+    ]
+    if (
+        work is None
+        or strange
+        or attention_mask is not None
+        or dropout
+        or query.shape[0] != 1
+        or key.shape[2] != tokens
+    ):
         raise _NotShareableError(f"its attention has {', '.join(strange) or 'a form of its own'}")
     if module in work.carried:
         before = work.carried[module]
@@ -141,11 +175,19 @@ def _attention(
     if work.keep is not None:
         work.kept[module] = (key.index_select(1, work.keep), value.index_select(1, work.keep))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _by_tiles(query[0], key, value, work.tiles(sliding_window), scale=scale, softcap=softcap, room=work.room), None
+    return _by_tiles(
+        query[0], key, value, work.tiles(sliding_window), scale=scale, softcap=softcap, room=work.room
+    ), None
 
 
 def _by_tiles(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tiles: Sequence[_Cut], *, scale: float, softcap: float | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tiles: Sequence[_Cut],
+    *,
+    scale: float,
+    softcap: float | None,
     room: _Room,
 ) -> torch.Tensor:
     """Attention of `(heads, N, size)` queries to `(key heads, keys, size)`; returns `(1, N, heads, size)`."""
@@ -170,7 +212,9 @@ def _by_tiles(
         scores.view(shared, count, fold, -1)[..., tile.common :].add_(tile.mask)
         torch.softmax(scores, -1, out=scores)
         seen = torch.bmm(scores, values, out=room("seen", (shared, count * fold, values.shape[-1]), query))
-        out[0, tile.start : tile.stop].view(count, shared, fold, -1).copy_(seen.view(shared, count, fold, -1).transpose(0, 1))
+        out[0, tile.start : tile.stop].view(count, shared, fold, -1).copy_(
+            seen.view(shared, count, fold, -1).transpose(0, 1)
+        )
     return out
 
 
@@ -178,7 +222,8 @@ AttentionInterface.register(NAME, _attention)
 
 
 class Rows(NamedTuple):
-    """What a pass gives: `logits` `(branches, V)` at the last tokens; `members` are the sequences of each branch."""
+    """What a pass gives: `logits` `(branches, V)` at the last tokens; `members` are the sequences of each
+    branch."""
 
     members: tuple[tuple[int, ...], ...]
     logits: torch.Tensor
@@ -204,8 +249,8 @@ class TreeReader:
     def read(self, sequences: Sequence[Tokens], *, wanted: Container[int]) -> Iterator[Rows]:
         """The logits behind every wanted sequence, a pass at a time.
 
-        A pass is computed whole, whatever part of it is wanted, and passes that it builds on are computed again: so a logit does not
-        depend on what is wanted.
+        A pass is computed whole, whatever part of it is wanted, and passes that it builds on are computed
+        again: so a logit does not depend on what is wanted.
         """
         passes = plan_passes(sequences, budget=self.budget, branches=self._branches)
         needed = needed_passes(passes, wanted)
@@ -217,18 +262,27 @@ class TreeReader:
 
     @torch.inference_mode()
     def _run(
-        self, work: Pass, sequences: Sequence[Tokens], *, keep: int, carried: Mapping[Any, tuple[torch.Tensor, torch.Tensor]]
+        self,
+        work: Pass,
+        sequences: Sequence[Tokens],
+        *,
+        keep: int,
+        carried: Mapping[Any, tuple[torch.Tensor, torch.Tensor]],
     ) -> tuple[torch.Tensor, Mapping[Any, tuple[torch.Tensor, torch.Tensor]]]:
-        """One pass; returns its logits, and keys and values of the first `keep` tokens of its last sequence."""
+        """One pass; returns its logits, and keys and values of the first `keep` tokens of its last
+        sequence."""
         device = self.model.device
         layout = lay_out(work, sequences, tile=TILE)
         kept = torch.from_numpy(layout.path[:keep]).to(device) if keep else None
-        state = _Work(layout=layout, carry=work.carry, device=device, dtype=self.model.dtype, keep=kept, carried=carried)
+        state = _Work(
+            layout=layout, carry=work.carry, device=device, dtype=self.model.dtype, keep=kept, carried=carried
+        )
         with self._attending(state):
             output = self.model(
                 input_ids=torch.from_numpy(layout.ids)[None].to(device),
                 position_ids=torch.from_numpy(layout.positions[None, work.carry :]).to(device),
-                use_cache=False, logits_to_keep=torch.from_numpy(layout.last).to(device),
+                use_cache=False,
+                logits_to_keep=torch.from_numpy(layout.last).to(device),
             )
         return output.logits[0], state.kept
 
@@ -250,17 +304,28 @@ class TreeReader:
         """The sliding window that each attention layer tells of, in order; `None` where it has none."""
         (work,) = plan_passes([ids], budget=len(ids), branches=1)
         state = _Work(
-            layout=lay_out(work, [ids], tile=TILE), carry=0, device=self.model.device, dtype=self.model.dtype, keep=None, carried={}
+            layout=lay_out(work, [ids], tile=TILE),
+            carry=0,
+            device=self.model.device,
+            dtype=self.model.dtype,
+            keep=None,
+            carried={},
         )
         with torch.inference_mode(), self._attending(state):
-            self.model(input_ids=torch.from_numpy(ids.astype("int64"))[None].to(self.model.device), use_cache=False, logits_to_keep=1)
+            self.model(
+                input_ids=torch.from_numpy(ids.astype("int64"))[None].to(self.model.device),
+                use_cache=False,
+                logits_to_keep=1,
+            )
         return state.windows
 
 
 def attention_configs(model: Any) -> list[Any]:
     """Every config of the model's parts that names an attention, the outermost first."""
     configs = [getattr(part, "config", None) for part in model.modules()]
-    return list({id(config): config for config in configs if hasattr(config, "_attn_implementation")}.values())
+    return list(
+        {id(config): config for config in configs if hasattr(config, "_attn_implementation")}.values()
+    )
 
 
 def unshareable(model: Any, prompt: Tokens) -> str:
@@ -278,16 +343,25 @@ def unshareable(model: Any, prompt: Tokens) -> str:
         return "its positions depend on the length of the whole prompt"
     try:
         windows = TreeReader(model, budget=PROBE).windows(np.resize(prompt, PROBE))
-        sliding = kinds.count("sliding_attention") if kinds else len(windows) * bool(getattr(text, "sliding_window", None))
+        sliding = (
+            kinds.count("sliding_attention")
+            if kinds
+            else len(windows) * bool(getattr(text, "sliding_window", None))
+        )
         if len(windows) != text.num_hidden_layers or sum(window is not None for window in windows) < sliding:
             return "not all of its layers tell what they attend to"
-        return "" if _agrees(model, np.resize(prompt, PROBE)) else "shared and separate prompts give different results"
+        return (
+            ""
+            if _agrees(model, np.resize(prompt, PROBE))
+            else "shared and separate prompts give different results"
+        )
     except (_NotShareableError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         return str(error) or type(error).__name__
 
 
 def _rope_types(parameters: Any) -> set[str]:
-    """The kinds of rotary embedding in a config's `rope_parameters`, which may hold one for each kind of layer."""
+    """The kinds of rotary embedding in a config's `rope_parameters`, which may hold one for each kind of
+    layer."""
     if not isinstance(parameters, Mapping):
         return set()
     each = [parameters, *(value for value in parameters.values() if isinstance(value, Mapping))]
@@ -302,8 +376,10 @@ def _agrees(model: Any, ids: Tokens) -> bool:
     tails = [ids[:0], ids[: third + 1], ids[half:], ids[::-1][: half - 1]]
     sequences = [np.concatenate(parts) for parts in zip(heads, tails, strict=True)]
     together = {
-        member: row for rows in TreeReader(model, budget=half).read(sequences, wanted=range(len(sequences)))
-        for members, row in zip(rows.members, rows.logits, strict=True) for member in members
+        member: row
+        for rows in TreeReader(model, budget=half).read(sequences, wanted=range(len(sequences)))
+        for members, row in zip(rows.members, rows.logits, strict=True)
+        for member in members
     }
     for number, sequence in enumerate(sequences):
         input_ids = torch.from_numpy(sequence.astype(np.int64))[None].to(model.device)

@@ -1,7 +1,9 @@
-"""Data files as they lie, or packed with gzip or Zstandard (`.gz`, `.zst`): one way to open them, within the same limits.
+"""Data files as they lie, or packed with gzip or Zstandard (`.gz`, `.zst`): one way to open them, within the
+same limits.
 
-What is decoded counts against the limit that a raw file has (`rlaif.files.file_limit`). A small file that unfolds to gigabytes is
-refused long before: text is seldom packed better than 30 to 1, a bomb is packed 1,000 to 1.
+What is decoded counts against the limit that a raw file has (`rlaif.files.file_limit`). A small file that
+unfolds to gigabytes is refused long before: text is seldom packed better than 30 to 1, a bomb is packed 1,000
+to 1.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def open_data(path: Path) -> IO[bytes]:
     try:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
-        decoded, damaged = (gzip.GzipFile(fileobj=raw), _GZIP_ERRORS) if suffix == ".gz" else _zstandard(raw, path)
+        decoded, damaged = (
+            (gzip.GzipFile(fileobj=raw), _GZIP_ERRORS) if suffix == ".gz" else _zstandard(raw, path)
+        )
         return io.BufferedReader(_Bounded(decoded, raw, path=path, size=size, damaged=damaged), 1 << 16)
     except BaseException:
         raw.close()
@@ -62,7 +66,11 @@ def read_data(path: Path) -> bytes:
     with open_data(path) as file:
         content = file.read(most + 1) if path.suffix.lower() not in PACKED else file.read()
     if len(content) > most:
-        raise DataError(f"the file grew beyond {most / MB:,.0f} MB", where=str(path), remedy="name a file that is complete")
+        raise DataError(
+            f"the file grew beyond {most / MB:,.0f} MB",
+            where=str(path),
+            remedy="name a file that is complete",
+        )
     return content
 
 
@@ -72,7 +80,9 @@ _GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipF
 class _Bounded(io.RawIOBase):
     """What a decoder gives, counted."""
 
-    def __init__(self, decoded: Any, raw: IO[bytes], *, path: Path, size: int, damaged: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self, decoded: Any, raw: IO[bytes], *, path: Path, size: int, damaged: tuple[type[Exception], ...]
+    ) -> None:
         self._decoded, self._raw, self._path, self._size, self._damaged = decoded, raw, path, size, damaged
         self._count = 0
         self._most = file_limit()
@@ -91,16 +101,20 @@ class _Bounded(io.RawIOBase):
             piece = self._decoded.read(len(buffer))
         except self._damaged as error:
             what = f"the packed file is damaged or cut off ({error})"
-            raise DataError(what, where=str(self._path), remedy="fetch it again, or unpack what is left of it") from error
+            raise DataError(
+                what, where=str(self._path), remedy="fetch it again, or unpack what is left of it"
+            ) from error
         self._count += len(piece)
         if self._count > self._most:
             raise DataError(
-                f"the file unfolds to more than {self._most / MB:,.0f} MB", where=str(self._path),
+                f"the file unfolds to more than {self._most / MB:,.0f} MB",
+                where=str(self._path),
                 remedy="split it, or raise the limit (RLAIF_MAX_FILE_MB)",
             )
         if self._count > max(HARMLESS, MOST_PACKED * self._size):
             raise DataError(
-                f"the file unfolds to more than {MOST_PACKED} times its size, as no data does", where=str(self._path),
+                f"the file unfolds to more than {MOST_PACKED} times its size, as no data does",
+                where=str(self._path),
                 remedy="unpack it yourself, if you trust it, and give the unpacked file",
             )
         buffer[: len(piece)] = piece
@@ -123,7 +137,8 @@ def _zstandard(raw: IO[bytes], path: Path) -> tuple[Any, tuple[type[Exception], 
             continue
         return opened(module, raw)
     raise ConfigError(
-        "nothing that reads Zstandard (.zst) is installed", where=str(path),
+        "nothing that reads Zstandard (.zst) is installed",
+        where=str(path),
         remedy="pip install 'rlaif[zstd]', or unpack it: zstd -d FILE",
     )
 
@@ -139,7 +154,8 @@ def _of_package(module: Any, raw: IO[bytes]) -> tuple[Any, tuple[type[Exception]
 
 
 class _Whole:
-    """The package's reader, which takes a file that is cut off for one that has ended: here it is an error."""
+    """The package's reader, which takes a file that is cut off for one that has ended: here it is an
+    error."""
 
     def __init__(self, module: Any, decoder: Any, raw: IO[bytes]) -> None:
         self._error, self._decoder, self._raw = module.ZstdError, decoder, raw
@@ -167,7 +183,9 @@ class _Whole:
 
 
 PIECE = 1 << 10
-"""Packed bytes that are decoded at a time: even a bomb, packed some 30,000 to 1, gives no more than 40 MB of them."""
+"""Packed bytes that are decoded at a time: even a bomb, packed some 30,000 to 1, gives no more than 40 MB of
+them."""
 _ZSTANDARD: dict[str, Callable[[Any, IO[bytes]], tuple[Any, tuple[type[Exception], ...]]]] = {
-    "compression.zstd": _of_python, "zstandard": _of_package,
+    "compression.zstd": _of_python,
+    "zstandard": _of_package,
 }

@@ -1,4 +1,5 @@
-"""What the cells of a row may be: text, chat messages, documents, completions. Each function takes a cell and says what is wrong.
+"""What the cells of a row may be: text, chat messages, documents, completions. Each function takes a cell and
+says what is wrong.
 
 They raise `DataError` about one cell; the readers add the row's place and go on to the next.
 """
@@ -17,14 +18,29 @@ from rlaif.types import Message, Prompt, Role
 
 __all__ = [
     "SYSTEM_COLUMNS",
-    "BadCell", "answer_of", "completion_of", "conversation_of", "id_of", "is_transcript", "messages_of", "number_of", "prompt_of",
-    "question_of", "refuse_tools", "refuse_unread", "strings_of", "text_of", "with_system",
+    "BadCell",
+    "answer_of",
+    "completion_of",
+    "conversation_of",
+    "id_of",
+    "is_transcript",
+    "messages_of",
+    "number_of",
+    "prompt_of",
+    "question_of",
+    "refuse_tools",
+    "refuse_unread",
+    "strings_of",
+    "text_of",
+    "with_system",
 ]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 SHAREGPT: dict[str, Role] = {**ROLES, "human": "user", "gpt": "assistant"}
 SYSTEM_COLUMNS = ("system", "system_prompt")
-TOOL_ROLES = frozenset({"tool", "function", "ipython", "observation", "function_call", "tool_call", "function_response"})
+TOOL_ROLES = frozenset(
+    {"tool", "function", "ipython", "observation", "function_call", "tool_call", "function_response"}
+)
 """What the turns of a tool are called: in OpenAI's and TRL's chats, in Llama's, in ShareGPT's."""
 TOOL_REMEDY = "write the call and its result as text in the turns of user and assistant, or remove the row"
 TOOL_KEYS = ("tool_calls", "function_call")
@@ -34,7 +50,8 @@ TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 
 
 class BadCell(str):
-    """A cell of a CSV file that cannot be used: wrong only where its column is read, since others may hold what they like."""
+    """A cell of a CSV file that cannot be used: wrong only where its column is read, since others may hold
+    what they like."""
 
     __slots__ = ("remedy", "what")
 
@@ -62,7 +79,8 @@ def text_of(value: object, column: str) -> str:
 
 
 def messages_of(value: object, column: str) -> tuple[Message, ...]:
-    """A conversation: text is one user turn, or a transcript of HH; a list holds `{"role", "content"}` objects, or ShareGPT's."""
+    """A conversation: text is one user turn, or a transcript of HH; a list holds `{"role", "content"}`
+    objects, or ShareGPT's."""
     _refuse_bad(value, column)
     if is_transcript(value):
         return _transcript(str(value), column)
@@ -104,7 +122,8 @@ def question_of(row: Mapping[str, Any], column: str, *, answered: bool = False) 
 
 
 def refuse_unread(row: Mapping[str, Any]) -> None:
-    """Refuse a row with a column that is part of what is asked in every form that has it, and that is not read."""
+    """Refuse a row with a column that is part of what is asked in every form that has it, and that is not
+    read."""
     if row.get("history"):
         raise DataError(
             "the column `history` holds earlier turns (LLaMA-Factory's form), which are not read",
@@ -120,33 +139,43 @@ def with_system(messages: tuple[Message, ...], row: Mapping[str, Any]) -> tuple[
     if not filled:
         return messages
     if any(row[name] != row[filled[0]] for name in filled):
-        raise DataError(f"the columns {', '.join(filled)} are filled and differ", remedy="keep the one that is meant")
+        raise DataError(
+            f"the columns {', '.join(filled)} are filled and differ", remedy="keep the one that is meant"
+        )
     system = Message("system", text_of(row[filled[0]], filled[0]))
     if messages[0] == system:
         return messages
     if messages[0].role == "system":
-        raise DataError(f"the column `{filled[0]}` and the prompt's own system message differ", remedy="keep one of them")
+        raise DataError(
+            f"the column `{filled[0]}` and the prompt's own system message differ", remedy="keep one of them"
+        )
     return (system, *messages)
 
 
 def completion_of(value: object, column: str) -> tuple[tuple[Message, ...], str]:
-    """A completion: text, or messages that end with the assistant's turn (the turns before it come first in the result)."""
+    """A completion: text, or messages that end with the assistant's turn (the turns before it come first in
+    the result)."""
     if not isinstance(value, list | dict) and not is_transcript(value):
         return (), text_of(value, column)
     messages = messages_of(value, column)
     if messages[-1].role != "assistant":
-        raise DataError(f"the last turn of `{column}` is the {messages[-1].role}'s", remedy="end it with the assistant's turn")
+        raise DataError(
+            f"the last turn of `{column}` is the {messages[-1].role}'s",
+            remedy="end it with the assistant's turn",
+        )
     return messages[:-1], messages[-1].content
 
 
 def answer_of(value: object, column: str, *, asked: object) -> tuple[tuple[Message, ...], str]:
-    """As `completion_of`; a text that goes on with a transcript loses the blanks about it, as the turns of a transcript do."""
+    """As `completion_of`; a text that goes on with a transcript loses the blanks about it, as the turns of a
+    transcript do."""
     before, text = completion_of(value, column)
     return before, text.strip() if is_transcript(asked) and not before else text
 
 
 def strings_of(value: object, column: str) -> tuple[str, ...]:
-    """No, one or several texts; a text that is a JSON list of texts (as in a CSV cell) is read as that list."""
+    """No, one or several texts; a text that is a JSON list of texts (as in a CSV cell) is read as that
+    list."""
     if value is None or value == "":
         return ()
     _refuse_bad(value, column)
@@ -164,14 +193,28 @@ def prompt_of(messages: tuple[Message, ...], row: Mapping[str, Any], context_col
     Without an id it is named after its fingerprint.
     """
     category = row.get("category")
-    tags = dict.fromkeys(_tags(row.get("tags")) + (strings_of(category, "category") if isinstance(category, str) else ()))
-    prompt = Prompt(id="", messages=messages, context=strings_of(row.get(context_column), context_column), tags=tuple(tags))
-    return Prompt(id=id_of(row.get("id")) or f"p-{prompt.fingerprint()}", messages=messages, context=prompt.context, tags=prompt.tags)
+    tags = dict.fromkeys(
+        _tags(row.get("tags")) + (strings_of(category, "category") if isinstance(category, str) else ())
+    )
+    prompt = Prompt(
+        id="",
+        messages=messages,
+        context=strings_of(row.get(context_column), context_column),
+        tags=tuple(tags),
+    )
+    return Prompt(
+        id=id_of(row.get("id")) or f"p-{prompt.fingerprint()}",
+        messages=messages,
+        context=prompt.context,
+        tags=prompt.tags,
+    )
 
 
 def _message(item: object, column: str) -> Message:
     if not isinstance(item, dict) or not {"role", "from"} & item.keys():
-        raise DataError(f"`{column}` is {_shown(item)}, not a message", remedy='write {"role": "user", "content": "…"}')
+        raise DataError(
+            f"`{column}` is {_shown(item)}, not a message", remedy='write {"role": "user", "content": "…"}'
+        )
     share = "from" in item and "role" not in item
     roles, key, content = (SHAREGPT, "from", "value") if share else (ROLES, "role", "content")
     role = item.get(key)
@@ -182,7 +225,8 @@ def _message(item: object, column: str) -> Message:
 
 
 def refuse_tools(row: Mapping[str, Any]) -> None:
-    """Refuse a row any turn of which calls a tool, or is one's: what a row is taken for may hang on its other columns."""
+    """Refuse a row any turn of which calls a tool, or is one's: what a row is taken for may hang on its other
+    columns."""
     for column, value in row.items():
         for position, item in enumerate(value if isinstance(value, list) else []):
             if isinstance(item, dict):
@@ -194,7 +238,9 @@ def _refuse_tool(turn: Mapping[str, Any], column: str) -> None:
         raise DataError(f"`{column}` calls a tool; tool turns are not read", remedy=TOOL_REMEDY)
     for role in (turn.get("role"), turn.get("from")):
         if isinstance(role, str) and role in TOOL_ROLES:
-            raise DataError(f"`{column}` is the turn of a tool (`{role}`); tool turns are not read", remedy=TOOL_REMEDY)
+            raise DataError(
+                f"`{column}` is the turn of a tool (`{role}`); tool turns are not read", remedy=TOOL_REMEDY
+            )
 
 
 def _joined(content: object, column: str) -> object:
@@ -202,8 +248,15 @@ def _joined(content: object, column: str) -> object:
     if not isinstance(content, list):
         return content
     for part in content:
-        if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
-            raise DataError(f"`{column}` holds a part that is no text: {_shown(part)}", remedy="remove the row, or the part")
+        if (
+            not isinstance(part, dict)
+            or part.get("type", "text") != "text"
+            or not isinstance(part.get("text"), str)
+        ):
+            raise DataError(
+                f"`{column}` holds a part that is no text: {_shown(part)}",
+                remedy="remove the row, or the part",
+            )
     return "".join(part["text"] for part in content)
 
 
@@ -221,11 +274,18 @@ def number_of(value: object, column: str, *, default: float, most: float, least:
     if value is None or value == "":
         return default
     try:
-        number = float("nan") if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
+        number = (
+            float("nan")
+            if isinstance(value, bool) or not isinstance(value, int | float | str)
+            else float(value)
+        )
     except (ValueError, OverflowError):
         number = float("nan")
     if not math.isfinite(number):
-        raise DataError(f"`{column}` is {_shown(value)}, not a finite number", remedy=f"write a number from {least:g} to {most:g}")
+        raise DataError(
+            f"`{column}` is {_shown(value)}, not a finite number",
+            remedy=f"write a number from {least:g} to {most:g}",
+        )
     if not least <= number <= most:
         what = f"`{column}` is {_shown(value)}; it lies between {least:g} and {most:g}"
         raise DataError(what, remedy="correct it, or leave the column out")
@@ -238,11 +298,14 @@ def _transcript(text: str, column: str) -> tuple[Message, ...]:
     turns = list(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
     if turns[-1] == ("Assistant", ""):
         turns.pop()
-    return tuple(Message("user" if who == "Human" else "assistant", text_of(said, column)) for who, said in turns)
+    return tuple(
+        Message("user" if who == "Human" else "assistant", text_of(said, column)) for who, said in turns
+    )
 
 
 def id_of(value: object) -> str:
-    """A row's id as text: one printable line, since it stands in file names, tables and headings; empty when it has none."""
+    """A row's id as text: one printable line, since it stands in file names, tables and headings; empty when
+    it has none."""
     if value is None or value == "":
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):

@@ -1,7 +1,7 @@
 """Read prompts, and completions that were made elsewhere, from any of the formats of `rlaif.io.tables`.
 
-One bad row does not lose the others, and is never dropped in silence: without `skip_bad_rows` the reader stops and lists every
-bad row with its line; with it, the rows are in `Read.problems`.
+One bad row does not lose the others, and is never dropped in silence: without `skip_bad_rows` the reader
+stops and lists every bad row with its line; with it, the rows are in `Read.problems`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,16 @@ __all__ = ["Read", "Responses", "read_prompts", "read_responses"]
 BUILTIN = Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl"
 """The prompts that ship with rlaif."""
 COMPLETION_COLUMNS: tuple[tuple[str, ...], ...] = (
-    ("completions",), ("responses",), ("completion",), ("response",), ("chosen", "rejected"), ("a", "b"),
+    ("completions",),
+    ("responses",),
+    ("completion",),
+    ("response",),
+    ("chosen", "rejected"),
+    ("a", "b"),
 )
 OTHER_COMPLETION_COLUMNS: tuple[tuple[str, ...], ...] = (("output",), ("messages",), ("conversations",))
-"""Taken where there is none of the others: Alpaca's and AlpacaEval's, and conversations that end with the answer."""
+"""Taken where there is none of the others: Alpaca's and AlpacaEval's, and conversations that end with the
+answer."""
 CONVERSATIONS = frozenset({"messages", "conversations"})
 LIST_COLUMNS = ("completions", "responses")
 
@@ -81,15 +87,21 @@ class Responses(NamedTuple):
 
 
 def read_prompts(
-    source: str | Path, *, prompt_column: str = PROMPT_COLUMN, context_column: str = CONTEXT_COLUMN, skip_bad_rows: bool = False,
+    source: str | Path,
+    *,
+    prompt_column: str = PROMPT_COLUMN,
+    context_column: str = CONTEXT_COLUMN,
+    skip_bad_rows: bool = False,
 ) -> Read[Prompt]:
     """Read prompts from a file, a hub dataset, or `builtin` / `builtin:TAG`.
 
-    A prompt is a text (one user turn) or a list of chat messages that ends with the user's turn. Where a file of pairs has no
-    prompt column, the turns of `chosen` before its last are the prompt. The same prompt twice is kept once and counted in the notes.
+    A prompt is a text (one user turn) or a list of chat messages that ends with the user's turn. Where a file
+    of pairs has no prompt column, the turns of `chosen` before its last are the prompt. The same prompt twice
+    is kept once and counted in the notes.
 
     Raises:
-        DataError: The file cannot be read, has no such column, has bad rows (unless `skip_bad_rows`) or nothing else.
+        DataError: The file cannot be read, has no such column, has bad rows (unless `skip_bad_rows`) or
+            nothing else.
     """
     tag = str(source).partition(":")[2] if str(source).startswith("builtin:") else ""
     table = read_table(BUILTIN if tag or str(source) == "builtin" else source)
@@ -106,7 +118,9 @@ def read_prompts(
         nonlocal duplicates
         value = cell(row, column)
         if implicit is not None and len(messages_of(value, column)) == 1:
-            raise DataError("the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it")
+            raise DataError(
+                "the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it"
+            )
         asked = question_of(row.values, column, answered=answered)
         prompt = prompt_of(asked, row.values, context_column)
         if prompt.fingerprint() in prompts:
@@ -117,26 +131,35 @@ def read_prompts(
 
     problems = each_row(table, add)
     if answers := sum(_answered(row.values.get(column)) for row in table.rows) if answered else 0:
-        notes.append(f"{answers} of {rows} rows end with an answer, which is no part of the prompt and was left out")
+        notes.append(
+            f"{answers} of {rows} rows end with an answer, which is no part of the prompt and was left out"
+        )
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
     if duplicates:
         notes.append(f"{duplicates} of {rows} rows repeat a prompt and were left out")
     items = [prompt for prompt in prompts.values() if not tag or tag in prompt.tags]
     if not items:
         known = sorted({name for prompt in prompts.values() for name in prompt.tags})
-        raise DataError(f"no built-in prompt has the tag {tag!r}", remedy=f"{did_you_mean(tag, known)}use one of {', '.join(known)}")
+        raise DataError(
+            f"no built-in prompt has the tag {tag!r}",
+            remedy=f"{did_you_mean(tag, known)}use one of {', '.join(known)}",
+        )
     return Read(items=tuple(items), problems=tuple(problems), rows=rows, notes=tuple(notes))
 
 
 def read_responses(
-    source: str | Path, *, prompt_column: str = PROMPT_COLUMN, context_column: str = CONTEXT_COLUMN, skip_bad_rows: bool = False,
+    source: str | Path,
+    *,
+    prompt_column: str = PROMPT_COLUMN,
+    context_column: str = CONTEXT_COLUMN,
+    skip_bad_rows: bool = False,
 ) -> Read[Responses]:
     """Read completions that were made elsewhere, grouped by prompt.
 
-    A row holds a prompt and either a list (`completions` or `responses`), one completion (`completion` or `response`), or a pair
-    (`chosen` and `rejected`, or `a` and `b`). A completion is a text, or chat messages that end with the assistant's turn; where
-    there is no prompt column, the turns before it are the prompt (TRL's implicit form). An optional `model` column names who
-    wrote them.
+    A row holds a prompt and either a list (`completions` or `responses`), one completion (`completion` or
+    `response`), or a pair (`chosen` and `rejected`, or `a` and `b`). A completion is a text, or chat messages
+    that end with the assistant's turn; where there is no prompt column, the turns before it are the prompt
+    (TRL's implicit form). An optional `model` column names who wrote them.
 
     Raises:
         DataError: As `read_prompts`.
@@ -149,7 +172,9 @@ def read_responses(
         named -= CONVERSATIONS
     implicit = prompt_column == PROMPT_COLUMN and not {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & named
     also = {*columns, "model", "generator"}
-    column, notes = ("", []) if implicit else find_columns(table, source, prompt_column, context_column, also=also)
+    column, notes = (
+        ("", []) if implicit else find_columns(table, source, prompt_column, context_column, also=also)
+    )
     notes += table.notes
     gathered: dict[str, _Gathered] = {}  # by fingerprint
     places: dict[str, str] = {}
@@ -195,14 +220,22 @@ class _Gathered:
 
     def responses(self) -> Responses:
         completions = tuple(
-            Completion(id=f"{self.prompt.id}/{index}", prompt_id=self.prompt.id, index=index, text=text, finish="given", model=model)
+            Completion(
+                id=f"{self.prompt.id}/{index}",
+                prompt_id=self.prompt.id,
+                index=index,
+                text=text,
+                finish="given",
+                model=model,
+            )
             for index, (text, model) in enumerate(self.texts)
         )
         return Responses(prompt=self.prompt, completions=completions, pairs=tuple(self.pairs))
 
 
 def _prompt_of_pairs(table: Table, asked: str) -> tuple[str, list[str]] | None:
-    """The column `chosen`, where a file of pairs has no column for the prompt: TRL's implicit form, and HH."""
+    """The column `chosen`, where a file of pairs has no column for the prompt: TRL's implicit form, and
+    HH."""
     named = set(table.columns)
     if asked != PROMPT_COLUMN or "chosen" not in named or {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & named:
         return None
@@ -224,7 +257,10 @@ def _writers(row: Row, columns: Sequence[str], count: int) -> list[str]:
     items = row.values.get(columns[0])
     if columns[0] not in LIST_COLUMNS or not isinstance(items, list):
         return [default] * count
-    return [text_of(item["model"], "model") if isinstance(item, dict) and item.get("model") else default for item in items]
+    return [
+        text_of(item["model"], "model") if isinstance(item, dict) and item.get("model") else default
+        for item in items
+    ]
 
 
 def _completion_columns(table: Table, source: str | Path) -> tuple[str, ...]:
@@ -234,12 +270,21 @@ def _completion_columns(table: Table, source: str | Path) -> tuple[str, ...]:
     found = found or [names for names in OTHER_COMPLETION_COLUMNS if set(names) <= set(columns)][:1]
     if len(found) > 1:
         listed = " or ".join("+".join(names) for names in found)
-        raise DataError(f"several columns hold completions: {listed}", where=str(source), remedy="keep one of them in the file")
+        raise DataError(
+            f"several columns hold completions: {listed}",
+            where=str(source),
+            remedy="keep one of them in the file",
+        )
     if not found and table.rows:
         listed = ", ".join("+".join(names) for names in COMPLETION_COLUMNS)
-        prompts = "; prompts to answer first are given by --prompts" if {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & set(columns) else ""
+        prompts = (
+            "; prompts to answer first are given by --prompts"
+            if {PROMPT_COLUMN, *OTHER_PROMPT_COLUMNS} & set(columns)
+            else ""
+        )
         raise DataError(
-            f"no column holds completions; the columns are {', '.join(columns) or 'none'}", where=str(source),
+            f"no column holds completions; the columns are {', '.join(columns) or 'none'}",
+            where=str(source),
             remedy=f"name them as one of: {listed}{prompts}",
         )
     return found[0] if found else COMPLETION_COLUMNS[0]
@@ -263,11 +308,17 @@ def _completions(row: Row, columns: Sequence[str], column: str) -> tuple[tuple[M
     if prompt is None:
         name, before, _ = found[0]
         if not before:
-            raise DataError(f"there is no prompt: no prompt column, and `{name}` is one turn", remedy="add a column `prompt`")
+            raise DataError(
+                f"there is no prompt: no prompt column, and `{name}` is one turn",
+                remedy="add a column `prompt`",
+            )
         prompt = with_system(conversation_of([message.as_dict() for message in before], name), row.values)
     for name, before, _ in found:
         if before and with_system(before, row.values) != prompt:
-            raise DataError(f"the turns of `{name}` before the last differ from the prompt", remedy="keep only the assistant's turn")
+            raise DataError(
+                f"the turns of `{name}` before the last differ from the prompt",
+                remedy="keep only the assistant's turn",
+            )
     return prompt, [text for _, _, text in found]
 
 
@@ -275,7 +326,9 @@ def _listed(name: str, value: object) -> list[tuple[str, object]]:
     items = list(strings_of(value, name)) if isinstance(value, str) else value
     if not isinstance(items, list) or not items:
         raise DataError(f"`{name}` is no list of completions", remedy='write ["…", "…"]')
-    return [(f"{name}[{position}]", _text_in(item, f"{name}[{position}]")) for position, item in enumerate(items)]
+    return [
+        (f"{name}[{position}]", _text_in(item, f"{name}[{position}]")) for position, item in enumerate(items)
+    ]
 
 
 def _text_in(item: object, name: str) -> object:

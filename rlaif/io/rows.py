@@ -12,7 +12,14 @@ from rlaif.io.tables import Row, Table
 from rlaif.suggest import did_you_mean
 
 __all__ = [
-    "CONTEXT_COLUMN", "OTHER_PROMPT_COLUMNS", "PROMPT_COLUMN", "cell", "claim_id", "each_row", "find_columns", "refuse_bad_rows",
+    "CONTEXT_COLUMN",
+    "OTHER_PROMPT_COLUMNS",
+    "PROMPT_COLUMN",
+    "cell",
+    "claim_id",
+    "each_row",
+    "find_columns",
+    "refuse_bad_rows",
 ]
 
 PROMPT_COLUMN = "prompt"
@@ -25,7 +32,7 @@ LISTED = 20
 
 
 def find_columns(
-    table: Table, source: str | Path, prompt_column: str, context_column: str, *, also: Collection[str] = (),
+    table: Table, source: str | Path, prompt_column: str, context_column: str, *, also: Collection[str] = ()
 ) -> tuple[str, list[str]]:
     """The column that holds the prompt, and notes about columns that were guessed or are not read.
 
@@ -52,19 +59,24 @@ def find_columns(
 def cell(row: Row, column: str) -> Any:
     """The cell of a column that every row must have."""
     if column not in row.values:
-        raise DataError(f"no column `{column}` in this row; it has {', '.join(row.values) or 'none'}", remedy="add it")
+        raise DataError(
+            f"no column `{column}` in this row; it has {', '.join(row.values) or 'none'}", remedy="add it"
+        )
     return row.values[column]
 
 
 def claim_id(id: str, row: Row, places: dict[str, str]) -> None:
     """Note that `id` is that of `row`; two prompts cannot share one."""
     if id in places:
-        raise DataError(f"the id {id!r} is already that of {places[id]}", remedy="give each prompt its own id, or none")
+        raise DataError(
+            f"the id {id!r} is already that of {places[id]}", remedy="give each prompt its own id, or none"
+        )
     places[id] = row.where
 
 
 def each_row(table: Table, add: Callable[[Row], None]) -> list[Problem]:
-    """Call `add` for every row; what it objects to joins the problems of the table, in the order of the file."""
+    """Call `add` for every row; what it objects to joins the problems of the table, in the order of the
+    file."""
     problems = list(table.problems)
     for row in table.rows:
         try:
@@ -82,7 +94,11 @@ def refuse_bad_rows(problems: Sequence[Problem], *, rows: int, source: str | Pat
     shown = list(problems[:LISTED])
     if bad > LISTED:
         shown.append(Problem(f"… and {bad - LISTED:,} more"))
-    remedy = f"mend {'it' if bad == 1 else 'them'}, or --skip-bad-rows keeps the other {good:,}" if good else "mend the file"
+    remedy = (
+        f"mend {'it' if bad == 1 else 'them'}, or --skip-bad-rows keeps the other {good:,}"
+        if good
+        else "mend the file"
+    )
     what = f"{bad:,} of {rows:,} rows cannot be read" if good else f"no usable row among {rows:,}"
     raise DataError(what, where=str(source), remedy=remedy, problems=shown)
 
@@ -98,7 +114,8 @@ def _guess(columns: list[str], source: str | Path, asked: str) -> str:
         raise _missing(columns, source, asked, "--prompt-column")
     if len(found) > 1:
         raise DataError(
-            f"no column `prompt`, and several that may be meant: {', '.join(found)}", where=str(source),
+            f"no column `prompt`, and several that may be meant: {', '.join(found)}",
+            where=str(source),
             remedy=f"say which: --prompt-column {found[0]}",
         )
     return found[0]
@@ -106,6 +123,7 @@ def _guess(columns: list[str], source: str | Path, asked: str) -> str:
 
 def _missing(columns: list[str], source: str | Path, asked: str, option: str) -> DataError:
     return DataError(
-        f"no column `{asked}`; the columns are {', '.join(columns) or 'none'}", where=str(source),
+        f"no column `{asked}`; the columns are {', '.join(columns) or 'none'}",
+        where=str(source),
         remedy=f"{did_you_mean(asked, columns)}name it with {option}",
     )

@@ -1,6 +1,8 @@
-"""Divide prompts into disjoint sets by a hash of what is asked, and draw from them: no list of members to keep or to lose.
+"""Divide prompts into disjoint sets by a hash of what is asked, and draw from them: no list of members to
+keep or to lose.
 
-The prompts of fine-tuning, labelling, RL and evaluation must not overlap, or the comparison at the end measures memory.
+The prompts of fine-tuning, labelling, RL and evaluation must not overlap, or the comparison at the end
+measures memory.
 """
 
 from __future__ import annotations
@@ -29,8 +31,13 @@ def split_of(fingerprint: str, fractions: Mapping[str, float] = FRACTIONS) -> st
     Raises:
         ConfigError: They do not.
     """
-    if any(share < 0 for share in fractions.values()) or not math.isclose(math.fsum(fractions.values()), 1.0, abs_tol=1e-9):
-        raise ConfigError(f"the fractions {dict(fractions)} are no shares of 1", remedy="give numbers from 0 that add up to 1")
+    if any(share < 0 for share in fractions.values()) or not math.isclose(
+        math.fsum(fractions.values()), 1.0, abs_tol=1e-9
+    ):
+        raise ConfigError(
+            f"the fractions {dict(fractions)} are no shares of 1",
+            remedy="give numbers from 0 that add up to 1",
+        )
     place = unit_from("split", fingerprint)
     edge = 0.0
     last = ""
@@ -48,7 +55,9 @@ def draw(prompts: Iterable[Prompt], limit: int | None, seed: int) -> list[Prompt
 
     Raising the limit keeps the earlier ones, and adding prompts does not reorder them.
     """
-    return sorted(prompts, key=lambda prompt: (unit_from("draw", seed, prompt.fingerprint()), prompt.id))[:limit]
+    return sorted(prompts, key=lambda prompt: (unit_from("draw", seed, prompt.fingerprint()), prompt.id))[
+        :limit
+    ]
 
 
 def check_disjoint(sets: Mapping[str, Sequence[Prompt]]) -> None:
@@ -61,13 +70,18 @@ def check_disjoint(sets: Mapping[str, Sequence[Prompt]]) -> None:
     problems: list[Problem] = []
     for (one, ours), (other, theirs) in combinations(members.items(), 2):
         shared = [prompt for fingerprint, prompt in ours.items() if fingerprint in theirs]
-        problems += [Problem(f"{prompt.id!r}: {_start(prompt)}", where=f"{one} and {other}") for prompt in shared[:SHOWN]]
+        problems += [
+            Problem(f"{prompt.id!r}: {_start(prompt)}", where=f"{one} and {other}")
+            for prompt in shared[:SHOWN]
+        ]
         if len(shared) > SHOWN:
             problems.append(Problem(f"… and {len(shared) - SHOWN} more", where=f"{one} and {other}"))
     if problems:
         raise DataError(
-            "sets of prompts that must be disjoint overlap", problems=problems,
-            remedy="take them from different files, or from different splits of one (split: sft, label, rl, eval)",
+            "sets of prompts that must be disjoint overlap",
+            problems=problems,
+            remedy="take them from different files, or from different splits of one (split: sft, label, rl, "
+            "eval)",
         )
 
 

@@ -1,10 +1,12 @@
-"""Rows from a file or a dataset, whatever its format: each row a dict, each row that cannot be read a `Problem` with its line.
+"""Rows from a file or a dataset, whatever its format: each row a dict, each row that cannot be read a
+`Problem` with its line.
 
-The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, `.txt` (a prompt a line); all
-but Parquet may be packed (`.jsonl.gz`, `.csv.zst`). What is no file is taken as a Hugging Face dataset: `org/name`, `org/name:split`
-or `org/name:config:split`.
+The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, `.txt`
+(a prompt a line); all but Parquet may be packed (`.jsonl.gz`, `.csv.zst`). What is no file is taken as a
+Hugging Face dataset: `org/name`, `org/name:split` or `org/name:config:split`.
 
-Text is made well-formed here, once (`rlaif.text`): rows that held half a character or a NUL are counted in `Table.mended`.
+Text is made well-formed here, once (`rlaif.text`): rows that held half a character or a NUL are counted in
+`Table.mended`.
 """
 
 from __future__ import annotations
@@ -28,15 +30,17 @@ __all__ = ["Row", "Table", "read_table"]
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[^:]+){0,2}$")
 OBJECTS = re.compile(
-    r"""\s*\[\s*\{\s*["'](role|content|from|value|model|response|principle|tool_calls|annotations)["']\s*:""",
+    r"""\s*\[\s*\{\s*["'](role|content|from|value|model|response|principle|tool_calls|annotations)["']\s*:"""
 )
-"""How a cell begins that is meant as a list of objects which some reader knows, though it is not JSON: as Python prints it."""
+"""How a cell begins that is meant as a list of objects which some reader knows, though it is not JSON: as
+Python prints it."""
 KNOWN = frozenset({"role", "from", "response", "principle"})
 """Keys of messages, of ShareGPT's, of completions and of verdicts: of the lists that a cell may hold."""
 MOST_OPENED = 100
 """Quotation marks of one CSV file that may be left open: each is looked for to its end."""
 LONGEST_CELL = 1 << 26
-"""Characters of the longest CSV cell; Python's own limit of 128 Ki is shorter than a retrieved document may be."""
+"""Characters of the longest CSV cell; Python's own limit of 128 Ki is shorter than a retrieved document may
+be."""
 
 
 class Row(NamedTuple):
@@ -60,7 +64,11 @@ class Table(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What the reader should know, a line each."""
-        return [f"{self.mended:,} rows held half a character or a NUL; U+FFFD stands in its place"] if self.mended else []
+        return (
+            [f"{self.mended:,} rows held half a character or a NUL; U+FFFD stands in its place"]
+            if self.mended
+            else []
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -72,11 +80,14 @@ def read_table(source: str | Path) -> Table:
     """Read all rows of a file or a hub dataset.
 
     Raises:
-        DataError: There is no such file or dataset, it is a folder, empty, of an unknown format, or broken as a whole.
+        DataError: There is no such file or dataset, it is a folder, empty, of an unknown format, or broken as
+            a whole.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        raise DataError("this is a folder; a file is due here", where=str(source), remedy="name one file in it")
+        raise DataError(
+            "this is a folder; a file is due here", where=str(source), remedy="name one file in it"
+        )
     table = _read_file(source, path) if path.exists() else _read_hub(str(source), path)
     if not table.rows and not table.problems:
         raise DataError("the file is empty", where=str(source), remedy="give a file with at least one row")
@@ -89,8 +100,10 @@ def _read_file(source: str | Path, path: Path) -> Table:
     if reader is None or (packed and reader is _read_parquet):
         shown = "".join(path.suffixes[-2:]) if packed else path.suffix
         raise DataError(
-            f"unknown file type {shown!r}" if shown else "the file name has no suffix", where=str(source),
-            remedy=f"use one of {' '.join(READERS)}; all but .parquet may end in {' or '.join(PACKED)} besides",
+            f"unknown file type {shown!r}" if shown else "the file name has no suffix",
+            where=str(source),
+            remedy=f"use one of {' '.join(READERS)}; all but .parquet may end in {' or '.join(PACKED)} "
+            "besides",
         )
     try:
         return _gather(reader(path))
@@ -110,7 +123,11 @@ def _gather(items: Iterator[Row | Problem]) -> Table:
         try:
             values = _mended(item.values)
         except RecursionError:
-            problems.append(Problem("the row is nested too deeply", where=item.where, remedy="write plain texts and lists"))
+            problems.append(
+                Problem(
+                    "the row is nested too deeply", where=item.where, remedy="write plain texts and lists"
+                )
+            )
             continue
         mended += values is not item.values
         rows.append(Row(where=item.where, values=values))
@@ -129,7 +146,9 @@ def _mended(value: Any) -> Any:
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         case dict():
             pairs = [(_mended(name), _mended(each)) for name, each in value.items()]
-            same = all(new[0] is old[0] and new[1] is old[1] for new, old in zip(pairs, value.items(), strict=True))
+            same = all(
+                new[0] is old[0] and new[1] is old[1] for new, old in zip(pairs, value.items(), strict=True)
+            )
             return value if same else dict(pairs)
         case _:
             return value
@@ -141,18 +160,26 @@ def _lines(path: Path) -> Iterator[tuple[str, str] | Problem]:
         for number, raw in read_lines(file):
             where = f"{path}:{number}"
             if raw is None:
-                yield Problem("the line is too long", where=where, remedy="raise the limit (RLAIF_MAX_LINE_MB)")
+                yield Problem(
+                    "the line is too long", where=where, remedy="raise the limit (RLAIF_MAX_LINE_MB)"
+                )
                 continue
             raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
             if not raw.strip():
                 continue
             if b"\0" in raw:
-                yield Problem("the line holds a NUL byte", where=where, remedy="remove it, or save the file as UTF-8")
+                yield Problem(
+                    "the line holds a NUL byte", where=where, remedy="remove it, or save the file as UTF-8"
+                )
                 continue
             try:
                 yield where, raw.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                yield Problem(f"the line is not UTF-8 (byte {error.start + 1})", where=where, remedy="save the file as UTF-8")
+                yield Problem(
+                    f"the line is not UTF-8 (byte {error.start + 1})",
+                    where=where,
+                    remedy="save the file as UTF-8",
+                )
 
 
 def _read_txt(path: Path) -> Iterator[Row | Problem]:
@@ -169,7 +196,11 @@ def _json_row(where: str, text: str) -> Row | Problem:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        return Problem(f"not JSON: {error.msg} (column {error.colno})", where=where, remedy="write one JSON object a line")
+        return Problem(
+            f"not JSON: {error.msg} (column {error.colno})",
+            where=where,
+            remedy="write one JSON object a line",
+        )
     except (ValueError, RecursionError) as error:
         return Problem(f"not usable JSON: {error}", where=where, remedy="write one plain JSON object a line")
     return _object_row(where, value)
@@ -177,7 +208,9 @@ def _json_row(where: str, text: str) -> Row | Problem:
 
 def _object_row(where: str, value: object) -> Row | Problem:
     if not isinstance(value, dict):
-        return Problem(f"the row is {_json_type(value)}, not an object", where=where, remedy='write {"prompt": "…"}')
+        return Problem(
+            f"the row is {_json_type(value)}, not an object", where=where, remedy='write {"prompt": "…"}'
+        )
     return Row(where=where, values=value)
 
 
@@ -190,13 +223,23 @@ def _read_json(path: Path) -> Iterator[Row | Problem]:
         if error.msg == "Extra data":
             yield from _read_jsonl(path)
             return
-        raise DataError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="write a list of objects") from error
+        raise DataError(
+            f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="write a list of objects"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"the file is not UTF-8 (byte {error.start + 1})", where=str(path), remedy="save it as UTF-8") from error
+        raise DataError(
+            f"the file is not UTF-8 (byte {error.start + 1})", where=str(path), remedy="save it as UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not usable JSON: {error}", where=str(path), remedy="write a plain list of objects") from error
+        raise DataError(
+            f"not usable JSON: {error}", where=str(path), remedy="write a plain list of objects"
+        ) from error
     if not isinstance(value, list):
-        raise DataError(f"the file holds {_json_type(value)}, not a list", where=str(path), remedy='write [{"prompt": "…"}, …]')
+        raise DataError(
+            f"the file holds {_json_type(value)}, not a list",
+            where=str(path),
+            remedy='write [{"prompt": "…"}, …]',
+        )
     for number, item in enumerate(value, start=1):
         yield _object_row(f"{path}:item {number}", item)
 
@@ -212,7 +255,8 @@ def _read_tsv(path: Path) -> Iterator[Row | Problem]:
 def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
-        # What is not UTF-8 becomes a lone surrogate, which a valid file cannot hold: so one bad row does not lose the others.
+        # What is not UTF-8 becomes a lone surrogate, which a valid file cannot hold: so one bad row does not
+        # lose the others.
         with (
             open_data(path) as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
@@ -227,12 +271,19 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    # Only the line where the row begins is given up: a quotation mark that is not closed would take all below it.
+                    # Only the line where the row begins is given up: a quotation mark that is not closed
+                    # would take all below it.
                     opened += lines.give_back() > 0
                     if opened > MOST_OPENED:
                         what = f"more than {MOST_OPENED} quotation marks that are not closed"
-                        raise DataError(what, where=where, remedy="write the file again, with quotation marks doubled") from error
-                    yield Problem(str(error), where=where, remedy="close the quotation mark, or double one that is meant")
+                        raise DataError(
+                            what, where=where, remedy="write the file again, with quotation marks doubled"
+                        ) from error
+                    yield Problem(
+                        str(error),
+                        where=where,
+                        remedy="close the quotation mark, or double one that is meant",
+                    )
                     continue
                 if not any(cells):
                     continue
@@ -245,7 +296,8 @@ def _read_separated(path: Path, delimiter: str) -> Iterator[Row | Problem]:
 
 
 class _Lines:
-    """The lines of a file, of which those of the row that is being read can be given back, all but the first."""
+    """The lines of a file, of which those of the row that is being read can be given back, all but the
+    first."""
 
     def __init__(self, file: IO[str], *, where: str) -> None:
         self._file, self._where = file, where
@@ -285,21 +337,27 @@ def _header(cells: Sequence[str], where: str) -> list[str]:
     header = [name.strip() for name in cells]
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise DataError(f"the header names `{twice[0]}` twice", where=where, remedy="give each column its own name")
+        raise DataError(
+            f"the header names `{twice[0]}` twice", where=where, remedy="give each column its own name"
+        )
     return header
 
 
 def _separated_row(where: str, header: Sequence[str], cells: Sequence[str]) -> Row | Problem:
     if len(cells) != len(header):
         return Problem(
-            f"the row has {len(cells)} cells, the header names {len(header)}", where=where,
+            f"the row has {len(cells)} cells, the header names {len(header)}",
+            where=where,
             remedy="put cells that hold the separator into double quotes",
         )
-    return Row(where=where, values={name: _separated_cell(cell) for name, cell in zip(header, cells, strict=True)})
+    return Row(
+        where=where, values={name: _separated_cell(cell) for name, cell in zip(header, cells, strict=True)}
+    )
 
 
 def _separated_cell(cell: str) -> Any:
-    """A cell's text, or the list that it writes as JSON where it begins like one of messages, completions or verdicts.
+    """A cell's text, or the list that it writes as JSON where it begins like one of messages, completions or
+    verdicts.
 
     Other text may begin with `[{`, too (a question about JSON, say), and stays text.
     """
@@ -312,9 +370,15 @@ def _separated_cell(cell: str) -> Any:
     try:
         value = json.loads(cell)
     except (ValueError, RecursionError):
-        return cell if not OBJECTS.match(cell) else BadCell.of(
-            cell, "begins like a list of messages but is not JSON",
-            remedy='write [{"role": "user", "content": "…"}]; if it is meant as text, write the file as JSONL, where text is text',
+        return (
+            cell
+            if not OBJECTS.match(cell)
+            else BadCell.of(
+                cell,
+                "begins like a list of messages but is not JSON",
+                remedy='write [{"role": "user", "content": "…"}]; if it is meant as text, write the file as '
+                "JSONL, where text is text",
+            )
         )
     return value if any(isinstance(item, dict) and KNOWN & item.keys() for item in value) else cell
 
@@ -331,12 +395,19 @@ def _read_parquet(path: Path) -> Iterator[Row | Problem]:
                     number += 1
                     yield Row(where=f"{path}:row {number}", values=values)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"not a readable Parquet file: {error}", where=str(path), remedy="write it again, or use JSONL") from error
+        raise DataError(
+            f"not a readable Parquet file: {error}", where=str(path), remedy="write it again, or use JSONL"
+        ) from error
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {
-    ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_tsv,
-    ".parquet": _read_parquet, ".txt": _read_txt,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
 }
 
 
@@ -344,7 +415,9 @@ def _read_hub(source: str, path: Path) -> Table:
     """All rows of a Hugging Face dataset; its split `train` when none is named."""
     if inner_suffix(path) in READERS or not HUB_NAME.match(source):
         raise DataError(
-            "no such file", where=source, remedy="check the path; `builtin`, or a hub dataset as org/name:split, also work",
+            "no such file",
+            where=source,
+            remedy="check the path; `builtin`, or a hub dataset as org/name:split, also work",
         )
     import datasets
 
@@ -354,10 +427,13 @@ def _read_hub(source: str, path: Path) -> Table:
         rows = datasets.load_dataset(name, *parts, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"no such file, and no dataset from the Hugging Face hub: {error}", where=source,
+            f"no such file, and no dataset from the Hugging Face hub: {error}",
+            where=source,
             remedy="check the name and the connection; write org/name:split or org/name:config:split",
         ) from error
-    return _gather(Row(where=f"{source}:row {number}", values=dict(row)) for number, row in enumerate(rows, start=1))
+    return _gather(
+        Row(where=f"{source}:row {number}", values=dict(row)) for number, row in enumerate(rows, start=1)
+    )
 
 
 def _json_type(value: object) -> str:

@@ -1,7 +1,9 @@
-"""Rows that a training stage learns from, in the forms that people have, brought into our own: lists of chat messages.
+"""Rows that a training stage learns from, in the forms that people have, brought into our own: lists of chat
+messages.
 
-`docs/reference/data-forms.md` lists the forms. Rows that are in our form already are left as they are, empty completions included.
-Each function raises `DataError` about one row, which names the nearest form and what to do; the caller adds its place.
+`docs/reference/data-forms.md` lists the forms. Rows that are in our form already are left as they are, empty
+completions included. Each function raises `DataError` about one row, which names the nearest form and what to
+do; the caller adds its place.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ MOST_WEIGHT = 1e6
 MOST_ODDS = 700.0
 """Nats, about the largest that a probability can be computed from."""
 BESIDE = ("input", "context")
-"""Columns that change what is asked, and that are read here only where their form is known: else the row is refused."""
+"""Columns that change what is asked, and that are read here only where their form is known: else the row is
+refused."""
 
 
 def preference_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,11 +61,14 @@ def preference_of(row: Mapping[str, Any]) -> dict[str, Any]:
         _refuse_beside(values, "chosen")
     if any(turns != told[0] for turns in told[1:]):
         raise DataError(
-            "`chosen` and `rejected` do not answer the same conversation", remedy="give both the same turns before the last one",
+            "`chosen` and `rejected` do not answer the same conversation",
+            remedy="give both the same turns before the last one",
         )
-    return values | {"prompt": _dicts(told[0])} | {
-        name: _dicts((Message("assistant", text),)) for name, (_, text) in sides.items()
-    }
+    return (
+        values
+        | {"prompt": _dicts(told[0])}
+        | {name: _dicts((Message("assistant", text),)) for name, (_, text) in sides.items()}
+    )
 
 
 def demonstration_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,33 +93,47 @@ def demonstration_of(row: Mapping[str, Any]) -> dict[str, Any]:
     asked = _question(values, question)
     before, text = answer_of(values[answer], answer, asked=values[question])
     if before and with_system(before, values) != asked:
-        raise DataError(f"`{answer}` does not answer `{question}`: the turns before it differ", remedy="give only the last turn")
+        raise DataError(
+            f"`{answer}` does not answer `{question}`: the turns before it differ",
+            remedy="give only the last turn",
+        )
     return values | {"prompt": _dicts(asked), "completion": _dicts((Message("assistant", text),))}
 
 
 def _taught(values: Mapping[str, Any], conversation: str, question: str | None) -> dict[str, Any]:
-    """Prompt and completion of a conversation that ends with the answer; `question`, as in UltraChat, repeats its first turn."""
+    """Prompt and completion of a conversation that ends with the answer; `question`, as in UltraChat, repeats
+    its first turn."""
     _refuse_beside(values, conversation)
     *turns, last = with_system(messages_of(values[conversation], conversation), values)
     if last.role != "assistant":
-        raise DataError(f"`{conversation}` does not end with an answer to learn", remedy="end it with the assistant's turn")
+        raise DataError(
+            f"`{conversation}` does not end with an answer to learn",
+            remedy="end it with the assistant's turn",
+        )
     if not turns or turns[-1].role != "user":
-        raise DataError(f"in `{conversation}` no turn of the user's stands before the answer", remedy="give what is answered, too")
+        raise DataError(
+            f"in `{conversation}` no turn of the user's stands before the answer",
+            remedy="give what is answered, too",
+        )
     if question is not None:
         asked = messages_of(values[question], question)
         said = [turn for turn in turns if turn.role != "system"]
         if list(asked) not in (said[:1], said, turns):
             raise DataError(
-                f"the columns {question} and {conversation} are filled and differ", remedy="keep the one that is meant",
+                f"the columns {question} and {conversation} are filled and differ",
+                remedy="keep the one that is meant",
             )
     return {"prompt": _dicts(tuple(turns)), "completion": _dicts((last,))}
 
 
 def _asked_beside(values: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The prompt of a preference whose sides are one turn each and that has no column for it: ShareGPT's, in `conversations`."""
+    """The prompt of a preference whose sides are one turn each and that has no column for it: ShareGPT's, in
+    `conversations`."""
     conversation = _only(values, CONVERSATIONS)
     if conversation is None:
-        raise DataError("the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it")
+        raise DataError(
+            "the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it"
+        )
     turns = messages_of(values[conversation], conversation)
     if turns[-1].role != "user":
         raise DataError(
@@ -139,7 +159,8 @@ def _no_preference(values: Mapping[str, Any]) -> DataError:
         )
     if _only(values, (*ANSWERS, *CONVERSATIONS)) is not None:
         return DataError(
-            "this row looks like a demonstration (one answer), not a preference", remedy="learn from it with: rlaif sft --data FILE",
+            "this row looks like a demonstration (one answer), not a preference",
+            remedy="learn from it with: rlaif sft --data FILE",
         )
     return _lacking(values, "`chosen` and `rejected`")
 
@@ -155,24 +176,31 @@ def _no_demonstration(values: Mapping[str, Any]) -> DataError:
     if isinstance(values.get("completions"), list):
         return DataError(
             "this row looks like raw UltraFeedback: `completions` holds several answers",
-            remedy="label them first: rlaif label --responses FILE; or write a row for each answer to imitate",
+            remedy="label them first: rlaif label --responses FILE; or write a row for each answer to "
+            "imitate",
         )
     if values.get("text") and _only(values, ANSWERS) is None:
         return DataError(
-            "this row looks like TRL's language-modelling form (`text`): it does not say what is prompt and what is answer",
+            "this row looks like TRL's language-modelling form (`text`): it does not say what is prompt and "
+            "what is answer",
             remedy="write the two as `prompt` and `completion`, or as `messages`",
         )
     return _lacking(values, "`prompt` and `completion` (or `messages`)")
 
 
 def _lacking(values: Mapping[str, Any], needed: str) -> DataError:
-    return DataError(f"the row has no {needed}; its columns are {', '.join(map(str, values)) or 'none'}", remedy=f"give {needed}")
+    return DataError(
+        f"the row has no {needed}; its columns are {', '.join(map(str, values)) or 'none'}",
+        remedy=f"give {needed}",
+    )
 
 
 def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its `p_chosen`, where it says so only by its log-odds, and with numbers that a CSV file holds as text.
+    """The row with its `p_chosen`, where it says so only by its log-odds, and with numbers that a CSV file
+    holds as text.
 
-    `margin` is the log-odds in our own files up to version 0.1.0; anywhere else it is a rating (Llama 2's), and no label.
+    `margin` is the log-odds in our own files up to version 0.1.0; anywhere else it is a rating (Llama 2's),
+    and no label.
     """
     values = dict(row)
     refuse_unread(values)
@@ -185,7 +213,9 @@ def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("log_odds", "margin") if "constitution_digest" in values else ("log_odds",)
     odds = next((name for name in names if values.get(name) not in (None, "")), None)
     if values.get("p_chosen") is None and odds is not None and {"chosen", "rejected"} <= values.keys():
-        values["p_chosen"] = 1 / (1 + exp(-number_of(values[odds], odds, default=0.0, least=-MOST_ODDS, most=MOST_ODDS)))
+        values["p_chosen"] = 1 / (
+            1 + exp(-number_of(values[odds], odds, default=0.0, least=-MOST_ODDS, most=MOST_ODDS))
+        )
     return values
 
 
@@ -197,7 +227,9 @@ def _only(values: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """
     filled = [name for name in names if values.get(name)]
     if any(values[name] != values[filled[0]] for name in filled[1:]):
-        raise DataError(f"the columns {', '.join(filled)} are filled and differ", remedy="keep the one that is meant")
+        raise DataError(
+            f"the columns {', '.join(filled)} are filled and differ", remedy="keep the one that is meant"
+        )
     return filled[0] if filled else None
 
 
@@ -217,19 +249,32 @@ def _refuse_beside(values: Mapping[str, Any], column: str) -> None:
 
 
 def _is_native(values: Mapping[str, Any], completions: tuple[str, ...]) -> bool:
-    """Whether a prompt and one message for each completion stand there as lists of messages, and nothing else is asked."""
-    return _is_chat(values.get("prompt"), last="user") and not any(values.get(name) for name in (*SYSTEM_COLUMNS, *BESIDE)) and all(
-        _is_chat(values.get(name), last="assistant") and len(values[name]) == 1 for name in completions
+    """Whether a prompt and one message for each completion stand there as lists of messages, and nothing else
+    is asked."""
+    return (
+        _is_chat(values.get("prompt"), last="user")
+        and not any(values.get(name) for name in (*SYSTEM_COLUMNS, *BESIDE))
+        and all(
+            _is_chat(values.get(name), last="assistant") and len(values[name]) == 1 for name in completions
+        )
     )
 
 
 def _is_chat(value: object, *, last: str) -> bool:
     """Whether `value` is a list of plain messages, the last of them `last`'s."""
     turns = value if isinstance(value, list) else []
-    return all(
-        isinstance(turn, Mapping) and turn.get("role") in ("system", "user", "assistant") and isinstance(turn.get("content"), str)
-        and not turn.get("tool_calls") and not turn.get("function_call") for turn in turns
-    ) and bool(turns) and turns[-1]["role"] == last
+    return (
+        all(
+            isinstance(turn, Mapping)
+            and turn.get("role") in ("system", "user", "assistant")
+            and isinstance(turn.get("content"), str)
+            and not turn.get("tool_calls")
+            and not turn.get("function_call")
+            for turn in turns
+        )
+        and bool(turns)
+        and turns[-1]["role"] == last
+    )
 
 
 def _dicts(messages: tuple[Message, ...]) -> list[dict[str, str]]:

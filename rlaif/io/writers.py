@@ -1,4 +1,5 @@
-"""Write rows as JSONL or Parquet, as they come: memory stays flat, and the file is on the disk when the writer has closed."""
+"""Write rows as JSONL or Parquet, as they come: memory stays flat, and the file is on the disk when the
+writer has closed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Written(NamedTuple):
 
 
 class RowWriter:
-    """Writes rows one by one, as a context manager. Equal rows give equal bytes; JSONL floats come back exactly.
+    """Writes rows one by one, as a context manager. Equal rows give equal bytes; JSONL floats come back
+    exactly.
 
     After an error inside the `with` block the file is closed as it is.
 
@@ -42,7 +44,8 @@ class RowWriter:
         rows: Rows written so far.
 
     Raises:
-        RunError: The disk is full, the folder cannot be written to, or the rows do not fit one Parquet schema.
+        RunError: The disk is full, the folder cannot be written to, or the rows do not fit one Parquet
+            schema.
         ValueError: JSONL cannot hold a NaN or an infinity.
     """
 
@@ -51,7 +54,9 @@ class RowWriter:
         self.rows = 0
         with told("write the file", path), ExitStack() as stack:
             self._file = stack.enter_context(path.open("wb"))
-            self._sink: _Jsonl | _Parquet = _Jsonl(self._file) if format == "jsonl" else _Parquet(self._file, path)
+            self._sink: _Jsonl | _Parquet = (
+                _Jsonl(self._file) if format == "jsonl" else _Parquet(self._file, path)
+            )
             stack.callback(self._sink.close)
             self._open = stack.pop_all()
 
@@ -64,7 +69,9 @@ class RowWriter:
     def __enter__(self) -> RowWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with told("write the file", self.path), self._open:
             if kind is None:
                 self._sink.finish()
@@ -105,8 +112,8 @@ class _Jsonl:
 
 
 class _Parquet:
-    """Collects rows in a spool file and writes them at the end: a column may be null in all of the first rows, or a struct lack
-    a field, so the schema is not known before."""
+    """Collects rows in a spool file and writes them at the end: a column may be null in all of the first
+    rows, or a struct lack a field, so the schema is not known before."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         import pyarrow
@@ -131,7 +138,9 @@ class _Parquet:
         try:
             with self._writer(self._file, self._schema) as writer:
                 for _ in range(self._chunks):
-                    writer.write_table(self._arrow.Table.from_pylist(pickle.load(self._spool), schema=self._schema))
+                    writer.write_table(
+                        self._arrow.Table.from_pylist(pickle.load(self._spool), schema=self._schema)
+                    )
         except self._arrow.ArrowException as error:
             raise self._misfit(error) from error
 
@@ -152,5 +161,7 @@ class _Parquet:
 
     def _misfit(self, error: Exception) -> RunError:
         return RunError(
-            f"the rows do not fit one Parquet schema: {error}", where=str(self._path), remedy="write JSONL instead (--format jsonl)",
+            f"the rows do not fit one Parquet schema: {error}",
+            where=str(self._path),
+            remedy="write JSONL instead (--format jsonl)",
         )

@@ -21,7 +21,6 @@ from rlaif.stages.sft import SftResult
 __all__ = ["policy_models", "trained_adapter", "write_results"]
 
 
-
 @contextmanager
 def trained_adapter(base: SharedBase, folder: Path) -> Iterator[None]:
     """Save the adapter that the block trains, and take it off the base again, however the block ends."""
@@ -33,7 +32,9 @@ def trained_adapter(base: SharedBase, folder: Path) -> Iterator[None]:
             base.drop_adapter(POLICY)
 
 
-def write_results(result: SftResult | DpoResult, folder: Path, base: SharedBase, *, title: str) -> dict[str, int]:
+def write_results(
+    result: SftResult | DpoResult, folder: Path, base: SharedBase, *, title: str
+) -> dict[str, int]:
     """Write what training took, its steps and its report; rows by file."""
     report = result.report.as_dict()
     write_cost(folder / COST, replace(result.cost, peak_bytes=peak_memory(base.device)).as_dict())

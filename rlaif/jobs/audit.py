@@ -1,4 +1,5 @@
-"""The audit as a stage of a run: the judge is asked as the next `label` stage will ask it, and its report lies in the run."""
+"""The audit as a stage of a run: the judge is asked as the next `label` stage will ask it, and its report
+lies in the run."""
 
 from __future__ import annotations
 
@@ -31,11 +32,21 @@ class AuditJob(Job[AuditConfig]):
         label = _next_label(config, context)
         self.judge = context.model(config.judge or label.judge)
         self.task = AuditTask(
-            judge=self.judge, constitution=context.recipe.constitution, data=config.data, prompt_column=config.prompt_column,
-            skip_bad_rows=config.skip_bad_rows, protocol=config.protocol or label.protocol, limit=config.limit, probes=config.probes,
-            principles=config.principles or label.principles, variants=config.variants, seed=context.seed(config),
+            judge=self.judge,
+            constitution=context.recipe.constitution,
+            data=config.data,
+            prompt_column=config.prompt_column,
+            skip_bad_rows=config.skip_bad_rows,
+            protocol=config.protocol or label.protocol,
+            limit=config.limit,
+            probes=config.probes,
+            principles=config.principles or label.principles,
+            variants=config.variants,
+            seed=context.seed(config),
             prompts_dir=Path(context.recipe.prompts_dir) if context.recipe.prompts_dir else None,
-            min_label_share=label.min_label_share if config.min_label_share is None else config.min_label_share,
+            min_label_share=label.min_label_share
+            if config.min_label_share is None
+            else config.min_label_share,
         )
         self.inputs = audit_inputs(self.task, context.progress)
         if config.data and config.skip_bad_rows:
@@ -44,13 +55,21 @@ class AuditJob(Job[AuditConfig]):
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         card, library = self.context.engines.card(self.judge), self.inputs.library
-        protocols = [open_protocol(name, library=library, constitution=each) for name, each in self.inputs.usable.items()]
+        protocols = [
+            open_protocol(name, library=library, constitution=each)
+            for name, each in self.inputs.usable.items()
+        ]
         return {
-            "variants": str(self.config.variants), "principles": self.task.principles,
-            "labels": str(self.task.min_label_share), "protocol": " ".join(self.inputs.usable),
-            "pairs": _pairs_digest(self.inputs.pairs), "probes": _pairs_digest(self.inputs.probes),
-            "judge": digest([card.name, card.identity()]), "constitution": self.context.constitution.digest,
-            "templates": library.digest(*(protocol.template for protocol in protocols)), "seed": str(self.task.seed),
+            "variants": str(self.config.variants),
+            "principles": self.task.principles,
+            "labels": str(self.task.min_label_share),
+            "protocol": " ".join(self.inputs.usable),
+            "pairs": _pairs_digest(self.inputs.pairs),
+            "probes": _pairs_digest(self.inputs.probes),
+            "judge": digest([card.name, card.identity()]),
+            "constitution": self.context.constitution.digest,
+            "templates": library.digest(*(protocol.template for protocol in protocols)),
+            "seed": str(self.task.seed),
         }
 
     def models(self) -> dict[str, str]:
@@ -61,7 +80,10 @@ class AuditJob(Job[AuditConfig]):
         """See `Job`."""
         judged: dict[str, Sequence[Case]] = {}
         report = conduct(
-            self.task, self.inputs, self.context.engines.get(self.judge), progress=self.context.progress,
+            self.task,
+            self.inputs,
+            self.context.engines.get(self.judge),
+            progress=self.context.progress,
             keep=lambda name, cases, probes: judged.update({name: [*cases, *probes]}),
         )
         verdicts = [verdict for cases in judged.values() for case in cases for verdict in case.verdicts]
@@ -80,8 +102,13 @@ class AuditJob(Job[AuditConfig]):
         plan = plan_questions(self.task, self.inputs, counter)
         read = round(plan.questions * plan.tokens_each)
         return StagePlan(
-            name=self.config.name, kind=self.config.stage, model=self.judge, read=read, write=0,
-            seconds=estimated_seconds(self.judge, context, read * plan.shared, 0), example={},
+            name=self.config.name,
+            kind=self.config.stage,
+            model=self.judge,
+            read=read,
+            write=0,
+            seconds=estimated_seconds(self.judge, context, read * plan.shared, 0),
+            example={},
             counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
         )
 
@@ -98,15 +125,26 @@ def _next_label(config: AuditConfig, context: Context) -> LabelConfig:
 
 
 def _pairs_digest(pairs: Sequence[Pair]) -> str:
-    return digest([
-        [pair.comparison.id, pair.comparison.prompt.fingerprint(), pair.comparison.a.text, pair.comparison.b.text, pair.a_wins]
-        for pair in pairs
-    ])
+    return digest(
+        [
+            [
+                pair.comparison.id,
+                pair.comparison.prompt.fingerprint(),
+                pair.comparison.a.text,
+                pair.comparison.b.text,
+                pair.a_wins,
+            ]
+            for pair in pairs
+        ]
+    )
 
 
 def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:
     verdicts = [verdict for cases in judged.values() for case in cases for verdict in case.verdicts]
     return {
-        "pairs": report.pairs, "labelled_pairs": report.labelled, "probes": probes, "verdicts": len(verdicts),
+        "pairs": report.pairs,
+        "labelled_pairs": report.labelled,
+        "probes": probes,
+        "verdicts": len(verdicts),
         "invalid_verdicts": sum(verdict.logit_a is None for verdict in verdicts),
     }

@@ -1,7 +1,8 @@
 """Audits on disk: written whole, found again by what they hold for; and the calibrations fitted beside them.
 
-An audit is a file `audit-ID.json` with `audit-ID.md` beside it, or `audit.json` in the folder of a run's `audit` stage; its
-`protocols` each carry the key (judge revision, constitution digest, template digest, protocol) under which `find_audit` looks it up.
+An audit is a file `audit-ID.json` with `audit-ID.md` beside it, or `audit.json` in the folder of a run's
+`audit` stage; its `protocols` each carry the key (judge revision, constitution digest, template digest,
+protocol) under which `find_audit` looks it up.
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ from rlaif.runs.disk import told, write_whole
 from rlaif.types import Comparison
 
 __all__ = [
-    "STAGE_AUDIT", "FoundAudit", "Pairs", "audit_file", "find_audit", "load_calibration", "read_pairs", "read_probes",
-    "save_calibration", "save_text",
+    "STAGE_AUDIT",
+    "FoundAudit",
+    "Pairs",
+    "audit_file",
+    "find_audit",
+    "load_calibration",
+    "read_pairs",
+    "read_probes",
+    "save_calibration",
+    "save_text",
 ]
 
 STAGE_AUDIT = "audit.json"
@@ -64,12 +73,18 @@ class Pairs(NamedTuple):
 
 
 def read_pairs(
-    source: str | Path, *, limit: int | None = None, prompt_column: str = "prompt", skip_bad_rows: bool = False, seed: int = 0,
+    source: str | Path,
+    *,
+    limit: int | None = None,
+    prompt_column: str = "prompt",
+    skip_bad_rows: bool = False,
+    seed: int = 0,
 ) -> Pairs:
-    """Comparisons from a file of pairs: `chosen` and `rejected` (people's choice), or `a` and `b` (no choice); half are turned.
+    """Comparisons from a file of pairs: `chosen` and `rejected` (people's choice), or `a` and `b` (no
+    choice); half are turned.
 
-    A file of lists of completions gives every pair of neighbours in a list, without a choice. `limit` keeps the first of them in
-    a hash order, so that raising it keeps the earlier ones.
+    A file of lists of completions gives every pair of neighbours in a list, without a choice. `limit` keeps
+    the first of them in a hash order, so that raising it keeps the earlier ones.
 
     Raises:
         DataError: The file cannot be read, or holds no two different completions of one prompt.
@@ -88,7 +103,11 @@ def read_pairs(
     if not found:
         remedy = "give pairs: columns chosen and rejected, or a and b"
         raise DataError("no prompt has two different completions", where=str(source), remedy=remedy)
-    drawn = sorted(found, key=lambda pair: unit_from(seed, "audit", pair.comparison.id))[:limit] if limit else found
+    drawn = (
+        sorted(found, key=lambda pair: unit_from(seed, "audit", pair.comparison.id))[:limit]
+        if limit
+        else found
+    )
     return Pairs(pairs=tuple(turn_half(drawn, seed=seed)), labelled=labelled, identical=identical, read=read)
 
 
@@ -98,30 +117,41 @@ def read_probes(*, seed: int = 0) -> tuple[Pair, ...]:
 
 
 def audit_file(report: AuditReport) -> str:
-    """Name of a report's files, without suffix: the same judge, constitution and data keep it, other data get a file of their own."""
+    """Name of a report's files, without suffix: the same judge, constitution and data keep it, other data get
+    a file of their own."""
     keys = "-".join(each.key.id[:8] for each in report.protocols)
     data = re.sub(r"[^A-Za-z0-9_-]+", "-", report.data.rpartition(".")[0] or report.data).strip("-")
     return f"audit-{keys}-{data or 'probes'}"
 
 
 def find_audit(folders: Sequence[Path], key: AuditKey) -> FoundAudit | None:
-    """The audit in one of `folders` that holds for `key`: one on people's pairs before one on probes alone, then the newest.
+    """The audit in one of `folders` that holds for `key`: one on people's pairs before one on probes alone,
+    then the newest.
 
     `None` when there is none.
 
     Raises:
         RunError: A file named as an audit is not one.
     """
-    files = [path for folder in folders if folder.is_dir() for path in (*folder.glob("audit-*.json"), *folder.glob(STAGE_AUDIT))]
+    files = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in (*folder.glob("audit-*.json"), *folder.glob(STAGE_AUDIT))
+    ]
     newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
-    found = [_found(part, path, key) for path in newest for part in _parts(path) if part.get("key") == plain(key)]
+    found = [
+        _found(part, path, key) for path in newest for part in _parts(path) if part.get("key") == plain(key)
+    ]
     return next((each for each in found if each.pairs), found[0] if found else None)
 
 
 def _found(part: Mapping[str, Any], path: Path, key: AuditKey) -> FoundAudit:
     said = part["judgement"]
     rows = (part.get("ensemble") or {}).get("rows", 0)
-    return FoundAudit(path=path, line=f"audit ({key.protocol}): {said['words']}", grade=said["grade"], pairs=rows)
+    return FoundAudit(
+        path=path, line=f"audit ({key.protocol}): {said['words']}", grade=said["grade"], pairs=rows
+    )
 
 
 def _parts(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -169,5 +199,3 @@ def save_text(path: Path, text: str) -> None:
     with told("make the folder", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
-
-

@@ -1,4 +1,5 @@
-"""What an audit asks of whom: its inputs, its conduct, its files. `rlaif audit` and the stage `audit` share it."""
+"""What an audit asks of whom: its inputs, its conduct, its files. `rlaif audit` and the stage `audit` share
+it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,15 @@ from rlaif.report.audit import audit_markdown
 from rlaif.types import Constitution
 
 __all__ = [
-    "HALVES", "AuditInputs", "AuditTask", "Plan", "as_json", "audit_inputs", "conduct", "plan_questions", "read_comparisons",
+    "HALVES",
+    "AuditInputs",
+    "AuditTask",
+    "Plan",
+    "as_json",
+    "audit_inputs",
+    "conduct",
+    "plan_questions",
+    "read_comparisons",
     "write_audit",
 ]
 
@@ -44,9 +53,11 @@ class AuditTask:
     """What to ask whom.
 
     Attributes:
-        protocol: `both` audits the protocols that the constitution has texts for; `None` is the constitution's own.
+        protocol: `both` audits the protocols that the constitution has texts for; `None` is the
+            constitution's own.
         limit: Comparisons of `data` to draw; `None` takes all.
-        probes: The built-in comparisons to ask; `on-topic` are those that share a tag with a principle (all, if none does).
+        probes: The built-in comparisons to ask; `on-topic` are those that share a tag with a principle (all,
+            if none does).
         variants: Comparisons on which other labels and wordings are tried.
         own: Name of the judge's own completions in `data`; the judge's when left out.
     """
@@ -68,7 +79,8 @@ class AuditTask:
 
 
 class Plan(NamedTuple):
-    """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it that is read (`shared`)."""
+    """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it
+    that is read (`shared`)."""
 
     protocols: tuple[str, ...]
     comparisons: int
@@ -109,16 +121,23 @@ def audit_inputs(task: AuditTask, progress: Progress) -> AuditInputs:
     read = read_comparisons(task, task.data, progress) if task.data else None
     probes = _probes(task, usable)
     if read is None and not probes:
-        raise DataError("there is nothing to audit on", remedy="give pairs (data), or do not leave the probes out")
+        raise DataError(
+            "there is nothing to audit on", remedy="give pairs (data), or do not leave the probes out"
+        )
     return AuditInputs(
-        constitution=constitution, usable=usable, library=PromptLibrary(constitution.language, task.prompts_dir),
-        pairs=read.pairs if read else (), labelled=bool(read and read.labelled), probes=probes,
-        data=Path(task.data).name if task.data else "", bad_rows=len(read.read.problems) if read else 0,
+        constitution=constitution,
+        usable=usable,
+        library=PromptLibrary(constitution.language, task.prompts_dir),
+        pairs=read.pairs if read else (),
+        labelled=bool(read and read.labelled),
+        probes=probes,
+        data=Path(task.data).name if task.data else "",
+        bad_rows=len(read.read.problems) if read else 0,
     )
 
 
 def conduct(
-    task: AuditTask, inputs: AuditInputs, engine: Engine, *, progress: Progress, keep: Keep | None = None,
+    task: AuditTask, inputs: AuditInputs, engine: Engine, *, progress: Progress, keep: Keep | None = None
 ) -> AuditReport:
     """Ask `engine` all that `task` says.
 
@@ -126,9 +145,20 @@ def conduct(
         keep: Told the judged pairs and probes of each protocol.
     """
     return audit(
-        engine, library=inputs.library, constitution=inputs.constitution, usable=inputs.usable, pairs=inputs.pairs,
-        probes=inputs.probes, data=inputs.data, principles=task.principles, own=task.own, seed=task.seed,
-        sensitivity_rows=task.variants, least_share=task.min_label_share, progress=progress, keep=keep,
+        engine,
+        library=inputs.library,
+        constitution=inputs.constitution,
+        usable=inputs.usable,
+        pairs=inputs.pairs,
+        probes=inputs.probes,
+        data=inputs.data,
+        principles=task.principles,
+        own=task.own,
+        seed=task.seed,
+        sensitivity_rows=task.variants,
+        least_share=task.min_label_share,
+        progress=progress,
+        keep=keep,
     )
 
 
@@ -147,21 +177,34 @@ def write_audit(report: AuditReport, base: Path) -> tuple[Path, Path]:
 def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) -> Plan:
     """What `conduct` would ask."""
     questions = questions_of(
-        inputs.usable, pairs=len(inputs.pairs), probes=len(inputs.probes), mode=task.principles, sensitivity_rows=task.variants,
+        inputs.usable,
+        pairs=len(inputs.pairs),
+        probes=len(inputs.probes),
+        mode=task.principles,
+        sensitivity_rows=task.variants,
     )
     lengths, groups = [], []
     for name, constitution in inputs.usable.items():
         protocol = open_protocol(name, library=inputs.library, constitution=constitution)
         judge = open_judge(
-            load_scripted("scripted"), protocol, constitution, principles=task.principles, seed=task.seed, progress=None
+            load_scripted("scripted"),
+            protocol,
+            constitution,
+            principles=task.principles,
+            seed=task.seed,
+            progress=None,
         )
         for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
             requests = judge.requests(pair.comparison)
             lengths += [counter.count(request.messages) for request in requests[:QUESTIONS]]
             groups.append([counter.render(request.messages) for request in requests])
     return Plan(
-        protocols=tuple(inputs.usable), comparisons=len(inputs.pairs), probes=len(inputs.probes), questions=questions,
-        tokens_each=sum(lengths) / len(lengths) if lengths else 0.0, shared=shared(groups),
+        protocols=tuple(inputs.usable),
+        comparisons=len(inputs.pairs),
+        probes=len(inputs.probes),
+        questions=questions,
+        tokens_each=sum(lengths) / len(lengths) if lengths else 0.0,
+        shared=shared(groups),
     )
 
 
@@ -169,18 +212,26 @@ def _probes(task: AuditTask, usable: Mapping[str, Constitution]) -> tuple[Pair, 
     if task.probes == "none":
         return ()
     probes = read_probes(seed=task.seed)
-    ours = {tag for constitution in usable.values() for principle in constitution.principles for tag in principle.tags}
+    ours = {
+        tag
+        for constitution in usable.values()
+        for principle in constitution.principles
+        for tag in principle.tags
+    }
     return probes if task.probes == "all" else tuple(in_scope(probes, ours))
 
 
 def _usable(constitution: Constitution, settings: AuditTask, progress: Progress) -> dict[str, Constitution]:
-    """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left out."""
+    """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left
+    out."""
     asked = BOTH if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
     usable: dict[str, Constitution] = {}
     refused: list[ConstitutionError] = []
     for name in asked:
         try:
-            usable[name] = replace(constitution, principles=require(constitution, HALVES[name], source=settings.constitution))
+            usable[name] = replace(
+                constitution, principles=require(constitution, HALVES[name], source=settings.constitution)
+            )
         except ConstitutionError as error:
             refused.append(error)
     if not usable:
@@ -193,12 +244,18 @@ def _usable(constitution: Constitution, settings: AuditTask, progress: Progress)
 def read_comparisons(settings: AuditTask, source: str, progress: Progress) -> Pairs:
     """The comparisons of a file; what was left out is told."""
     read = read_pairs(
-        source, limit=settings.limit, prompt_column=settings.prompt_column, skip_bad_rows=settings.skip_bad_rows, seed=settings.seed,
+        source,
+        limit=settings.limit,
+        prompt_column=settings.prompt_column,
+        skip_bad_rows=settings.skip_bad_rows,
+        seed=settings.seed,
     )
     for note in read.read.notes:
         progress.note(f"{source}: {note}")
     if read.read.problems:
-        progress.note(f"{source}: {len(read.read.problems)} of {read.read.rows} rows could not be read and were skipped")
+        progress.note(
+            f"{source}: {len(read.read.problems)} of {read.read.rows} rows could not be read and were skipped"
+        )
     if read.identical:
         progress.note(f"{source}: {read.identical} pairs with equal completions were left out")
     return read

@@ -21,8 +21,17 @@ from rlaif.models.memory import Work
 from rlaif.types import Constitution
 
 __all__ = [
-    "AnyJob", "BUILTIN_LIMIT", "Job", "MOST_GAPS", "Outcome", "TO_READ",
-    "check_gaps", "settings_digest", "transient_among", "usable", "write_refused",
+    "AnyJob",
+    "BUILTIN_LIMIT",
+    "Job",
+    "MOST_GAPS",
+    "Outcome",
+    "TO_READ",
+    "check_gaps",
+    "settings_digest",
+    "transient_among",
+    "usable",
+    "write_refused",
 ]
 
 Config = TypeVar("Config", bound=BaseStage, covariant=True)
@@ -38,7 +47,8 @@ class Outcome(NamedTuple):
     Attributes:
         counts: Whole numbers for the manifest; they add up.
         rows: Rows by output file.
-        gaps: Questions that got no answer for a reason that may pass (a server that was down): asked again by the same command.
+        gaps: Questions that got no answer for a reason that may pass (a server that was down): asked again by
+            the same command.
     """
 
     counts: dict[str, int]
@@ -66,7 +76,8 @@ class Job(ABC, Generic[Config]):
 
     @abstractmethod
     def parts(self) -> dict[str, str]:
-        """What the result depends on, a digest or a short value each, under names that a reader understands."""
+        """What the result depends on, a digest or a short value each, under names that a reader
+        understands."""
 
     @abstractmethod
     def models(self) -> dict[str, str]:
@@ -80,12 +91,23 @@ class Job(ABC, Generic[Config]):
         """The stage's folder is there, from now or from before; later stages see what changes with it."""
 
     def dry_run(self) -> StagePlan:
-        """What the stage would do. One that trains is not estimated: what it learns from does not exist yet."""
+        """What the stage would do. One that trains is not estimated: what it learns from does not exist
+        yet."""
         told = ("epochs", "steps", "episodes", "k", "rounds", "max_new_tokens", "lora_rank")
-        counts = {name: value for name, value in self.config.model_dump().items() if name in told and isinstance(value, int)}
+        counts = {
+            name: value
+            for name, value in self.config.model_dump().items()
+            if name in told and isinstance(value, int)
+        }
         return StagePlan(
-            name=self.config.name, kind=self.config.stage, model=self.context.recipe.model, counts=counts, read=0,
-            write=0, seconds=None, example={},
+            name=self.config.name,
+            kind=self.config.stage,
+            model=self.context.recipe.model,
+            counts=counts,
+            read=0,
+            write=0,
+            seconds=None,
+            example={},
         )
 
     def adapters(self) -> Adapters:
@@ -93,8 +115,8 @@ class Job(ABC, Generic[Config]):
         return Adapters((), tuple(self.context.reward_adapters(self.config)))
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
-        """What the stage does at once: how many tokens are in a pass, how many rows are sampled side by side; `None` where it runs no
-        model."""
+        """What the stage does at once: how many tokens are in a pass, how many rows are sampled side by side;
+        `None` where it runs no model."""
         return None
 
 
@@ -112,7 +134,8 @@ def check_gaps(gaps: int, asked: int, *, stage: str) -> None:
     """
     if gaps > MOST_GAPS * asked:
         raise JudgingError(
-            f"{gaps} of {asked} verdicts got no answer from the server", where=stage,
+            f"{gaps} of {asked} verdicts got no answer from the server",
+            where=stage,
             remedy="see to the server and run the same command again: what was answered is kept",
         )
 
@@ -123,7 +146,8 @@ def transient_among(reasons: Iterable[str]) -> int:
 
 
 def write_refused(folder: Path, refused: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Write `refused.jsonl`: the id and the reason of each prompt that could not be answered, if there are any; rows by file."""
+    """Write `refused.jsonl`: the id and the reason of each prompt that could not be answered, if there are
+    any; rows by file."""
     if not refused:
         return {}
     rows = [{"prompt_id": id, "reason": reason} for id, reason in refused]
@@ -131,9 +155,16 @@ def write_refused(folder: Path, refused: Sequence[tuple[str, str]]) -> dict[str,
 
 
 def settings_digest(config: BaseStage, *leave_out: str) -> str:
-    """Digest of the settings that may change the result; names, sources and models are covered by parts of their own."""
+    """Digest of the settings that may change the result; names, sources and models are covered by parts of
+    their own."""
     values = config.model_dump(mode="json")
-    return digest({key: value for key, value in values.items() if key not in ("stage", "name", "seed", "skip_bad_rows", *leave_out)})
+    return digest(
+        {
+            key: value
+            for key, value in values.items()
+            if key not in ("stage", "name", "seed", "skip_bad_rows", *leave_out)
+        }
+    )
 
 
 def usable(context: Context, half: Half) -> Constitution:

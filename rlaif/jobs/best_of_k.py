@@ -15,13 +15,7 @@ from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import load_prompts, prompts_digest
-from rlaif.jobs.lengths import (
-    SIDE_BY_SIDE,
-    Adapters,
-    Device,
-    Lengths,
-    trained_sampling,
-)
+from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import Work
@@ -33,7 +27,6 @@ from rlaif.stages.best_of_k import best_of_k
 __all__ = ["BestOfKJob"]
 
 
-
 class BestOfKJob(Job[BestOfKConfig]):
     """Prompts and a reward in, a policy that imitates its best samples out: `adapter/`, `kept.jsonl`."""
 
@@ -43,7 +36,10 @@ class BestOfKJob(Job[BestOfKConfig]):
         super().__init__(config, context)
         check_rewards(config.reward, config, context)
         self.prompts = load_prompts(
-            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            config,
+            own_split="rl",
+            seed=context.seed(config),
+            progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
         context.claim_prompts("rl", self.prompts)
@@ -53,11 +49,15 @@ class BestOfKJob(Job[BestOfKConfig]):
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "student"),
-            "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
+            "settings": settings_digest(
+                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "student"
+            ),
+            "prompts": prompts_digest(self.prompts),
+            "base": self.context.base().identity,
             "student": self.context.base(self.config.student).identity if self.config.student else "",
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
-            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+            "templates": self.context.library.digest("policy"),
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -71,30 +71,47 @@ class BestOfKJob(Job[BestOfKConfig]):
         reward = open_reward(self.config.reward, self.config, context)
         try:
             result = best_of_k(
-                self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config), role=POLICY,
-                student=student, messages=context.library.policy, progress=context.progress,
+                self.prompts,
+                base=base,
+                reward=reward,
+                config=self.config,
+                seed=context.seed(self.config),
+                role=POLICY,
+                student=student,
+                messages=context.library.policy,
+                progress=context.progress,
             )
             (student or base).save_adapter(POLICY, folder / "adapter")
             write_card(
-                folder / "adapter", self, base=student or base, parts=self.parts(), results=asdict(result.student),
+                folder / "adapter",
+                self,
+                base=student or base,
+                parts=self.parts(),
+                results=asdict(result.student),
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
             for each in (base, student):
                 if each is not None and POLICY in each.roles:
                     each.drop_adapter(POLICY)
-        cost = replace(with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device))
+        cost = replace(
+            with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device)
+        )
         write_cost(folder / COST, cost.as_dict())
         report = result.as_dict()
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-        write_text(folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows))
+        write_text(
+            folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows)
+        )
         rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
         rows |= write_refused(folder, result.refused)
         return Outcome(counts=result.counts(), rows=rows)
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""
-        return trained_sampling(self.config, lengths, device, rows=SIDE_BY_SIDE, micro=self.config.micro_batch)
+        return trained_sampling(
+            self.config, lengths, device, rows=SIDE_BY_SIDE, micro=self.config.micro_batch
+        )
 
     def adapters(self) -> Adapters:
         """See `Job`."""

@@ -26,7 +26,13 @@ SILENT = ("stage", "name", "seed", "limit", "skip_bad_rows", "prompt_column", "c
 
 
 def write_card(
-    folder: Path, job: AnyJob, *, base: SharedBase, parts: Mapping[str, str], judge: str = "", results: Mapping[str, Any]
+    folder: Path,
+    job: AnyJob,
+    *,
+    base: SharedBase,
+    parts: Mapping[str, str],
+    judge: str = "",
+    results: Mapping[str, Any],
 ) -> None:
     """Write `README.md` into the adapter's folder.
 
@@ -40,11 +46,18 @@ def write_card(
     config, context, alias = job.config, job.context, ALIASES.get(base.name)
     settings = config.model_dump(mode="json", exclude=set(SILENT))
     card = ModelCard(
-        name=f"{context.recipe.name}: {config.name}", kind=config.stage, method=job.method, loading=job.loading,
+        name=f"{context.recipe.name}: {config.name}",
+        kind=config.stage,
+        method=job.method,
+        loading=job.loading,
         base=alias.hub if alias else base.name,
-        revision=base.revision, constitution=(context.constitution.name, context.constitution.digest), judge=judge,
-        first=tuned_before(config, context.recipe), data={name: parts[name] for name in SOURCES if parts.get(name)},
-        settings={**settings, "seed": context.seed(config)}, results=results,
+        revision=base.revision,
+        constitution=(context.constitution.name, context.constitution.digest),
+        judge=judge,
+        first=tuned_before(config, context.recipe),
+        data={name: parts[name] for name in SOURCES if parts.get(name)},
+        settings={**settings, "seed": context.seed(config)},
+        results=results,
     )
     write_text(folder / CARD, card_markdown(card))
 

@@ -21,15 +21,21 @@ from rlaif.stages.compare import compare
 __all__ = ["CompareJob"]
 
 
-
 class CompareJob(Job[CompareConfig]):
     """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         noted = [path.parent / TRAINING for path in self._files()]
-        files = [self.context.file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
-        return {"settings": settings_digest(self.config, "evaluations"), "evaluations": digest(files), "seed": str(self._seed)}
+        files = [
+            self.context.file_digest(path)
+            for path in (*self._files(), *(path for path in noted if path.exists()))
+        ]
+        return {
+            "settings": settings_digest(self.config, "evaluations"),
+            "evaluations": digest(files),
+            "seed": str(self._seed),
+        }
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
@@ -40,14 +46,21 @@ class CompareJob(Job[CompareConfig]):
         evaluations = [_read(path) for path in self._files()]
         names = {policy.name for each in evaluations for policy in each.policies}
         found = compare(
-            evaluations, self._costs(), budgets=self.config.budgets, resamples=self.config.resamples, seed=self._seed,
+            evaluations,
+            self._costs(),
+            budgets=self.config.budgets,
+            resamples=self.config.resamples,
+            seed=self._seed,
         )
         values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
         write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
         markdown = comparison_markdown(found)
         write_text(folder / "comparison.md", markdown)
         write_text(folder / "samples.md", markdown)
-        return Outcome(counts={"evaluations": len(evaluations), "policies": len(names)}, rows={COMPARISON: 1, "comparison.md": 0})
+        return Outcome(
+            counts={"evaluations": len(evaluations), "policies": len(names)},
+            rows={COMPARISON: 1, "comparison.md": 0},
+        )
 
     @property
     def _seed(self) -> int:
@@ -55,17 +68,23 @@ class CompareJob(Job[CompareConfig]):
 
     def _files(self) -> list[Path]:
         named = self.config.evaluations or (self.context.earlier(self.config, "evaluate", None),)
-        return [self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name) for name in named]
+        return [
+            self.context.folders[name] / EVALUATION if name in self.context.folders else Path(name)
+            for name in named
+        ]
 
     def _costs(self) -> dict[str, TrainingCost]:
         """What training the policies took, as their evaluations noted it."""
         noted = [path.parent / TRAINING for path in self._files()]
         return {
             name: TrainingCost.from_dict(cost, where=str(path))
-            for path in noted for name, cost in (read_cost(path) or {}).items()
+            for path in noted
+            for name, cost in (read_cost(path) or {}).items()
         }
 
 
 def _read(path: Path) -> Evaluation:
     remedy = "name a file that `rlaif evaluate` wrote"
-    return Evaluation.from_dict(read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path))
+    return Evaluation.from_dict(
+        read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path)
+    )

@@ -48,7 +48,14 @@ class EnginePool:
     """
 
     def __init__(
-        self, memo: Memo, *, dtype: str, device: str, server: ServerConfig, note: Callable[[str], None], spending: Spending
+        self,
+        memo: Memo,
+        *,
+        dtype: str,
+        device: str,
+        server: ServerConfig,
+        note: Callable[[str], None],
+        spending: Spending,
     ) -> None:
         self.memo = memo
         self._served = _served(server, spending)
@@ -91,13 +98,23 @@ class Context:
     """
 
     def __init__(
-        self, recipe: Recipe, *, memo: Memo, progress: Progress, path: Path = Path(), spending: Spending | None = None
+        self,
+        recipe: Recipe,
+        *,
+        memo: Memo,
+        progress: Progress,
+        path: Path = Path(),
+        spending: Spending | None = None,
     ) -> None:
         self.recipe = recipe
         self.path = path
         self.progress = progress
         self.engines = EnginePool(
-            memo, dtype=recipe.dtype, device=recipe.device, server=recipe.server, note=progress.note,
+            memo,
+            dtype=recipe.dtype,
+            device=recipe.device,
+            server=recipe.server,
+            note=progress.note,
             spending=spending or Spending(path / SPENDING),
         )
         self.jobs: dict[str, Any] = {}
@@ -106,7 +123,8 @@ class Context:
         """Finished stage folders by stage name."""
         self.rewards: dict[str, RewardModel] = {}
         """Reward models on their base, by the stage that trained them."""
-        self._left_out: dict[str, dict[str, int]] = {}  # by stage, then by source: a stage may read a source more than once
+        # By stage, then by source: a stage may read a source more than once.
+        self._left_out: dict[str, dict[str, int]] = {}
         self._bases: dict[str, SharedBase] = {}
         self._tuned: dict[str, JournaledEngine] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}
@@ -142,7 +160,8 @@ class Context:
     def claim_prompts(self, purpose: str, prompts: Sequence[Prompt]) -> None:
         """Put down that `prompts` are used for `purpose` (`sft`, `label`, `rl`, `eval`).
 
-        A policy tuned and judged on the same prompts looks better than it is, so sets of different purpose must be disjoint.
+        A policy tuned and judged on the same prompts looks better than it is, so sets of different purpose
+        must be disjoint.
 
         Raises:
             DataError: A prompt is already used for another purpose, and the recipe does not allow it.
@@ -173,7 +192,11 @@ class Context:
 
     def reward_adapters(self, config: BaseStage) -> list[str]:
         """Reward stages before `config` whose model is an adapter."""
-        return [stage.name for stage in self.before(config) if isinstance(stage, RewardConfig) and stage.keep != "head"]
+        return [
+            stage.name
+            for stage in self.before(config)
+            if isinstance(stage, RewardConfig) and stage.keep != "head"
+        ]
 
     def folder_of(self, config: BaseStage, kind: str, named: str | None) -> Path:
         """The folder of that stage; it must have finished."""
@@ -186,7 +209,8 @@ class Context:
     def claim_work(self, stage: str, parts: Mapping[str, str]) -> Path:
         """The stage's folder of partial work, marked with what that work depends on.
 
-        What was begun from other inputs (another reward, for one) is moved to `superseded/`, never gone on with.
+        What was begun from other inputs (another reward, for one) is moved to `superseded/`, never gone on
+        with.
         """
         work, wanted = self.work_folder(stage), dict(parts)
         found = read_json_object(work / WORK_PARTS)
@@ -200,26 +224,35 @@ class Context:
         write_whole(work / WORK_PARTS, json.dumps(wanted, indent=1) + "\n")
         return work
 
-    # Training ---------------------------------------------------------------------------------------------------------------
+    # Training -----------------------------------------------------------------------------------------------
 
     def base(self, spec: str | None = None) -> SharedBase:
-        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of that name.
+        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of
+        that name.
 
-        Where the recipe fine-tunes it, or holds it in 4 bits, the base has weights of its own: the judge must not change with it.
+        Where the recipe fine-tunes it, or holds it in 4 bits, the base has weights of its own: the judge must
+        not change with it.
         """
         name = self.model(spec)
         rewards = (stage for stage in self.recipe.stages if isinstance(stage, RewardConfig))
         bits = {stage.quantization for stage in rewards if self.model(stage.model) == name}
-        if name not in self._bases and ("4bit" in bits or any(stage.stage == "sft" for stage in self.recipe.stages)):
+        if name not in self._bases and (
+            "4bit" in bits or any(stage.stage == "sft" for stage in self.recipe.stages)
+        ):
             self._bases[name] = SharedBase.load(
-                name, dtype=self.recipe.dtype, device=self.recipe.device, quantization="4bit" if "4bit" in bits else "none"
+                name,
+                dtype=self.recipe.dtype,
+                device=self.recipe.device,
+                quantization="4bit" if "4bit" in bits else "none",
             )
         if name not in self._bases:
             engine = self.engines.get(name).engine
             if not isinstance(engine, HFEngine):
                 remedy = "name a hub id, a folder or an alias"
                 raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
-            self._bases[name] = SharedBase.from_model(engine.model, engine.tokenizer, name=name, identity=engine.card.revision)
+            self._bases[name] = SharedBase.from_model(
+                engine.model, engine.tokenizer, name=name, identity=engine.card.revision
+            )
         return self._bases[name]
 
     def tuned(self, spec: str | None) -> None:
@@ -236,7 +269,8 @@ class Context:
     def reward_source(self, config: BaseStage, named: str | None) -> tuple[str, Path]:
         """Name and folder of a reward model: of a reward stage of this run, or a folder that holds one."""
         if named and named not in {stage.name for stage in self.recipe.stages}:
-            return f"folder-{digest(str(Path(named).absolute()))}", Path(named)  # no folder's name is a role's
+            # No folder's name is a role's.
+            return f"folder-{digest(str(Path(named).absolute()))}", Path(named)
         stage = self.earlier(config, "reward", named)
         return stage, self.folders[stage] / "model"
 
@@ -253,7 +287,11 @@ class Context:
         """Digest of the files of a reward model."""
         _, folder = self.reward_source(config, named)
         if not folder.is_dir():
-            raise DataError("there is no reward model", where=str(folder), remedy="name a reward stage, or a folder that one left")
+            raise DataError(
+                "there is no reward model",
+                where=str(folder),
+                remedy="name a reward stage, or a folder that one left",
+            )
         return self.files_digest(folder)
 
     def files_digest(self, folder: Path) -> str:
@@ -280,13 +318,25 @@ def _served(server: ServerConfig, spending: Spending) -> Served:
         spending.add(Spent(model, 1, prompt_tokens, completion_tokens, cost))
 
     settings = ApiSettings(
-        concurrency=server.concurrency, timeout=server.timeout, prices=Prices(input=server.price_input, output=server.price_output),
-        max_cost=server.max_cost, api=server.api, reads=server.reads, votes=server.votes, top_logprobs=server.top_logprobs,
-        continues=server.continues, extra_body=server.extra_body, retries=server.retries, backoff=server.backoff,
+        concurrency=server.concurrency,
+        timeout=server.timeout,
+        prices=Prices(input=server.price_input, output=server.price_output),
+        max_cost=server.max_cost,
+        api=server.api,
+        reads=server.reads,
+        votes=server.votes,
+        top_logprobs=server.top_logprobs,
+        continues=server.continues,
+        extra_body=server.extra_body,
+        retries=server.retries,
+        backoff=server.backoff,
         give_up_after=server.give_up_after,
     )
     key_file = Path(server.api_key_file) if server.api_key_file else None
     return Served(
-        base_urls=server.base_urls, api_key_env=server.api_key_env, api_key_file=key_file, settings=settings,
+        base_urls=server.base_urls,
+        api_key_env=server.api_key_env,
+        api_key_file=key_file,
+        settings=settings,
         budget=Budget(server.max_cost, spent=spending.cost, note=note),
     )

@@ -22,7 +22,6 @@ from rlaif.stages.dpo import train_dpo
 __all__ = ["DpoJob"]
 
 
-
 class DpoJob(Job[DpoConfig]):
     """Preferences in, a policy out, without a reward model: `adapter/`."""
 
@@ -36,7 +35,7 @@ class DpoJob(Job[DpoConfig]):
         for file in self._files():
             skipped = skipper(self.config, file.file, self.context)
             found += read_pairs(
-                file.file, weight=file.weight, hard=hard, skipped=skipped, note=self.context.progress.note,
+                file.file, weight=file.weight, hard=hard, skipped=skipped, note=self.context.progress.note
             )
         return found
 
@@ -46,8 +45,10 @@ class DpoJob(Job[DpoConfig]):
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "model"), "preferences": pairs_digest(self.pairs),
-            "base": self.context.base(self.config.model).identity, "seed": str(self.context.seed(self.config)),
+            "settings": settings_digest(self.config, "input", "files", "model"),
+            "preferences": pairs_digest(self.pairs),
+            "base": self.context.base(self.config.model).identity,
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -60,10 +61,19 @@ class DpoJob(Job[DpoConfig]):
         pairs = renderable(self.pairs, base, self.config, context)
         with trained_adapter(base, folder):
             result = train_dpo(
-                pairs, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+                pairs,
+                base=base,
+                config=self.config,
+                seed=context.seed(self.config),
+                role=POLICY,
+                progress=context.progress,
             )
         write_card(
-            folder / "adapter", self, base=base, parts=self.parts(), results=result.report.as_dict(),
+            folder / "adapter",
+            self,
+            base=base,
+            parts=self.parts(),
+            results=result.report.as_dict(),
             judge=judges_of(file.file for file in self._files()),
         )
         counts = {"pairs": len(pairs), "steps": len(result.steps)}

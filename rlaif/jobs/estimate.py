@@ -1,8 +1,9 @@
 """About how long a model takes to read and write so many tokens, without loading it.
 
-Time comes from a short matrix multiplication in the arithmetic that the model would use: a forward pass costs about 2 FLOP a
-parameter and token (the embedding table is a look-up), and engines reach a share of the peak that was measured once
-(`PREFILL_SHARE`, `DECODE_SHARE`). Questions that begin alike are read once as far as they do (`shared`). Good to a factor of two.
+Time comes from a short matrix multiplication in the arithmetic that the model would use: a forward pass costs
+about 2 FLOP a parameter and token (the embedding table is a look-up), and engines reach a share of the peak
+that was measured once (`PREFILL_SHARE`, `DECODE_SHARE`). Questions that begin alike are read once as far as
+they do (`shared`). Good to a factor of two.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def seconds(model: str, *, dtype: str, device: str, read: float, write: float = 
 def shared(groups: Iterable[Sequence[str]]) -> float:
     """Share of the text that is read when the texts of a group share their beginnings; 1 where there is none.
 
-    The characters of a group's prefix tree: in sorted order, each text adds what follows its common beginning with the one before.
+    The characters of a group's prefix tree: in sorted order, each text adds what follows its common beginning
+    with the one before.
     """
     whole = read = 0
     for group in groups:

@@ -40,12 +40,16 @@ TO_READ = 12
 
 
 class EvaluateJob(Job[EvaluateConfig]):
-    """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`, `training.json`."""
+    """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`,
+    `training.json`."""
 
     def __init__(self, config: EvaluateConfig, context: Context) -> None:
         super().__init__(config, context)
         self.prompts = load_prompts(
-            config, own_split="eval", seed=context.seed(config), progress=context.progress,
+            config,
+            own_split="eval",
+            seed=context.seed(config),
+            progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
         context.claim_prompts("eval", self.prompts)
@@ -66,26 +70,44 @@ class EvaluateJob(Job[EvaluateConfig]):
         """See `Job`."""
         context = self.context
         return {
-            "settings": settings_digest(self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"),
-            "prompts": prompts_digest(self.prompts), "base": context.base().identity, "seed": str(context.seed(self.config)),
-            "policies": digest([
-                [name, self._base(name).identity, context.files_digest(self._adapter(name))] for name in self.policies
-            ]),
+            "settings": settings_digest(
+                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"
+            ),
+            "prompts": prompts_digest(self.prompts),
+            "base": context.base().identity,
+            "seed": str(context.seed(self.config)),
+            "policies": digest(
+                [
+                    [name, self._base(name).identity, context.files_digest(self._adapter(name))]
+                    for name in self.policies
+                ]
+            ),
             "reward": context.reward_digest(self.config, self.config.reward) if self._scored else "",
-            "constitution": context.constitution.digest, "judge": self._judge_digest(),
+            "constitution": context.constitution.digest,
+            "judge": self._judge_digest(),
         }
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policies": ", ".join(self.policies), "judge": self.context.engines.card(self.context.model(self.config.judge)).label}
+        return {
+            "policies": ", ".join(self.policies),
+            "judge": self.context.engines.card(self.context.model(self.config.judge)).label,
+        }
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context = self.context
         with self._adapters() as policies:
             found = evaluate(
-                self.prompts, policies, start=START, config=self.config, seed=context.seed(self.config), reward=self._reward(),
-                judge=self._judge() if self.config.win_rate else None, messages=context.library.policy, progress=context.progress,
+                self.prompts,
+                policies,
+                start=START,
+                config=self.config,
+                seed=context.seed(self.config),
+                reward=self._reward(),
+                judge=self._judge() if self.config.win_rate else None,
+                messages=context.library.policy,
+                progress=context.progress,
             )
         rates = [policy.win for policy in found.policies if policy.win is not None]
         unanswered = [transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates]
@@ -105,11 +127,17 @@ class EvaluateJob(Job[EvaluateConfig]):
     def _adapters(self) -> Iterator[dict[str, PolicySource]]:
         """Every policy as a role of its base, for as long as it is measured."""
         names = _names(self.policies)
-        sources = {name: PolicySource(self._base(name), f"evaluated-{number}") for number, name in enumerate(self.policies)}
+        sources = {
+            name: PolicySource(self._base(name), f"evaluated-{number}")
+            for number, name in enumerate(self.policies)
+        }
         try:
             for name, (base, role) in sources.items():
                 base.load_adapter(role, self._adapter(name))
-            yield {START: PolicySource(self.context.base()), **{names[name]: source for name, source in sources.items()}}
+            yield {
+                START: PolicySource(self.context.base()),
+                **{names[name]: source for name, source in sources.items()},
+            }
         finally:
             for base, role in sources.values():
                 if role in base.roles:
@@ -121,7 +149,10 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def _training(self) -> dict[str, Any]:
         """What training each policy took, by the name it has in the report, where its stage noted it."""
-        found = {shown: read_cost(self._adapter(name).parent / COST) for name, shown in _names(self.policies).items()}
+        found = {
+            shown: read_cost(self._adapter(name).parent / COST)
+            for name, shown in _names(self.policies).items()
+        }
         return {name: cost for name, cost in found.items() if cost is not None}
 
     def _adapter(self, name: str) -> Path:
@@ -143,18 +174,29 @@ class EvaluateJob(Job[EvaluateConfig]):
         context, config = self.context, self.config
         name = config.protocol or context.constitution.protocol
         protocol = open_protocol(
-            name, library=context.library, constitution=context.constitution, least_share=config.min_label_share
+            name,
+            library=context.library,
+            constitution=context.constitution,
+            least_share=config.min_label_share,
         )
         principles = usable(context, "question" if protocol.half == "question" else "comparison")
         engine = context.engines.get(context.model(config.judge))
         return open_judge(
-            engine, protocol, principles, principles=config.principles, seed=context.seed(config), progress=context.progress
+            engine,
+            protocol,
+            principles,
+            principles=config.principles,
+            seed=context.seed(config),
+            progress=context.progress,
         ).judge
 
     def _judge_digest(self) -> str:
         if not self.config.win_rate:
             return ""
-        card, protocol = self.context.engines.card(self.context.model(self.config.judge)), self.config.protocol
+        card, protocol = (
+            self.context.engines.card(self.context.model(self.config.judge)),
+            self.config.protocol,
+        )
         template = f"judge_{protocol or self.context.constitution.protocol}"
         return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
 
@@ -162,18 +204,25 @@ class EvaluateJob(Job[EvaluateConfig]):
         """See `Job`."""
         config = self.config
         sampling = sampled_work(config.rows, lengths.prompts(config.name), config.max_new_tokens)
-        return sampling._replace(read_tokens=device.tokens, read_logits=device.asked if config.win_rate else 0)
+        return sampling._replace(
+            read_tokens=device.tokens, read_logits=device.asked if config.win_rate else 0
+        )
 
     def adapters(self) -> Adapters:
         """See `Job`."""
-        policies = self.config.policies or [stage.name for stage in self.context.before(self.config) if stage.trains_policy]
+        policies = self.config.policies or [
+            stage.name for stage in self.context.before(self.config) if stage.trains_policy
+        ]
         return Adapters((), (*self.context.reward_adapters(self.config), *policies))
 
 
 def _names(policies: Sequence[str]) -> dict[str, str]:
-    """What each policy is called in the report: a stage's own name, or as few of the last parts of a folder's path as tell it from
-    the others."""
-    parts = {policy: [part for part in Path(policy).parts if part not in ("adapter", "/")] or [policy] for policy in policies}
+    """What each policy is called in the report: a stage's own name, or as few of the last parts of a folder's
+    path as tell it from the others."""
+    parts = {
+        policy: [part for part in Path(policy).parts if part not in ("adapter", "/")] or [policy]
+        for policy in policies
+    }
     for count in range(1, max(map(len, parts.values())) + 1):
         names = {policy: "/".join(each[-count:]) for policy, each in parts.items()}
         if len({START, *names.values()}) > len(names):
@@ -185,7 +234,9 @@ def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:
     """One row a completion, with its measures."""
     return [
         {
-            "policy": policy.name, "prompt_id": prompt, "completion": text,
+            "policy": policy.name,
+            "prompt_id": prompt,
+            "completion": text,
             "measures": {name: values[number] for name, values in policy.rows.measures.items()},
         }
         for policy in found.policies
@@ -200,7 +251,14 @@ def _side_by_side(found: Evaluation, prompts: Sequence[Prompt]) -> str:
     for id in list(asked)[:TO_READ]:
         parts.append(f"## {named(id)}\n\n{quoted(asked[id])}")
         for policy in found.policies:
-            text = next((text for prompt, text in zip(policy.rows.prompts, policy.rows.texts, strict=True) if prompt == id), None)
+            text = next(
+                (
+                    text
+                    for prompt, text in zip(policy.rows.prompts, policy.rows.texts, strict=True)
+                    if prompt == id
+                ),
+                None,
+            )
             if text is not None:
                 parts.append(f"**{named(policy.name)}**\n\n{quoted(text)}")
     return "\n".join(parts)

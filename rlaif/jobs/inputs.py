@@ -26,7 +26,8 @@ class Completions(NamedTuple):
     """Completions to judge.
 
     Attributes:
-        given: Pairs that a file set against each other, by prompt id, as indices of that prompt's completions.
+        given: Pairs that a file set against each other, by prompt id, as indices of that prompt's
+            completions.
         bad_rows: Rows of the file that were skipped.
     """
 
@@ -43,7 +44,12 @@ class Completions(NamedTuple):
 
 
 def load_prompts(
-    settings: PromptSettings, *, own_split: Split, own_limit: int | None = None, seed: int, progress: Progress,
+    settings: PromptSettings,
+    *,
+    own_split: Split,
+    own_limit: int | None = None,
+    seed: int,
+    progress: Progress,
     left_out: Callable[[str, int], None] | None = None,
 ) -> tuple[Prompt, ...]:
     """The prompts that `settings` name: read, restricted to a split, drawn by seed.
@@ -57,7 +63,9 @@ def load_prompts(
         DataError: They cannot be read, or the split holds none.
     """
     read = read_prompts(
-        settings.prompts, prompt_column=settings.prompt_column, context_column=settings.context_column,
+        settings.prompts,
+        prompt_column=settings.prompt_column,
+        context_column=settings.context_column,
         skip_bad_rows=settings.skip_bad_rows,
     )
     _tell(read, settings.prompts, progress)
@@ -68,7 +76,8 @@ def load_prompts(
     chosen = [prompt for prompt in read.items if split in ("all", split_of(prompt.fingerprint()))]
     if not chosen:
         raise DataError(
-            f"none of the {len(read.items)} prompts falls into the split `{split}`", where=settings.prompts,
+            f"none of the {len(read.items)} prompts falls into the split `{split}`",
+            where=settings.prompts,
             remedy="give more prompts, or take them all with split: all",
         )
     limit = settings.limit or (own_limit if builtin else None)
@@ -96,13 +105,18 @@ def load_responses(config: LabelConfig, progress: Progress) -> Completions:
     """The completions or pairs of the file that `config.responses` names."""
     assert config.responses is not None
     read = read_responses(
-        config.responses, prompt_column=config.prompt_column, context_column=config.context_column, skip_bad_rows=config.skip_bad_rows
+        config.responses,
+        prompt_column=config.prompt_column,
+        context_column=config.context_column,
+        skip_bad_rows=config.skip_bad_rows,
     )
     _tell(read, config.responses, progress)
     items = read.items[: config.limit] if config.limit else read.items
     return Completions(
-        prompts=tuple(item.prompt for item in items), completions=tuple(each for item in items for each in item.completions),
-        given={item.prompt.id: item.pairs for item in items if item.pairs}, bad_rows=len(read.problems),
+        prompts=tuple(item.prompt for item in items),
+        completions=tuple(each for item in items for each in item.completions),
+        given={item.prompt.id: item.pairs for item in items if item.pairs},
+        bad_rows=len(read.problems),
     )
 
 
@@ -111,6 +125,8 @@ def _tell(read: Read[Any], source: str, progress: Progress) -> None:
     for note in read.notes:
         progress.note(f"{source}: {note}")
     if read.problems:
-        progress.note(f"{source}: {len(read.problems)} of {read.rows} rows could not be read and were skipped:")
+        progress.note(
+            f"{source}: {len(read.problems)} of {read.rows} rows could not be read and were skipped:"
+        )
     for problem in read.problems[:PROBLEMS_TOLD]:
         progress.note(f"  {problem}")

@@ -41,19 +41,24 @@ WEAK = "weak.jsonl"
 
 
 class LabelJob(Job[LabelConfig]):
-    """Completions in, preferences out: `preferences.jsonl` (or `.parquet`), `verdicts.jsonl`, `statistics.json`."""
+    """Completions in, preferences out: `preferences.jsonl` (or `.parquet`), `verdicts.jsonl`,
+    `statistics.json`."""
 
     def __init__(self, config: LabelConfig, context: Context) -> None:
         super().__init__(config, context)
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
-            config.protocol or context.constitution.protocol, library=context.library, constitution=context.constitution,
-            clamp=config.clamp, least_share=config.min_label_share,
+            config.protocol or context.constitution.protocol,
+            library=context.library,
+            constitution=context.constitution,
+            clamp=config.clamp,
+            least_share=config.min_label_share,
         )
         half: Half = "comparison" if self.protocol.half == "comparison" else "question"
         self.constitution = usable(context, half)
         self.templates = context.library.digest(self.protocol.template)
-        """Digest of the judge's templates; read now, so that a broken one is found before anything is sampled."""
+        """Digest of the judge's templates; read now, so that a broken one is found before anything is
+        sampled."""
         if config.responses:
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
@@ -67,7 +72,10 @@ class LabelJob(Job[LabelConfig]):
     def pairing(self) -> Pairing:
         """What is compared, and what is not."""
         return make_pairs(
-            self.source.prompts, self._as_judged(), pairs=self.config.pairs, seed=self.context.seed(self.config),
+            self.source.prompts,
+            self._as_judged(),
+            pairs=self.config.pairs,
+            seed=self.context.seed(self.config),
             given=self.source.given,
         )
 
@@ -81,7 +89,10 @@ class LabelJob(Job[LabelConfig]):
         """The preference with the completions as the preferences keep them."""
         if self.config.reasoning != "keep":
             return preference
-        a, b = (replace(each, text=self._texts[each.id]) for each in (preference.comparison.a, preference.comparison.b))
+        a, b = (
+            replace(each, text=self._texts[each.id])
+            for each in (preference.comparison.a, preference.comparison.b)
+        )
         return replace(preference, comparison=replace(preference.comparison, a=a, b=b))
 
     @cached_property
@@ -93,12 +104,24 @@ class LabelJob(Job[LabelConfig]):
         card = self.context.engines.card(self.judge)
         return {
             "settings": settings_digest(
-                self.config, "judge", "responses", "input", "prompt_column", "context_column", "limit", "protocol", "require_audit",
+                self.config,
+                "judge",
+                "responses",
+                "input",
+                "prompt_column",
+                "context_column",
+                "limit",
+                "protocol",
+                "require_audit",
                 "calibration",
             ),
             "calibration": calibration_for(self.config, self.protocol, card, self.context)[1],
-            "completions": self.source.digest(), "judge": digest([card.name, card.identity()]), "protocol": self.protocol.name,
-            "constitution": self.context.constitution.digest, "templates": self.templates, "seed": str(self.context.seed(self.config)),
+            "completions": self.source.digest(),
+            "judge": digest([card.name, card.identity()]),
+            "protocol": self.protocol.name,
+            "constitution": self.context.constitution.digest,
+            "templates": self.templates,
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -110,16 +133,27 @@ class LabelJob(Job[LabelConfig]):
         context, statistics = self.context, LabelStatistics()
         check_audit(self.config, self.protocol, context.engines.card(self.judge), context)
         judge = open_judge(
-            context.engines.get(self.judge), self.protocol, self.constitution, principles=self.config.principles,
-            seed=context.seed(self.config), progress=context.progress, reasoning_tokens=self.config.reasoning_tokens,
+            context.engines.get(self.judge),
+            self.protocol,
+            self.constitution,
+            principles=self.config.principles,
+            seed=context.seed(self.config),
+            progress=context.progress,
+            reasoning_tokens=self.config.reasoning_tokens,
         )
         file = f"preferences.{self.config.format}"
         with ExitStack() as stack:
             verdicts = stack.enter_context(RowWriter(folder / "verdicts.jsonl", "jsonl"))
             preferences = stack.enter_context(RowWriter(folder / file, self.config.format))
             unlabelled = stack.enter_context(RowWriter(folder / "unlabelled.jsonl", "jsonl"))
-            weak = stack.enter_context(RowWriter(folder / WEAK, "jsonl")) if self.config.min_strength else None
-            expected = len(self.source.prompts) if self.config.pairs == "best-worst" else len(self.pairing.comparisons)
+            weak = (
+                stack.enter_context(RowWriter(folder / WEAK, "jsonl")) if self.config.min_strength else None
+            )
+            expected = (
+                len(self.source.prompts)
+                if self.config.pairs == "best-worst"
+                else len(self.pairing.comparisons)
+            )
             to_read = _Spread(expected, TO_READ)
             for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
                 if weak is not None and row["p_chosen"] - 0.5 < self.config.min_strength:
@@ -130,13 +164,18 @@ class LabelJob(Job[LabelConfig]):
         check_invalid_rate(statistics, self.config.max_invalid)
         if not statistics.comparisons:
             raise DataError(
-                "there is nothing to compare: no prompt has two different completions", where=self.config.responses or "",
+                "there is nothing to compare: no prompt has two different completions",
+                where=self.config.responses or "",
                 remedy="sample more completions a prompt (k), or at a higher temperature",
             )
         self._tell_weak(weak, preferences)
         write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
         write_text(folder / "samples.md", preferences_markdown(to_read.rows))
-        written = {file: preferences.rows, "verdicts.jsonl": verdicts.rows, "unlabelled.jsonl": unlabelled.rows}
+        written = {
+            file: preferences.rows,
+            "verdicts.jsonl": verdicts.rows,
+            "unlabelled.jsonl": unlabelled.rows,
+        }
         if weak is not None:
             written[WEAK] = weak.rows
         gaps = transient_among(statistics.total.reasons.elements())
@@ -150,7 +189,8 @@ class LabelJob(Job[LabelConfig]):
         least = self.config.min_strength
         if not preferences.rows:
             raise DataError(
-                f"all {weak.rows} labels are weaker than min_strength ({least:g})", where=self.config.name,
+                f"all {weak.rows} labels are weaker than min_strength ({least:g})",
+                where=self.config.name,
                 remedy="lower it, or learn from soft labels: rlaif reward or dpo",
             )
         told = f"{weak.rows} of {weak.rows + preferences.rows} labels are weaker than {least:g} (|p - 0.5|)"
@@ -160,9 +200,15 @@ class LabelJob(Job[LabelConfig]):
         self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
     ) -> Iterator[dict[str, Any]]:
         common = self._common()
-        calibrate, _ = calibration_for(self.config, self.protocol, self.context.engines.card(self.judge), self.context)
+        calibrate, _ = calibration_for(
+            self.config, self.protocol, self.context.engines.card(self.judge), self.context
+        )
         for judged, preference in label(
-            self.pairing.comparisons, judge=judge, config=self.config, statistics=statistics, calibrate=calibrate,
+            self.pairing.comparisons,
+            judge=judge,
+            config=self.config,
+            statistics=statistics,
+            calibrate=calibrate,
             progress=self.context.progress,
         ):
             for verdict in judged.verdicts:
@@ -176,20 +222,31 @@ class LabelJob(Job[LabelConfig]):
     def _common(self) -> Mapping[str, Any]:
         context = self.context
         return {
-            "protocol": self.protocol.name, "judge": context.engines.card(self.judge).label,
-            "constitution": context.constitution.name, "constitution_digest": context.constitution.digest,
-            "template_digest": self.templates, "seed": context.seed(self.config),
+            "protocol": self.protocol.name,
+            "judge": context.engines.card(self.judge).label,
+            "constitution": context.constitution.name,
+            "constitution_digest": context.constitution.digest,
+            "template_digest": self.templates,
+            "seed": context.seed(self.config),
         }
 
     def _counts(self, statistics: LabelStatistics, preferences: int, *, weak: int) -> dict[str, int]:
         pairing = self.pairing
         return {
-            "prompts": len(self.source.prompts), "completions": len(self.source.completions), "bad_rows": self.source.bad_rows,
+            "prompts": len(self.source.prompts),
+            "completions": len(self.source.completions),
+            "bad_rows": self.source.bad_rows,
             "with_reasoning": sum(answer_of(each.text) != each.text for each in self.source.completions),
-            "comparisons": statistics.comparisons, "identical_pairs": pairing.identical, "repeated_pairs": pairing.repeated,
-            "pairs_not_drawn": pairing.not_drawn, "lone_completions": pairing.lone, "verdicts": statistics.total.verdicts,
+            "comparisons": statistics.comparisons,
+            "identical_pairs": pairing.identical,
+            "repeated_pairs": pairing.repeated,
+            "pairs_not_drawn": pairing.not_drawn,
+            "lone_completions": pairing.lone,
+            "verdicts": statistics.total.verdicts,
             "invalid_verdicts": statistics.total.invalid,
-            "preferences": preferences, "weak": weak, "unlabelled": statistics.unlabelled,
+            "preferences": preferences,
+            "weak": weak,
+            "unlabelled": statistics.unlabelled,
             "not_best_worst": statistics.labelled - preferences - weak,
         }
 
@@ -198,22 +255,39 @@ class LabelJob(Job[LabelConfig]):
         config, context, counter = self.config, self.context, counter_of(self.judge)
         source = self.source if config.responses else self._imagined()
         seed = context.seed(config)
-        comparisons = make_pairs(source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given).comparisons
-        judge = Judge(load_scripted("scripted"), self.protocol, self.constitution, principles=config.principles, seed=seed)
+        comparisons = make_pairs(
+            source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given
+        ).comparisons
+        judge = Judge(
+            load_scripted("scripted"),
+            self.protocol,
+            self.constitution,
+            principles=config.principles,
+            seed=seed,
+        )
         looked_at = comparisons[:COUNTED]
         groups = [judge.requests(comparison) for comparison in looked_at]
         asked = list(dict.fromkeys(request for group in groups for request in group))
         once = shared([counter.render(request.messages) for request in group] for group in groups)
-        share = len(asked) / max(1, len(looked_at) * judge.questions_each)  # pairs of one prompt share pointwise questions
+        # Pairs of one prompt share pointwise questions.
+        share = len(asked) / max(1, len(looked_at) * judge.questions_each)
         questions = round(len(comparisons) * judge.questions_each * share)
-        read = round(tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions)
+        read = round(
+            tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
+        )
         write = questions * config.reasoning_tokens if self.protocol.name == "cot" else 0
         return StagePlan(
-            name=config.name, kind=config.stage, model=self.judge, read=read, write=write,
+            name=config.name,
+            kind=config.stage,
+            model=self.judge,
+            read=read,
+            write=write,
             seconds=estimated_seconds(self.judge, context, read * once, write),
             counts={
-                "completions": len(source.completions), "comparisons": len(comparisons),
-                "principles": len(self.constitution.principles), "questions": questions,
+                "completions": len(source.completions),
+                "comparisons": len(comparisons),
+                "principles": len(self.constitution.principles),
+                "questions": questions,
             },
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
         )

@@ -1,4 +1,5 @@
-"""What training stages learn from: preferences and demonstrations of files and of stages, with what is left out counted."""
+"""What training stages learn from: preferences and demonstrations of files and of stages, with what is left
+out counted."""
 
 from __future__ import annotations
 
@@ -20,15 +21,26 @@ from rlaif.results.preferences import PreferencePair, pairs_from_rows
 from rlaif.reward.model import TurnFormat
 
 __all__ = [
-    "ReadRows", "SkippingStage", "label_files", "pairs_digest",
-    "read_demonstrations", "read_pairs", "read_rows", "renderable", "skipper",
+    "ReadRows",
+    "SkippingStage",
+    "label_files",
+    "pairs_digest",
+    "read_demonstrations",
+    "read_pairs",
+    "read_rows",
+    "renderable",
+    "skipper",
 ]
 
 SkippingStage = RewardConfig | DpoConfig | SftConfig | PpoConfig
 
 
-def skipper(config: SkippingStage, source: str, context: Context) -> Callable[[Sequence[Problem]], None] | None:
-    """What is done about rows that cannot be learned from: told, counted and left out where the settings say so, else an error."""
+def skipper(
+    config: SkippingStage, source: str, context: Context
+) -> Callable[[Sequence[Problem]], None] | None:
+    """What is done about rows that cannot be learned from: told, counted and left out where the settings say
+    so, else an error."""
+
     def tell(problems: Sequence[Problem]) -> None:
         context.leave_out(config.name, source, len(problems))
         if problems:
@@ -47,27 +59,37 @@ def renderable(
         DataError: The settings do not allow to leave them out, or there are no others.
     """
     refused = TurnFormat(base).refusals([pair.conversation(pair.chosen) for pair in pairs])
-    problems = [Problem(said, where=f"{pairs[at].source or 'preferences'}, {pairs[at].id}") for at, said in refused.items()]
+    problems = [
+        Problem(said, where=f"{pairs[at].source or 'preferences'}, {pairs[at].id}")
+        for at, said in refused.items()
+    ]
     good = [pair for at, pair in enumerate(pairs) if at not in refused]
     skipped = skipper(config, "the chat template", context)
     if problems and good and skipped is not None:
         skipped(problems)
     elif problems:
         raise DataError(
-            f"{len(problems)} of {len(pairs)} preferences cannot be trained on", problems=problems[:20], where=config.name,
+            f"{len(problems)} of {len(pairs)} preferences cannot be trained on",
+            problems=problems[:20],
+            where=config.name,
             remedy="correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)",
         )
     return good
 
 
 def read_pairs(
-    source: str, *, weight: float = 1.0, hard: bool = False, skipped: Callable[[Sequence[Problem]], None] | None = None,
+    source: str,
+    *,
+    weight: float = 1.0,
+    hard: bool = False,
+    skipped: Callable[[Sequence[Problem]], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> list[PreferencePair]:
     """Preferences from a file or a hub dataset.
 
     Args:
-        skipped: Told of rows that cannot be read or learned from, which are then left out; without it they are an error.
+        skipped: Told of rows that cannot be read or learned from, which are then left out; without it they
+            are an error.
         note: Told what else the reader noticed.
 
     Raises:
@@ -78,7 +100,7 @@ def read_pairs(
     if problems and (skipped is None or not rows):
         raise _unreadable(source, problems, good=len(rows))
     pairs = pairs_from_rows(
-        rows, source=source, weight=weight, hard=hard, skipped=bad.extend if skipped else None, places=places,
+        rows, source=source, weight=weight, hard=hard, skipped=bad.extend if skipped else None, places=places
     )
     if skipped is not None:
         skipped(bad)
@@ -86,7 +108,10 @@ def read_pairs(
 
 
 def read_demonstrations(
-    source: str, *, skipped: Callable[[Sequence[Problem]], None] | None = None, note: Callable[[str], None] | None = None,
+    source: str,
+    *,
+    skipped: Callable[[Sequence[Problem]], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows to imitate from a file or a hub dataset, with `prompt` and `completion` as lists of messages.
 
@@ -98,7 +123,11 @@ def read_demonstrations(
     """
     rows, places, problems = read_rows(source, demonstration_of, note=note)
     empty = [not row["completion"][-1]["content"].strip() for row in rows]
-    problems += [Problem("the completion is empty", where=place) for place, bare in zip(places, empty, strict=True) if bare]
+    problems += [
+        Problem("the completion is empty", where=place)
+        for place, bare in zip(places, empty, strict=True)
+        if bare
+    ]
     good = [row for row, bare in zip(rows, empty, strict=True) if not bare]
     if problems and (skipped is None or not good):
         raise _unreadable(source, problems, good=len(good))
@@ -110,7 +139,12 @@ def read_demonstrations(
 def _unreadable(source: str, problems: Sequence[Problem], *, good: int) -> DataError:
     what = f"{len(problems)} of {good + len(problems)} rows cannot be learned from"
     remedy = "correct or remove them, or go on without them: --skip-bad-rows (skip_bad_rows: true)"
-    return DataError(what, where=source, problems=problems[:20], remedy=remedy if good else "correct them, or name another file")
+    return DataError(
+        what,
+        where=source,
+        problems=problems[:20],
+        remedy=remedy if good else "correct them, or name another file",
+    )
 
 
 class ReadRows(NamedTuple):
@@ -122,7 +156,7 @@ class ReadRows(NamedTuple):
 
 
 def read_rows(
-    source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]], *, note: Callable[[str], None] | None,
+    source: str, form: Callable[[Mapping[str, Any]], dict[str, Any]], *, note: Callable[[str], None] | None
 ) -> ReadRows:
     """The rows of a file or a hub dataset, each brought into our form."""
     table = read_table(source)
@@ -140,11 +174,15 @@ def read_rows(
     return found
 
 
-def label_files(config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context) -> Iterator[PreferenceFile]:
+def label_files(
+    config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context
+) -> Iterator[PreferenceFile]:
     """The preferences of the label stage that `config` reads from, and the files beside or instead of it."""
     if named or not files:
         folder = context.folder_of(config, "label", named)
-        yield PreferenceFile(file=str(next(path for path in sorted(folder.iterdir()) if path.stem == "preferences")))
+        yield PreferenceFile(
+            file=str(next(path for path in sorted(folder.iterdir()) if path.stem == "preferences"))
+        )
     yield from files
 
 

@@ -1,4 +1,5 @@
-"""How long prompts and rows of a run's stages are, and what that means for a pass: what memory plans are made of."""
+"""How long prompts and rows of a run's stages are, and what that means for a pass: what memory plans are made
+of."""
 
 from __future__ import annotations
 
@@ -23,7 +24,17 @@ from rlaif.models.open import open_token_count
 from rlaif.rl.episodes import MIN_PREFIX, common_prefix
 from rlaif.types import Message, Prompt
 
-__all__ = ["MICRO_TOKENS", "QUESTION", "SIDE_BY_SIDE", "TEMPLATE", "Adapters", "Device", "Lengths", "sampled_work", "trained_sampling"]
+__all__ = [
+    "MICRO_TOKENS",
+    "QUESTION",
+    "SIDE_BY_SIDE",
+    "TEMPLATE",
+    "Adapters",
+    "Device",
+    "Lengths",
+    "sampled_work",
+    "trained_sampling",
+]
 
 LOOKED_AT = 64
 """Texts, the longest in characters, whose tokens are counted."""
@@ -32,7 +43,8 @@ SIDE_BY_SIDE = 64
 MICRO_TOKENS = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 """What the reward stage takes where its settings leave it open."""
 QUESTION = 16
-"""Tokens at least that a judge's question shares with no other: so many tokens of a pass for one row of logits."""
+"""Tokens at least that a judge's question shares with no other: so many tokens of a pass for one row of
+logits."""
 TEMPLATE = 96
 """Tokens of a principle and of the words around it in a request to critique or to revise, about."""
 
@@ -70,7 +82,11 @@ class Device(NamedTuple):
     @classmethod
     def of(cls, device: torch.device) -> Device:
         """Of a torch device."""
-        return cls(device.type, CPU_TOKENS, CPU_ROWS) if device.type == "cpu" else cls(device.type, GPU_TOKENS, GPU_ROWS)
+        return (
+            cls(device.type, CPU_TOKENS, CPU_ROWS)
+            if device.type == "cpu"
+            else cls(device.type, GPU_TOKENS, GPU_ROWS)
+        )
 
     @property
     def asked(self) -> int:
@@ -83,7 +99,9 @@ def sampled_work(rows: int, prompt: int, new: int) -> Work:
     return Work(sampled_rows=rows, row_tokens=prompt + new, new_tokens=new)
 
 
-def trained_sampling(config: PpoConfig | BestOfKConfig, lengths: Lengths, device: Device, *, rows: int, micro: int) -> Work:
+def trained_sampling(
+    config: PpoConfig | BestOfKConfig, lengths: Lengths, device: Device, *, rows: int, micro: int
+) -> Work:
     """Sampling from a policy and training on what it sampled.
 
     Args:
@@ -94,8 +112,10 @@ def trained_sampling(config: PpoConfig | BestOfKConfig, lengths: Lengths, device
     shared = 0 if config.gradient_checkpointing else lengths.shared(config.name)
     return sampled_work(rows, prompt, config.max_new_tokens)._replace(
         micro_tokens=shared + micro * rounded(prompt - shared + config.max_new_tokens),
-        logit_tokens=micro * config.max_new_tokens, checkpointing=config.gradient_checkpointing,
-        read_tokens=device.tokens, read_logits=device.asked if judged else 0,
+        logit_tokens=micro * config.max_new_tokens,
+        checkpointing=config.gradient_checkpointing,
+        read_tokens=device.tokens,
+        read_logits=device.asked if judged else 0,
     )
 
 
@@ -109,14 +129,18 @@ class Lengths:
     def prompts(self, stage: str) -> int:
         """The longest prompt of a stage, as the policy reads it."""
         counter = _counter_of(self._model(stage))
-        return max((counter.count(self.context.library.policy(prompt)) for prompt in self._longest(stage)), default=0)
+        return max(
+            (counter.count(self.context.library.policy(prompt)) for prompt in self._longest(stage)), default=0
+        )
 
     def shared(self, stage: str) -> int:
         """Tokens that the prompts of a stage have in common at their start, which a pass computes once."""
         form = _counter_of(self._model(stage))
         if not isinstance(form, ChatFormat):
             return 0
-        ids = form.encode([form.render(self.context.library.policy(prompt)) for prompt in self._longest(stage)])
+        ids = form.encode(
+            [form.render(self.context.library.policy(prompt)) for prompt in self._longest(stage)]
+        )
         found = common_prefix(ids) if len(ids) > 1 else 0
         return found if found >= MIN_PREFIX else 0
 
@@ -129,7 +153,9 @@ class Lengths:
         return prompts
 
     def _longest(self, stage: str) -> list[Prompt]:
-        return sorted(self._prompts(stage), key=lambda prompt: -sum(len(message.content) for message in prompt.messages))[:LOOKED_AT]
+        return sorted(
+            self._prompts(stage), key=lambda prompt: -sum(len(message.content) for message in prompt.messages)
+        )[:LOOKED_AT]
 
     def _model(self, stage: str) -> str:
         return stage_base(self.jobs[stage].config, self.context.recipe)
@@ -143,7 +169,9 @@ class Lengths:
         return max(found)
 
     def _file(self, file: str, config: BaseStage) -> int:
-        rows = sorted((row.values for row in read_table(file).rows), key=lambda row: -len(str(row)))[:LOOKED_AT]
+        rows = sorted((row.values for row in read_table(file).rows), key=lambda row: -len(str(row)))[
+            :LOOKED_AT
+        ]
         counter = _counter_of(stage_base(config, self.context.recipe))
         return max((counter.count(messages) for row in rows for messages in _conversations(row)), default=0)
 

@@ -1,4 +1,5 @@
-"""Full models from the adapters of a run: which base an adapter belongs to, and what was merged into that base before."""
+"""Full models from the adapters of a run: which base an adapter belongs to, and what was merged into that
+base before."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ from rlaif.io.writers import write_text
 from rlaif.models.merged import save_merged
 from rlaif.report.model_card import merged_card
 
-__all__ = ["CARD", "MERGED", "Origin", "adapter_of", "merge_adapter", "origin_of", "stage_base", "tuned_before"]
+__all__ = [
+    "CARD",
+    "MERGED",
+    "Origin",
+    "adapter_of",
+    "merge_adapter",
+    "origin_of",
+    "stage_base",
+    "tuned_before",
+]
 
 CARD = "README.md"
 MERGED = "merged"
@@ -72,12 +82,18 @@ def origin_of(adapter: Path) -> Origin:
         config = next((each for each in recipe.stages if each.name == stage.name), None)
         if config is not None:
             first = tuple(stage.parent / name / "adapter" for name in tuned_before(config, recipe))
-            return Origin(base=stage_base(config, recipe), first=first, dtype=recipe.dtype, device=recipe.device)
+            return Origin(
+                base=stage_base(config, recipe), first=first, dtype=recipe.dtype, device=recipe.device
+            )
     what, remedy = "the adapter's config", "it was cut short or changed: save the adapter again"
     try:
-        named = read_object(adapter / "adapter_config.json", error=DataError, what=what, remedy=remedy)["base_model_name_or_path"]
+        named = read_object(adapter / "adapter_config.json", error=DataError, what=what, remedy=remedy)[
+            "base_model_name_or_path"
+        ]
     except KeyError as error:
-        raise DataError("the adapter does not say which base it belongs to", where=str(adapter), remedy=remedy) from error
+        raise DataError(
+            "the adapter does not say which base it belongs to", where=str(adapter), remedy=remedy
+        ) from error
     return Origin(base=str(named), first=(), dtype="auto", device="auto")
 
 
@@ -93,7 +109,9 @@ def merge_adapter(adapter: Path, *, log: Callable[[str], None] = lambda line: No
         return folder
     origin = origin_of(adapter)
     log(f"merging {adapter} into {origin.base}")
-    save_merged(origin.base, [*origin.first, adapter], folder, dtype=origin.dtype, device=origin.device, log=log)
+    save_merged(
+        origin.base, [*origin.first, adapter], folder, dtype=origin.dtype, device=origin.device, log=log
+    )
     if (adapter / CARD).is_file():
         write_text(folder / CARD, merged_card((adapter / CARD).read_text(encoding="utf-8")))
     return folder

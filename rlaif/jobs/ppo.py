@@ -16,13 +16,7 @@ from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.learned_rows import read_demonstrations, skipper
-from rlaif.jobs.lengths import (
-    SIDE_BY_SIDE,
-    Adapters,
-    Device,
-    Lengths,
-    trained_sampling,
-)
+from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
@@ -50,7 +44,10 @@ class PpoJob(Job[PpoConfig]):
         check_rewards(config.reward, config, context)
         check_trackers(config.trackers)
         self.prompts = load_prompts(
-            config, own_split="rl", seed=context.seed(config), progress=context.progress,
+            config,
+            own_split="rl",
+            seed=context.seed(config),
+            progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
         context.claim_prompts("rl", self.prompts)
@@ -59,12 +56,21 @@ class PpoJob(Job[PpoConfig]):
         """See `Job`."""
         return {
             "settings": settings_digest(
-                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "trackers", "checkpoint_every",
+                self.config,
+                "prompts",
+                "prompt_column",
+                "context_column",
+                "split",
+                "limit",
+                "trackers",
+                "checkpoint_every",
                 "max_refused",
             ),
-            "prompts": prompts_digest(self.prompts), "base": self.context.base().identity,
+            "prompts": prompts_digest(self.prompts),
+            "base": self.context.base().identity,
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
-            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+            "templates": self.context.library.digest("policy"),
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -75,24 +81,39 @@ class PpoJob(Job[PpoConfig]):
         """See `Job`."""
         context, base = self.context, self.context.base()
         reward = open_reward(self.config.reward, self.config, context)
-        context.progress.begin(f"PPO, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps)
+        context.progress.begin(
+            f"PPO, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps
+        )
         work = context.claim_work(self.config.name, self.parts())
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
             with self._trackers() as trackers:
                 result = train_ppo(
-                    self.prompts, base=base, reward=reward, config=self.config, seed=context.seed(self.config),
-                    messages=context.library.policy, ptx=self._ptx(), on_step=lambda step: self._told(step, metrics, trackers),
-                    on_rollout=lambda report: _keep_samples(report, samples), checkpoint_folder=work,
+                    self.prompts,
+                    base=base,
+                    reward=reward,
+                    config=self.config,
+                    seed=context.seed(self.config),
+                    messages=context.library.policy,
+                    ptx=self._ptx(),
+                    on_step=lambda step: self._told(step, metrics, trackers),
+                    on_rollout=lambda report: _keep_samples(report, samples),
+                    checkpoint_folder=work,
                 )
             if not result.steps:
                 raise ModelError(
-                    f"PPO ended before its first update: {result.stopped}", where=self.config.name,
-                    remedy="lower the learning rate, raise kl_limit or the KL penalty, or look at the reward (samples, metrics)",
+                    f"PPO ended before its first update: {result.stopped}",
+                    where=self.config.name,
+                    remedy="lower the learning rate, raise kl_limit or the KL penalty, or look at the reward "
+                    "(samples, metrics)",
                 )
             base.save_adapter(POLICY, folder / "adapter")
             write_card(
-                folder / "adapter", self, base=base, parts=self.parts(), results=_last(metrics.rows),
+                folder / "adapter",
+                self,
+                base=base,
+                parts=self.parts(),
+                results=_last(metrics.rows),
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
@@ -100,21 +121,29 @@ class PpoJob(Job[PpoConfig]):
                 base.drop_adapter(POLICY)
         if result.stopped:
             context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
-        cost = replace(with_curve_named(ppo_cost(metrics.rows), self.config, context), peak_bytes=peak_memory(base.device))
+        cost = replace(
+            with_curve_named(ppo_cost(metrics.rows), self.config, context),
+            peak_bytes=peak_memory(base.device),
+        )
         write_cost(folder / COST, cost.as_dict())
         write_text(folder / "samples.md", ppo_markdown(metrics.rows))
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
         episodes = result.steps * self.config.episodes
         counts = {
-            "prompts": len(self.prompts), "refused": len(result.refused), "steps": result.steps, "episodes": episodes,
+            "prompts": len(self.prompts),
+            "refused": len(result.refused),
+            "steps": result.steps,
+            "episodes": episodes,
             "tokens": cost.tokens,
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}
         rows |= write_refused(folder, result.refused)
         if result.refused:
             first = ": ".join(result.refused[0])
-            context.progress.note(f"{self.config.name}: {len(result.refused)} prompts left out, the first: {first}")
+            context.progress.note(
+                f"{self.config.name}: {len(result.refused)} prompts left out, the first: {first}"
+            )
         return Outcome(counts=counts, rows=rows)
 
     def _ptx(self) -> Sequence[PtxRow]:
@@ -130,7 +159,12 @@ class PpoJob(Job[PpoConfig]):
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""
         config = self.config.model_dump(mode="json")
-        return Trackers(self.config.trackers, project=self.context.recipe.name, folder=self.context.path / "tracking", config=config)
+        return Trackers(
+            self.config.trackers,
+            project=self.context.recipe.name,
+            folder=self.context.path / "tracking",
+            config=config,
+        )
 
     def _told(self, step: Mapping[str, Any], metrics: StepLog, trackers: Trackers) -> None:
         metrics.add(step)
@@ -147,15 +181,22 @@ class PpoJob(Job[PpoConfig]):
     def adapters(self) -> Adapters:
         """See `Job`."""
         value = ("value",) if self.config.value == "adapter" else ()
-        return Adapters(("policy", *value), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
+        return Adapters(
+            ("policy", *value), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank
+        )
 
 
 def _keep_samples(report: StepReport, samples: StepLog) -> None:
     for row, score in list(zip(report.episodes.rows, report.scores.total, strict=True))[:SAMPLES_KEPT]:
-        samples.add({
-            "step": report.metrics["step"], "prompt_id": row.prompt.id,
-            "prompt": [message.as_dict() for message in row.prompt.messages], "completion": row.completion.text, "score": score,
-        })
+        samples.add(
+            {
+                "step": report.metrics["step"],
+                "prompt_id": row.prompt.id,
+                "prompt": [message.as_dict() for message in row.prompt.messages],
+                "completion": row.completion.text,
+                "score": score,
+            }
+        )
 
 
 def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -167,4 +208,6 @@ def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _conversation(row: Mapping[str, Any]) -> list[Message]:
     """A demonstration as one conversation."""
-    return [Message(role=turn["role"], content=turn["content"]) for turn in (*row["prompt"], *row["completion"])]
+    return [
+        Message(role=turn["role"], content=turn["content"]) for turn in (*row["prompt"], *row["completion"])
+    ]

@@ -23,14 +23,17 @@ from rlaif.stages.sample import check_refused_rate
 __all__ = ["ReviseJob"]
 
 
-
 class ReviseJob(Job[ReviseConfig]):
     """Prompts in, chains of critique and revision out: `revisions.jsonl`, and `sft.jsonl` to fine-tune on."""
 
     def __init__(self, config: ReviseConfig, context: Context) -> None:
         super().__init__(config, context)
         self.prompts = load_prompts(
-            config, own_split="sft", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            config,
+            own_split="sft",
+            own_limit=BUILTIN_LIMIT,
+            seed=context.seed(config),
+            progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
@@ -41,10 +44,14 @@ class ReviseJob(Job[ReviseConfig]):
         """See `Job`."""
         card = self.context.policy(self.config.policy).card
         return {
-            "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
-            "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
+            "settings": settings_digest(
+                self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
+            ),
+            "prompts": prompts_digest(self.prompts),
+            "policy": digest([card.name, card.identity()]),
             "constitution": self.context.constitution.digest,
-            "templates": self.context.library.digest("policy", "critique", "revise"), "seed": str(self.context.seed(self.config)),
+            "templates": self.context.library.digest("policy", "critique", "revise"),
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -55,14 +62,21 @@ class ReviseJob(Job[ReviseConfig]):
         """See `Job`."""
         context, seed = self.context, self.context.seed(self.config)
         revisions = revise(
-            self.prompts, policy=context.policy(self.config.policy), library=context.library, constitution=self.constitution,
-            config=self.config, seed=seed, progress=context.progress,
+            self.prompts,
+            policy=context.policy(self.config.policy),
+            library=context.library,
+            constitution=self.constitution,
+            config=self.config,
+            seed=seed,
+            progress=context.progress,
         )
         reasons = [revision.failed for revision in revisions if revision.failed]
         check_refused_rate(reasons, len(revisions), self.config.max_refused, what="chains")
         common = {
-            "policy": context.policy(self.config.policy).card.label, "constitution": context.constitution.name,
-            "constitution_digest": context.constitution.digest, "seed": seed,
+            "policy": context.policy(self.config.policy).card.label,
+            "constitution": context.constitution.name,
+            "constitution_digest": context.constitution.digest,
+            "seed": seed,
         }
         rows = [revision_row(revision) for revision in revisions]
         sft = [row for revision in revisions for row in sft_rows(revision, context.library, common)]
@@ -76,8 +90,12 @@ class ReviseJob(Job[ReviseConfig]):
     def _counts(self, revisions: list[Revision], sft: int) -> dict[str, int]:
         texts = [step.revision for revision in revisions for step in revision.rounds]
         return {
-            "prompts": len(self.prompts), "revisions": len(texts), "empty": texts.count(""), "sft_rows": sft,
-            "repeated": len([text for text in texts if text]) - sft, "failed_chains": sum(bool(each.failed) for each in revisions),
+            "prompts": len(self.prompts),
+            "revisions": len(texts),
+            "empty": texts.count(""),
+            "sft_rows": sft,
+            "repeated": len([text for text in texts if text]) - sft,
+            "failed_chains": sum(bool(each.failed) for each in revisions),
         }
 
     def dry_run(self) -> StagePlan:
@@ -88,11 +106,17 @@ class ReviseJob(Job[ReviseConfig]):
         answers = [library.policy(prompt) for prompt in self.prompts]
         critiques = [library.critique(prompt, text, principle) for prompt in self.prompts]
         revisions = [library.revise(prompt, text, text, principle) for prompt in self.prompts]
-        read = tokens_of(counter, answers) + config.rounds * (tokens_of(counter, critiques) + tokens_of(counter, revisions))
+        read = tokens_of(counter, answers) + config.rounds * (
+            tokens_of(counter, critiques) + tokens_of(counter, revisions)
+        )
         calls = len(answers) * (1 + 2 * config.rounds)
         write = calls * config.max_new_tokens
         return StagePlan(
-            name=config.name, kind=config.stage, model=self.policy, read=read, write=write,
+            name=config.name,
+            kind=config.stage,
+            model=self.policy,
+            read=read,
+            write=write,
             seconds=estimated_seconds(self.policy, context, read, write),
             counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
             example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},

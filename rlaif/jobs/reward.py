@@ -24,7 +24,6 @@ from rlaif.stages.reward import train_reward
 __all__ = ["RewardJob"]
 
 
-
 class RewardJob(Job[RewardConfig]):
     """Preferences in, a reward model out: `model/`, `report.json`, `metrics.jsonl`."""
 
@@ -41,8 +40,11 @@ class RewardJob(Job[RewardConfig]):
         found: list[PreferencePair] = []
         for file in self._files():
             found += read_pairs(
-                file.file, weight=file.weight, hard=self.config.labels == "hard",
-                skipped=skipper(self.config, file.file, self.context), note=self.context.progress.note,
+                file.file,
+                weight=file.weight,
+                hard=self.config.labels == "hard",
+                skipped=skipper(self.config, file.file, self.context),
+                note=self.context.progress.note,
             )
         return found
 
@@ -55,12 +57,15 @@ class RewardJob(Job[RewardConfig]):
         if not self.config.human:
             return []
         found = read_pairs(
-            self.config.human, skipped=skipper(self.config, self.config.human, self.context), note=self.context.progress.note,
+            self.config.human,
+            skipped=skipper(self.config, self.config.human, self.context),
+            note=self.context.progress.note,
         )
         learned = {_content(pair) for pair in self.pairs}
         if shared := sum(_content(pair) in learned for pair in found):
             raise DataError(
-                f"{shared} of {len(found)} pairs of `human` are among the preferences that are learned from", where=self.config.human,
+                f"{shared} of {len(found)} pairs of `human` are among the preferences that are learned from",
+                where=self.config.human,
                 remedy="give pairs that were held out: an accuracy on what was learned says nothing",
             )
         return found
@@ -71,7 +76,8 @@ class RewardJob(Job[RewardConfig]):
             "settings": settings_digest(self.config, "input", "files", "human", "model"),
             "preferences": pairs_digest(self.pairs),
             "human labels": pairs_digest(self.human),
-            "base": self.context.base(self.base).identity, "seed": str(self.context.seed(self.config)),
+            "base": self.context.base(self.base).identity,
+            "seed": str(self.context.seed(self.config)),
             "constitution": self.context.constitution.digest,
         }
 
@@ -82,22 +88,35 @@ class RewardJob(Job[RewardConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context = self.context
-        pairs, human = (renderable(each, context.base(self.base), self.config, context) for each in (self.pairs, self.human))
+        pairs, human = (
+            renderable(each, context.base(self.base), self.config, context)
+            for each in (self.pairs, self.human)
+        )
         with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
             result = train_reward(
-                pairs, base=context.base(self.base), config=self.config, seed=context.seed(self.config), role=self.config.name,
-                human=human, constitution=context.constitution.digest, progress=context.progress,
+                pairs,
+                base=context.base(self.base),
+                config=self.config,
+                seed=context.seed(self.config),
+                role=self.config.name,
+                human=human,
+                constitution=context.constitution.digest,
+                progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),
             )
         parts, judge = self.parts(), judges_of(file.file for file in self._files())
-        note = {"constitution": context.constitution.name, "preferences": parts["preferences"], "judge": judge}
+        note = {
+            "constitution": context.constitution.name,
+            "preferences": parts["preferences"],
+            "judge": judge,
+        }
         save_reward_model(result.model, folder / "model", probes=result.probes, note=note)
         context.rewards[self.config.name] = result.model
         report = result.report.as_dict()
         kept = report["held_out"][report["kept"]]
         results = {name: kept[name] for name in ("pairs", "accuracy", "low", "high", "loss", "ece")}
         write_card(
-            folder / "model", self, base=context.base(self.base), parts=parts, judge=judge, results=results,
+            folder / "model", self, base=context.base(self.base), parts=parts, judge=judge, results=results
         )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", reward_markdown(report))
@@ -109,7 +128,9 @@ class RewardJob(Job[RewardConfig]):
         config = self.config
         micro = config.micro_tokens or MICRO_TOKENS.get(device.kind, 1024)
         return Work(
-            micro_tokens=micro if config.keep != "head" else 0, read_tokens=device.tokens, checkpointing=config.gradient_checkpointing,
+            micro_tokens=micro if config.keep != "head" else 0,
+            read_tokens=device.tokens,
+            checkpointing=config.gradient_checkpointing,
         )
 
     def adapters(self) -> Adapters:

@@ -28,9 +28,16 @@ def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Con
     Raises:
         RlaifError: A part names a stage, folder or function that is not there, or a model of another base.
     """
+
     def judge(part: JudgePart) -> RewardFunction:
         engine = context.engines.get(context.model(part.judge))
-        return JudgeReward(engine, context.library, usable(context, "question"), scale=part.scale, least_share=part.min_label_share)
+        return JudgeReward(
+            engine,
+            context.library,
+            usable(context, "question"),
+            scale=part.scale,
+            least_share=part.min_label_share,
+        )
 
     return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
 
@@ -39,7 +46,8 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: C
     """Find out whether what the parts name is there, before a model is loaded for them.
 
     Raises:
-        RlaifError: A reward model's folder is missing, no reward stage comes before, or a function cannot be imported.
+        RlaifError: A reward model's folder is missing, no reward stage comes before, or a function cannot be
+            imported.
     """
     stages = {stage.name for stage in context.recipe.stages}
     for part in parts.values():
@@ -69,6 +77,7 @@ def model_reward(config: BaseStage, named: str | None, context: Context) -> Rewa
 
 def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> str:
     """Digest of the parts' settings and of what stands behind their names."""
+
     def behind(part: RewardPart) -> str:
         if isinstance(part, ModelPart):
             return context.reward_digest(config, part.reward)
@@ -76,13 +85,22 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
             return context.engines.card(context.model(part.judge)).label + context.constitution.digest
         return ""
 
-    return digest([[name, part.model_dump(mode="json", exclude={"reward", "judge"}), behind(part)] for name, part in parts.items()])
+    return digest(
+        [
+            [name, part.model_dump(mode="json", exclude={"reward", "judge"}), behind(part)]
+            for name, part in parts.items()
+        ]
+    )
 
 
 def with_curve_named(cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: Context) -> TrainingCost:
-    """The cost with what its curve shows; it compares with curves of the same reward, sampling temperature and longest completion."""
+    """The cost with what its curve shows; it compares with curves of the same reward, sampling temperature
+    and longest completion."""
     of_models = all(isinstance(part, ModelPart) for part in config.reward.values())
     return replace(
-        cost, shows=f"{'reward-model score' if of_models else 'reward'} of training prompts",
-        basis=digest([rewards_digest(config.reward, config, context), config.temperature, config.max_new_tokens]),
+        cost,
+        shows=f"{'reward-model score' if of_models else 'reward'} of training prompts",
+        basis=digest(
+            [rewards_digest(config.reward, config, context), config.temperature, config.max_new_tokens]
+        ),
     )

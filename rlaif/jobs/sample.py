@@ -8,7 +8,15 @@ from pathlib import Path
 from rlaif.config import SampleConfig
 from rlaif.digest import digest
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Job, Outcome, settings_digest, transient_among, write_refused
+from rlaif.jobs.base import (
+    BUILTIN_LIMIT,
+    TO_READ,
+    Job,
+    Outcome,
+    settings_digest,
+    transient_among,
+    write_refused,
+)
 from rlaif.jobs.context import Context
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
 from rlaif.jobs.lengths import Device, Lengths, sampled_work
@@ -22,14 +30,17 @@ from rlaif.types import Completion, Prompt
 __all__ = ["SampleJob"]
 
 
-
 class SampleJob(Job[SampleConfig]):
     """Prompts in, K completions each out: `completions.jsonl`."""
 
     def __init__(self, config: SampleConfig, context: Context) -> None:
         super().__init__(config, context)
         self.prompts: tuple[Prompt, ...] = load_prompts(
-            config, own_split="label", own_limit=BUILTIN_LIMIT, seed=context.seed(config), progress=context.progress,
+            config,
+            own_split="label",
+            own_limit=BUILTIN_LIMIT,
+            seed=context.seed(config),
+            progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
@@ -39,9 +50,13 @@ class SampleJob(Job[SampleConfig]):
         """See `Job`."""
         card = self.context.policy(self.config.policy).card
         return {
-            "settings": settings_digest(self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"),
-            "prompts": prompts_digest(self.prompts), "policy": digest([card.name, card.identity()]),
-            "templates": self.context.library.digest("policy"), "seed": str(self.context.seed(self.config)),
+            "settings": settings_digest(
+                self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
+            ),
+            "prompts": prompts_digest(self.prompts),
+            "policy": digest([card.name, card.identity()]),
+            "templates": self.context.library.digest("policy"),
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -51,8 +66,12 @@ class SampleJob(Job[SampleConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         samples = sample(
-            self.prompts, policy=self.context.policy(self.config.policy), library=self.context.library, config=self.config,
-            seed=self.context.seed(self.config), progress=self.context.progress,
+            self.prompts,
+            policy=self.context.policy(self.config.policy),
+            library=self.context.library,
+            config=self.config,
+            seed=self.context.seed(self.config),
+            progress=self.context.progress,
         )
         reasons = [reason for _, reason in samples.refused]
         check_refused_rate(reasons, len(self.prompts) * self.config.k, self.config.max_refused)
@@ -61,7 +80,11 @@ class SampleJob(Job[SampleConfig]):
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
         written |= write_refused(folder, samples.refused)
         write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
-        return Outcome(counts={"prompts": len(self.prompts), **samples.counts()}, rows=written, gaps=transient_among(reasons))
+        return Outcome(
+            counts={"prompts": len(self.prompts), **samples.counts()},
+            rows=written,
+            gaps=transient_among(reasons),
+        )
 
     def dry_run(self) -> StagePlan:
         """See `Job`."""
@@ -69,9 +92,14 @@ class SampleJob(Job[SampleConfig]):
         asked = [context.library.policy(prompt) for prompt in self.prompts]
         read, write = tokens_of(counter, asked), len(asked) * config.k * config.max_new_tokens
         return StagePlan(
-            name=config.name, kind=config.stage, model=self.policy, read=read, write=write,
+            name=config.name,
+            kind=config.stage,
+            model=self.policy,
+            read=read,
+            write=write,
             seconds=estimated_seconds(self.policy, context, read, write),
-            counts={"prompts": len(asked), "completions": len(asked) * config.k}, example={"policy": counter.render(asked[0])},
+            counts={"prompts": len(asked), "completions": len(asked) * config.k},
+            example={"policy": counter.render(asked[0])},
         )
 
     def imagined(self) -> Completions:
@@ -79,7 +107,12 @@ class SampleJob(Job[SampleConfig]):
         text = PLACEHOLDER * self.config.max_new_tokens
         completions = [
             Completion(
-                id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, text=f"{text}{index}", finish="length", model=self.policy
+                id=f"{prompt.id}/{index}",
+                prompt_id=prompt.id,
+                index=index,
+                text=f"{text}{index}",
+                finish="length",
+                model=self.policy,
             )
             for prompt in self.prompts
             for index in range(self.config.k)

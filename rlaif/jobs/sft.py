@@ -22,9 +22,9 @@ from rlaif.stages.sft import train_sft
 __all__ = ["SftJob"]
 
 
-
 class SftJob(Job[SftConfig]):
-    """Completions to imitate in, a policy out: `adapter/`. Later stages start from it: it is merged into the resident base."""
+    """Completions to imitate in, a policy out: `adapter/`. Later stages start from it: it is merged into the
+    resident base."""
 
     method = "supervised fine-tuning"
 
@@ -41,8 +41,10 @@ class SftJob(Job[SftConfig]):
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "model"), "rows": digest([repr(row) for row in self.rows]),
-            "base": self.context.base(self.config.model).identity, "seed": str(self.context.seed(self.config)),
+            "settings": settings_digest(self.config, "input", "files", "model"),
+            "rows": digest([repr(row) for row in self.rows]),
+            "base": self.context.base(self.config.model).identity,
+            "seed": str(self.context.seed(self.config)),
         }
 
     def models(self) -> dict[str, str]:
@@ -54,7 +56,12 @@ class SftJob(Job[SftConfig]):
         context, base = self.context, self.context.base(self.config.model)
         with trained_adapter(base, folder):
             result = train_sft(
-                self.rows, base=base, config=self.config, seed=context.seed(self.config), role=POLICY, progress=context.progress,
+                self.rows,
+                base=base,
+                config=self.config,
+                seed=context.seed(self.config),
+                role=POLICY,
+                progress=context.progress,
                 skipped=skipper(self.config, "rows", context),
             )
         write_card(folder / "adapter", self, base=base, parts=self.parts(), results=result.report.as_dict())
@@ -62,7 +69,8 @@ class SftJob(Job[SftConfig]):
         return Outcome(counts=counts, rows=write_results(result, folder, base, title="Fine-tuning"))
 
     def finished(self, folder: Path) -> None:
-        """Merge the finished adapter: the policy that later stages start from, and their reference, is the fine-tuned one."""
+        """Merge the finished adapter: the policy that later stages start from, and their reference, is the
+        fine-tuned one."""
         base = self.context.base(self.config.model)
         base.load_adapter(POLICY, folder / "adapter")
         base.merge(POLICY)

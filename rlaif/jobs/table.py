@@ -1,4 +1,5 @@
-"""Every kind of stage and its job. A new stage: its settings in `config`, its function in `stages`, its job here, and one row."""
+"""Every kind of stage and its job. A new stage: its settings in `config`, its function in `stages`, its job
+here, and one row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Metrics to the trackers that Accelerate knows (tensorboard, wandb, trackio, mlflow, …), beside `metrics.jsonl`."""
+"""Metrics to the trackers that Accelerate knows (tensorboard, wandb, trackio, mlflow, …), beside
+`metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def check_trackers(names: Sequence[str]) -> None:
         raise ConfigError(f"there is no tracker {', '.join(unknown)}", remedy=f"Accelerate knows {known}")
     installed = {getattr(tracker, "value", tracker) for tracker in get_available_trackers()}
     if missing := [name for name in names if name not in installed]:
-        raise ConfigError(f"not installed: the tracker {', '.join(missing)}", remedy=f"pip install {' '.join(missing)}")
+        raise ConfigError(
+            f"not installed: the tracker {', '.join(missing)}", remedy=f"pip install {' '.join(missing)}"
+        )
 
 
 class Trackers:
@@ -42,7 +45,9 @@ class Trackers:
         ConfigError: A name is unknown, or its package is not installed.
     """
 
-    def __init__(self, names: Sequence[str], *, project: str, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, names: Sequence[str], *, project: str, folder: Path, config: Mapping[str, Any]
+    ) -> None:
         self._accelerator: Accelerator | None = None
         if not names:
             return
@@ -54,12 +59,18 @@ class Trackers:
     def log(self, row: Mapping[str, Any]) -> None:
         """Log the numbers of a row under its `step`."""
         if self._accelerator is not None:
-            values = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
+            values = {
+                name: value
+                for name, value in row.items()
+                if isinstance(value, int | float) and name != "step"
+            }
             self._accelerator.log(values, step=int(row["step"]))
 
     def __enter__(self) -> Trackers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._accelerator is not None:
             self._accelerator.end_training()

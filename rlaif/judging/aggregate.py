@@ -9,10 +9,19 @@ from dataclasses import dataclass, field
 
 from rlaif.types import Order, Verdict
 
-__all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "label_shares", "principle_logit", "sigmoid"]
+__all__ = [
+    "TIE",
+    "LabelStatistics",
+    "PrincipleStatistics",
+    "combine",
+    "label_shares",
+    "principle_logit",
+    "sigmoid",
+]
 
 TIE = 0.005
-"""A label within this of 0.5 says nothing in either direction: it is counted as a tie (and kept, with its soft value)."""
+"""A label within this of 0.5 says nothing in either direction: it is counted as a tie (and kept, with its
+soft value)."""
 
 
 def sigmoid(logit: float) -> float:
@@ -24,15 +33,21 @@ def sigmoid(logit: float) -> float:
 
 
 def label_shares(evidence: Mapping[str, float]) -> list[float]:
-    """The probability that both labels held together, for each reading behind a verdict (two where completions are read alone)."""
+    """The probability that both labels held together, for each reading behind a verdict (two where
+    completions are read alone)."""
     pairs = [(evidence.get(f"{prefix}first"), evidence.get(f"{prefix}second")) for prefix in ("", "a_", "b_")]
-    return [min(1.0, math.exp(one) + math.exp(other)) for one, other in pairs if one is not None and other is not None]
+    return [
+        min(1.0, math.exp(one) + math.exp(other))
+        for one, other in pairs
+        if one is not None and other is not None
+    ]
 
 
 def principle_logit(verdicts: Sequence[Verdict]) -> float | None:
     """Mean log-odds of one principle's verdicts on one comparison; `None` when any of them is invalid.
 
-    Both orders or none: a single order would carry the judge's position bias into the label, which the mean of the two cancels.
+    Both orders or none: a single order would carry the judge's position bias into the label, which the mean
+    of the two cancels.
     """
     logits = [verdict.logit_a for verdict in verdicts]
     if not logits or any(logit is None for logit in logits):
@@ -41,7 +56,8 @@ def principle_logit(verdicts: Sequence[Verdict]) -> float | None:
 
 
 def combine(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float | None:
-    """The label's log-odds: the mean over principles, weighted, of `principle_logit`; `None` when no principle is valid.
+    """The label's log-odds: the mean over principles, weighted, of `principle_logit`; `None` when no
+    principle is valid.
 
     Args:
         verdicts: All verdicts on one comparison.
@@ -99,9 +115,13 @@ class PrincipleStatistics:
     def as_dict(self) -> dict[str, float | int | None]:
         """Counts and rates; a rate is `None` where nothing was counted."""
         return {
-            "verdicts": self.verdicts, "invalid": self.invalid, "judged": self.judged,
-            "flip_rate": _rate(self.flips, self.both_orders), "first_rate": _rate(self.first, self.ordered),
-            "mean_strength": _rate(self.strength, self.judged), "mean_label_share": _rate(self.share, self.readings),
+            "verdicts": self.verdicts,
+            "invalid": self.invalid,
+            "judged": self.judged,
+            "flip_rate": _rate(self.flips, self.both_orders),
+            "first_rate": _rate(self.first, self.ordered),
+            "mean_strength": _rate(self.strength, self.judged),
+            "mean_label_share": _rate(self.share, self.readings),
         }
 
 
@@ -109,10 +129,12 @@ class PrincipleStatistics:
 class LabelStatistics:
     """What a label run should tell: totals, and the same by principle.
 
-    `flip_rate`: share of (comparison, principle) whose two orders name different winners. `first_rate`: share of ordered verdicts
-    for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within `TIE` of 0.5. `mean_strength`: mean of
-    |p − 0.5| (0 says nothing, 0.5 is certain). `mean_label_share`: mean probability that the two labels held together (1: the judge
-    was about to write nothing else).
+    `flip_rate`: share of (comparison, principle) whose two orders name different winners. `first_rate`: share
+        of ordered verdicts
+    for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within `TIE` of 0.5.
+    `mean_strength`: mean of
+    |p − 0.5| (0 says nothing, 0.5 is certain). `mean_label_share`: mean probability that the two labels held
+    together (1: the judge was about to write nothing else).
     """
 
     comparisons: int = 0
@@ -148,9 +170,13 @@ class LabelStatistics:
     def as_dict(self) -> dict[str, object]:
         """Everything as JSON values."""
         return {
-            "comparisons": self.comparisons, "labelled": self.labelled, "unlabelled": self.unlabelled,
-            **self.total.as_dict(), "tie_rate": _rate(self.ties, self.labelled),
-            "mean_strength": _rate(self.strength, self.labelled), "invalid_reasons": dict(sorted(self.total.reasons.items())),
+            "comparisons": self.comparisons,
+            "labelled": self.labelled,
+            "unlabelled": self.unlabelled,
+            **self.total.as_dict(),
+            "tie_rate": _rate(self.ties, self.labelled),
+            "mean_strength": _rate(self.strength, self.labelled),
+            "invalid_reasons": dict(sorted(self.total.reasons.items())),
             "principles": {name: stats.as_dict() for name, stats in sorted(self.principles.items())},
         }
 

@@ -1,4 +1,5 @@
-"""The judge: an engine and a protocol that turn comparisons into verdicts, a chunk at a time, in bounded memory."""
+"""The judge: an engine and a protocol that turn comparisons into verdicts, a chunk at a time, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -37,13 +38,20 @@ class Judge:
         engine: Who answers.
         protocol: Which questions are asked.
         constitution: The principles; each must have the half that the protocol reads.
-        principles: `sample` draws one principle a comparison by weight (Bai et al. 2022); `all` asks all, averaged by weight.
+        principles: `sample` draws one principle a comparison by weight (Bai et al. 2022); `all` asks all,
+            averaged by weight.
         seed: Fixes the draw of principles.
         progress: Hears of every question answered.
     """
 
     def __init__(
-        self, engine: Engine, protocol: JudgingProtocol, constitution: Constitution, *, principles: PrincipleMode, seed: int,
+        self,
+        engine: Engine,
+        protocol: JudgingProtocol,
+        constitution: Constitution,
+        *,
+        principles: PrincipleMode,
+        seed: int,
         progress: Progress | None = None,
     ) -> None:
         self._engine = engine
@@ -59,7 +67,9 @@ class Judge:
         if self._mode == "all":
             return self._constitution.principles
         names = sorted((comparison.a.id, comparison.b.id))
-        return (draw_principle(self._constitution.principles, self._seed, comparison.prompt.fingerprint(), names),)
+        return (
+            draw_principle(self._constitution.principles, self._seed, comparison.prompt.fingerprint(), names),
+        )
 
     @property
     def questions_each(self) -> int:
@@ -69,7 +79,9 @@ class Judge:
     def requests(self, comparison: Comparison) -> list[LabelRequest]:
         """Every question that `judge` would ask about `comparison`."""
         return [
-            request for principle in self.principles_for(comparison) for request in self._protocol.questions(comparison, principle)
+            request
+            for principle in self.principles_for(comparison)
+            for request in self._protocol.questions(comparison, principle)
         ]
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[Judged]:
@@ -80,7 +92,11 @@ class Judge:
             yield from self._judge_chunk(chunk)
 
     def _judge_chunk(self, comparisons: Sequence[Comparison]) -> Iterator[Judged]:
-        asked = [(comparison, principle) for comparison in comparisons for principle in self.principles_for(comparison)]
+        asked = [
+            (comparison, principle)
+            for comparison in comparisons
+            for principle in self.principles_for(comparison)
+        ]
         questions = [self._protocol.questions(comparison, principle) for comparison, principle in asked]
         readings = iter(self._read([request for group in questions for request in group]))
         verdicts: dict[str, list[Verdict]] = {comparison.id: [] for comparison in comparisons}
@@ -102,7 +118,7 @@ class Judge:
 def draw_principle(principles: Sequence[Principle], *key: object) -> Principle:
     """One principle, drawn in proportion to its weight; `key` fixes the draw.
 
-    Each principle draws an exponential waiting time of its own and the first wins, so that adding or editing one principle
-    changes only the draws that it wins: what the others won stays, and is not asked again.
+    Each principle draws an exponential waiting time of its own and the first wins, so that adding or editing
+    one principle changes only the draws that it wins: what the others won stays, and is not asked again.
     """
     return min(principles, key=lambda each: -math.log1p(-unit_from(*key, each.id)) / each.weight)

@@ -14,7 +14,12 @@ __all__ = ["open_judge", "open_protocol"]
 
 
 def open_protocol(
-    name: str, *, library: PromptLibrary, constitution: Constitution, clamp: float = CLAMP, least_share: float = LEAST_SHARE
+    name: str,
+    *,
+    library: PromptLibrary,
+    constitution: Constitution,
+    clamp: float = CLAMP,
+    least_share: float = LEAST_SHARE,
 ) -> JudgingProtocol:
     """The protocol called `name`: `pairwise`, `pointwise` or `cot` (which alone reads `clamp`).
 
@@ -27,12 +32,24 @@ def open_protocol(
 
 
 def open_judge(
-    engine: Engine, protocol: JudgingProtocol, constitution: Constitution, *, principles: PrincipleMode, seed: int,
-    progress: Progress | None = None, reasoning_tokens: int = REASONING_TOKENS,
+    engine: Engine,
+    protocol: JudgingProtocol,
+    constitution: Constitution,
+    *,
+    principles: PrincipleMode,
+    seed: int,
+    progress: Progress | None = None,
+    reasoning_tokens: int = REASONING_TOKENS,
 ) -> Judge:
     """A judge that asks by `protocol`; one that reasons first where the protocol wants reasons."""
     if isinstance(protocol, ChainOfThought):
         return ReasoningJudge(
-            engine, protocol, constitution, principles=principles, seed=seed, progress=progress, max_new_tokens=reasoning_tokens
+            engine,
+            protocol,
+            constitution,
+            principles=principles,
+            seed=seed,
+            progress=progress,
+            max_new_tokens=reasoning_tokens,
         )
     return Judge(engine, protocol, constitution, principles=principles, seed=seed, progress=progress)

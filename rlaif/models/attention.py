@@ -1,9 +1,9 @@
 """Attention by matrix products, for training and scoring on a CPU.
 
-torch's fused kernel (`scaled_dot_product_attention`) does in bfloat16 on a CPU a third of what plain batched products do, and less on
-the way back, where it took a fifth of a PPO update. So inside `by_products` a model that transformers would run with that kernel runs
-with products: the same attention, as near to float32 (docs/LOG.md), and as frugal, for where the weights are large they are computed
-again on the way back.
+torch's fused kernel (`scaled_dot_product_attention`) does in bfloat16 on a CPU a third of what plain batched
+products do, and less on the way back, where it took a fifth of a PPO update. So inside `by_products` a model
+that transformers would run with that kernel runs with products: the same attention, as near to float32
+(docs/LOG.md), and as frugal, for where the weights are large they are computed again on the way back.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ __all__ = ["by_products", "replaceable"]
 NAME = "rlaif_products"
 """In transformers' registries of attention and mask functions."""
 KEPT_KEYS = 128
-"""Weights over more keys than these are not kept for the way back: for a head as wide as 64 they would be larger than its keys."""
+"""Weights over more keys than these are not kept for the way back: for a head as wide as 64 they would be
+larger than its keys."""
 
 
 @contextmanager
 def by_products(configs: Sequence[Any], device: torch.device) -> Iterator[None]:
-    """Inside the block a model with these configs (see `replaceable`) attends by products instead of with torch's CPU kernel."""
-    fused = [config for config in configs if config._attn_implementation == "sdpa"] if device.type == "cpu" else []
+    """Inside the block a model with these configs (see `replaceable`) attends by products instead of with
+    torch's CPU kernel."""
+    fused = (
+        [config for config in configs if config._attn_implementation == "sdpa"]
+        if device.type == "cpu"
+        else []
+    )
     try:
         for config in fused:
             config._attn_implementation = NAME
@@ -43,17 +49,28 @@ def by_products(configs: Sequence[Any], device: torch.device) -> Iterator[None]:
 
 
 def replaceable(model: Any) -> list[Any]:
-    """The configs that name an attention which can be another one; none where the model has one of its own making."""
+    """The configs that name an attention which can be another one; none where the model has one of its own
+    making."""
     return attention_configs(model) if getattr(model, "_supports_attention_backend", False) else []
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, scaling: float | None = None,
-    dropout: float = 0.0, **others: Any,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls: queries (B, heads, T, size), keys and values (B, key heads, S, size); returns (B, T, heads, size)."""
+    """What transformers calls: queries (B, heads, T, size), keys and values (B, key heads, S, size); returns
+    (B, T, heads, size)."""
     if attention_mask is None or dropout:
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
         return out, None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = _Products.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
@@ -61,7 +78,8 @@ def _attention(
 
 
 class _Products(torch.autograd.Function):
-    """softmax(s Q Kᵀ + M) V. Query heads that share a key head are rows of one matrix: (B · key heads, G, size)."""
+    """softmax(s Q Kᵀ + M) V. Query heads that share a key head are rows of one matrix: (B · key heads, G,
+    size)."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -1,10 +1,11 @@
 """What running and training a model takes: floating-point operations, seconds, and memory.
 
-FLOPs are estimated from token counts (Kaplan et al. 2020, 2001.08361, §2.1). With P the parameters of the decoder layers without
-embeddings, A those of the role's adapter, and E those of the LM head, a token costs
+FLOPs are estimated from token counts (Kaplan et al. 2020, 2001.08361, §2.1). With P the parameters of the
+decoder layers without embeddings, A those of the role's adapter, and E those of the LM head, a token costs
 
     forward    2 (P + A), and 2 E where logits are formed
-    backward   2 P + 4 A, and 2 E: the base is frozen, so only gradients of activations pass through it; the adapter's weights
+    backward   2 P + 4 A, and 2 E: the base is frozen, so only gradients of activations pass through it; the
+    adapter's weights
                have gradients of their own
     again      2 (P + A), where layers are recomputed on the way back
 
@@ -35,9 +36,9 @@ def forward_flops(base: SharedBase, role: str, *, tokens: int, logits: int) -> f
 class Meter:
     """Adds up what happens while it is `on`.
 
-    It counts at the model's door: every position that a pass is given, padding too, each with the role that is active, and a backward
-    pass wherever one can follow. So it holds whatever shares prefixes, stops early or runs in micro-batches. A judge or a reward
-    model counts where it runs through one of the bases.
+    It counts at the model's door: every position that a pass is given, padding too, each with the role that
+    is active, and a backward pass wherever one can follow. So it holds whatever shares prefixes, stops early
+    or runs in micro-batches. A judge or a reward model counts where it runs through one of the bases.
 
     Attributes:
         flops: Estimated as this module says.
@@ -55,7 +56,9 @@ class Meter:
         with ExitStack() as hooks:
             for base in {id(base): base for base in bases}.values():
                 hooks.enter_context(base.model.get_decoder().register_forward_hook(self._layers_of(base)))
-                hooks.enter_context(base.model.get_output_embeddings().register_forward_hook(self._head_of(base)))
+                hooks.enter_context(
+                    base.model.get_output_embeddings().register_forward_hook(self._head_of(base))
+                )
             try:
                 yield
             finally:
@@ -84,7 +87,8 @@ class Meter:
         def count(module: Any, args: Any, logits: Tensor) -> None:
             flops = 2.0 * head * logits.shape[:-1].numel()
             self._add(flops)
-            if logits.requires_grad:  # where they are formed again on the way back, that is a forward pass more and no backward
+            # Where they are formed again on the way back, that is a forward pass more and no backward.
+            if logits.requires_grad:
                 logits.register_hook(lambda grad: self._add(flops))  # type: ignore[no-untyped-call]
 
         return count
@@ -94,7 +98,8 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: on the GPU by this process's tensors, elsewhere by the process (0 where the system does not say)."""
+    """Most bytes held so far: on the GPU by this process's tensors, elsewhere by the process (0 where the
+    system does not say)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return peak_since_start()
@@ -104,7 +109,11 @@ def _layers(base: SharedBase) -> int:
     """Parameters of the decoder layers, without embeddings, LM head and adapters."""
     embedding, head = base.model.get_input_embeddings().weight, base.model.get_output_embeddings().weight
     adapters = sum(_adapter(base, role) for role in base.roles)
-    return int(base.model.num_parameters(exclude_embeddings=True)) - adapters - (int(head.numel()) if head is not embedding else 0)
+    return (
+        int(base.model.num_parameters(exclude_embeddings=True))
+        - adapters
+        - (int(head.numel()) if head is not embedding else 0)
+    )
 
 
 def _head(base: SharedBase) -> int:

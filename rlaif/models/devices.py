@@ -25,7 +25,9 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError:
         raise ModelError(f"{device!r} is not a device", remedy="use auto, cpu, cuda, cuda:N or mps") from None
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if not there.get(place.type, False) or (place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()):
+    if not there.get(place.type, False) or (
+        place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count()
+    ):
         raise ModelError(f"this machine has no {device}", remedy="use --device auto, or cpu")
     return place
 
@@ -48,6 +50,9 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether matrix products in bfloat16 run on the processor's own instructions (elsewhere they are slower than float32)."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    """Whether matrix products in bfloat16 run on the processor's own instructions (elsewhere they are slower
+    than float32)."""
+    checks = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return any(check() for check in checks if check is not None)

@@ -1,8 +1,10 @@
-"""What lets TRL's trainers work on the resident base: one adapter of it learns, and nothing else of it is another afterwards.
+"""What lets TRL's trainers work on the resident base: one adapter of it learns, and nothing else of it is
+another afterwards.
 
-TRL trains a model that it owns: it turns dropout on, replaces `forward`, aligns configs with the tokenizer, seeds every generator
-of the process, prints, writes, and for DPO loads the model again as its reference. Here the trainer is given the model that is in
-memory, with the role's adapter active, and everything but that adapter's weights is put back; the base's weights are checked.
+TRL trains a model that it owns: it turns dropout on, replaces `forward`, aligns configs with the tokenizer,
+seeds every generator of the process, prints, writes, and for DPO loads the model again as its reference. Here
+the trainer is given the model that is in memory, with the role's adapter active, and everything but that
+adapter's weights is put back; the base's weights are checked.
 """
 
 from __future__ import annotations
@@ -71,14 +73,16 @@ class Resident:
         super().__init__(**options)
 
     def still(self) -> None:
-        """Undo the training mode that the trainer sets before every pass: what is trained is the policy that samples."""
+        """Undo the training mode that the trainer sets before every pass: what is trained is the policy that
+        samples."""
         self.base.model.eval()
         if self.recompute:
             self.base.checkpoint_layers(True)
 
 
 class NoReference(nn.Module):
-    """Stands where `DPOTrainer` wants a reference model, which it would load a second time: ours is the base, asked beforehand."""
+    """Stands where `DPOTrainer` wants a reference model, which it would load a second time: ours is the base,
+    asked beforehand."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -94,11 +98,21 @@ class NoReference(nn.Module):
 
 
 def finetune(
-    base: SharedBase, role: str, *, rows: int, lora: LoraSettings, optimiser: Optimiser, seed: int,
-    trainer: Callable[..., Any], arguments: Callable[..., Any], collate: Callable[[Sequence[Mapping[str, int]]], Any],
-    options: Mapping[str, Any], log: Callable[[FinetuneStep], None] = lambda step: None,
+    base: SharedBase,
+    role: str,
+    *,
+    rows: int,
+    lora: LoraSettings,
+    optimiser: Optimiser,
+    seed: int,
+    trainer: Callable[..., Any],
+    arguments: Callable[..., Any],
+    collate: Callable[[Sequence[Mapping[str, int]]], Any],
+    options: Mapping[str, Any],
+    log: Callable[[FinetuneStep], None] = lambda step: None,
 ) -> list[FinetuneStep]:
-    """Train the adapter `role` with a TRL trainer; it is added if the base has none, and goes on from its weights if there is.
+    """Train the adapter `role` with a TRL trainer; it is added if the base has none, and goes on from its
+    weights if there is.
 
     Args:
         rows: How many there are; the trainer's dataset holds their numbers only, in the column `row`.
@@ -111,19 +125,33 @@ def finetune(
         Every optimiser step.
 
     Raises:
-        ModelError: The loss is not a number (the adapter is then as it was before), weights moved that must not, or the base is
-            quantised (TRL would round the adapter to bfloat16).
+        ModelError: The loss is not a number (the adapter is then as it was before), weights moved that must
+            not, or the base is quantised (TRL would round the adapter to bfloat16).
     """
     if getattr(base.model, "is_quantized", False):
-        raise ModelError(f"{base.name} is quantised: TRL's trainers cannot fine-tune it in place", remedy="set quantization to none")
+        raise ModelError(
+            f"{base.name} is quantised: TRL's trainers cannot fine-tune it in place",
+            remedy="set quantization to none",
+        )
     if role not in base.roles:
         base.add_adapter(role, lora, seed=seed)
     before = base.adapter_state(role)
     listener = _Listener(log)
-    with tempfile.TemporaryDirectory(prefix="rlaif-") as folder, _silence(), _own_random(base), _only(base, role), base.role(role):
+    with (
+        tempfile.TemporaryDirectory(prefix="rlaif-") as folder,
+        _silence(),
+        _own_random(base),
+        _only(base, role),
+        base.role(role),
+    ):
         made = trainer(
-            base=base, recompute=optimiser.gradient_checkpointing, model=base.model, processing_class=copy.deepcopy(base.tokenizer),
-            train_dataset=Dataset.from_dict({"row": list(range(rows))}), data_collator=collate, callbacks=[listener],
+            base=base,
+            recompute=optimiser.gradient_checkpointing,
+            model=base.model,
+            processing_class=copy.deepcopy(base.tokenizer),
+            train_dataset=Dataset.from_dict({"row": list(range(rows))}),
+            data_collator=collate,
+            callbacks=[listener],
             args=arguments(**_arguments(base, optimiser, rows=rows, seed=seed, folder=folder), **options),
         )
         made.remove_callback(PrinterCallback)
@@ -137,17 +165,35 @@ def finetune(
     return listener.steps
 
 
-def _arguments(base: SharedBase, optimiser: Optimiser, *, rows: int, seed: int, folder: str) -> dict[str, Any]:
+def _arguments(
+    base: SharedBase, optimiser: Optimiser, *, rows: int, seed: int, folder: str
+) -> dict[str, Any]:
     """The settings that all trainers share."""
     micro = min(optimiser.micro_batch, optimiser.batch_size)
     return {
-        "output_dir": folder, "seed": seed % (1 << 31), "num_train_epochs": optimiser.epochs,
-        "per_device_train_batch_size": micro, "gradient_accumulation_steps": optimiser.batch_size // micro,
-        "learning_rate": optimiser.learning_rate, "lr_scheduler_type": "linear", "warmup_steps": int(WARM_UP * optimiser.steps(rows)),
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "bf16": False, "fp16": False, "gradient_checkpointing": False,
-        "use_cpu": base.device.type == "cpu", "dataloader_pin_memory": base.device.type == "cuda", "remove_unused_columns": False,
-        "max_length": None, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1, "logging_nan_inf_filter": False,
-        "report_to": "none", "disable_tqdm": True,
+        "output_dir": folder,
+        "seed": seed % (1 << 31),
+        "num_train_epochs": optimiser.epochs,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": optimiser.batch_size // micro,
+        "learning_rate": optimiser.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": int(WARM_UP * optimiser.steps(rows)),
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": False,
+        "fp16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": base.device.type == "cpu",
+        "dataloader_pin_memory": base.device.type == "cuda",
+        "remove_unused_columns": False,
+        "max_length": None,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
     }
 
 
@@ -162,16 +208,22 @@ class _Listener(TrainerCallback):
         self.steps: list[FinetuneStep] = []
         self._log = log
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """One optimiser step, or the trainer's summary, which has no loss."""
         if not logs or "loss" not in logs:
             return
         step = FinetuneStep(
-            step=state.global_step, loss=float(logs["loss"]), grad_norm=float(logs.get("grad_norm", math.nan)),
+            step=state.global_step,
+            loss=float(logs["loss"]),
+            grad_norm=float(logs.get("grad_norm", math.nan)),
             learning_rate=float(logs["learning_rate"]),
         )
         if not math.isfinite(step.loss + step.grad_norm):
-            raise _NotANumberError(f"the loss is {step.loss} and its gradient {step.grad_norm} at step {step.step}")
+            raise _NotANumberError(
+                f"the loss is {step.loss} and its gradient {step.grad_norm} at step {step.step}"
+            )
         self.steps.append(step)
         self._log(step)
 
@@ -203,12 +255,17 @@ def _only(base: SharedBase, role: str) -> Iterator[None]:
             base.train_role(name, name in training)
     moved = [name for name, state in _versions(base, role).items() if frozen.get(name) != state]
     if moved:
-        raise ModelError(f"training {role!r} wrote to {len(moved)} other weights, first {moved[0]}", remedy="report this as a bug")
+        raise ModelError(
+            f"training {role!r} wrote to {len(moved)} other weights, first {moved[0]}",
+            remedy="report this as a bug",
+        )
 
 
 def _attributes(model: Any) -> list[tuple[Any, dict[str, Any]]]:
     """What trainers change beside weights: the attributes of the model itself and of all its configs."""
-    configs = [getattr(module, "config", None) for module in model.modules()] + [getattr(model, "generation_config", None)]
+    configs = [getattr(module, "config", None) for module in model.modules()] + [
+        getattr(model, "generation_config", None)
+    ]
     holders = {id(holder): holder for holder in (model, *configs) if hasattr(holder, "__dict__")}
     return [(holder, dict(holder.__dict__)) for holder in holders.values()]
 
@@ -233,7 +290,8 @@ def _own_random(base: SharedBase) -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Hold back what TRL and Accelerate say below an error, and what transformers tells TRL's authors of coming changes."""
+    """Hold back what TRL and Accelerate say below an error, and what transformers tells TRL's authors of
+    coming changes."""
     loggers = [logging.getLogger(name) for name in ("trl", "accelerate", "transformers.trainer")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,7 +1,8 @@
 """GGUF files, converted once into a folder of safetensors that the Auto classes open.
 
-The quantised weights are unpacked to bfloat16 and the folder is kept in a cache under the file's SHA-256, so the conversion is paid
-once a machine. A folder appears whole (temporary name, then a rename), and `rlaif.json` beside the weights says where it comes from.
+The quantised weights are unpacked to bfloat16 and the folder is kept in a cache under the file's SHA-256, so
+the conversion is paid once a machine. A folder appears whole (temporary name, then a rename), and
+`rlaif.json` beside the weights says where it comes from.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ from rlaif.errors import ModelError
 from rlaif.files import parse_object
 from rlaif.models.quiet import quiet
 
-__all__ = ["CONVERTER", "ORIGIN", "cache_folder", "converted", "find_converted", "make_cache_folder", "sha256_of"]
+__all__ = [
+    "CONVERTER",
+    "ORIGIN",
+    "cache_folder",
+    "converted",
+    "find_converted",
+    "make_cache_folder",
+    "sha256_of",
+]
 
 CONVERTER = 1
 """Raised when the conversion changes, so that old folders are not taken for new ones."""
@@ -54,7 +63,8 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base).expanduser() if base else Path.home() / ".cache") / "rlaif"
-    except RuntimeError as error:  # no HOME, and no entry in the passwd file: a container with a user of its own
+    # No HOME, and no entry in the passwd file: a container with a user of its own.
+    except RuntimeError as error:
         remedy = "set RLAIF_CACHE to a folder that you may write to"
         raise ModelError("there is no home folder to keep converted models in", remedy=remedy) from error
 
@@ -90,7 +100,8 @@ def revision_of(sha256: str) -> str:
 
 
 def find_converted(sha256: str) -> Path | None:
-    """The folder that a GGUF file with this SHA-256 was converted to; `None` if there is none, or if it is damaged."""
+    """The folder that a GGUF file with this SHA-256 was converted to; `None` if there is none, or if it is
+    damaged."""
     folder = cache_folder() / "models" / revision_of(sha256)
     try:
         origin = parse_object((folder / ORIGIN).read_text("utf-8"))
@@ -114,11 +125,17 @@ def converted(file: Path, *, source: str, expect: str | None = None) -> tuple[Pa
     with _as_model_error(file):
         with file.open("rb") as stream:
             if stream.read(len(MAGIC)) != MAGIC:
-                raise ModelError("not a GGUF file", where=str(file), remedy="pass a .gguf file, a model folder or a hub name")
+                raise ModelError(
+                    "not a GGUF file",
+                    where=str(file),
+                    remedy="pass a .gguf file, a model folder or a hub name",
+                )
         sha256 = sha256_of(file)
         if expect is not None and sha256 != expect:
             remedy = "delete the file and fetch it again; it is damaged or was replaced"
-            raise ModelError(f"the file's SHA-256 is {sha256}, expected {expect}", where=str(file), remedy=remedy)
+            raise ModelError(
+                f"the file's SHA-256 is {sha256}, expected {expect}", where=str(file), remedy=remedy
+            )
         folder = find_converted(sha256) or _convert(file, sha256, source)
     return folder, revision_of(sha256)
 
@@ -134,7 +151,13 @@ def _convert(file: Path, sha256: str, source: str) -> Path:
             _write_model(file, work)
         sizes = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
         versions = {name: metadata.version(name) for name in ("transformers", "gguf")}
-        origin = {"source": source, "sha256": sha256, "converter": CONVERTER, "versions": versions, "sizes": sizes}
+        origin = {
+            "source": source,
+            "sha256": sha256,
+            "converter": CONVERTER,
+            "versions": versions,
+            "sizes": sizes,
+        }
         (work / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
         _publish(work, final)
     finally:
@@ -144,15 +167,19 @@ def _convert(file: Path, sha256: str, source: str) -> Path:
 
 def _write_model(file: Path, folder: Path) -> None:
     place, name = str(file.parent), file.name
-    # Newer transformers keep the weights packed unless told otherwise; older ones always unpack and lack the setting.
+    # Newer transformers keep the weights packed unless told otherwise; older ones always unpack and lack the
+    # setting.
     packed = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         place, gguf_file=name, dtype=torch.bfloat16, trust_remote_code=False, **options
     )
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place, gguf_file=name, trust_remote_code=False)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+        place, gguf_file=name, trust_remote_code=False
+    )
     if _pre_tokenizer(file) == "smollm":
-        # SmolLM cuts every digit off before the byte-level split; transformers does not know this kind and leaves that step out.
+        # SmolLM cuts every digit off before the byte-level split; transformers does not know this kind and
+        # leaves that step out.
         steps = [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = pre.Sequence(steps)
     context = getattr(model.config, "max_position_embeddings", None)
@@ -178,7 +205,8 @@ def _pre_tokenizer(file: Path) -> str:
 
 @contextlib.contextmanager
 def _parsed_once() -> Iterator[None]:
-    """transformers parses the file three times and builds one table for every module of the model; inside the block, once each.
+    """transformers parses the file three times and builds one table for every module of the model; inside the
+    block, once each.
 
     For SmolLM2-135M that halves the time of a conversion.
     """
@@ -193,7 +221,8 @@ def _parsed_once() -> Iterator[None]:
 
 
 def _publish(work: Path, final: Path) -> None:
-    """Give the finished folder its name; a folder that another process finished first, or a damaged one, gives way."""
+    """Give the finished folder its name; a folder that another process finished first, or a damaged one,
+    gives way."""
     os.chmod(work, 0o755)
     if final.exists():
         shutil.rmtree(final, ignore_errors=True)
@@ -210,9 +239,19 @@ def _as_model_error(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = f"the converted model goes to {cache_folder()}; set RLAIF_CACHE to a folder with space that you may write to"
-        raise ModelError(f"the GGUF file could not be read or converted: {error}", where=str(file), remedy=remedy) from None
+        remedy = (
+            f"the converted model goes to {cache_folder()}; set RLAIF_CACHE to a folder with space "
+            "that you may write to"
+        )
+        raise ModelError(
+            f"the GGUF file could not be read or converted: {error}", where=str(file), remedy=remedy
+        ) from None
     except CONVERSION_ERRORS as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "transformers converts the common architectures only; pass the model's original folder or hub name"
-        raise ModelError(f"the GGUF file cannot be converted: {first}", where=str(file), remedy=remedy) from None
+        remedy = (
+            "transformers converts the common architectures only; pass the model's original folder or "
+            "hub name"
+        )
+        raise ModelError(
+            f"the GGUF file cannot be converted: {first}", where=str(file), remedy=remedy
+        ) from None

@@ -1,7 +1,7 @@
 """A repository of the Hugging Face hub as a local folder, quickly or with one clear error.
 
-Only files at the top of the repository are taken (no `onnx/`, `original/`), and no pickles. Without a network the copy in
-Hugging Face's own cache is used, whatever its age.
+Only files at the top of the repository are taken (no `onnx/`, `original/`), and no pickles. Without a network
+the copy in Hugging Face's own cache is used, whatever its age.
 """
 
 from __future__ import annotations
@@ -40,17 +40,24 @@ def snapshot(repo: str, *, revision: str | None = None, weights: bool = True) ->
         weights: Whether the weights are wanted too; without them the folder serves tokenizers and configs.
 
     Raises:
-        ModelError: The repository does not exist, is closed to this user, or can be reached neither here nor there.
+        ModelError: The repository does not exist, is closed to this user, or can be reached neither here nor
+            there.
     """
     commit = _commit(repo, revision)
-    options: dict[str, Any] = {"revision": commit or revision, "local_files_only": commit is None, "etag_timeout": CONNECT_SECONDS}
+    options: dict[str, Any] = {
+        "revision": commit or revision,
+        "local_files_only": commit is None,
+        "etag_timeout": CONNECT_SECONDS,
+    }
     folder = _download(repo, SMALL_FILES, options)
     if weights:
         _download(repo, ["*.safetensors"], options)
         if not any(folder.glob("*.safetensors")):
             raise ModelError(
-                "the model has no weights in safetensors; pickles are not opened, as they can run code", where=repo,
-                remedy="take a revision with safetensors (many models have one among their pull requests), or convert it yourself",
+                "the model has no weights in safetensors; pickles are not opened, as they can run code",
+                where=repo,
+                remedy="take a revision with safetensors (many models have one among their pull requests), "
+                "or convert it yourself",
             )
     return folder, commit or folder.name
 
@@ -65,14 +72,20 @@ def _commit(repo: str, revision: str | None) -> str | None:
         return None if sha is None else str(sha)
     except errors.GatedRepoError:
         remedy = f"accept its terms at https://huggingface.co/{repo}, then run: hf auth login"
-        raise ModelError("the model is gated and this machine has no access to it", where=where, remedy=remedy) from None
+        raise ModelError(
+            "the model is gated and this machine has no access to it", where=where, remedy=remedy
+        ) from None
     except errors.RepositoryNotFoundError:
         remedy = "check the spelling; a private model needs: hf auth login; a local folder is written ./NAME"
         raise ModelError("there is no such model on huggingface.co", where=where, remedy=remedy) from None
     except errors.RevisionNotFoundError:
-        raise ModelError("the model has no such revision", where=where, remedy="name a branch, a tag or a commit hash") from None
+        raise ModelError(
+            "the model has no such revision", where=where, remedy="name a branch, a tag or a commit hash"
+        ) from None
     except errors.HFValidationError as error:
-        raise ModelError(f"not a model name: {_first_line(error)}", where=where, remedy="write ORGANISATION/NAME") from None
+        raise ModelError(
+            f"not a model name: {_first_line(error)}", where=where, remedy="write ORGANISATION/NAME"
+        ) from None
     except NETWORK_ERRORS:
         return None
 
@@ -82,13 +95,20 @@ def _download(repo: str, patterns: list[str], options: dict[str, Any]) -> Path:
         return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=SKIPPED, **options))
     except errors.GatedRepoError:
         remedy = f"accept its terms at https://huggingface.co/{repo}, then run: hf auth login"
-        raise ModelError("the model is gated and this machine has no access to it", where=repo, remedy=remedy) from None
+        raise ModelError(
+            "the model is gated and this machine has no access to it", where=repo, remedy=remedy
+        ) from None
     except errors.LocalEntryNotFoundError:
         why = "HF_HUB_OFFLINE is set" if offline() else "huggingface.co cannot be reached"
-        remedy = "check the name and the network, pass a folder or a GGUF file, or use the embedded model: smollm2-135m"
+        remedy = (
+            "check the name and the network, pass a folder or a GGUF file, or use the embedded model: "
+            "smollm2-135m"
+        )
         raise ModelError(f"the model is not on this machine and {why}", where=repo, remedy=remedy) from None
     except (errors.HFValidationError, *NETWORK_ERRORS) as error:
-        remedy = "check the network and the free disk space, then try again: a download continues where it stopped"
+        remedy = (
+            "check the network and the free disk space, then try again: a download continues where it stopped"
+        )
         raise ModelError(f"the download failed: {_first_line(error)}", where=repo, remedy=remedy) from None
 
 

@@ -1,8 +1,9 @@
 """From what a user names (hub id, folder, GGUF file, alias) to a loaded model.
 
-`resolve` finds a local folder and a revision for it; everything else opens that folder with the Auto classes. The revision of a hub
-model is its commit hash, of a GGUF file its SHA-256, and of a folder a digest of its contents: config, tokenizer and weights in full
-up to `FULL_DIGEST_BYTES` together, beyond that each weight file by name, size, and its first and last MiB.
+`resolve` finds a local folder and a revision for it; everything else opens that folder with the Auto classes.
+The revision of a hub model is its commit hash, of a GGUF file its SHA-256, and of a folder a digest of its
+contents: config, tokenizer and weights in full up to `FULL_DIGEST_BYTES` together, beyond that each weight
+    file by name, size, and its first and last MiB.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ from rlaif.suggest import did_you_mean
 from rlaif.types import Message
 
 __all__ = [
-    "ModelSource", "ParameterCount", "count_parameters", "load_engine", "load_model", "load_token_count", "load_tokenizer", "resolve",
+    "ModelSource",
+    "ParameterCount",
+    "count_parameters",
+    "load_engine",
+    "load_model",
+    "load_token_count",
+    "load_tokenizer",
+    "resolve",
 ]
 
 Log = Callable[[str], None]
@@ -46,11 +54,16 @@ HUB_NAME = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+)
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 LOAD_ERRORS = (Exception,)
-"""What the Auto classes raise on a broken or unfit model: anything. The tokenizers library raises `Exception` itself."""
+"""What the Auto classes raise on a broken or unfit model: anything. The tokenizers library raises `Exception`
+itself."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LARGEST = {
-    "vocab_size": 1 << 25, "hidden_size": 1 << 20, "intermediate_size": 1 << 24, "num_hidden_layers": 1 << 14,
-    "num_attention_heads": 1 << 16, "num_key_value_heads": 1 << 16,
+    "vocab_size": 1 << 25,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "num_hidden_layers": 1 << 14,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
 }
 """No model is larger: a config that says so would fill the memory before a weight is read."""
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
@@ -75,7 +88,8 @@ class ModelSource:
 
 
 class ParameterCount(NamedTuple):
-    """How large a model is: all parameters (shared ones once), and those of the input embedding table among them."""
+    """How large a model is: all parameters (shared ones once), and those of the input embedding table among
+    them."""
 
     total: int
     embedding: int
@@ -89,7 +103,8 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
     """Find the model that `spec` names, fetching or converting it if need be.
 
     Args:
-        spec: An alias (`smollm2-135m`), a folder, a `.gguf` file, or a hub id (`ORGANISATION/NAME`, with `@REVISION` if wanted).
+        spec: An alias (`smollm2-135m`), a folder, a `.gguf` file, or a hub id (`ORGANISATION/NAME`, with
+            `@REVISION` if wanted).
         weights: False fetches config and tokenizer only, where the weights are files of their own.
         log: Told in a line what takes long.
 
@@ -104,7 +119,11 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
         return _from_folder(spec, local, log)
     if local.is_file():
         if local.suffix != ".gguf":
-            raise ModelError("a file, but not a GGUF file", where=spec, remedy="pass a model folder, a .gguf file or a hub name")
+            raise ModelError(
+                "a file, but not a GGUF file",
+                where=spec,
+                remedy="pass a model folder, a .gguf file or a hub name",
+            )
         return ModelSource(spec, *converted(local, source=f"file {local.name}"))
     name = HUB_NAME.fullmatch(spec)
     if name is None or spec.startswith((".", "/", "~")) or local.suffix == ".gguf":
@@ -128,16 +147,26 @@ def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
         log(f"opening {files[0].name}")
         return ModelSource(spec, *converted(files[0], source=f"file {files[0].name}"))
     if files:
-        raise ModelError("the folder holds several GGUF files", where=spec, remedy="pass one of them by its own path")
+        raise ModelError(
+            "the folder holds several GGUF files", where=spec, remedy="pass one of them by its own path"
+        )
     if (folder / "adapter_config.json").is_file():
-        raise ModelError("the folder holds an adapter, not a model", where=spec, remedy="pass its base model, or a merged model")
+        raise ModelError(
+            "the folder holds an adapter, not a model",
+            where=spec,
+            remedy="pass its base model, or a merged model",
+        )
     remedy = "pass the folder that save_pretrained wrote"
     raise ModelError("the folder holds no model: config.json is missing", where=spec, remedy=remedy)
 
 
 def folder_digest(folder: Path) -> str:
     """16 hex digits that change when config, tokenizer or weights change (how: see the module's text)."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES | SMALL_SUFFIXES and path.is_file())
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in WEIGHT_SUFFIXES | SMALL_SUFFIXES and path.is_file()
+    )
     full = sum(path.stat().st_size for path in files) <= FULL_DIGEST_BYTES
     whole = hashlib.sha256()
     try:
@@ -145,7 +174,9 @@ def folder_digest(folder: Path) -> str:
             partly = not full and path.suffix in WEIGHT_SUFFIXES
             whole.update(f"{path.name}\0{_edges(path) if partly else _content(path)}\n".encode())
     except OSError as error:
-        raise ModelError(f"the model cannot be read: {error}", where=str(folder), remedy="check the permissions") from None
+        raise ModelError(
+            f"the model cannot be read: {error}", where=str(folder), remedy="check the permissions"
+        ) from None
     return whole.hexdigest()[:16]
 
 
@@ -155,7 +186,8 @@ def _content(path: Path) -> str:
 
 
 def _edges(path: Path) -> str:
-    """Size, first and last MiB: for safetensors that is the header (names, shapes, offsets) and a sample of the weights."""
+    """Size, first and last MiB: for safetensors that is the header (names, shapes, offsets) and a sample of
+    the weights."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(EDGE)
@@ -172,12 +204,20 @@ def load_tokenizer(source: ModelSource | str) -> Any:
     source = _without_weights(source)
     try:
         with quiet():
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                source.path, local_files_only=True, trust_remote_code=False
+            )
     except LOAD_ERRORS as error:
         remedy = "the folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
-        raise ModelError(f"the tokenizer cannot be loaded: {_first_line(error)}", where=source.name, remedy=remedy) from None
-    if len(tokenizer) == 0 or not any((source.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError("the model has no tokenizer", where=source.name, remedy="put its tokenizer.json into the folder")
+        raise ModelError(
+            f"the tokenizer cannot be loaded: {_first_line(error)}", where=source.name, remedy=remedy
+        ) from None
+    if len(tokenizer) == 0 or not any(
+        (source.path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
+        raise ModelError(
+            "the model has no tokenizer", where=source.name, remedy="put its tokenizer.json into the folder"
+        )
     return tokenizer
 
 
@@ -187,7 +227,8 @@ def load_token_count(spec: str) -> ChatFormat:
 
 
 class _PlannedFormat(ChatFormat):
-    """A plan goes on where the chat template refuses a conversation, and counts its bare text: the run itself leaves it out."""
+    """A plan goes on where the chat template refuses a conversation, and counts its bare text: the run itself
+    leaves it out."""
 
     def render(self, messages: Sequence[Message]) -> str:
         try:
@@ -209,12 +250,16 @@ def count_parameters(spec: str) -> ParameterCount:
     return ParameterCount(total=total, embedding=model.get_input_embeddings().weight.numel())
 
 
-def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = "auto", log: Log = silent) -> Any:
+def load_model(
+    source: ModelSource | str, *, dtype: str = "auto", device: str = "auto", log: Log = silent
+) -> Any:
     """Load a causal language model: in eval mode, without gradients.
 
     Args:
-        dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 where the machine computes it well, else float32.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first of CUDA, MPS, CPU, over all GPUs if there are several.
+        dtype: `float32`, `bfloat16`, `float16`; `auto` is bfloat16 where the machine computes it well, else
+            float32.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first of CUDA, MPS, CPU, over all GPUs if there
+            are several.
 
     Raises:
         ModelError: The model is no causal language model, lacks weights, or does not fit.
@@ -223,7 +268,10 @@ def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = 
     config = _load_config(source)
     place = pick_device(device)
     options: dict[str, Any] = {
-        "dtype": pick_dtype(dtype, place), "local_files_only": True, "output_loading_info": True, "use_safetensors": True,
+        "dtype": pick_dtype(dtype, place),
+        "local_files_only": True,
+        "output_loading_info": True,
+        "use_safetensors": True,
     }
     if device == "auto" and place.type == "cuda" and torch.cuda.device_count() > 1:
         options["device_map"] = "auto"
@@ -232,7 +280,9 @@ def load_model(source: ModelSource | str, *, dtype: str = "auto", device: str = 
     try:
         _check_weights(config, source)
         with quiet():
-            model, info = AUTO_MODEL.from_pretrained(source.path, config=config, trust_remote_code=False, **options)
+            model, info = AUTO_MODEL.from_pretrained(
+                source.path, config=config, trust_remote_code=False, **options
+            )
             if "device_map" not in options:
                 model.to(place)
     except ModelError:
@@ -272,8 +322,12 @@ def load_engine(
     tokenizer = load_tokenizer(source)
     model = load_model(source, dtype=dtype, device=device, log=log)
     card = EngineCard(
-        name=spec, revision=source.revision, kind="hf", dtype=str(model.dtype).removeprefix("torch."),
-        context=context_length(model.config, tokenizer), chat=bool(tokenizer.chat_template),
+        name=spec,
+        revision=source.revision,
+        kind="hf",
+        dtype=str(model.dtype).removeprefix("torch."),
+        context=context_length(model.config, tokenizer),
+        chat=bool(tokenizer.chat_template),
     )
     return HFEngine(model, tokenizer, card, token_budget=token_budget, rows=rows, log=log)
 
@@ -296,7 +350,9 @@ def _load_config(source: ModelSource) -> Any:
     """The config, checked to be that of a causal language model."""
     try:
         with quiet():
-            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            config: Any = transformers.AutoConfig.from_pretrained(
+                source.path, local_files_only=True, trust_remote_code=False
+            )
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
     _check_sizes(config, source)
@@ -306,7 +362,9 @@ def _load_config(source: ModelSource) -> Any:
         raise ModelError(what, where=source.name, remedy="fetch or save the model again")
     if config.is_encoder_decoder or (kinds and not any(kind.endswith(CAUSAL) for kind in kinds)):
         what = f"not a causal language model, but {', '.join(kinds) or config.model_type}"
-        raise ModelError(what, where=source.name, remedy="pass a model that generates text, such as smollm2-135m")
+        raise ModelError(
+            what, where=source.name, remedy="pass a model that generates text, such as smollm2-135m"
+        )
     return config
 
 
@@ -340,7 +398,8 @@ def _floats(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _check_weights(config: Any, source: ModelSource) -> None:
-    """Refuse a config that is far larger than the weights beside it, before anything of that size is allocated.
+    """Refuse a config that is far larger than the weights beside it, before anything of that size is
+    allocated.
 
     Only headers are read. What differs a little is left to transformers, which knows what may differ.
     """
@@ -357,22 +416,31 @@ def _check_weights(config: Any, source: ModelSource) -> None:
         size = getattr(text, name, None)
         if found_size and isinstance(size, int) and size > 2 * found_size:
             what = f"its config.json says `{name}` is {size:,}, and its weights have {found_size:,}"
-            raise ModelError(what, where=source.name, remedy="fetch or save the model again, config and weights together")
+            raise ModelError(
+                what, where=source.name, remedy="fetch or save the model again, config and weights together"
+            )
 
 
 def _refuse_pickles(source: ModelSource) -> None:
-    """Weights in pickles run code when they are opened; the Auto classes would look for them where there are no others."""
+    """Weights in pickles run code when they are opened; the Auto classes would look for them where there are
+    no others."""
     pickles = sorted(path.name for pattern in PICKLES for path in source.path.glob(pattern))
     if pickles and not any(source.path.glob("*.safetensors")):
         raise ModelError(
-            f"the weights are pickles ({pickles[0]}), which can run code when they are opened", where=source.name,
-            remedy="convert them where you trust them: save_pretrained of a recent transformers writes safetensors",
+            f"the weights are pickles ({pickles[0]}), which can run code when they are opened",
+            where=source.name,
+            remedy="convert them where you trust them: save_pretrained of a recent transformers writes "
+            "safetensors",
         )
 
 
 def _unfit(source: ModelSource, error: BaseException) -> ModelError:
     if isinstance(error, torch.OutOfMemoryError):
-        return ModelError("the model does not fit into memory", where=source.name, remedy="use a smaller model, or --device cpu")
+        return ModelError(
+            "the model does not fit into memory",
+            where=source.name,
+            remedy="use a smaller model, or --device cpu",
+        )
     remedy = "rlaif loads causal language models that the installed transformers knows, without remote code"
     return ModelError(f"the model cannot be loaded: {_first_line(error)}", where=source.name, remedy=remedy)
 

@@ -1,12 +1,13 @@
 """A LoRA layer that computes in the base's dtype over fp32 weights.
 
-PEFT computes an adapter in the dtype its weights are kept in: in fp32 a bfloat16 activation is copied to fp32 seven times a
-decoder layer and the products run at half the speed; in bfloat16 Adam's small steps are rounded away. Here the weights stay fp32
-and are rounded for each product, so optimiser, checkpoints and merging see fp32 while products and saved activations are those of
-the base. Registered through PEFT's hook for layer types of one's own, so that names, files and merging remain PEFT's.
+PEFT computes an adapter in the dtype its weights are kept in: in fp32 a bfloat16 activation is copied to fp32
+seven times a decoder layer and the products run at half the speed; in bfloat16 Adam's small steps are rounded
+away. Here the weights stay fp32 and are rounded for each product, so optimiser, checkpoints and merging see
+fp32 while products and saved activations are those of the base. Registered through PEFT's hook for layer
+types of one's own, so that names, files and merging remain PEFT's.
 
-Forward and backward are one autograd function: x Wᵀ + (x Aᵀ)(s B)ᵀ accumulates into one buffer each way, without the passes that
-scaling and adding would cost.
+Forward and backward are one autograd function: x Wᵀ + (x Aᵀ)(s B)ᵀ accumulates into one buffer each way,
+without the passes that scaling and adding would cost.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ class LowRankLinear(Linear):
         y: Tensor = _LowRank.apply(x, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
         return y
 
-
     def hold(self) -> None:
         """Round the active adapter's weights once for all passes until `rounded` is `None` again."""
         active = [name for name in self.active_adapters if name in self.lora_A]
@@ -53,10 +53,13 @@ class LowRankLinear(Linear):
 
 
 class _LowRank(torch.autograd.Function):
-    """y = x Wᵀ + bias + s (x Aᵀ) Bᵀ for frozen W (out, in) and bias, trained A (rank, in) and B (out, rank) in fp32."""
+    """y = x Wᵀ + bias + s (x Aᵀ) Bᵀ for frozen W (out, in) and bias, trained A (rank, in) and B (out, rank)
+    in fp32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         low = rows @ a.to(x.dtype).t()
         y = torch.nn.functional.linear(rows, weight, bias)
@@ -67,7 +70,9 @@ class _LowRank(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
         x, low, weight, a, b = ctx.saved_tensors
         need_x, _, _, need_a, need_b, _ = ctx.needs_input_grad
         rows, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])

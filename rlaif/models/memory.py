@@ -1,8 +1,8 @@
 """What a stage will need in memory, told before anything is loaded.
 
-Counted from the model's config: weights, adapters with their gradients and Adam's two moments, and what a decoder layer keeps of each
-token for the way back. What a layer keeps was read off transformers' Llama layer with SDPA attention and our adapters; layers of
-other models differ a little.
+Counted from the model's config: weights, adapters with their gradients and Adam's two moments, and what a
+decoder layer keeps of each token for the way back. What a layer keeps was read off transformers' Llama layer
+with SDPA attention and our adapters; layers of other models differ a little.
 """
 
 from __future__ import annotations
@@ -22,27 +22,40 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.load import LOAD_ERRORS, resolve
 from rlaif.models.quiet import quiet
 
-__all__ = ["MemoryItem", "MemoryPlan", "ModelShape", "Precision", "Work", "available_memory", "model_shape", "plan_memory", "size"]
+__all__ = [
+    "MemoryItem",
+    "MemoryPlan",
+    "ModelShape",
+    "Precision",
+    "Work",
+    "available_memory",
+    "model_shape",
+    "plan_memory",
+    "size",
+]
 
 TRAINED_BYTES = 16
 """A trained weight: itself, its gradient and Adam's two moments, all fp32."""
 
 FROZEN_ADAPTER_BYTES = 4
 RUNTIME = 450 << 20
-"""Resident once torch, transformers, PEFT and TRL are imported on a CPU; a CUDA context takes about as much of the GPU."""
+"""Resident once torch, transformers, PEFT and TRL are imported on a CPU; a CUDA context takes about as much
+of the GPU."""
 
 KERNEL_BYTES = 128 << 20
 """What oneDNN's kernels for the shapes of the work come to (`heap.KERNELS` of them at most)."""
 
 CACHE_GROWTH = 2.0
-"""A cache of keys and values grows by a copy a token, and the heap cannot use what the shorter one left for the longer one."""
+"""A cache of keys and values grows by a copy a token, and the heap cannot use what the shorter one left for
+the longer one."""
 
 LOGITS = 1 << 24
-"""Logits that a training pass forms at once (32 MiB in bfloat16): the LM head is applied to so many positions that have no more."""
+"""Logits that a training pass forms at once (32 MiB in bfloat16): the LM head is applied to so many positions
+that have no more."""
 
 OVERHEAD = 1.6
-"""Measured on SmolLM2-135M in bfloat16 on a CPU: 1.3 is alive at the peak (copies made on the way), the rest are holes in the heap
-between micro-batches of different lengths."""
+"""Measured on SmolLM2-135M in bfloat16 on a CPU: 1.3 is alive at the peak (copies made on the way), the rest
+are holes in the heap between micro-batches of different lengths."""
 
 
 class ModelShape(NamedTuple):
@@ -57,7 +70,8 @@ class ModelShape(NamedTuple):
     """Width of all query heads together."""
     vocabulary: int
     adapter_sizes: int
-    """Sum of inputs and outputs over all linear layers but the LM head: an adapter of rank r has r times as many weights."""
+    """Sum of inputs and outputs over all linear layers but the LM head: an adapter of rank r has r times as
+    many weights."""
     key_values: int = 0
     """Width of all key heads together, where it is less than `attention` (grouped queries)."""
 
@@ -139,10 +153,14 @@ def model_shape(spec: str) -> ModelShape:
     source = resolve(spec, weights=False)
     try:
         with quiet(), torch.device("meta"):
-            config: Any = transformers.AutoConfig.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            config: Any = transformers.AutoConfig.from_pretrained(
+                source.path, local_files_only=True, trust_remote_code=False
+            )
             model: Any = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except LOAD_ERRORS as error:
-        raise ModelError(f"the config of the model cannot be read: {error}", where=spec, remedy="check its config.json") from error
+        raise ModelError(
+            f"the config of the model cannot be read: {error}", where=spec, remedy="check its config.json"
+        ) from error
     return shape_of(model, name=spec)
 
 
@@ -155,19 +173,31 @@ def shape_of(model: Any, *, name: str) -> ModelShape:
     heads: int = config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or hidden // heads
     return ModelShape(
-        name=name, parameters=sum(p.numel() for p in model.parameters()), layers=config.num_hidden_layers, hidden=hidden,
+        name=name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=config.num_hidden_layers,
+        hidden=hidden,
         intermediate=getattr(config, "intermediate_size", None) or 4 * hidden,
-        attention=heads * width, key_values=(getattr(config, "num_key_value_heads", None) or heads) * width,
+        attention=heads * width,
+        key_values=(getattr(config, "num_key_value_heads", None) or heads) * width,
         vocabulary=config.vocab_size,
         adapter_sizes=sum(module.in_features + module.out_features for module in linear),
     )
 
 
 def plan_memory(
-    shape: ModelShape, work: Work, *, precision: Precision, rank: int = 0, trained: Sequence[str] = (), frozen: Sequence[str] = (),
-    kernels: int = KERNEL_BYTES, available: int | None = None,
+    shape: ModelShape,
+    work: Work,
+    *,
+    precision: Precision,
+    rank: int = 0,
+    trained: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+    kernels: int = KERNEL_BYTES,
+    available: int | None = None,
 ) -> MemoryPlan:
-    """The plan for running a base with its adapters. What is resident adds up; of the parts of the work, the largest counts.
+    """The plan for running a base with its adapters. What is resident adds up; of the parts of the work, the
+    largest counts.
 
     Args:
         rank: Of every adapter.
@@ -179,32 +209,57 @@ def plan_memory(
     adapter = rank * shape.adapter_sizes
     items = [
         MemoryItem("program", RUNTIME, "torch, transformers, PEFT and TRL themselves"),
-        MemoryItem("base", round(shape.parameters * precision.weights), f"{shape.name}, frozen, once for all roles"),
+        MemoryItem(
+            "base", round(shape.parameters * precision.weights), f"{shape.name}, frozen, once for all roles"
+        ),
     ]
-    items += [MemoryItem(f"adapter {role}", adapter * TRAINED_BYTES, "weights, gradient, Adam's moments (fp32)") for role in trained]
-    items += [MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen]
+    items += [
+        MemoryItem(f"adapter {role}", adapter * TRAINED_BYTES, "weights, gradient, Adam's moments (fp32)")
+        for role in trained
+    ]
+    items += [
+        MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen
+    ]
     if kernels:
         items.append(MemoryItem("kernels", kernels, "made for the shapes that are multiplied"))
     parts = (
-        _training(shape, work, precision, rank), _sampling(shape, work, precision), _reading(shape, work, precision),
+        _training(shape, work, precision, rank),
+        _sampling(shape, work, precision),
+        _reading(shape, work, precision),
     )
     items += max(parts, key=lambda part: sum(item.bytes for item in part))
-    smaller = "lower micro_tokens or micro_batch" + ("" if work.checkpointing else ", or set gradient_checkpointing: true")
+    smaller = "lower micro_tokens or micro_batch" + (
+        "" if work.checkpointing else ", or set gradient_checkpointing: true"
+    )
     if not work.micro_tokens:
         smaller = "lower max_new_tokens"
-    return MemoryPlan(items=tuple(items), available=available, advice=f"{smaller}; a smaller model, or quantization: 4bit on a GPU")
+    return MemoryPlan(
+        items=tuple(items),
+        available=available,
+        advice=f"{smaller}; a smaller model, or quantization: 4bit on a GPU",
+    )
 
 
 def _training(shape: ModelShape, work: Work, precision: Precision, rank: int) -> list[MemoryItem]:
     """A forward and backward pass."""
     if not work.micro_tokens:
         return []
-    kept = round(OVERHEAD * work.micro_tokens * _kept_per_token(shape, precision.activations, rank, work.checkpointing))
-    items = [MemoryItem("activations", kept, f"{work.micro_tokens} tokens a pass{', layers recomputed' * work.checkpointing}")]
+    kept = round(
+        OVERHEAD * work.micro_tokens * _kept_per_token(shape, precision.activations, rank, work.checkpointing)
+    )
+    items = [
+        MemoryItem(
+            "activations",
+            kept,
+            f"{work.micro_tokens} tokens a pass{', layers recomputed' * work.checkpointing}",
+        )
+    ]
     if work.logit_tokens:
         # The logits, of which only so many are formed at once, and their gradient on the way back.
         logits = min(work.logit_tokens * shape.vocabulary, LOGITS)
-        items.append(MemoryItem("logits", 2 * logits * precision.activations, f"{work.logit_tokens} tokens, in parts"))
+        items.append(
+            MemoryItem("logits", 2 * logits * precision.activations, f"{work.logit_tokens} tokens, in parts")
+        )
     return items
 
 
@@ -216,10 +271,16 @@ def _sampling(shape: ModelShape, work: Work, precision: Precision) -> list[Memor
     cache = 2 * tokens * shape.layers * (shape.key_values or shape.attention) * width
     prompt = work.sampled_rows * max(1, work.row_tokens - work.new_tokens)
     return [
-        MemoryItem("cache", round(CACHE_GROWTH * cache), f"keys and values of {tokens} tokens, and what their growth leaves behind"),
+        MemoryItem(
+            "cache",
+            round(CACHE_GROWTH * cache),
+            f"keys and values of {tokens} tokens, and what their growth leaves behind",
+        ),
         # Reading the prompts comes before the draws; the draws work on the logits in fp32, three times.
         MemoryItem("pass", prompt * _passing(shape, width), f"{prompt} tokens of prompts read at once"),
-        MemoryItem("logits", work.sampled_rows * shape.vocabulary * (width + 3 * 4), f"{work.sampled_rows} rows"),
+        MemoryItem(
+            "logits", work.sampled_rows * shape.vocabulary * (width + 3 * 4), f"{work.sampled_rows} rows"
+        ),
     ]
 
 
@@ -230,10 +291,15 @@ def _reading(shape: ModelShape, work: Work, precision: Precision) -> list[Memory
     size_of_pass = work.read_tokens * _passing(shape, precision.activations)
     items = [MemoryItem("pass", size_of_pass, f"{work.read_tokens} tokens without gradient")]
     if work.read_logits:
-        # In the model's arithmetic; in fp32, to read labels from; a copy of the rows that are wanted; and its exponentials.
-        items.append(MemoryItem(
-            "logits", work.read_logits * shape.vocabulary * (precision.activations + 3 * 4), f"{work.read_logits} last positions",
-        ))
+        # In the model's arithmetic; in fp32, to read labels from; a copy of the rows that are wanted; and its
+        # exponentials.
+        items.append(
+            MemoryItem(
+                "logits",
+                work.read_logits * shape.vocabulary * (precision.activations + 3 * 4),
+                f"{work.read_logits} last positions",
+            )
+        )
     return items
 
 
@@ -249,7 +315,9 @@ def available_memory(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         # What Linux calls available counts the page cache, which gives way; SC_AVPHYS_PAGES does not.
-        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        facts = dict(
+            line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        )
         return int(facts["MemAvailable"].split()[0]) << 10
     except (OSError, KeyError, ValueError, IndexError):
         pass
@@ -262,11 +330,13 @@ def available_memory(device: torch.device) -> int | None:
 def _kept_per_token(shape: ModelShape, width: int, rank: int, checkpointing: bool) -> int:
     """Bytes that the forward pass keeps of one token.
 
-    A layer keeps: two inputs of norms in fp32 and their outputs (H each); queries, keys and values after rotation and repetition,
-    the attention's output and its copy (5 widths of attention); gate, its activation, up and their product (4 I); and the low-rank
-    products of its seven adapted layers.
+    A layer keeps: two inputs of norms in fp32 and their outputs (H each); queries, keys and values after
+    rotation and repetition, the attention's output and its copy (5 widths of attention); gate, its
+    activation, up and their product (4 I); and the low-rank products of its seven adapted layers.
     """
-    layer = 2 * 4 * shape.hidden + width * (2 * shape.hidden + 5 * shape.attention + 4 * shape.intermediate + 7 * rank)
+    layer = 2 * 4 * shape.hidden + width * (
+        2 * shape.hidden + 5 * shape.attention + 4 * shape.intermediate + 7 * rank
+    )
     if checkpointing:
         return shape.layers * width * shape.hidden + layer
     return shape.layers * layer
@@ -275,8 +345,9 @@ def _kept_per_token(shape: ModelShape, width: int, rank: int, checkpointing: boo
 def _passing(shape: ModelShape, width: int) -> int:
     """Bytes that a pass without gradient holds of one token, at its widest place.
 
-    In the MLP: the residual and the norm's output (H each, and one more in fp32), gate, its activation, up and their product (4 I). In
-    the attention: the residual, queries, keys, values before and after rotation, the output (6 widths). Whichever is more.
+    In the MLP: the residual and the norm's output (H each, and one more in fp32), gate, its activation, up
+    and their product (4 I). In the attention: the residual, queries, keys, values before and after rotation,
+    the output (6 widths). Whichever is more.
     """
     mlp = width * (2 * shape.hidden + 4 * shape.intermediate) + 4 * shape.hidden
     attention = width * (2 * shape.hidden + 6 * shape.attention)

@@ -27,7 +27,8 @@ class Served:
 
 
 def is_scripted(spec: str) -> bool:
-    """Whether `spec` names functions instead of a model: `scripted` or `scripted:package.module:attribute`."""
+    """Whether `spec` names functions instead of a model: `scripted` or
+    `scripted:package.module:attribute`."""
     return spec == "scripted" or spec.startswith("scripted:")
 
 
@@ -37,9 +38,15 @@ def is_served(spec: str) -> bool:
 
 
 def open_engine(
-    spec: str, *, dtype: str = "auto", device: str = "auto", served: Served | None = None, log: Callable[[str], None] = silent
+    spec: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    served: Served | None = None,
+    log: Callable[[str], None] = silent,
 ) -> Engine:
-    """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), `openai:MODEL`, or `scripted…`.
+    """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), `openai:MODEL`, or
+    `scripted…`.
 
     Raises:
         ModelError: It cannot be loaded.
@@ -49,16 +56,26 @@ def open_engine(
     if is_served(spec):
         place = served or Served()
         return open_openai(
-            spec, base_urls=place.base_urls, api_key_env=place.api_key_env, api_key_file=place.api_key_file,
-            settings=place.settings, log=log, budget=place.budget,
+            spec,
+            base_urls=place.base_urls,
+            api_key_env=place.api_key_env,
+            api_key_file=place.api_key_file,
+            settings=place.settings,
+            log=log,
+            budget=place.budget,
         )
     return load_engine(spec, dtype=dtype, device=device, log=log)
 
 
 def open_token_count(spec: str) -> TokenCount:
-    """Renders and counts as the engine of `spec` would, without its weights. A served model's tokens are counted as words.
+    """Renders and counts as the engine of `spec` would, without its weights. A served model's tokens are
+    counted as words.
 
     Raises:
         ModelError: Its tokenizer cannot be loaded.
     """
-    return load_scripted("scripted" if is_served(spec) else spec) if is_scripted(spec) or is_served(spec) else load_token_count(spec)
+    return (
+        load_scripted("scripted" if is_served(spec) else spec)
+        if is_scripted(spec) or is_served(spec)
+        else load_token_count(spec)
+    )

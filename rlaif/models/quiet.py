@@ -1,4 +1,5 @@
-"""Loading without noise: transformers' log lines and progress bars are off inside a `with quiet():` block, and restored after it."""
+"""Loading without noise: transformers' log lines and progress bars are off inside a `with quiet():` block,
+and restored after it."""
 
 from __future__ import annotations
 

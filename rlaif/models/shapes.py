@@ -20,4 +20,6 @@ def same_shape(**tensors: Tensor) -> None:
         ValueError: The shapes differ.
     """
     if len({tuple(x.shape) for x in tensors.values()}) > 1:
-        raise ValueError("shapes differ: " + ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items()))
+        raise ValueError(
+            "shapes differ: " + ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
+        )

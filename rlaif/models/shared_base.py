@@ -1,7 +1,9 @@
-"""One resident base for all roles: policy, value and reward are LoRA adapters on it, the reference is the base itself.
+"""One resident base for all roles: policy, value and reward are LoRA adapters on it, the reference is the
+base itself.
 
-The base's weights are frozen and held once. A role is active inside `with base.role(name):` only, and the former one returns
-however the block is left, so no code can leave the wrong adapter active. Before the first `role` the base answers as the reference.
+The base's weights are frozen and held once. A role is active inside `with base.role(name):` only, and the
+former one returns however the block is left, so no code can leave the wrong adapter active. Before the first
+`role` the base answers as the reference.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Low-rank adapters on every linear layer but the LM head; without dropout, which would make the policy that is trained
-    another one than the policy that sampled.
+    """Low-rank adapters on every linear layer but the LM head; without dropout, which would make the policy
+    that is trained another one than the policy that sampled.
 
     Attributes:
         rank: Inner dimension.
@@ -55,7 +57,8 @@ class SharedBase:
         model: The transformers model, adapters in place; runs as the active role.
         tokenizer: Its tokenizer, as loaded.
         name: The model as the user named it.
-        identity: Digest of the weights that answer as the reference: the revision, and what was merged into it.
+        identity: Digest of the weights that answer as the reference: the revision, and what was merged into
+            it.
         revision: Of the weights as they were loaded.
         hidden_size: H, the width of the hidden states.
         context: Longest sequence in tokens.
@@ -78,13 +81,20 @@ class SharedBase:
 
     @classmethod
     def load(
-        cls, spec: str, *, dtype: str = "auto", device: str = "auto", merge_adapter: Path | None = None,
-        quantization: Literal["none", "4bit"] = "none", log: Callable[[str], None] = lambda line: None,
+        cls,
+        spec: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        merge_adapter: Path | None = None,
+        quantization: Literal["none", "4bit"] = "none",
+        log: Callable[[str], None] = lambda line: None,
     ) -> SharedBase:
         """Load the model that `spec` names (an alias, a folder, a GGUF file or a hub id).
 
         Args:
-            merge_adapter: Folder of a LoRA adapter to fold into the weights first: the reference is then the fine-tuned policy.
+            merge_adapter: Folder of a LoRA adapter to fold into the weights first: the reference is then the
+                fine-tuned policy.
             quantization: `4bit` holds the frozen weights in 4 bits; nothing can be merged into them.
 
         Raises:
@@ -93,7 +103,11 @@ class SharedBase:
         """
         source = resolve(spec, log=log)
         quantized = quantization == "4bit"
-        model = load_quantized(source, device=device) if quantized else load_model(source, dtype=dtype, device=device, log=log)
+        model = (
+            load_quantized(source, device=device)
+            if quantized
+            else load_model(source, dtype=dtype, device=device, log=log)
+        )
         identity = f"{source.revision}-4bit" if quantized else source.revision
         base = cls(model, load_tokenizer(source), name=spec, identity=identity)
         if merge_adapter is not None:
@@ -102,8 +116,11 @@ class SharedBase:
         return base
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, *, name: str = "in-memory", identity: str = "in-memory") -> SharedBase:
-        """Take a transformers model that is in memory already; its weights are frozen and adapters are added to it in place."""
+    def from_model(
+        cls, model: Any, tokenizer: Any, *, name: str = "in-memory", identity: str = "in-memory"
+    ) -> SharedBase:
+        """Take a transformers model that is in memory already; its weights are frozen and adapters are added
+        to it in place."""
         return cls(model, tokenizer, name=name, identity=identity)
 
     @property
@@ -151,8 +168,8 @@ class SharedBase:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside the block the active role stays as it is, untrained: its weights are rounded to the base's dtype once, not at every
-        product, of which decoding has many small ones. For passes without gradient.
+        """Inside the block the active role stays as it is, untrained: its weights are rounded to the base's
+        dtype once, not at every product, of which decoding has many small ones. For passes without gradient.
         """
         layers = [layer for layer in self._layers() if isinstance(layer, LowRankLinear)]
         try:
@@ -163,7 +180,9 @@ class SharedBase:
             for layer in layers:
                 layer.rounded = None
 
-    def add_adapter(self, role: str, lora: LoraSettings | None = None, *, seed: int = 0, train: bool = True) -> None:
+    def add_adapter(
+        self, role: str, lora: LoraSettings | None = None, *, seed: int = 0, train: bool = True
+    ) -> None:
         """Add an adapter that changes nothing yet (B = 0), its A drawn from `seed`; the active role stays.
 
         Args:
@@ -173,10 +192,18 @@ class SharedBase:
             ModelError: The name is taken or reserved.
         """
         lora = lora or LoraSettings()
-        self._inject(role, peft.LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0,  # type: ignore[arg-type]  # PEFT only divides it by r
-            target_modules="all-linear", task_type="CAUSAL_LM", bias="none",
-        ), seed=seed)
+        self._inject(
+            role,
+            peft.LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT only divides it by r
+                lora_dropout=0.0,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+                bias="none",
+            ),
+            seed=seed,
+        )
         self.train_role(role, train)
 
     def drop_adapter(self, role: str) -> None:
@@ -187,14 +214,18 @@ class SharedBase:
         """
         self._must_exist(role)
         if role == self._active:
-            raise ModelError(f"the adapter {role!r} is active and cannot be removed", remedy="leave its `role` block first")
+            raise ModelError(
+                f"the adapter {role!r} is active and cannot be removed", remedy="leave its `role` block first"
+            )
         self._training.discard(role)
         if len(self.roles) == 1:
             self.model, self._peft = self._peft.unload(), None
             return
         for layer in self._layers():
             layer._active_adapter = [next(name for name in self.roles if name != role)]
-        self._peft.base_model.active_adapter = self._peft.active_adapter = next(name for name in self.roles if name != role)
+        self._peft.base_model.active_adapter = self._peft.active_adapter = next(
+            name for name in self.roles if name != role
+        )
         self._peft.delete_adapter(role)
         self._switch(self._active)
 
@@ -212,12 +243,15 @@ class SharedBase:
     def _weights(self, role: str) -> dict[str, nn.Parameter]:
         """The adapter's weights by the names that PEFT's files have.
 
-        Taken from the layers, not by a search in names: a role may be called as a part of the model is (`model`, `value`).
+        Taken from the layers, not by a search in names: a role may be called as a part of the model is
+        (`model`, `value`).
         """
         return {
             f"{name}.{table}.weight": getattr(layer, table)[role].weight
-            for name, layer in self._peft.named_modules() if isinstance(layer, LoraLayer)
-            for table in ("lora_A", "lora_B") if role in getattr(layer, table)
+            for name, layer in self._peft.named_modules()
+            if isinstance(layer, LoraLayer)
+            for table in ("lora_A", "lora_B")
+            if role in getattr(layer, table)
         }
 
     def assert_only_trainable(self, roles: Iterable[str]) -> None:
@@ -227,19 +261,29 @@ class SharedBase:
             ModelError: Other weights would be trained, or some of these would not.
         """
         wanted = {id(parameter) for role in roles for parameter in self.trainable(role)}
-        wrong = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad != (id(parameter) in wanted)]
+        wrong = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad != (id(parameter) in wanted)
+        ]
         if wrong:
-            what = f"{len(wrong)} weights are trainable that must not be, or frozen that must not be; first {wrong[0]}"
+            what = (
+                f"{len(wrong)} weights are trainable that must not be, or frozen that must not be; first "
+                f"{wrong[0]}"
+            )
             raise ModelError(what, remedy="call train_role for each role before the optimiser is made")
 
     # Forward
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, **options: Any) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None, **options: Any
+    ) -> Tensor:
         """The last hidden states, after the final norm, of the active role; no logits are computed.
 
         Args:
             input_ids: (B, T), padded on either side.
-            attention_mask: (B, T), 1 at real tokens. Or (B, 1, T, T), True where a token may look, with `position_ids`.
+            attention_mask: (B, T), 1 at real tokens. Or (B, 1, T, T), True where a token may look, with
+                `position_ids`.
             position_ids: (B, T); counted over real tokens when left out (Huang, detail 3).
 
         Returns:
@@ -247,12 +291,19 @@ class SharedBase:
         """
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        if attention_mask.dim() == 4:  # as what is added to the scores: every layer would convert a boolean mask, and keep the result
+        # As what is added to the scores: every layer would convert a boolean mask, and keep the result.
+        if attention_mask.dim() == 4:
             attention_mask = torch.where(attention_mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
         body = self.model.get_decoder()
         # A layer that is recomputed on the way back, outside of this block, would be run another way there.
         with nullcontext() if self.recomputes else by_products(self._attentions, self.device):
-            out = body(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **options)
+            out = body(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                use_cache=False,
+                **options,
+            )
         states: Tensor = out.last_hidden_state
         return states
 
@@ -271,15 +322,21 @@ class SharedBase:
     def checkpoint_layers(self, enabled: bool) -> None:
         """Recompute each decoder layer on the way back instead of keeping its activations.
 
-        Only the layers themselves are put into training mode: what is inside them, dropout among it, stays in eval mode.
+        Only the layers themselves are put into training mode: what is inside them, dropout among it, stays in
+        eval mode.
 
         Raises:
             ModelError: The model cannot.
         """
         if enabled and not getattr(self.model, "supports_gradient_checkpointing", False):
-            raise ModelError(f"{self.name} cannot recompute its layers", remedy="set gradient_checkpointing to false")
+            raise ModelError(
+                f"{self.name} cannot recompute its layers", remedy="set gradient_checkpointing to false"
+            )
         if enabled:
-            enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
+            enable = (
+                getattr(self.model, "activation_checkpointing_enable", None)
+                or self.model.gradient_checkpointing_enable
+            )
             enable({"use_reentrant": False})
         self.recomputes = enabled
         for module in self.model.modules():
@@ -289,9 +346,13 @@ class SharedBase:
     # Adapters as values and as files
 
     def adapter_state(self, role: str) -> dict[str, Tensor]:
-        """A copy of the adapter's weights under PEFT's names, on the CPU: for rollback, checkpoints and files."""
+        """A copy of the adapter's weights under PEFT's names, on the CPU: for rollback, checkpoints and
+        files."""
         self._must_exist(role)
-        return {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in self._weights(role).items()}
+        return {
+            name: weight.detach().to("cpu", copy=True).contiguous()
+            for name, weight in self._weights(role).items()
+        }
 
     def set_adapter_state(self, role: str, state: Mapping[str, Tensor]) -> None:
         """Give the adapter the weights that `adapter_state` returned.
@@ -304,7 +365,10 @@ class SharedBase:
         given = {name: tensor.shape for name, tensor in state.items()}
         if own != given:
             wrong = sorted({name for name in own | given if own.get(name) != given.get(name)})
-            what = f"the adapter does not fit {self.name}: {len(wrong)} weights differ in name or shape, first {wrong[0]}"
+            what = (
+                f"the adapter does not fit {self.name}: {len(wrong)} weights differ in name or shape, "
+                f"first {wrong[0]}"
+            )
             raise ModelError(what, remedy="use the base model that the adapter was trained on")
         with torch.no_grad():
             for name, weight in weights.items():
@@ -324,8 +388,14 @@ class SharedBase:
         """
         config, state, trained_on = read_adapter(folder)
         if trained_on.removesuffix("-4bit") not in ("", self.identity.removesuffix("-4bit")):
-            what = f"the adapter was trained on other weights ({trained_on}) than those of {self.name} here ({self.identity})"
-            remedy = "name the model that it was trained on; one trained after an SFT stage needs that stage's adapter merged first"
+            what = (
+                f"the adapter was trained on other weights ({trained_on}) than those of {self.name} here "
+                f"({self.identity})"
+            )
+            remedy = (
+                "name the model that it was trained on; one trained after an SFT stage needs that "
+                "stage's adapter merged first"
+            )
             raise ModelError(what, where=str(folder), remedy=remedy)
         try:
             self._inject(role, config)
@@ -339,7 +409,9 @@ class SharedBase:
                 del self.model.peft_config
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"the adapter does not fit the model {self.name}: {said}", where=str(folder), remedy="name the model it was trained on"
+                f"the adapter does not fit the model {self.name}: {said}",
+                where=str(folder),
+                remedy="name the model it was trained on",
             ) from None
         try:
             self.set_adapter_state(role, state)
@@ -357,9 +429,15 @@ class SharedBase:
         self._must_exist(role)
         if self.roles != (role,) or self._active != REFERENCE:
             remedy = "merge the fine-tuned policy before the other roles are added, and outside of any role"
-            raise ModelError(f"{role!r} cannot be merged now: adapters {', '.join(self.roles)}, active {self._active}", remedy=remedy)
+            raise ModelError(
+                f"{role!r} cannot be merged now: adapters {', '.join(self.roles)}, active {self._active}",
+                remedy=remedy,
+            )
         if getattr(self.model, "is_quantized", False):
-            raise ModelError(f"{self.name} is quantised: an adapter cannot be merged exactly", remedy="load it without quantisation")
+            raise ModelError(
+                f"{self.name} is quantised: an adapter cannot be merged exactly",
+                remedy="load it without quantisation",
+            )
         merged = hashlib.sha256(self.identity.encode())
         for name, tensor in sorted(self.adapter_state(role).items()):
             merged.update(name.encode() + tensor.float().numpy().tobytes())
@@ -375,14 +453,17 @@ class SharedBase:
     def _inject(self, role: str, config: peft.LoraConfig, *, seed: int = 0) -> None:
         if role == REFERENCE or role in self.roles or not role.replace("-", "_").isidentifier():
             remedy = "use another name: letters, digits, - and _, and not `reference`"
-            raise ModelError(f"an adapter cannot be named {role!r}: the name is taken or reserved", remedy=remedy)
+            raise ModelError(
+                f"an adapter cannot be named {role!r}: the name is taken or reserved", remedy=remedy
+            )
         if not getattr(self.model, "is_quantized", False):
             config._register_custom_module({nn.Linear: LowRankLinear})
         config.inference_mode = False
         config.base_model_name_or_path = None
         former = self._active
         with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # PEFT 0.21 asks for it
+            # PEFT 0.21 asks for it.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             torch.manual_seed(seed)
             if self._peft is None:
                 self._peft = peft.get_peft_model(self.model, config, adapter_name=role)
@@ -396,7 +477,8 @@ class SharedBase:
         return (module for module in self.model.modules() if isinstance(module, LoraLayer))
 
     def _switch(self, role: str) -> None:
-        """Point every adapted layer at one adapter, or at none. PEFT's own switches also turn gradients on and off; not here."""
+        """Point every adapted layer at one adapter, or at none. PEFT's own switches also turn gradients on
+        and off; not here."""
         if role != REFERENCE:
             self._must_exist(role)
         self._active = role
@@ -414,10 +496,14 @@ class SharedBase:
     def _must_exist(self, role: str) -> None:
         if role not in self.roles:
             have = ", ".join(self.roles) or "none"
-            raise ModelError(f"there is no adapter {role!r} on {self.name} (adapters: {have})", remedy="add or load it first")
+            raise ModelError(
+                f"there is no adapter {role!r} on {self.name} (adapters: {have})",
+                remedy="add or load it first",
+            )
 
     def _check_logits(self) -> None:
-        """Compare `logits_at(hidden(...))` with the model's own logits once, so that no unknown scaling goes unnoticed."""
+        """Compare `logits_at(hidden(...))` with the model's own logits once, so that no unknown scaling goes
+        unnoticed."""
         ids = torch.arange(4, device=self.device).unsqueeze(0)
         mask = torch.ones_like(ids)
         with torch.no_grad():
@@ -426,5 +512,11 @@ class SharedBase:
             ours = self.logits_at(self.hidden(ids, mask))
         if not torch.allclose(own.float(), ours.float(), rtol=2e-2, atol=1e-2):
             gap = (own.float() - ours.float()).abs().max().item()
-            remedy = "its logits are scaled in a way that rlaif does not know; use another model, or open an issue naming this one"
-            raise ModelError(f"hidden states and LM head do not give {self.name}'s logits (largest gap {gap:.3g})", remedy=remedy)
+            remedy = (
+                "its logits are scaled in a way that rlaif does not know; use another model, or open "
+                "an issue naming this one"
+            )
+            raise ModelError(
+                f"hidden states and LM head do not give {self.name}'s logits (largest gap {gap:.3g})",
+                remedy=remedy,
+            )

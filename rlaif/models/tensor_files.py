@@ -17,7 +17,9 @@ __all__ = ["check_finite", "write_tensors"]
 LEARN_SLOWER = "nothing was saved: lower the learning rate, or train in float32"
 
 
-def check_finite(tensors: Mapping[str, Tensor], *, what: str, where: str = "", remedy: str = LEARN_SLOWER) -> None:
+def check_finite(
+    tensors: Mapping[str, Tensor], *, what: str, where: str = "", remedy: str = LEARN_SLOWER
+) -> None:
     """Refuse weights that are NaN or infinite: a model of them answers nonsense, or nothing.
 
     Args:
@@ -28,13 +30,19 @@ def check_finite(tensors: Mapping[str, Tensor], *, what: str, where: str = "", r
     Raises:
         ModelError: Some are; the first is named.
     """
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
     if bad:
         said = f"{len(bad)} of {len(tensors)} tensors of {what} are NaN or infinite, first {bad[0]}"
         raise ModelError(said, where=where, remedy=remedy)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file; the same values give the same bytes.
 
     Args:
@@ -44,6 +52,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[s
         OSError: The disk is full or refuses; safetensors tells of it in an error of its own.
     """
     try:
-        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+        save_file(
+            {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()},
+            path,
+            metadata=metadata,
+        )
     except SafetensorError as error:
         raise OSError(f"{path.name}: {error}") from error

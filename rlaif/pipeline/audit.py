@@ -1,4 +1,5 @@
-"""Run an audit, or the difference of two constitutions: open the judge, ask it behind a journal, write the files."""
+"""Run an audit, or the difference of two constitutions: open the judge, ask it behind a journal, write the
+files."""
 
 from __future__ import annotations
 
@@ -40,7 +41,16 @@ from rlaif.runs.journal import Journal
 from rlaif.runs.spending import Spending
 from rlaif.types import Constitution
 
-__all__ = ["AuditSettings", "Audited", "Compared", "plan_audit", "plan_difference", "run_audit", "run_difference"]
+__all__ = [
+    "AuditSettings",
+    "Audited",
+    "Compared",
+    "plan_audit",
+    "plan_difference",
+    "run_audit",
+    "run_difference",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSettings(AuditTask):
@@ -79,11 +89,21 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
     kept: dict[str, Sequence[Case]] = {}
     with Journal(settings.journal) as journal, _account(settings) as spending:
         engine = _engine(settings, journal, spending, progress)
-        report = conduct(settings, inputs, engine, progress=progress, keep=lambda name, cases, _: kept.update({name: cases}))
+        report = conduct(
+            settings,
+            inputs,
+            engine,
+            progress=progress,
+            keep=lambda name, cases, _: kept.update({name: cases}),
+        )
     files: tuple[Path, ...] = write_audit(report, settings.out / audit_file(report))
     calibration = None
     if settings.calibration:
-        name = inputs.constitution.protocol if inputs.constitution.protocol in inputs.usable else next(iter(inputs.usable))
+        name = (
+            inputs.constitution.protocol
+            if inputs.constitution.protocol in inputs.usable
+            else next(iter(inputs.usable))
+        )
         part = report.protocol(name)
         assert part is not None, "every usable protocol was audited"
         calibration = _calibrate(kept[name], part, settings)
@@ -98,7 +118,8 @@ def plan_audit(settings: AuditSettings, progress: Progress) -> Plan:
 
 
 def run_difference(settings: AuditSettings, other: str, progress: Progress) -> Compared:
-    """Judge the comparisons of `settings.data` under two constitutions and compare; writes JSON and Markdown into `settings.out`.
+    """Judge the comparisons of `settings.data` under two constitutions and compare; writes JSON and Markdown
+    into `settings.out`.
 
     Args:
         settings: `constitution` is side A, `protocol` one protocol or `None` for that of A.
@@ -116,7 +137,9 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
             protocol = open_protocol(
                 name, library=library, constitution=constitution, least_share=settings.min_label_share
             )
-            judge = open_judge(engine, protocol, constitution, principles="all", seed=settings.seed, progress=progress)
+            judge = open_judge(
+                engine, protocol, constitution, principles="all", seed=settings.seed, progress=progress
+            )
             progress.begin(f"judging under {constitution.name}", len(read.pairs) * judge.questions_each)
             sides.append(Side(constitution=constitution, cases=list(judge_pairs(judge, read.pairs))))
     found = difference(*sides, judge=engine.card.label, protocol=name)
@@ -133,32 +156,52 @@ def plan_difference(settings: AuditSettings, other: str, progress: Progress) -> 
     return QUESTIONS * len(read.pairs) * sum(len(constitution.principles) for constitution in usable)
 
 
-def _both_sides(settings: AuditSettings, other: str, progress: Progress) -> tuple[str, list[Constitution], Pairs]:
+def _both_sides(
+    settings: AuditSettings, other: str, progress: Progress
+) -> tuple[str, list[Constitution], Pairs]:
     """The protocol, the two constitutions with the principles that it can ask, and the comparisons."""
     if settings.data is None:
         raise DataError("there is nothing to compare the constitutions on", remedy="give pairs with --on")
     loaded = [(load_constitution(source), source) for source in (settings.constitution, other)]
     name = loaded[0][0].protocol if settings.protocol in (None, "both") else settings.protocol
-    usable = [replace(each, principles=require(each, HALVES[str(name)], source=source)) for each, source in loaded]
+    usable = [
+        replace(each, principles=require(each, HALVES[str(name)], source=source)) for each, source in loaded
+    ]
     return str(name), usable, read_comparisons(settings, settings.data, progress)
 
 
 def _inputs(settings: AuditSettings, progress: Progress) -> AuditInputs:
     inputs = audit_inputs(settings, progress)
     if settings.calibration and not inputs.labelled:
-        raise DataError("a calibration needs human labels", remedy="give --data a file with columns chosen and rejected")
+        raise DataError(
+            "a calibration needs human labels", remedy="give --data a file with columns chosen and rejected"
+        )
     return inputs
 
 
 def _account(settings: AuditSettings) -> Spending:
     """What this audit has spent: a file beside its report, which the same command goes on with."""
-    same = (settings.judge, settings.constitution, settings.data, settings.protocol, settings.limit, settings.seed)
+    same = (
+        settings.judge,
+        settings.constitution,
+        settings.data,
+        settings.protocol,
+        settings.limit,
+        settings.seed,
+    )
     return Spending(settings.out / f"spending-{digest([str(each) for each in same])[:8]}.jsonl")
 
 
-def _engine(settings: AuditSettings, journal: Journal, spending: Spending, progress: Progress) -> JournaledEngine:
+def _engine(
+    settings: AuditSettings, journal: Journal, spending: Spending, progress: Progress
+) -> JournaledEngine:
     pool = EnginePool(
-        journal, dtype=settings.dtype, device=settings.device, server=settings.server, note=progress.note, spending=spending
+        journal,
+        dtype=settings.dtype,
+        device=settings.device,
+        server=settings.server,
+        note=progress.note,
+        spending=spending,
     )
     return pool.get(settings.judge)
 
@@ -167,7 +210,13 @@ def _calibrate(cases: Sequence[Case], part: ProtocolAudit, settings: AuditSettin
     rows = [(case.logit_a, case.pair.a_wins, case.pair.comparison.prompt.fingerprint()) for case in cases]
     known = [(logit, won, prompt) for logit, won, prompt in rows if logit is not None and won is not None]
     return fit_calibration(
-        [logit for logit, _, _ in known], [won for _, won, _ in known], [prompt for _, _, prompt in known], seed=settings.seed,
-        judge_revision=part.key.judge_revision, constitution_digest=part.key.constitution_digest,
-        template_digest=part.key.template_digest, protocol=part.protocol, principles=settings.principles,
+        [logit for logit, _, _ in known],
+        [won for _, won, _ in known],
+        [prompt for _, _, prompt in known],
+        seed=settings.seed,
+        judge_revision=part.key.judge_revision,
+        constitution_digest=part.key.constitution_digest,
+        template_digest=part.key.template_digest,
+        protocol=part.protocol,
+        principles=settings.principles,
     )

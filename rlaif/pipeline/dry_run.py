@@ -1,7 +1,8 @@
-"""A dry run: what every stage would ask, how many tokens that is, and about how long it takes. No weights are loaded.
+"""A dry run: what every stage would ask, how many tokens that is, and about how long it takes. No weights are
+loaded.
 
-Completions that do not exist yet are counted at their longest. Time is estimated as in `rlaif.jobs.estimate`, good to a factor of
-two.
+Completions that do not exist yet are counted at their longest. Time is estimated as in `rlaif.jobs.estimate`,
+good to a factor of two.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rlaif.models.open import is_served
 from rlaif.progress import Progress, Silent
 
 __all__ = ["Forgetful", "Plan", "plan_recipe"]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -66,7 +68,8 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
 
 
 def _priced(plan: StagePlan, server: ServerConfig) -> StagePlan:
-    """The plan with what it would cost. A label read from log-probabilities is a token written; votes are several."""
+    """The plan with what it would cost. A label read from log-probabilities is a token written; votes are
+    several."""
     prices = Prices(server.price_input, server.price_output)
     if not is_served(plan.model) or prices == Prices():
         return plan

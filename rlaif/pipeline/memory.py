@@ -1,8 +1,9 @@
-"""What a recipe's training stages need in memory: told by `rlaif memory`, and before each stage is run. No weights are loaded.
+"""What a recipe's training stages need in memory: told by `rlaif memory`, and before each stage is run. No
+weights are loaded.
 
-Counted for each stage: the base and its adapters, what one pass over a micro-batch keeps, the cache of a rollout, and the other
-models that the run holds by then (judges, a base that was fine-tuned, a student). Lengths come from the prompts, which are known,
-and from the longest completion that the settings allow.
+Counted for each stage: the base and its adapters, what one pass over a micro-batch keeps, the cache of a
+rollout, and the other models that the run holds by then (judges, a base that was fine-tuned, a student).
+Lengths come from the prompts, which are known, and from the longest completion that the settings allow.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ from rlaif.progress import Progress, Silent
 __all__ = ["StageMemory", "recipe_memory", "tell_memory"]
 
 
-
 @dataclass(frozen=True)
 class StageMemory:
     """A training stage and what it needs."""
@@ -60,11 +60,16 @@ def recipe_memory(recipe: Recipe, progress: Progress | None = None) -> list[Stag
     context = Context(recipe, memo=Forgetful(), progress=progress or Silent())
     jobs = [make_job(config, context) for config in recipe.stages]
     plans = [(job.config, stage_memory(job, jobs, context)) for job in jobs]
-    return [StageMemory(name=config.name, kind=config.stage, plan=plan) for config, plan in plans if plan is not None]
+    return [
+        StageMemory(name=config.name, kind=config.stage, plan=plan)
+        for config, plan in plans
+        if plan is not None
+    ]
 
 
 def tell_memory(job: AnyJob, jobs: Sequence[AnyJob], context: Context) -> int:
-    """Print the plan of a stage that is about to train; returns the planned peak in bytes, 0 where there is no plan."""
+    """Print the plan of a stage that is about to train; returns the planned peak in bytes, 0 where there is
+    no plan."""
     plan = stage_memory(job, jobs, context)
     if plan is None:
         return 0
@@ -92,9 +97,15 @@ class Peak:
         self._watch.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._watch.__exit__(kind, error, trace)
-        self.bytes = int(torch.cuda.max_memory_allocated(self._device)) if self._device.type == "cuda" else self._watch.bytes
+        self.bytes = (
+            int(torch.cuda.max_memory_allocated(self._device))
+            if self._device.type == "cuda"
+            else self._watch.bytes
+        )
 
 
 def stage_memory(job: AnyJob, jobs: Sequence[AnyJob], context: Context) -> MemoryPlan | None:
@@ -106,10 +117,18 @@ def stage_memory(job: AnyJob, jobs: Sequence[AnyJob], context: Context) -> Memor
         return None
     precision, adapters = precision_of(recipe.dtype, recipe.device), job.adapters()
     plan = plan_memory(
-        _shape(base), work, precision=precision, rank=adapters.rank, trained=list(adapters.trained), frozen=list(adapters.read),
-        kernels=KERNEL_BYTES if device.type == "cpu" else 0, available=_free(device),
+        _shape(base),
+        work,
+        precision=precision,
+        rank=adapters.rank,
+        trained=list(adapters.trained),
+        frozen=list(adapters.read),
+        kernels=KERNEL_BYTES if device.type == "cpu" else 0,
+        available=_free(device),
     )
-    others = [MemoryItem(f"model {name}", _weights(name, precision), why) for name, why in _others(config, recipe)]
+    others = [
+        MemoryItem(f"model {name}", _weights(name, precision), why) for name, why in _others(config, recipe)
+    ]
     return replace(plan, items=(*plan.items[:2], *others, *plan.items[2:]))
 
 
@@ -126,7 +145,8 @@ def _others(config: BaseStage, recipe: Recipe) -> Iterator[tuple[str, str]]:
     tuned = any(stage.stage == "sft" for stage in recipe.stages)
     found = [(name, "base of another stage") for name in bases]
     found += [
-        (name, "answers and judges" + (", as it was before fine-tuning" if name in bases else "")) for name in named
+        (name, "answers and judges" + (", as it was before fine-tuning" if name in bases else ""))
+        for name in named
         if not is_scripted(name) and not is_served(name) and (tuned or name not in bases)
     ]
     at = next((at for at, (name, _) in enumerate(found) if name == own), len(found))

@@ -27,7 +27,8 @@ class Parcel(NamedTuple):
 
 
 def prepare(folder: Path, *, merge: bool = False, log: Callable[[str], None] = lambda line: None) -> Parcel:
-    """What would be uploaded of `folder`: the adapter, or with `merge` the full model, which is made if it is not there yet.
+    """What would be uploaded of `folder`: the adapter, or with `merge` the full model, which is made if it is
+    not there yet.
 
     Raises:
         RlaifError: There is no adapter, or it cannot be merged.
@@ -39,7 +40,10 @@ def prepare(folder: Path, *, merge: bool = False, log: Callable[[str], None] = l
     if not card.is_file():
         log(f"{place} has no model card: put a {CARD} beside the adapter")
     elif not has_licence(card.read_text(encoding="utf-8")):
-        log(f"{card} names no licence: choose one that the base model and the data allow, and add `license: …` to its first lines")
+        log(
+            f"{card} names no licence: choose one that the base model and the data allow, and add `license: "
+            "…` to its first lines"
+        )
     return Parcel(folder=place, files=tuple((path.name, path.stat().st_size) for path in files))
 
 
@@ -56,7 +60,10 @@ def upload(parcel: Parcel, repo: str, *, private: bool = True) -> str:
         made = api.create_repo(repo, private=private, exist_ok=True)
         names = [name for name, _ in parcel.files]
         api.upload_folder(
-            repo_id=made.repo_id, folder_path=parcel.folder, allow_patterns=names, commit_message="Upload by rlaif",
+            repo_id=made.repo_id,
+            folder_path=parcel.folder,
+            allow_patterns=names,
+            commit_message="Upload by rlaif",
         )
     except (errors.HFValidationError, OSError, HTTP_ERROR) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

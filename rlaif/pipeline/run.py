@@ -21,7 +21,14 @@ from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import Progress, Silent
 from rlaif.runs.journal import Journal
-from rlaif.runs.manifest import MANIFEST, Manifest, changed_parts, damaged_outputs, describe_outputs, stage_key
+from rlaif.runs.manifest import (
+    MANIFEST,
+    Manifest,
+    changed_parts,
+    damaged_outputs,
+    describe_outputs,
+    stage_key,
+)
 from rlaif.runs.run import RunFolder, now
 from rlaif.runs.spending import SPENDING, Spending, Spent
 
@@ -33,7 +40,8 @@ JOURNAL = "rlaif-journal.sqlite"
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage: its settings, where it lies, its manifest, and whether it had been finished before."""
+    """A finished stage: its settings, where it lies, its manifest, and whether it had been finished
+    before."""
 
     config: StageConfig
     folder: Path
@@ -63,7 +71,8 @@ class RunResult:
 
 
 def default_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
-    """`runs/NAME-DIGEST`: the same settings give the same folder, so that the same command continues or finds its run.
+    """`runs/NAME-DIGEST`: the same settings give the same folder, so that the same command continues or finds
+    its run.
 
     What may be spent is left out: who raises the limit goes on with the run that reached it.
     """
@@ -79,22 +88,33 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def run_recipe(
-    recipe: Recipe, *, out: Path, journal: Path | None = None, command: Sequence[str] | None = None, progress: Progress | None = None
+    recipe: Recipe,
+    *,
+    out: Path,
+    journal: Path | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Run `recipe` in the folder `out`.
 
     Args:
-        journal: Where answers are kept; `rlaif-journal.sqlite` beside `out` when left out, shared by the runs there.
+        journal: Where answers are kept; `rlaif-journal.sqlite` beside `out` when left out, shared by the runs
+            there.
         command: The command line, for the record.
 
     Raises:
-        RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers are journaled.
+        RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers
+            are journaled.
     """
     progress = progress or Silent()
     started = time.monotonic()
     bound_kernels()
     place = journal or out.absolute().parent / JOURNAL
-    with RunFolder.open(out, name=recipe.name, command=command) as run, Journal(place) as memo, Spending(out / SPENDING) as spending:
+    with (
+        RunFolder.open(out, name=recipe.name, command=command) as run,
+        Journal(place) as memo,
+        Spending(out / SPENDING) as spending,
+    ):
         run.write_recipe(recipe_text(recipe))
         context = Context(recipe, memo=memo, progress=progress, path=out, spending=spending)
         jobs = [make_job(config, context) for config in recipe.stages]
@@ -105,13 +125,20 @@ def run_recipe(
             job.finished(stages[-1].folder)
         asked = context.engines.asked()
         return RunResult(
-            folder=out, journal=place, stages=tuple(stages), seconds=time.monotonic() - started, asked=asked["asked"],
-            reused=asked["reused"], spent=spending.models, limit=recipe.server.max_cost,
+            folder=out,
+            journal=place,
+            stages=tuple(stages),
+            seconds=time.monotonic() - started,
+            asked=asked["asked"],
+            reused=asked["reused"],
+            spent=spending.models,
+            limit=recipe.server.max_cost,
         )
 
 
 def _run_stage(job: AnyJob, run: RunFolder, context: Context, *, tell: Callable[[], int]) -> StageResult:
-    """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are planned."""
+    """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are
+    planned."""
     config, before, planned = job.config, run.manifest(job.config.name), 0
     if before is None:
         planned = tell()  # before `parts`, which loads the models
@@ -124,7 +151,9 @@ def _run_stage(job: AnyJob, run: RunFolder, context: Context, *, tell: Callable[
         return StageResult(config=config, folder=run.path / config.name, manifest=before, skipped=True)
     if before is not None:
         reasons = ", ".join(why)
-        context.progress.note(f"{config.name}: runs again, since {reasons}; the former result moves to superseded/")
+        context.progress.note(
+            f"{config.name}: runs again, since {reasons}; the former result moves to superseded/"
+        )
         planned = tell()
     give_back()
     started, clock = now(), time.monotonic()
@@ -132,10 +161,19 @@ def _run_stage(job: AnyJob, run: RunFolder, context: Context, *, tell: Callable[
         with Peak(context.recipe.device) as peak:
             outcome = job.execute(folder)
         manifest = Manifest(
-            stage=config.name, kind=config.stage, key=stage_key(parts), parts=parts, config=config.model_dump(mode="json"),
-            models=job.models(), started=started, finished=now(), seconds=round(time.monotonic() - clock, 3),
+            stage=config.name,
+            kind=config.stage,
+            key=stage_key(parts),
+            parts=parts,
+            config=config.model_dump(mode="json"),
+            models=job.models(),
+            started=started,
+            finished=now(),
+            seconds=round(time.monotonic() - clock, 3),
             counts={**outcome.counts, **context.bad_rows(config.name)},
-            outputs=describe_outputs(folder, outcome.rows), planned_bytes=planned, peak_bytes=peak.bytes,
+            outputs=describe_outputs(folder, outcome.rows),
+            planned_bytes=planned,
+            peak_bytes=peak.bytes,
             gaps=outcome.gaps,
         )
         manifest.write_json(folder / MANIFEST)

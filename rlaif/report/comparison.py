@@ -11,15 +11,29 @@ from rlaif.results.comparison import Difference, PolicyComparison, interval
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
-__all__ = ["POLICIES", "Table", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
+__all__ = [
+    "POLICIES",
+    "Table",
+    "comparison_markdown",
+    "comparison_tables",
+    "evaluation_markdown",
+    "evaluation_table",
+]
 
 NONE = "–"
 POLICIES = "Policies"
 """Title of the table of the policies' own figures."""
 LABELS: Mapping[str, str] = {
-    REWARD: "reward (proxy)", "kl": "KL to the reference (nats)", "tokens": "length (tokens)", "words": "length (words)",
-    "ended": "ended its turn", "distinct_1": "distinct-1", "distinct_2": "distinct-2", "repetition": "repeated 4-grams",
-    "refusal": "refusals", "boilerplate": "boilerplate",
+    REWARD: "reward (proxy)",
+    "kl": "KL to the reference (nats)",
+    "tokens": "length (tokens)",
+    "words": "length (words)",
+    "ended": "ended its turn",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "repetition": "repeated 4-grams",
+    "refusal": "refusals",
+    "boilerplate": "boilerplate",
 }
 SHARES = frozenset({"ended", "repetition", "refusal", "boilerplate"})
 """Measures shown in per cent."""
@@ -35,7 +49,11 @@ class Table(NamedTuple):
 
 def evaluation_markdown(found: Evaluation) -> str:
     """The figures of every policy."""
-    parts = [f"# Evaluation on {found.prompts} held-out prompts\n", _about(found), _markdown(evaluation_table(found))]
+    parts = [
+        f"# Evaluation on {found.prompts} held-out prompts\n",
+        _about(found),
+        _markdown(evaluation_table(found)),
+    ]
     return "\n".join([*parts, *(f"- {sentence(note)}" for note in found.notes)]) + "\n"
 
 
@@ -61,11 +79,15 @@ def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
 def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
     named = list(dict.fromkeys(name for each in policies for name in each.estimates))
     own = [name for name in OWN_MEASURES if name in named and name not in (REWARD, WIN)]
-    scores = [*([gold] if gold else []), *(name for name in named if name not in OWN_MEASURES and name != gold)]
+    scores = [
+        *([gold] if gold else []),
+        *(name for name in named if name not in OWN_MEASURES and name != gold),
+    ]
     scores += [REWARD] if REWARD in named else []
     rows = [*_measure_rows(policies, scores, gold), *_win_rows(policies), *_measure_rows(policies, own, gold)]
     costs: Sequence[tuple[str, Callable[[PolicyResult], str]]] = (
-        ("sampled tokens", lambda each: f"{each.cost.tokens:,}"), ("sampling FLOPs", lambda each: f"{each.cost.flops:.3g}"),
+        ("sampled tokens", lambda each: f"{each.cost.tokens:,}"),
+        ("sampling FLOPs", lambda each: f"{each.cost.flops:.3g}"),
         ("sampling time (s)", lambda each: f"{each.cost.seconds:z.1f}"),
         ("peak memory (GB)", lambda each: _gigabytes(each.cost.peak_bytes)),
     )
@@ -73,9 +95,15 @@ def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
     return Table(title=POLICIES, header=("measure", *(each.name for each in policies)), rows=tuple(rows))
 
 
-def _measure_rows(policies: Sequence[PolicyResult], names: Sequence[str], gold: str | None) -> list[tuple[str, ...]]:
+def _measure_rows(
+    policies: Sequence[PolicyResult], names: Sequence[str], gold: str | None
+) -> list[tuple[str, ...]]:
     return [
-        (f"{name} (gold)" if name == gold else LABELS.get(name, name), *(_cell(each, name) for each in policies)) for name in names
+        (
+            f"{name} (gold)" if name == gold else LABELS.get(name, name),
+            *(_cell(each, name) for each in policies),
+        )
+        for name in names
     ]
 
 
@@ -92,16 +120,27 @@ def _win_rows(policies: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
     cells: Sequence[tuple[str, Callable[[WinRate], str]]] = (
         ("judge's win rate", lambda win: share(win.rate) if win.rate else NONE),
         ("… at equal length", lambda win: share(win.length_controlled) if win.length_controlled else NONE),
-        ("wins / ties / losses / invalid", lambda win: f"{win.wins} / {win.ties} / {win.losses} / {win.invalid}"),
-        ("flips between the two orders", lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %"),
+        (
+            "wins / ties / losses / invalid",
+            lambda win: f"{win.wins} / {win.ties} / {win.losses} / {win.invalid}",
+        ),
+        (
+            "flips between the two orders",
+            lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %",
+        ),
     )
     return [(name, *(cell(each.win) if each.win else NONE for each in policies)) for name, cell in cells]
 
 
 def _differences(found: PolicyComparison) -> Table:
     rows = [
-        (each.measure if each.measure != WIN else "judge's win rate", f"{each.policy} − {each.against}",
-         interval(each.estimate, signed=True), _excludes(each), str(each.prompts))
+        (
+            each.measure if each.measure != WIN else "judge's win rate",
+            f"{each.policy} − {each.against}",
+            interval(each.estimate, signed=True),
+            _excludes(each),
+            str(each.prompts),
+        )
         for each in found.differences
     ]
     header = ("measure", "policies", "difference", "interval excludes zero", "prompts")
@@ -115,10 +154,19 @@ def _excludes(difference: Difference) -> str:
 def _training(found: PolicyComparison) -> Table:
     def cells(cost: TrainingCost) -> tuple[str, ...]:
         flops = NONE if cost.flops is None else f"{cost.flops:.3g}"
-        return f"{cost.tokens:,}", flops, f"{cost.seconds:.0f}", NONE if cost.peak_bytes is None else _gigabytes(cost.peak_bytes)
+        return (
+            f"{cost.tokens:,}",
+            flops,
+            f"{cost.seconds:.0f}",
+            NONE if cost.peak_bytes is None else _gigabytes(cost.peak_bytes),
+        )
 
     rows = [(name, *cells(cost)) for name, cost in found.training.items()]
-    return Table(title="Training", header=("policy", "tokens generated", "FLOPs", "time (s)", "peak memory (GB)"), rows=tuple(rows))
+    return Table(
+        title="Training",
+        header=("policy", "tokens generated", "FLOPs", "time (s)", "peak memory (GB)"),
+        rows=tuple(rows),
+    )
 
 
 def _gigabytes(count: int) -> str:
@@ -127,8 +175,10 @@ def _gigabytes(count: int) -> str:
 
 def _about(found: Evaluation) -> str:
     return (
-        f"{found.samples} completions a prompt of at most {found.max_new_tokens} tokens, temperature {found.temperature:g}, seed "
-        f"{found.seed}; start policy {code(found.start)}. Means over completions with 95 % intervals, bootstrapped over prompts.\n"
+        f"{found.samples} completions a prompt of at most {found.max_new_tokens} tokens, temperature "
+        f"{found.temperature:g}, seed "
+        f"{found.seed}; start policy {code(found.start)}. Means over completions with 95 % intervals, "
+        "bootstrapped over prompts.\n"
     )
 
 

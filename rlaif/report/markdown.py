@@ -1,9 +1,9 @@
 """Markdown of what comes from outside: prompts, completions, ids, tags, names of principles and models.
 
-Such a text may hold tables, headings, images that tell a server who reads them, links and HTML. In a heading or
-a cell (`named`) it is one line and nothing in it is Markdown; in a quotation (`quoted`) it keeps its lines and its
-emphasis, and nothing in it is fetched, run, followed or taken for a heading of ours. What we wrote ourselves is a
-`Written`. The JSON and CSV files beside a report keep texts as they are.
+Such a text may hold tables, headings, images that tell a server who reads them, links and HTML. In a heading
+or a cell (`named`) it is one line and nothing in it is Markdown; in a quotation (`quoted`) it keeps its lines
+and its emphasis, and nothing in it is fetched, run, followed or taken for a heading of ours. What we wrote
+ourselves is a `Written`. The JSON and CSV files beside a report keep texts as they are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ __all__ = ["Written", "code", "named", "quoted", "sentence", "table"]
 AUTOLINK = r":(?=//)|(?<=[wW]{3})\.|(?<=[\w.+-])@(?=[\w-]+\.)"
 """Where GitHub would find an address without any brackets round it."""
 LINKS = r"!(?=\[)|\](?=[(\[:])|" + AUTOLINK
-"""Images, links and what defines them; a bracket alone is harmless, and figures have many (`52 % [48, 56]`)."""
+"""Images, links and what defines them; a bracket alone is harmless, and figures have many
+(`52 % [48, 56]`)."""
 ANYWHERE = re.compile(r"[\\`*<>|#~&$]|(?<!\w)_|_(?!\w)|" + LINKS)
 IN_QUOTATION = re.compile(r"[\\<&$]|" + LINKS)
 LINE_START = re.compile(r"^(\s*)([#=>|~`]|-{2,})")
-"""What makes a heading, a quotation, a table or a block of code of a line, or a heading of the line before it."""
+"""What makes a heading, a quotation, a table or a block of code of a line, or a heading of the line before
+it."""
 
 
 class Written(str):

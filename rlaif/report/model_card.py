@@ -1,7 +1,8 @@
 """The model card of an adapter: `README.md`, as the Hugging Face hub reads it.
 
-It says what the adapter was made of (constitution, judge, data, settings), what came out, and how to load it. It holds nothing that
-differs between two runs with the same outcome (no time, no host), so that a folder's digest is that of its contents.
+It says what the adapter was made of (constitution, judge, data, settings), what came out, and how to load it.
+It holds nothing that differs between two runs with the same outcome (no time, no host), so that a folder's
+digest is that of its contents.
 """
 
 from __future__ import annotations
@@ -60,10 +61,16 @@ def card_markdown(card: ModelCard) -> str:
     about |= {"constitution": Written(f"{named(card.constitution[0])} (digest {code(card.constitution[1])})")}
     about |= {"judge": card.judge} if card.judge else {}
     parts = [
-        _front_matter(card), f"# {named(card.name)}\n", f"A LoRA adapter, trained by {card.method} with rlaif.\n",
-        _table("", about), _loading(card), _section("Results", _plain(card.results)), _section("Data (digests)", card.data),
+        _front_matter(card),
+        f"# {named(card.name)}\n",
+        f"A LoRA adapter, trained by {card.method} with rlaif.\n",
+        _table("", about),
+        _loading(card),
+        _section("Results", _plain(card.results)),
+        _section("Data (digests)", card.data),
         _section("Settings", _plain(card.settings)),
-        "## Licence\n\nNone is stated. Whoever publishes this adapter chooses one that the base model and the data allow, and puts it "
+        "## Licence\n\nNone is stated. Whoever publishes this adapter chooses one that the base model and "
+        "the data allow, and puts it "
         "into the first lines of this file as `license:`.\n",
     ]
     return "\n".join(part for part in parts if part)
@@ -71,12 +78,14 @@ def card_markdown(card: ModelCard) -> str:
 
 def merged_card(text: str) -> str:
     """The card of the adapter, for the full model that it was merged into."""
-    code = _code("model = AutoModelForCausalLM.from_pretrained(folder)  # this folder, or the name it has on the hub")
+    code = _code(
+        "model = AutoModelForCausalLM.from_pretrained(folder)  # this folder, or the name it has on the hub"
+    )
     head, heading, rest = text.partition(LOADING)
     if not heading:
         return text
     following = re.search(r"^## ", rest, re.MULTILINE)
-    after = rest[following.start():] if following else ""
+    after = rest[following.start() :] if following else ""
     head = head.replace("library_name: peft", "library_name: transformers")
     head = head.replace("A LoRA adapter, trained", "A full model, its LoRA adapter merged; trained")
     return f"{head}{LOADING}\n\n{code}\n{after}"
@@ -98,11 +107,19 @@ def _front_matter(card: ModelCard) -> str:
 def _loading(card: ModelCard) -> str:
     if card.loading:
         return f"{LOADING}\n\n{card.loading}\n"
-    lines = [f'model = AutoModelForCausalLM.from_pretrained({json.dumps(card.base)})']
-    lines += [f"model = PeftModel.from_pretrained(model, {name}_folder).merge_and_unload()" for name in map(_variable, card.first)]
-    lines.append("model = PeftModel.from_pretrained(model, folder)  # this folder, or the name it has on the hub")
+    lines = [f"model = AutoModelForCausalLM.from_pretrained({json.dumps(card.base)})"]
+    lines += [
+        f"model = PeftModel.from_pretrained(model, {name}_folder).merge_and_unload()"
+        for name in map(_variable, card.first)
+    ]
+    lines.append(
+        "model = PeftModel.from_pretrained(model, folder)  # this folder, or the name it has on the hub"
+    )
     first = ", ".join(code(name) for name in card.first)
-    note = f"It belongs to the base with {first} of the same run merged into it; `rlaif push --merge` makes one model of all.\n"
+    note = (
+        f"It belongs to the base with {first} of the same run merged into it; `rlaif push --merge` makes "
+        "one model of all.\n"
+    )
     return f"{LOADING}\n\n{_code(*lines)}" + (f"\n{note}" if card.first else "")
 
 

@@ -49,8 +49,13 @@ def preferences_markdown(rows: Sequence[Row]) -> str:
     parts = ["# Labelled pairs to read\n"]
     for row in rows:
         parts += [
-            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:z.3f}\n", _conversation(row["prompt"]), "**chosen**\n",
-            quoted(_text(row["chosen"])), "**rejected**\n", quoted(_text(row["rejected"])), _verdicts(row["verdicts"]),
+            f"## {named(row['id'])}: chosen with p = {row['p_chosen']:z.3f}\n",
+            _conversation(row["prompt"]),
+            "**chosen**\n",
+            quoted(_text(row["chosen"])),
+            "**rejected**\n",
+            quoted(_text(row["rejected"])),
+            _verdicts(row["verdicts"]),
         ]
     return "\n".join(parts)
 
@@ -59,10 +64,16 @@ def revisions_markdown(rows: Sequence[Row]) -> str:
     """Chains of critique and revision."""
     parts = ["# Revisions to read\n"]
     for row in rows:
-        parts += [f"## {named(row['prompt_id'])}\n", _conversation(row["prompt"]), "**first completion**\n", quoted(row["initial"])]
+        parts += [
+            f"## {named(row['prompt_id'])}\n",
+            _conversation(row["prompt"]),
+            "**first completion**\n",
+            quoted(row["initial"]),
+        ]
         for number, step in enumerate(row["rounds"], start=1):
             parts += [
-                f"**critique {number}** (principle {named(step['principle'])})\n", quoted(step["critique"]),
+                f"**critique {number}** (principle {named(step['principle'])})\n",
+                quoted(step["critique"]),
                 f"**revision {number}**\n",
                 quoted(step["revision"]),
             ]

@@ -1,4 +1,5 @@
-"""What best of K chooses, and its report: how the reward grows with K, what was kept, and what the policy that learned it is like."""
+"""What best of K chooses, and its report: how the reward grows with K, what was kept, and what the policy
+that learned it is like."""
 
 from __future__ import annotations
 
@@ -14,12 +15,23 @@ from rlaif.rl.episodes import Row
 from rlaif.rl.kl import best_of_n_kl_bound, best_of_n_kl_estimate
 
 __all__ = [
-    "BestOfKResult", "Candidate", "GrowthPoint", "Kept", "RoundReport", "StudentReport", "expected_best", "growth", "mean_and_error",
-    "round_report", "select", "tied",
+    "BestOfKResult",
+    "Candidate",
+    "GrowthPoint",
+    "Kept",
+    "RoundReport",
+    "StudentReport",
+    "expected_best",
+    "growth",
+    "mean_and_error",
+    "round_report",
+    "select",
+    "tied",
 ]
 
 NEGLIGIBLE = 1e-3
-"""A completion whose weight is a smaller share of its prompt's is left out: it would cost as much as the others."""
+"""A completion whose weight is a smaller share of its prompt's is left out: it would cost as much as the
+others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,8 @@ class RoundReport:
         cut: Completions that never ended their turn.
         tied: Prompts whose completions all score the same, so that the choice says nothing.
         growth: For k = 1, 2, 4, … K.
-        kl_estimate: Beirami's estimate (2401.01879, §4) of what `kl_bound` of K bounds, from the completions chosen.
+        kl_estimate: Beirami's estimate (2401.01879, §4) of what `kl_bound` of K bounds, from the completions
+            chosen.
         kept_reward: Mean reward of what was kept, by weight.
         learned: Completions that were fine-tuned on.
         loss_before, loss_after: Their weighted negative log-likelihood (nats a token) under who learned them.
@@ -115,11 +128,13 @@ class StudentReport:
 
 @dataclass(frozen=True)
 class BestOfKResult:
-    """What the stage made. The policy is the adapter `role` of the base that learned: the student if one was given.
+    """What the stage made. The policy is the adapter `role` of the base that learned: the student if one was
+    given.
 
     Attributes:
         rows: What the last round kept, as rows for SFT with `reward` and `weight`.
-        cost: Of sampling, scoring and learning. A student that learns in the policy's place has no curve: it begins at the end.
+        cost: Of sampling, scoring and learning. A student that learns in the policy's place has no curve: it
+            begins at the end.
         refused: `(prompt id, reason)` of the prompts that could not be sampled.
         duplicates: Prompts left out because the same is asked by an earlier one.
     """
@@ -136,17 +151,23 @@ class BestOfKResult:
     def counts(self) -> dict[str, int]:
         """Counts for the manifest, over all rounds."""
         return {
-            "prompts": self.rounds[0].prompts, "refused": len(self.refused), "duplicates": self.duplicates,
-            "completions": sum(r.completions for r in self.rounds), "cut_at_limit": sum(r.cut for r in self.rounds),
-            "tokens": sum(r.tokens for r in self.rounds), "tied": sum(r.tied for r in self.rounds),
-            "learned": sum(r.learned for r in self.rounds), "overlong": sum(r.overlong for r in self.rounds),
+            "prompts": self.rounds[0].prompts,
+            "refused": len(self.refused),
+            "duplicates": self.duplicates,
+            "completions": sum(r.completions for r in self.rounds),
+            "cut_at_limit": sum(r.cut for r in self.rounds),
+            "tokens": sum(r.tokens for r in self.rounds),
+            "tied": sum(r.tied for r in self.rounds),
+            "learned": sum(r.learned for r in self.rounds),
+            "overlong": sum(r.overlong for r in self.rounds),
         }
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values, without the rows."""
         return {
             "rounds": [{**asdict(r), "growth": [point._asdict() for point in r.growth]} for r in self.rounds],
-            "student": asdict(self.student), "counts": self.counts(),
+            "student": asdict(self.student),
+            "counts": self.counts(),
         }
 
 
@@ -154,11 +175,12 @@ class BestOfKResult:
 
 
 def expected_best(rewards: Sequence[float], scores: Sequence[float], k: int) -> float:
-    """The expected reward of the one with the highest score among k of n draws, without replacement: unbiased for the best of k
-    fresh draws.
+    """The expected reward of the one with the highest score among k of n draws, without replacement: unbiased
+    for the best of k fresh draws.
 
-    The i-th lowest score of n is the highest of k in C(i - 1, k - 1) of the C(n, k) choices (order statistics; as pass@k in Chen et
-    al. 2021). Ties go to the earlier draw, which is as good as any, since draws are exchangeable.
+    The i-th lowest score of n is the highest of k in C(i - 1, k - 1) of the C(n, k) choices (order
+    statistics; as pass@k in Chen et al. 2021). Ties go to the earlier draw, which is as good as any, since
+    draws are exchangeable.
     """
     n = len(rewards)
     ranked = sorted(range(n), key=lambda at: (scores[at], -at))
@@ -179,14 +201,18 @@ def growth(groups: Sequence[Sequence[Candidate]]) -> tuple[GrowthPoint, ...]:
 def select(group: Sequence[Candidate], config: BestOfKConfig) -> list[Kept]:
     """What is learned of one prompt's completions, best first; the weights have sum 1.
 
-    `weighted` is the reward-tilted policy π exp(score / T) / Z, its samples reweighted (advantage-weighted regression).
+    `weighted` is the reward-tilted policy π exp(score / T) / Z, its samples reweighted (advantage-weighted
+    regression).
     """
     ranked = sorted(group, key=lambda candidate: -candidate.score)  # stable: ties stay in the order drawn
     match config.keep:
         case "best":
             weights = [1.0]
         case "weighted":
-            raw = [math.exp((candidate.score - ranked[0].score) / config.weight_temperature) for candidate in ranked]
+            raw = [
+                math.exp((candidate.score - ranked[0].score) / config.weight_temperature)
+                for candidate in ranked
+            ]
             weights = [weight for weight in raw if weight >= NEGLIGIBLE * sum(raw)]
         case int(count):
             weights = [1.0] * count
@@ -194,16 +220,24 @@ def select(group: Sequence[Candidate], config: BestOfKConfig) -> list[Kept]:
     return [Kept(candidate, weight / total) for candidate, weight in zip(ranked, weights, strict=False)]
 
 
-def round_report(number: int, groups: Sequence[Sequence[Candidate]], kept: Sequence[Kept], **learned: Any) -> RoundReport:
+def round_report(
+    number: int, groups: Sequence[Sequence[Candidate]], kept: Sequence[Kept], **learned: Any
+) -> RoundReport:
     """The report of a round; `learned` are its figures about the fine-tuning."""
     every = [candidate for group in groups for candidate in group]
     chosen = [max(group, key=lambda candidate: candidate.score) for group in groups]
     k = len(groups[0])
     return RoundReport(
-        round=number, prompts=len(groups), completions=len(every), tokens=sum(len(c.tokens) for c in every),
-        cut=sum(c.row.completion.finish == "length" for c in every), tied=sum(tied(group) for group in groups),
-        growth=growth(groups), kl_estimate=mean_and_error([best_of_n_kl_estimate(k, min(c.logprob, 0.0)) for c in chosen])[0],
-        kept_reward=sum(weight * c.reward for c, weight in kept) / sum(weight for _, weight in kept), **learned,
+        round=number,
+        prompts=len(groups),
+        completions=len(every),
+        tokens=sum(len(c.tokens) for c in every),
+        cut=sum(c.row.completion.finish == "length" for c in every),
+        tied=sum(tied(group) for group in groups),
+        growth=growth(groups),
+        kl_estimate=mean_and_error([best_of_n_kl_estimate(k, min(c.logprob, 0.0)) for c in chosen])[0],
+        kept_reward=sum(weight * c.reward for c, weight in kept) / sum(weight for _, weight in kept),
+        **learned,
     )
 
 

@@ -13,11 +13,11 @@ from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import WIN, PolicyResult, WinRate
 from rlaif.stats import Estimate
 
-__all__ = [
-    "AtBudget", "Difference", "Finding", "Optimisation", "PolicyComparison", "Reading", "interval",
-]
+__all__ = ["AtBudget", "Difference", "Finding", "Optimisation", "PolicyComparison", "Reading", "interval"]
 
-Finding = Literal["over-optimised", "sign of over-optimisation", "not shown to carry over", "carried over", "no gain"]
+Finding = Literal[
+    "over-optimised", "sign of over-optimisation", "not shown to carry over", "carried over", "no gain"
+]
 
 UNITS: Mapping[Budget, str] = {"tokens": "generated tokens", "seconds": "seconds"}
 
@@ -25,7 +25,8 @@ UNEQUAL = 1.25
 """Costs further apart than this factor are called unequal."""
 
 COARSE = 0.1
-"""A curve whose points around a budget are further apart than this share of it is read between them, and that is said."""
+"""A curve whose points around a budget are further apart than this share of it is read between them, and that
+is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,16 @@ class Difference:
         behind = self.against if self.ahead == self.policy else self.policy
         value, low, high = self.estimate
         gap = self.estimate if self.ahead == self.policy else Estimate(value=-value, low=-high, high=-low)
-        return f"`{self.ahead}` is ahead of `{behind}` on {measure} by {interval(gap)}: the interval excludes zero."
+        return (
+            f"`{self.ahead}` is ahead of `{behind}` on {measure} by {interval(gap)}: the interval "
+            "excludes zero."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Optimisation:
-    """How a policy moved from the start policy on the measure it was trained on (the proxy) and on the gold one."""
+    """How a policy moved from the start policy on the measure it was trained on (the proxy) and on the gold
+    one."""
 
     policy: str
     proxy_name: str
@@ -87,10 +92,13 @@ class Optimisation:
         proxy, gold = interval(self.proxy, signed=True), interval(self.gold, signed=True)
         both = f"{self.proxy_name} {proxy}, {self.gold_name} {gold} over the start policy"
         meaning: Mapping[Finding, str] = {
-            "over-optimised": "is over-optimised: the proxy went up and gold went down, and both intervals exclude zero",
-            "sign of over-optimisation": "shows a sign of over-optimisation: the proxy went up and gold down, though gold's interval "
-                                         "includes zero",
-            "not shown to carry over": "gained on the proxy, but gold is not shown to have moved (its interval includes zero)",
+            "over-optimised": "is over-optimised: the proxy went up and gold went down, and both intervals "
+            "exclude zero",
+            "sign of over-optimisation": "shows a sign of over-optimisation: the proxy went up and gold "
+            "down, though gold's interval "
+            "includes zero",
+            "not shown to carry "
+            "over": "gained on the proxy, but gold is not shown to have moved (its interval includes zero)",
             "carried over": "gained on the proxy and on gold, and both intervals exclude zero",
             "no gain": "is not shown to have gained on the proxy it was trained on",
         }
@@ -130,7 +138,8 @@ class AtBudget:
         best = [name for name, reading in known.items() if reading.value == most]
         leader = f"`{best[0]}` is ahead" if len(best) == 1 and len(known) > 1 else "none is ahead"
         return (
-            f"At {self.amount:,.0f} {UNITS[self.budget]} of training, by the {self.shows}: {facts}; {leader}. This is the reward in "
+            f"At {self.amount:,.0f} {UNITS[self.budget]} of training, by the {self.shows}: {facts}; "
+            f"{leader}. This is the reward in "
             "training, not the held-out measure, and each is a single figure of a curve, without an interval."
         )
 
@@ -138,7 +147,9 @@ class AtBudget:
         """The figure, and where it was read between points that lie far apart."""
         low, high = reading.between
         far = high - low > COARSE * self.amount
-        return f"{reading.value:.3g}" + (f" (on the line between its points at {low:,.0f} and {high:,.0f})" if far else "")
+        return f"{reading.value:.3g}" + (
+            f" (on the line between its points at {low:,.0f} and {high:,.0f})" if far else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +157,11 @@ class PolicyComparison:
     """Which policy won, and at what cost.
 
     Attributes:
-        headline: The measure that decides: the gold one; without one the judge's win rate; without that the reward.
+        headline: The measure that decides: the gold one; without one the judge's win rate; without that the
+            reward.
         policies: Their results, the start policy first.
-        differences: Of every policy to the start policy, then of every other pair, on every measure that is compared.
+        differences: Of every policy to the start policy, then of every other pair, on every measure that is
+            compared.
         at_budgets: Empty where only the endpoints are compared.
         endpoints: Which policies are compared at their endpoints only, and why; empty where none is.
     """
@@ -180,12 +193,23 @@ class PolicyComparison:
         """The findings, a sentence each, the most important first."""
         name = "the judge's win rate" if self.headline == WIN else self.headline
         if self.winner is None:
-            first = f"No single winner on {name}: no policy is ahead of every other with an interval that excludes zero."
+            first = (
+                f"No single winner on {name}: no policy is ahead of every other with an interval that "
+                "excludes zero."
+            )
         else:
-            first = f"Winner on {name}: `{self.winner}`, ahead of every other policy, each interval excluding zero."
+            first = (
+                f"Winner on {name}: `{self.winner}`, ahead of every other policy, each interval "
+                "excluding zero."
+            )
         lines = [first, *(each.words for each in self.differences if each.measure == self.headline)]
         lines += [each.words for each in self.optimisations]
-        lines += [words for each in self.policies if each.win for words in _win_words(each.name, self.start, each.win)]
+        lines += [
+            words
+            for each in self.policies
+            if each.win
+            for words in _win_words(each.name, self.start, each.win)
+        ]
         lines += [each.words for each in self.at_budgets]
         return (*lines, *([self.endpoints] if self.endpoints else []), *self._unequal_costs(), *self.notes)
 
@@ -195,16 +219,26 @@ class PolicyComparison:
         for policy in found["policies"]:
             del policy["rows"]
         said: Mapping[str, Sequence[Difference | Optimisation | AtBudget]] = {
-            "differences": self.differences, "optimisations": self.optimisations, "at_budgets": self.at_budgets,
+            "differences": self.differences,
+            "optimisations": self.optimisations,
+            "at_budgets": self.at_budgets,
         }
         for kind, values in said.items():
-            found[kind] = [{**each, "words": value.words} for each, value in zip(found[kind], values, strict=True)]
+            found[kind] = [
+                {**each, "words": value.words} for each, value in zip(found[kind], values, strict=True)
+            ]
         for each, value in zip(found["optimisations"], self.optimisations, strict=True):
             each["finding"] = value.finding
         return {"winner": self.winner, "verdict": list(self.verdict), **found}
 
     def _unequal_costs(self) -> list[str]:
-        spent = sorted(((cost.tokens, name) for name, cost in self.training.items() if cost.tokens > 0 and name != self.start))
+        spent = sorted(
+            (
+                (cost.tokens, name)
+                for name, cost in self.training.items()
+                if cost.tokens > 0 and name != self.start
+            )
+        )
         if len(spent) < 2 or spent[-1][0] <= UNEQUAL * spent[0][0]:
             return []
         (least, cheap), (most, dear) = spent[0], spent[-1]
@@ -223,11 +257,16 @@ def _win_words(name: str, start: str, win: WinRate) -> list[str]:
         return [f"The judge gave too few valid verdicts on `{name}` for a win rate."]
     half = "excludes" if _off_half(win.rate) else "includes"
     lines = [
-        f"The judge prefers `{name}` to `{start}` in {share(win.rate)} of pairs (the interval {half} one half; {win.wins} wins, "
-        f"{win.losses} losses, {win.ties} ties, {win.invalid} invalid); at equal length in {share(win.length_controlled)}."
+        f"The judge prefers `{name}` to `{start}` in {share(win.rate)} of pairs (the interval {half} one "
+        f"half; {win.wins} wins, "
+        f"{win.losses} losses, {win.ties} ties, {win.invalid} invalid); at equal length in "
+        f"{share(win.length_controlled)}."
     ]
     if _off_half(win.rate) and not _off_half(win.length_controlled):
-        lines.append(f"Length may explain that win rate of `{name}`: controlled for it, the interval includes one half.")
+        lines.append(
+            f"Length may explain that win rate of `{name}`: controlled for it, the interval includes one "
+            "half."
+        )
     return lines
 
 

@@ -1,4 +1,5 @@
-"""What training a policy took, and how its reward rose with that: frozen values that a stage notes and a comparison reads."""
+"""What training a policy took, and how its reward rose with that: frozen values that a stage notes and a
+comparison reads."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class CurvePoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingCost:
-    """What it took to train a policy, from the start policy on: rollouts or samples, scoring and updates; reports are not counted.
+    """What it took to train a policy, from the start policy on: rollouts or samples, scoring and updates;
+    reports are not counted.
 
     Attributes:
         tokens: Generated.
@@ -30,7 +32,8 @@ class TrainingCost:
         peak_bytes: Most memory held; `None` where it was not measured.
         curve: Points in order of cost; empty where there was only one, the start or the end.
         shows: What the curve's values are, in words.
-        basis: Digest of what values depend on beside the policy: the reward, and how is sampled. Only curves of one basis compare.
+        basis: Digest of what values depend on beside the policy: the reward, and how is sampled. Only curves
+            of one basis compare.
     """
 
     tokens: int

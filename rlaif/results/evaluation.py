@@ -1,4 +1,5 @@
-"""What an evaluation found, as frozen values; each completion's numbers are kept, to compare policies prompt by prompt."""
+"""What an evaluation found, as frozen values; each completion's numbers are kept, to compare policies prompt
+by prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ from rlaif.audit.cases import plain
 from rlaif.errors import DataError
 from rlaif.stats import Estimate, bootstrap_mean
 
-__all__ = ["OWN_MEASURES", "REWARD", "WIN", "Cost", "Evaluation", "PolicyResult", "Rows", "WinRate", "estimates"]
+__all__ = [
+    "OWN_MEASURES",
+    "REWARD",
+    "WIN",
+    "Cost",
+    "Evaluation",
+    "PolicyResult",
+    "Rows",
+    "WinRate",
+    "estimates",
+]
 
 REWARD = "reward"
 """The measure of the reward model."""
@@ -20,7 +31,17 @@ WIN = "win"
 """The measure of the judge: 1, ½ or 0 against the start policy's completion of the same prompt and number."""
 
 OWN_MEASURES = (
-    REWARD, WIN, "kl", "tokens", "words", "ended", "distinct_1", "distinct_2", "repetition", "refusal", "boilerplate",
+    REWARD,
+    WIN,
+    "kl",
+    "tokens",
+    "words",
+    "ended",
+    "distinct_1",
+    "distinct_2",
+    "repetition",
+    "refusal",
+    "boilerplate",
 )
 """Measures that every evaluation has, where they could be taken; no metric may have the name of one."""
 
@@ -32,8 +53,9 @@ class Rows:
     Attributes:
         prompts: Prompt ids.
         texts: What was answered.
-        measures: By name, a number for each completion; `None` where there is none (an invalid verdict, a completion not judged).
-            `distinct_1` and `distinct_2` are of all completions of the prompt together, repeated for each.
+        measures: By name, a number for each completion; `None` where there is none (an invalid verdict, a
+            completion not judged). `distinct_1` and `distinct_2` are of all completions of the prompt
+            together, repeated for each.
     """
 
     prompts: tuple[str, ...]
@@ -55,11 +77,14 @@ class WinRate:
 
     Attributes:
         compared: Pairs: wins, losses, ties and invalid ones together.
-        ties: Labels within `rlaif.judging.aggregate.TIE` of ½, and pairs with the same text (`identical`), which were not asked.
+        ties: Labels within `rlaif.judging.aggregate.TIE` of ½, and pairs with the same text (`identical`),
+            which were not asked.
         invalid: Pairs without any valid verdict; they are left out of the rates.
         flip_rate: Share of questions whose two orders name different winners, where both orders are asked.
-        rate: (wins + ties / 2) / (wins + losses + ties); `None` where fewer than two prompts have a valid pair.
-        length_controlled: The same as if both sides' answers were of one length in characters (Dubois et al. 2024).
+        rate: (wins + ties / 2) / (wins + losses + ties); `None` where fewer than two prompts have a valid
+            pair.
+        length_controlled: The same as if both sides' answers were of one length in characters (Dubois et al.
+            2024).
         length_effect: Log-odds; above 0 the judge prefers the longer answer.
     """
 
@@ -85,7 +110,8 @@ class Cost:
         prompt_tokens: Read, each prompt once for all its samples.
         flops: Of the forward passes; see `rlaif.models.cost.forward_flops`.
         seconds: Wall-clock.
-        peak_bytes: Most memory held until then: of the device where there is a GPU, of the whole process elsewhere.
+        peak_bytes: Most memory held until then: of the device where there is a GPU, of the whole process
+            elsewhere.
     """
 
     tokens: int
@@ -101,7 +127,8 @@ class PolicyResult:
 
     Attributes:
         model: Base and role, for the record.
-        estimates: By measure, the mean over completions with its bootstrap 95 % interval, prompts drawn whole.
+        estimates: By measure, the mean over completions with its bootstrap 95 % interval, prompts drawn
+            whole.
         win: `None` for the start policy, and without a judge.
     """
 
@@ -169,7 +196,9 @@ class Evaluation:
             found.policy(found.start)
         except (KeyError, TypeError, AttributeError) as error:
             what = f"this is no whole evaluation: {type(error).__name__} {error}"
-            raise DataError(what, where=where, remedy="give a file that `rlaif evaluate` wrote, with its rows") from error
+            raise DataError(
+                what, where=where, remedy="give a file that `rlaif evaluate` wrote, with its rows"
+            ) from error
         return found
 
 
@@ -181,7 +210,10 @@ def estimates(rows: Rows, *, resamples: int, seed: int) -> dict[str, Estimate]:
         if len(by_prompt) > 1:
             prompts = [prompt for prompt, values in by_prompt.items() for _ in values]
             found[name] = bootstrap_mean(
-                [value for values in by_prompt.values() for value in values], prompts, resamples=resamples, seed=seed
+                [value for values in by_prompt.values() for value in values],
+                prompts,
+                resamples=resamples,
+                seed=seed,
             )
     return found
 
@@ -192,10 +224,14 @@ def estimates(rows: Rows, *, resamples: int, seed: int) -> dict[str, Estimate]:
 def _policy(values: Mapping[str, Any]) -> PolicyResult:
     rows = values["rows"]
     return PolicyResult(
-        name=values["name"], model=values["model"], cost=Cost(**values["cost"]), win=_win(values["win"]),
+        name=values["name"],
+        model=values["model"],
+        cost=Cost(**values["cost"]),
+        win=_win(values["win"]),
         estimates={name: Estimate(**each) for name, each in values["estimates"].items()},
         rows=Rows(
-            prompts=tuple(rows["prompts"]), texts=tuple(rows["texts"]),
+            prompts=tuple(rows["prompts"]),
+            texts=tuple(rows["texts"]),
             measures={name: tuple(column) for name, column in rows["measures"].items()},
         ),
     )
@@ -205,4 +241,6 @@ def _win(values: Mapping[str, Any] | None) -> WinRate | None:
     if values is None:
         return None
     intervals = {name: values[name] for name in ("rate", "length_controlled")}
-    return WinRate(**{**values, **{name: Estimate(**each) if each else None for name, each in intervals.items()}})
+    return WinRate(
+        **{**values, **{name: Estimate(**each) if each else None for name, each in intervals.items()}}
+    )

@@ -47,8 +47,13 @@ class PreferencePair:
 
 
 def pairs_from_rows(
-    rows: Iterable[Mapping[str, Any]], *, source: str = "", weight: float = 1.0, hard: bool = False,
-    skipped: Callable[[Sequence[Problem]], None] | None = None, places: Sequence[str] = (),
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    source: str = "",
+    weight: float = 1.0,
+    hard: bool = False,
+    skipped: Callable[[Sequence[Problem]], None] | None = None,
+    places: Sequence[str] = (),
 ) -> list[PreferencePair]:
     """Preference rows, in TRL's conversational format with our columns where they are there, as pairs.
 
@@ -57,7 +62,8 @@ def pairs_from_rows(
         weight: Multiplies the `weight` of each row (1 where there is none).
         hard: Read every label as certain.
         places: Where each row stands; by its number when left out.
-        skipped: Told of the rows that cannot be trained on, which are then left out; without it they are an error.
+        skipped: Told of the rows that cannot be trained on, which are then left out; without it they are an
+            error.
 
     Raises:
         DataError: Rows that cannot be trained on; the message lists them all.
@@ -75,15 +81,20 @@ def pairs_from_rows(
         skipped(problems)
     elif problems:
         raise DataError(
-            f"{len(problems)} of {len(pairs) + len(problems)} preferences cannot be trained on", problems=problems[:SHOWN_PROBLEMS],
-            remedy="each needs prompt, two different completions chosen and rejected, and p_chosen, if given, between 0 and 1; "
+            f"{len(problems)} of {len(pairs) + len(problems)} preferences cannot be trained on",
+            problems=problems[:SHOWN_PROBLEMS],
+            remedy="each needs prompt, two different completions chosen and rejected, and p_chosen, if "
+            "given, between 0 and 1; "
             "or go on without them: --skip-bad-rows (skip_bad_rows: true)",
         )
     return pairs
 
 
-def split_by_prompt(pairs: Sequence[PreferencePair], share: float, *, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Training pairs and held-out pairs: `share` of the prompts, at least one, drawn by hash, with all their pairs.
+def split_by_prompt(
+    pairs: Sequence[PreferencePair], share: float, *, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Training pairs and held-out pairs: `share` of the prompts, at least one, drawn by hash, with all their
+    pairs.
 
     Raises:
         DataError: Fewer than three prompts: two are needed to learn from, one to hold out.
@@ -91,7 +102,8 @@ def split_by_prompt(pairs: Sequence[PreferencePair], share: float, *, seed: int)
     groups = sorted({pair.group for pair in pairs}, key=lambda group: unit_from(seed, "held out", group))
     if len(groups) < 3:
         raise DataError(
-            f"preferences on {len(groups)} prompts are too few to learn from and to hold some out", remedy="label more prompts",
+            f"preferences on {len(groups)} prompts are too few to learn from and to hold some out",
+            remedy="label more prompts",
         )
     held = set(groups[: min(len(groups) - 2, max(1, round(share * len(groups))))])
     return [pair for pair in pairs if pair.group not in held], [pair for pair in pairs if pair.group in held]
@@ -110,10 +122,19 @@ def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> Pre
         raise ValueError(f"p_chosen is {p}, not a probability")
     if own and not LEAST_WEIGHT <= own <= MOST_WEIGHT:
         raise ValueError(f"weight is {own:g}, neither 0 nor from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}")
-    asked = dict.fromkeys(str(verdict["principle"]) for verdict in row.get("verdicts") or () if verdict.get("valid", True))
+    asked = dict.fromkeys(
+        str(verdict["principle"]) for verdict in row.get("verdicts") or () if verdict.get("valid", True)
+    )
     return PreferencePair(
-        id=str(row.get("id", "")), prompt=prompt, chosen=chosen, rejected=rejected, p_chosen=1.0 if hard else p,
-        weight=weight * own, principles=tuple(asked), source=source, constitution=str(row.get("constitution_digest") or ""),
+        id=str(row.get("id", "")),
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        p_chosen=1.0 if hard else p,
+        weight=weight * own,
+        principles=tuple(asked),
+        source=source,
+        constitution=str(row.get("constitution_digest") or ""),
         group=digest([[message.role, message.content] for message in prompt]),
     )
 

@@ -1,4 +1,5 @@
-"""What a reward model is worth: accuracy, calibration and loss on held-out pairs, beside what needs no model to know."""
+"""What a reward model is worth: accuracy, calibration and loss on held-out pairs, beside what needs no model
+to know."""
 
 from __future__ import annotations
 
@@ -17,7 +18,16 @@ from rlaif.reward.fit import fit_scale
 from rlaif.reward.loss import bradley_terry_loss
 from rlaif.stats import Calibration, calibration, wilson
 
-__all__ = ["Breakdown", "RewardReport", "Scored", "by_length", "by_margin", "by_principle", "length_differences", "measure"]
+__all__ = [
+    "Breakdown",
+    "RewardReport",
+    "Scored",
+    "by_length",
+    "by_margin",
+    "by_principle",
+    "length_differences",
+    "measure",
+]
 
 MARGINS = ((0.5, 0.6), (0.6, 0.75), (0.75, 0.9), (0.9, 1.0))
 LENGTH_BINS = 4
@@ -29,8 +39,8 @@ class Scored:
     """One way to score, measured on pairs.
 
     Attributes:
-        accuracy: Share of the pairs whose better completion scored higher (ties count half; labels of ½ are left out), with its
-            Wilson 95 % interval in `low` and `high`.
+        accuracy: Share of the pairs whose better completion scored higher (ties count half; labels of ½ are
+            left out), with its Wilson 95 % interval in `low` and `high`.
         loss: Soft Bradley–Terry loss in nats; ln 2 = 0.693 is a coin's.
         ece: Expected calibration error of σ(difference) against the labels.
     """
@@ -59,12 +69,13 @@ class RewardReport:
     """The report of a reward stage.
 
     Attributes:
-        held_out: By way of scoring, on held-out pairs: `length` (the length difference alone), `head` (fitted on the frozen
-            base), `lora` (adapter and head), `judge` (the labels themselves: its loss is the lowest possible).
+        held_out: By way of scoring, on held-out pairs: `length` (the length difference alone), `head` (fitted
+            on the frozen base), `lora` (adapter and head), `judge` (the labels themselves: its loss is the
+            lowest possible).
         gold: The same ways, and their accuracy against a gold metric on the same pairs, if one was given.
         human: The kept model on pairs that people labelled, if there are any.
-        kept: `head` or `lora`: whichever has the lower held-out loss, unless the settings decide. Where both were measured, the
-            better of the two figures is a little flattered by the choice.
+        kept: `head` or `lora`: whichever has the lower held-out loss, unless the settings decide. Where both
+            were measured, the better of the two figures is a little flattered by the choice.
         reward_mean, reward_std: Of raw scores over reference completions; the saved normalisation.
     """
 
@@ -94,8 +105,12 @@ def measure(difference: Tensor, p: Tensor) -> Scored:
     share = wilson(right, count) if count else None
     loss = float(bradley_terry_loss(difference.double(), torch.zeros(len(p), dtype=torch.double), p.double()))
     return Scored(
-        pairs=len(p), accuracy=share.value if share else math.nan, low=share.low if share else 0.0, high=share.high if share else 1.0,
-        loss=loss, ece=reliability(difference, p).ece,
+        pairs=len(p),
+        accuracy=share.value if share else math.nan,
+        low=share.low if share else 0.0,
+        high=share.high if share else 1.0,
+        loss=loss,
+        ece=reliability(difference, p).ece,
     )
 
 
@@ -104,9 +119,12 @@ def reliability(difference: Tensor, p: Tensor) -> Calibration:
     return calibration(torch.sigmoid(difference.double()).tolist(), p.double().tolist())
 
 
-def length_differences(train: tuple[Tensor, Tensor], p: Tensor, weight: Tensor, held_out: tuple[Tensor, Tensor]) -> Tensor:
-    """Reward differences of the length-only baseline on held-out pairs: s (chosen - rejected length), s fitted on the training
-    pairs, below 0 where the shorter one tends to be chosen. All (N,) or pairs of (N,)."""
+def length_differences(
+    train: tuple[Tensor, Tensor], p: Tensor, weight: Tensor, held_out: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Reward differences of the length-only baseline on held-out pairs: s (chosen - rejected length), s
+    fitted on the training pairs, below 0 where the shorter one tends to be chosen. All (N,) or pairs of
+    (N,)."""
     gap = (train[0] - train[1]).double()
     fits = [fit_scale(sign * gap, p.double(), weight.double()) for sign in (1, -1)]
     scale = fits[0][1] if fits[0][0] <= fits[1][0] else -fits[1][1]
@@ -114,8 +132,11 @@ def length_differences(train: tuple[Tensor, Tensor], p: Tensor, weight: Tensor, 
 
 
 def against_gold(differences: Mapping[str, Tensor], gold: Tensor) -> dict[str, Breakdown]:
-    """Of each way of scoring, how often it orders a pair as the gold metric does; `gold` (N,) is chosen less rejected."""
-    return {name: _breakdown(name, difference, torch.sigmoid(gold)) for name, difference in differences.items()}
+    """Of each way of scoring, how often it orders a pair as the gold metric does; `gold` (N,) is chosen less
+    rejected."""
+    return {
+        name: _breakdown(name, difference, torch.sigmoid(gold)) for name, difference in differences.items()
+    }
 
 
 def by_principle(pairs: Sequence[PreferencePair], difference: Tensor) -> list[Breakdown]:
@@ -131,18 +152,23 @@ def by_margin(pairs: Sequence[PreferencePair], difference: Tensor) -> list[Break
     """Accuracy by how sure the judge was."""
     sure = [max(pair.p_chosen, 1 - pair.p_chosen) for pair in pairs]
     groups = [
-        (f"p {low}–{high}", [i for i, p in enumerate(sure) if low <= p < high or p == high == 1.0]) for low, high in MARGINS
+        (f"p {low}–{high}", [i for i, p in enumerate(sure) if low <= p < high or p == high == 1.0])
+        for low, high in MARGINS
     ]
     return _broken_down(groups, pairs, difference)
 
 
-def by_length(pairs: Sequence[PreferencePair], difference: Tensor, lengths: tuple[Tensor, Tensor]) -> list[Breakdown]:
+def by_length(
+    pairs: Sequence[PreferencePair], difference: Tensor, lengths: tuple[Tensor, Tensor]
+) -> list[Breakdown]:
     """Accuracy by the completions' mean length in tokens, in quarters of the pairs."""
     mean = ((lengths[0] + lengths[1]) / 2).tolist()
     order = sorted(range(len(pairs)), key=lambda index: (mean[index], index))
     cuts = [round(part * len(order) / LENGTH_BINS) for part in range(LENGTH_BINS + 1)]
     parts = [order[a:b] for a, b in pairwise(cuts) if b > a]
-    return _broken_down([(f"{mean[part[0]]:.0f}–{mean[part[-1]]:.0f} tokens", part) for part in parts], pairs, difference)
+    return _broken_down(
+        [(f"{mean[part[0]]:.0f}–{mean[part[-1]]:.0f} tokens", part) for part in parts], pairs, difference
+    )
 
 
 def judge_differences(p: Tensor) -> Tensor:
@@ -150,7 +176,9 @@ def judge_differences(p: Tensor) -> Tensor:
     return torch.logit(p.double().clamp(CLIP, 1 - CLIP))
 
 
-def gold_differences(pairs: Sequence[PreferencePair], gold: Callable[[Sequence[dict[str, str]], str], float]) -> Tensor:
+def gold_differences(
+    pairs: Sequence[PreferencePair], gold: Callable[[Sequence[dict[str, str]], str], float]
+) -> Tensor:
     """Gold of the chosen less that of the rejected completion (N,)."""
     found = []
     for pair in pairs:
@@ -159,7 +187,9 @@ def gold_differences(pairs: Sequence[PreferencePair], gold: Callable[[Sequence[d
     return torch.tensor(found, dtype=torch.double)
 
 
-def _broken_down(groups: Iterable[tuple[str, Sequence[int]]], pairs: Sequence[PreferencePair], difference: Tensor) -> list[Breakdown]:
+def _broken_down(
+    groups: Iterable[tuple[str, Sequence[int]]], pairs: Sequence[PreferencePair], difference: Tensor
+) -> list[Breakdown]:
     p = torch.tensor([pair.p_chosen for pair in pairs])
     return [_breakdown(name, difference[list(index)], p[list(index)]) for name, index in groups if index]
 

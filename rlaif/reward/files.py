@@ -1,11 +1,11 @@
 """A reward model as a folder: adapters as PEFT writes them, heads, and `reward.json` with everything else.
 
-    reward.json              base, tokenizer, pooling, normalisation, constitution, and a few conversations with their scores
-    heads.safetensors        weight, bias, shift and scale of each member's head
+    reward.json              base, tokenizer, pooling, normalisation, constitution, and a few conversations
+    with their scores heads.safetensors        weight, bias, shift and scale of each member's head
     adapter-0/               adapter of the first member, if it has one
 
-The folder appears whole: it is written under another name, loaded again, its scores are compared with those of the model in memory,
-and only then it gets its name. Loading scores the same conversations again.
+The folder appears whole: it is written under another name, loaded again, its scores are compared with those
+of the model in memory, and only then it gets its name. Loading scores the same conversations again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ FORMAT = 1
 ABOUT, HEADS = "reward.json", "heads.safetensors"
 REMEDY = "copy or train the model again"
 SAVE_TOLERANCE, LOAD_TOLERANCE = 1e-3, 0.25
-"""Largest gap between scores, in standard deviations: at save the arithmetic is the same, at load device and dtype may differ."""
+"""Largest gap between scores, in standard deviations: at save the arithmetic is the same, at load device and
+dtype may differ."""
 
 
 def save_reward_model(
@@ -48,10 +49,15 @@ def save_reward_model(
         note: JSON values to keep beside (data digests, results).
 
     Raises:
-        ModelError: Something is there already, the folder cannot be written, or what was written scores otherwise.
+        ModelError: Something is there already, the folder cannot be written, or what was written scores
+            otherwise.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ModelError("the folder is not empty, and nothing is overwritten", where=str(folder), remedy="name another folder")
+        raise ModelError(
+            "the folder is not empty, and nothing is overwritten",
+            where=str(folder),
+            remedy="name another folder",
+        )
     work = folder.with_name(f".tmp-{folder.name}")
     try:
         shutil.rmtree(work, ignore_errors=True)
@@ -63,29 +69,40 @@ def save_reward_model(
         work.rename(folder)
     except OSError as error:
         remedy = "check space and permissions"
-        raise ModelError(f"the reward model cannot be written: {error}", where=str(folder), remedy=remedy) from None
+        raise ModelError(
+            f"the reward model cannot be written: {error}", where=str(folder), remedy=remedy
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def load_reward_model(
-    base: SharedBase, folder: Path, *, name: str = "reward", constitution: str | None = None,
+    base: SharedBase,
+    folder: Path,
+    *,
+    name: str = "reward",
+    constitution: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> RewardModel:
     """Add a saved reward model to `base`, frozen.
 
     Args:
         name: Role of its adapter; an ensemble's are `NAME-0`, `NAME-1`, …
-        constitution: Digest of the constitution in use; `log` is told when the model was trained under another.
+        constitution: Digest of the constitution in use; `log` is told when the model was trained under
+            another.
 
     Raises:
-        ModelError: The folder is incomplete or damaged, or the model is of another base or tokenizer, or scores otherwise than it did.
+        ModelError: The folder is incomplete or damaged, or the model is of another base or tokenizer, or
+            scores otherwise than it did.
     """
     about = _read_about(folder)
     _check_base(about, base, folder)
     trained = about["constitution"]
     if constitution is not None and trained and trained != constitution:
-        log(f"the reward model in {folder} was trained under constitution {trained}, not {constitution}: it rewards other things")
+        log(
+            f"the reward model in {folder} was trained under constitution {trained}, not {constitution}: it "
+            "rewards other things"
+        )
     heads = _read_heads(folder)
     members, added = [], []
     try:
@@ -95,10 +112,20 @@ def load_reward_model(
                 role = name if len(about["members"]) == 1 else f"{name}-{number}"
                 base.load_adapter(role, folder / entry["adapter"])
                 added.append(role)
-            members.append(Member(role=role, head=_head(heads, number, base, folder), mean=entry["mean"], std=entry["std"]))
+            members.append(
+                Member(
+                    role=role, head=_head(heads, number, base, folder), mean=entry["mean"], std=entry["std"]
+                )
+            )
         model = RewardModel(
-            base, members, pooling=about["pooling"], combine=about["combine"], variance_penalty=about["variance_penalty"],
-            mean=about["mean"], std=about["std"], constitution=trained,
+            base,
+            members,
+            pooling=about["pooling"],
+            combine=about["combine"],
+            variance_penalty=about["variance_penalty"],
+            mean=about["mean"],
+            std=about["std"],
+            constitution=trained,
         )
         _check_scores(model, about, folder)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -111,7 +138,8 @@ def load_reward_model(
 
 
 def reward_note(folder: Path) -> Mapping[str, Any]:
-    """What was noted beside a reward model when it was saved (`save_reward`): the judge behind its labels, and such.
+    """What was noted beside a reward model when it was saved (`save_reward`): the judge behind its labels,
+    and such.
 
     Raises:
         ModelError: The folder holds no reward model, or its files are damaged.
@@ -135,15 +163,25 @@ def _write(model: RewardModel, folder: Path, probes: Sequence[Conversation], not
         if adapter:
             model.base.save_adapter(member.role, folder / adapter)
         entries.append({"adapter": adapter, "mean": member.mean, "std": member.std})
-        tensors |= {f"{number}.{key}": value.detach().cpu().contiguous() for key, value in member.head.state_dict().items()}
+        tensors |= {
+            f"{number}.{key}": value.detach().cpu().contiguous()
+            for key, value in member.head.state_dict().items()
+        }
     check_finite(tensors, what="the heads of the reward model")
     write_tensors(folder / HEADS, tensors)
     base = model.base
     about = {
-        "format": FORMAT, "base": {"name": base.name, "identity": base.identity, "hidden_size": base.hidden_size},
-        "tokenizer": tokenizer_digest(base), "pooling": model.pooling, "combine": model.combine,
-        "variance_penalty": model.variance_penalty, "mean": model.mean, "std": model.std, "constitution": model.constitution,
-        "members": entries, "note": dict(note),
+        "format": FORMAT,
+        "base": {"name": base.name, "identity": base.identity, "hidden_size": base.hidden_size},
+        "tokenizer": tokenizer_digest(base),
+        "pooling": model.pooling,
+        "combine": model.combine,
+        "variance_penalty": model.variance_penalty,
+        "mean": model.mean,
+        "std": model.std,
+        "constitution": model.constitution,
+        "members": entries,
+        "note": dict(note),
         "probes": [
             {"messages": [message.as_dict() for message in conversation], "score": score}
             for conversation, score in zip(probes, model.score(probes), strict=True)
@@ -153,22 +191,40 @@ def _write(model: RewardModel, folder: Path, probes: Sequence[Conversation], not
 
 
 def _verify(again: RewardModel, model: RewardModel, probes: Sequence[Conversation], folder: Path) -> None:
-    """Compare the scores of the model that was read back with those of the one in memory; its adapters leave the base."""
+    """Compare the scores of the model that was read back with those of the one in memory; its adapters leave
+    the base."""
     try:
         gap = _largest_gap(again.score(probes), model.score(probes))
     finally:
         _drop(model.base, [member.role for member in again.members if member.role != REFERENCE])
     if not gap <= SAVE_TOLERANCE:
-        what = f"the saved reward model scores otherwise than the one in memory, by up to {gap:.3g} standard deviations"
-        raise ModelError(what, where=str(folder), remedy="this is a defect: please report it with the versions of torch and PEFT")
+        what = (
+            f"the saved reward model scores otherwise than the one in memory, by up to {gap:.3g} "
+            "standard deviations"
+        )
+        raise ModelError(
+            what,
+            where=str(folder),
+            remedy="this is a defect: please report it with the versions of torch and PEFT",
+        )
 
 
 def _check_scores(model: RewardModel, about: Mapping[str, Any], folder: Path) -> None:
-    probes = [[Message(role=m["role"], content=m["content"]) for m in probe["messages"]] for probe in about["probes"]]
+    probes = [
+        [Message(role=m["role"], content=m["content"]) for m in probe["messages"]]
+        for probe in about["probes"]
+    ]
     gap = _largest_gap(model.score(probes), [probe["score"] for probe in about["probes"]])
     if not gap <= LOAD_TOLERANCE:
-        what = f"the reward model scores otherwise than when it was saved, by up to {gap:.3g} standard deviations"
-        raise ModelError(what, where=str(folder), remedy="its files or the base's weights were changed: train or copy it again")
+        what = (
+            f"the reward model scores otherwise than when it was saved, by up to {gap:.3g} standard "
+            "deviations"
+        )
+        raise ModelError(
+            what,
+            where=str(folder),
+            remedy="its files or the base's weights were changed: train or copy it again",
+        )
 
 
 def _largest_gap(first: Sequence[float], second: Sequence[float]) -> float:
@@ -178,10 +234,15 @@ def _largest_gap(first: Sequence[float], second: Sequence[float]) -> float:
 def _read_about(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).is_file():
         remedy = "train one with `rlaif reward`"
-        raise ModelError(f"the folder holds no reward model: {ABOUT} is missing", where=str(folder), remedy=remedy)
+        raise ModelError(
+            f"the folder holds no reward model: {ABOUT} is missing", where=str(folder), remedy=remedy
+        )
     about = read_object(folder / ABOUT, error=ModelError, what="the note of the reward model", remedy=REMEDY)
     try:
-        version, _ = about["format"], (about["base"]["identity"], about["tokenizer"], about["members"], about["constitution"])
+        version, _ = (
+            about["format"],
+            (about["base"]["identity"], about["tokenizer"], about["members"], about["constitution"]),
+        )
     except (KeyError, TypeError) as error:
         raise _damaged(folder, ABOUT, error) from None
     if version != FORMAT:
@@ -193,14 +254,22 @@ def _read_about(folder: Path) -> dict[str, Any]:
 def _check_base(about: Mapping[str, Any], base: SharedBase, folder: Path) -> None:
     trained = about["base"]
     if about["tokenizer"] != tokenizer_digest(base):
-        what = f"the reward model was trained with the tokenizer of {trained['name']}, which is not that of {base.name}"
+        what = (
+            f"the reward model was trained with the tokenizer of {trained['name']}, which is not that of "
+            f"{base.name}"
+        )
         raise ModelError(what, where=str(folder), remedy=f"load it on a base of its own: {trained['name']}")
     if trained["identity"] != base.identity:
         what = (
-            f"the reward model was trained on {trained['name']} (weights {trained['identity']}), the base here is {base.name} "
+            f"the reward model was trained on {trained['name']} (weights {trained['identity']}), the base "
+            f"here is {base.name} "
             f"(weights {base.identity})"
         )
-        raise ModelError(what, where=str(folder), remedy="load it on its own base, with the same adapter merged, or train it again")
+        raise ModelError(
+            what,
+            where=str(folder),
+            remedy="load it on its own base, with the same adapter merged, or train it again",
+        )
 
 
 def _read_heads(folder: Path) -> dict[str, torch.Tensor]:
@@ -213,7 +282,9 @@ def _read_heads(folder: Path) -> dict[str, torch.Tensor]:
 
 def _head(heads: Mapping[str, torch.Tensor], number: int, base: SharedBase, folder: Path) -> ScalarHead:
     head = ScalarHead(base.hidden_size)
-    own = {key.removeprefix(f"{number}."): value for key, value in heads.items() if key.startswith(f"{number}.")}
+    own = {
+        key.removeprefix(f"{number}."): value for key, value in heads.items() if key.startswith(f"{number}.")
+    }
     try:
         head.load_state_dict(own)
     except RuntimeError as error:

@@ -1,12 +1,14 @@
-"""A reward head in closed form: ridge regression on features of the frozen base, its penalty chosen by cross-validation.
+"""A reward head in closed form: ridge regression on features of the frozen base, its penalty chosen by
+cross-validation.
 
-A linear head h on features x makes reward differences h · (x_chosen - x_rejected). The soft label says what that difference
-should be: its log-odds (Bradley–Terry). So the head is a least-squares fit of log-odds to differences of standardised features,
-with a penalty λ |h|². A few hundred labels are enough where gradient descent through an adapter learns nothing yet.
+A linear head h on features x makes reward differences h · (x_chosen - x_rejected). The soft label says what
+that difference should be: its log-odds (Bradley–Terry). So the head is a least-squares fit of log-odds to
+differences of standardised features, with a penalty λ |h|². A few hundred labels are enough where gradient
+descent through an adapter learns nothing yet.
 
-Penalty and scale come from out-of-fold predictions, whole prompts held out: the λ, and then the factor on the prediction, with
-the lowest soft Bradley–Terry loss. The factor undoes the shrinkage and the clipping of the targets, and is 0 where nothing was
-learned.
+Penalty and scale come from out-of-fold predictions, whole prompts held out: the λ, and then the factor on the
+prediction, with the lowest soft Bradley–Terry loss. The factor undoes the shrinkage and the clipping of the
+targets, and is 0 where nothing was learned.
 """
 
 from __future__ import annotations
@@ -74,18 +76,21 @@ def fit_head(
 
 
 def _folds(prompts: Sequence[Hashable], seed: int) -> Tensor:
-    """(N,): which fold a pair is held out in. The folds are of one size in prompts, and do not depend on the order of pairs."""
+    """(N,): which fold a pair is held out in. The folds are of one size in prompts, and do not depend on the
+    order of pairs."""
     ranked = sorted(set(prompts), key=lambda prompt: unit_from(seed, "fold", str(prompt)))
     if len(ranked) < 2:
         raise DataError(
-            f"preferences on {len(ranked)} prompt cannot be cross-validated", remedy="label pairs of at least two prompts",
+            f"preferences on {len(ranked)} prompt cannot be cross-validated",
+            remedy="label pairs of at least two prompts",
         )
     place = {prompt: index % min(FOLDS, len(ranked)) for index, prompt in enumerate(ranked)}
     return torch.tensor([place[prompt] for prompt in prompts])
 
 
 def _ridge(x: Tensor, target: Tensor, weight: Tensor, penalties: Sequence[float] = PENALTIES) -> Tensor:
-    """argmin_h Σ w (h · x - target)² + λ |h|² for each λ: (L, H), through the smaller of the two Gram matrices."""
+    """argmin_h Σ w (h · x - target)² + λ |h|² for each λ: (L, H), through the smaller of the two Gram
+    matrices."""
     root = weight.sqrt()
     x, target = x * root.unsqueeze(1), target * root
     wide = len(x) <= x.shape[1]

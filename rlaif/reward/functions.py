@@ -1,7 +1,8 @@
-"""What PPO is rewarded for: a reward model, a function of one's own, the judge itself, rules, or a weighted sum of them.
+"""What PPO is rewarded for: a reward model, a function of one's own, the judge itself, rules, or a weighted
+sum of them.
 
-A reward takes prompts and completions and returns a number for each, with the numbers that it was added up from, so that each part
-is logged apart. No torch here: a reward model brings its own.
+A reward takes prompts and completions and returns a number for each, with the numbers that it was added up
+from, so that each part is logged apart. No torch here: a reward model brings its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from rlaif.prompts import PromptLibrary
 from rlaif.types import Completion, Constitution, Prompt
 
 __all__ = [
-    "FormatReward", "FunctionReward", "JudgeReward", "LengthReward", "PatternReward", "RewardFunction", "RewardSum", "ScoredReward",
+    "FormatReward",
+    "FunctionReward",
+    "JudgeReward",
+    "LengthReward",
+    "PatternReward",
+    "RewardFunction",
+    "RewardSum",
+    "ScoredReward",
     "Scores",
 ]
 
@@ -43,7 +51,9 @@ class RewardFunction(Protocol):
 class ScoredReward:
     """A function that scores a whole batch, such as a reward model's `score`."""
 
-    def __init__(self, name: str, score: Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float]]) -> None:
+    def __init__(
+        self, name: str, score: Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float]]
+    ) -> None:
         self.name = name
         self._score = score
 
@@ -55,26 +65,39 @@ class ScoredReward:
         """
         values = tuple(float(value) for value in self._score(prompts, completions))
         if len(values) != len(completions):
-            raise DataError(f"the reward {self.name!r} gave {len(values)} scores for {len(completions)} completions")
+            raise DataError(
+                f"the reward {self.name!r} gave {len(values)} scores for {len(completions)} completions"
+            )
         for value, completion in zip(values, completions, strict=True):
             if not math.isfinite(value):
                 remedy = "make it return a finite number for every text, the empty one too"
-                raise DataError(f"the reward {self.name!r} gave {value}", where=f"completion {completion.id}", remedy=remedy)
+                raise DataError(
+                    f"the reward {self.name!r} gave {value}",
+                    where=f"completion {completion.id}",
+                    remedy=remedy,
+                )
         return Scores(total=values, parts={self.name: values})
 
 
 class _OneByOne(ScoredReward):
     def __init__(self, name: str, metric: Metric) -> None:
-        super().__init__(name, lambda prompts, completions: [
-            measure(name, metric, prompt, completion, what="reward") for prompt, completion in zip(prompts, completions, strict=True)
-        ])
+        super().__init__(
+            name,
+            lambda prompts, completions: [
+                measure(name, metric, prompt, completion, what="reward")
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ],
+        )
 
 
 class FunctionReward(_OneByOne):
-    """A function of your own, as metrics are (`rlaif.metrics`), or where it can be imported from (`package.module:name`)."""
+    """A function of your own, as metrics are (`rlaif.metrics`), or where it can be imported from
+    (`package.module:name`)."""
 
     def __init__(self, function: Metric | str, *, name: str = "function") -> None:
-        super().__init__(name, load_metric(function, what="reward function") if isinstance(function, str) else function)
+        super().__init__(
+            name, load_metric(function, what="reward function") if isinstance(function, str) else function
+        )
 
 
 class LengthReward(_OneByOne):
@@ -82,11 +105,14 @@ class LengthReward(_OneByOne):
 
     def __init__(self, *, min_words: int = 0, max_words: int | None = None, name: str = "length") -> None:
         most = math.inf if max_words is None else max_words
-        super().__init__(name, lambda prompt, given: 0.0 if min_words <= len(given.text.split()) <= most else -1.0)
+        super().__init__(
+            name, lambda prompt, given: 0.0 if min_words <= len(given.text.split()) <= most else -1.0
+        )
 
 
 class PatternReward(_OneByOne):
-    """-1 for a completion in which a banned pattern is found, else 0 (a rule in the manner of Sparrow, Glaese et al. 2022)."""
+    """-1 for a completion in which a banned pattern is found, else 0 (a rule in the manner of Sparrow, Glaese
+    et al. 2022)."""
 
     def __init__(self, pattern: str, *, name: str = "pattern") -> None:
         banned = re.compile(pattern)
@@ -102,11 +128,13 @@ class FormatReward(_OneByOne):
 
 
 class JudgeReward:
-    """The judge itself (direct RLAIF, Lee et al. 2023, 2309.00267, §2.2.2): the good answer's share of each pointwise question,
-    averaged over the principles by weight. A question without a reading leaves its principle out for that completion.
+    """The judge itself (direct RLAIF, Lee et al. 2023, 2309.00267, §2.2.2): the good answer's share of each
+    pointwise question, averaged over the principles by weight. A question without a reading leaves its
+    principle out for that completion.
 
     Args:
-        scale: `probability` of the good answer, 0 to 1 (the expected score of an answer worth 1 or 0), or its `log-odds`.
+        scale: `probability` of the good answer, 0 to 1 (the expected score of an answer worth 1 or 0), or its
+            `log-odds`.
         least_share: Least probability that the two answers must hold together to be valid.
 
     Raises:
@@ -114,15 +142,29 @@ class JudgeReward:
     """
 
     def __init__(
-        self, engine: Engine, library: PromptLibrary, constitution: Constitution, *,
-        scale: Literal["probability", "log-odds"] = "probability", name: str = "judge", least_share: float = LEAST_SHARE,
+        self,
+        engine: Engine,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        scale: Literal["probability", "log-odds"] = "probability",
+        name: str = "judge",
+        least_share: float = LEAST_SHARE,
     ) -> None:
         self.name = name
         self._least_share = least_share
-        self._engine, self._library, self._principles, self._scale = engine, library, constitution.principles, scale
+        self._engine, self._library, self._principles, self._scale = (
+            engine,
+            library,
+            constitution.principles,
+            scale,
+        )
         if lacking := [principle.id for principle in self._principles if principle.question is None]:
             remedy = "write its `question`, or reward with a model trained on pairwise labels"
-            raise ConfigError(f"principle {lacking[0]!r} has no `question` for the judge to score a completion by", remedy=remedy)
+            raise ConfigError(
+                f"principle {lacking[0]!r} has no `question` for the judge to score a completion by",
+                remedy=remedy,
+            )
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         """One score each.
@@ -132,14 +174,16 @@ class JudgeReward:
         """
         requests = [
             self._request(prompt, completion, at)
-            for prompt, completion in zip(prompts, completions, strict=True) for at in range(len(self._principles))
+            for prompt, completion in zip(prompts, completions, strict=True)
+            for at in range(len(self._principles))
         ]
         found: dict[int, LabelReading] = {}
         for batch in self._engine.label_logprobs(requests):
             found.update(batch)
         count = len(self._principles)
         scores = tuple(
-            self._mean([found[row * count + at] for at in range(count)], completion) for row, completion in enumerate(completions)
+            self._mean([found[row * count + at] for at in range(count)], completion)
+            for row, completion in enumerate(completions)
         )
         return Scores(total=scores, parts={self.name: scores})
 
@@ -155,7 +199,11 @@ class JudgeReward:
         valid = [(self._scaled(value), weight) for value, weight in pairs if value is not None]
         if not valid:
             why = readings[0].reason or "no finite reading"
-            raise DataError(f"the judge has no valid answer ({why})", where=f"completion {completion.id}", remedy="see `rlaif audit`")
+            raise DataError(
+                f"the judge has no valid answer ({why})",
+                where=f"completion {completion.id}",
+                remedy="see `rlaif audit`",
+            )
         return sum(value * weight for value, weight in valid) / sum(weight for _, weight in valid)
 
     def _scaled(self, value: float) -> float:
@@ -176,5 +224,8 @@ class RewardSum:
         """The weighted sums, and every part."""
         scored = {name: reward(prompts, completions).total for name, (_, reward) in self._parts.items()}
         weights = {name: weight for name, (weight, _) in self._parts.items()}
-        total = tuple(sum(weights[name] * values[row] for name, values in scored.items()) for row in range(len(completions)))
+        total = tuple(
+            sum(weights[name] * values[row] for name, values in scored.items())
+            for row in range(len(completions))
+        )
         return Scores(total=total, parts=scored)

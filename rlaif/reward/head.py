@@ -1,4 +1,5 @@
-"""Scalar heads: one number from hidden states, for the reward of a completion or the value of each of its tokens."""
+"""Scalar heads: one number from hidden states, for the reward of a completion or the value of each of its
+tokens."""
 
 from __future__ import annotations
 
@@ -12,15 +13,16 @@ from rlaif.errors import DataError
 __all__ = ["Pooling", "ScalarHead", "pool", "pool_groups"]
 
 Pooling = Literal["last", "mean"]
-"""`last`: the state of the completion's last token (the usual one). `mean`: the mean over its tokens, which needs less data."""
+"""`last`: the state of the completion's last token (the usual one). `mean`: the mean over its tokens, which
+needs less data."""
 
 
 class ScalarHead(nn.Module):
     """A linear map from H standardised features to one number, in fp32 whatever the base computes in.
 
-    w · (x - shift) / scale + bias. Weight and bias start at 0 (Huang et al. 2024, detail 11, for the value); a reward head is
-    fitted in closed form or drawn. Standardised, all features learn at one pace: those of a language model differ a
-    hundredfold in size.
+    w · (x - shift) / scale + bias. Weight and bias start at 0 (Huang et al. 2024, detail 11, for the value);
+    a reward head is fitted in closed form or drawn. Standardised, all features learn at one pace: those of a
+    language model differ a hundredfold in size.
 
     Attributes:
         weight: (H,), trained.
@@ -76,7 +78,8 @@ def pool_groups(hidden: Tensor, group: Tensor, count: int, pooling: Pooling) -> 
     """One feature vector a group of tokens: (B, T, H) -> (count, H), fp32.
 
     Args:
-        group: (B, T), which group a token belongs to, -1 for none. What stands at -1 never reaches the result.
+        group: (B, T), which group a token belongs to, -1 for none. What stands at -1 never reaches the
+            result.
 
     Raises:
         DataError: A group has no token.
@@ -86,10 +89,16 @@ def pool_groups(hidden: Tensor, group: Tensor, count: int, pooling: Pooling) -> 
     owner = flat[place]
     sizes = torch.bincount(owner, minlength=count)
     if not bool(sizes.all()):
-        raise DataError("a completion has no token, so there is nothing to score", remedy="drop empty completions first")
+        raise DataError(
+            "a completion has no token, so there is nothing to score", remedy="drop empty completions first"
+        )
     states = hidden.flatten(0, 1)
     if pooling == "last":
-        last = torch.zeros(count, dtype=torch.long, device=flat.device).scatter_reduce(0, owner, place, "amax")
+        last = torch.zeros(count, dtype=torch.long, device=flat.device).scatter_reduce(
+            0, owner, place, "amax"
+        )
         return states[last].float()
-    sums = torch.zeros(count, hidden.shape[2], device=hidden.device).index_add(0, owner, states[place].float())
+    sums = torch.zeros(count, hidden.shape[2], device=hidden.device).index_add(
+        0, owner, states[place].float()
+    )
     return sums / sizes.unsqueeze(1)

@@ -11,12 +11,18 @@ __all__ = ["bradley_terry_loss"]
 
 
 def bradley_terry_loss(
-    reward_a: Tensor, reward_b: Tensor, p_a: Tensor, *, margin: Tensor | None = None, weight: Tensor | None = None,
+    reward_a: Tensor,
+    reward_b: Tensor,
+    p_a: Tensor,
+    *,
+    margin: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Soft-target Bradley–Terry loss of a reward model; the mean over rows, weighted by `weight`. All (B,).
 
-    -[p log σ(Δ - m) + (1 - p) log σ(-Δ - m)], Δ = reward_a - reward_b: the cross-entropy of Bai et al. 2022 (2212.08073) for
-    m = 0, and Llama 2's margin loss (2307.09288, eq. 2) for p = 1. Exchanging a and b (and p for 1 - p) changes nothing.
+    -[p log σ(Δ - m) + (1 - p) log σ(-Δ - m)], Δ = reward_a - reward_b: the cross-entropy of Bai et al. 2022
+    (2212.08073) for m = 0, and Llama 2's margin loss (2307.09288, eq. 2) for p = 1. Exchanging a and b (and p
+    for 1 - p) changes nothing.
 
     Args:
         p_a: P(a is better), 0 to 1; 0 or 1 is a hard label.

@@ -1,9 +1,11 @@
-"""A prompt and its completions in one row: the prompt is computed once and every completion looks at it, none at another.
+"""A prompt and its completions in one row: the prompt is computed once and every completion looks at it, none
+at another.
 
-The two completions of a preference share their prompt, and so do the K samples of best-of-K. A row holds the prompt's tokens,
-then each completion's; positions go on from the prompt for each, and the attention mask lets a token see the prompt and its own
-completion up to itself. The states are those of separate rows, up to rounding, for every model whose tokens meet in masked
-attention only; `SharedBase` users check that with `same_states` and give each completion a row of its own where it fails.
+The two completions of a preference share their prompt, and so do the K samples of best-of-K. A row holds the
+prompt's tokens, then each completion's; positions go on from the prompt for each, and the attention mask lets
+a token see the prompt and its own completion up to itself. The states are those of separate rows, up to
+rounding, for every model whose tokens meet in masked attention only; `SharedBase` users check that with
+`same_states` and give each completion a row of its own where it fails.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from rlaif.models.heap import rounded
 from rlaif.models.shared_base import SharedBase
 from rlaif.reward.head import Pooling, pool_groups
 
-__all__ = ["Packed", "Row", "Tree", "features", "micro_batches", "pack", "pooled", "same_states", "whole_trees"]
+__all__ = [
+    "Packed",
+    "Row",
+    "Tree",
+    "features",
+    "micro_batches",
+    "pack",
+    "pooled",
+    "same_states",
+    "whole_trees",
+]
 
 Ids = Sequence[int]
 MOST_COMPLETIONS = 8
@@ -60,7 +72,8 @@ class Packed(NamedTuple):
     input_ids: Tensor
     """(B, T)."""
     attention_mask: Tensor
-    """(B, T), 1 at real tokens, when every row holds one completion; else (B, 1, T, T), True where a token may look."""
+    """(B, T), 1 at real tokens, when every row holds one completion; else (B, 1, T, T), True where a token
+    may look."""
     position_ids: Tensor
     """(B, T)."""
     group: Tensor
@@ -83,8 +96,11 @@ def rows_of(trees: Sequence[Tree], *, share: bool, start: int = 0) -> list[Row]:
     return rows
 
 
-def micro_batches(trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device) -> Iterator[Packed]:
-    """All completions of `trees`, in batches of similar length of at most `tokens`, padding included; the longest first."""
+def micro_batches(
+    trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device
+) -> Iterator[Packed]:
+    """All completions of `trees`, in batches of similar length of at most `tokens`, padding included; the
+    longest first."""
     rows = rows_of(trees, share=share)
     for batch in plan([rounded(row.length) for row in rows], budget=tokens):
         yield pack([rows[index] for index in batch], device=device)
@@ -93,7 +109,10 @@ def micro_batches(trees: Sequence[Tree], *, tokens: int, share: bool, device: to
 def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device) -> Iterator[Packed]:
     """As `micro_batches`, but the completions of a tree stay in one batch, for losses that compare them."""
     costs = [
-        rounded(len(t.prompt) + sum(map(len, t.completions))) if share else rounded(t.longest) * len(t.completions) for t in trees
+        rounded(len(t.prompt) + sum(map(len, t.completions)))
+        if share
+        else rounded(t.longest) * len(t.completions)
+        for t in trees
     ]
     numbers = list(accumulate((len(tree.completions) for tree in trees), initial=0))
     for batch in plan(costs, budget=tokens):
@@ -104,7 +123,10 @@ def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torc
 def pack(rows: Sequence[Row], *, device: torch.device) -> Packed:
     """Put rows into one batch. Padding has id 0, which no real token sees."""
     width = rounded(max(row.length for row in rows))
-    ids, positions = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, positions = (
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.zeros(len(rows), width, dtype=torch.long),
+    )
     group, real = torch.full((len(rows), width), -1), torch.zeros(len(rows), width, dtype=torch.long)
     numbers: list[int] = []
     for at, row in enumerate(rows):
@@ -120,13 +142,18 @@ def pack(rows: Sequence[Row], *, device: torch.device) -> Packed:
     alone = all(len(row.completions) == 1 for row in rows)
     mask = real if alone else _tree_mask(group, real)
     return Packed(
-        input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), group=group.to(device),
-        numbers=tuple(numbers), tokens=sum(row.length for row in rows),
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        group=group.to(device),
+        numbers=tuple(numbers),
+        tokens=sum(row.length for row in rows),
     )
 
 
 def _tree_mask(group: Tensor, real: Tensor) -> Tensor:
-    """(B, 1, T, T): a token sees what comes before it in its prompt and in its own completion; padding sees padding."""
+    """(B, 1, T, T): a token sees what comes before it in its prompt and in its own completion; padding sees
+    padding."""
     width = group.shape[1]
     part = torch.where(real.bool(), group, -2)
     seen = (part.unsqueeze(1) == -1) | (part.unsqueeze(1) == part.unsqueeze(2))
@@ -140,8 +167,11 @@ def pooled(base: SharedBase, batch: Packed, pooling: Pooling) -> Tensor:
 
 
 @torch.no_grad()
-def features(base: SharedBase, trees: Sequence[Tree], *, pooling: Pooling, tokens: int, share: bool) -> Tensor:
-    """Features of all completions under the active role, in order over all trees: (N, H), fp32, on the CPU."""
+def features(
+    base: SharedBase, trees: Sequence[Tree], *, pooling: Pooling, tokens: int, share: bool
+) -> Tensor:
+    """Features of all completions under the active role, in order over all trees: (N, H), fp32, on the
+    CPU."""
     out = torch.empty(sum(len(tree.completions) for tree in trees), base.hidden_size)
     for batch in micro_batches(trees, tokens=tokens, share=share, device=base.device):
         out[list(batch.numbers)] = pooled(base, batch, pooling).cpu()
@@ -149,11 +179,13 @@ def features(base: SharedBase, trees: Sequence[Tree], *, pooling: Pooling, token
 
 
 def same_states(base: SharedBase, trees: Sequence[Tree]) -> bool:
-    """Whether this model gives completions in one row the states that they have in rows of their own (up to rounding).
+    """Whether this model gives completions in one row the states that they have in rows of their own (up to
+    rounding).
 
-    It does not where attention is not all there is between tokens (recurrent layers), where distance is counted in columns
-    (ALiBi) or bounded (sliding windows, once a row is longer), and where the attention kernel takes no mask of this shape.
-    The active role is asked about the shortest of `trees` with several completions; without one there is nothing to share.
+    It does not where attention is not all there is between tokens (recurrent layers), where distance is
+    counted in columns (ALiBi) or bounded (sliding windows, once a row is longer), and where the attention
+    kernel takes no mask of this shape. The active role is asked about the shortest of `trees` with several
+    completions; without one there is nothing to share.
     """
     several = [tree for tree in trees if len(tree.completions) > 1]
     if not several:
@@ -163,6 +195,8 @@ def same_states(base: SharedBase, trees: Sequence[Tree]) -> bool:
     if base.model.config._attn_implementation not in ("sdpa", "eager") or (window and longest >= window):
         return False
     probe = min(several, key=lambda tree: sum(map(len, (tree.prompt, *tree.completions))))
-    apart, together = (features(base, [probe], pooling="mean", tokens=1, share=share) for share in (False, True))
+    apart, together = (
+        features(base, [probe], pooling="mean", tokens=1, share=share) for share in (False, True)
+    )
     allowed = 1e-3 if base.dtype == torch.float32 else 3e-2
     return bool((apart - together).norm() <= allowed * apart.norm())

@@ -1,8 +1,8 @@
 """Training a reward model: an adapter and a scalar head by soft-target Bradley–Terry.
 
-Written out instead of subclassing TRL's trainer (docs/decisions/0003-reward-loop.md). The gradient of a batch is summed over
-micro-batches of a fixed number of tokens, so memory depends on that number and not on the batch or on its longest pair; a pair's
-prompt is computed once for both completions; no logits are computed.
+Written out instead of subclassing TRL's trainer (docs/decisions/0003-reward-loop.md). The gradient of a batch
+is summed over micro-batches of a fixed number of tokens, so memory depends on that number and not on the
+batch or on its longest pair; a pair's prompt is computed once for both completions; no logits are computed.
 """
 
 from __future__ import annotations
@@ -74,8 +74,14 @@ class RewardStep(NamedTuple):
 
 
 def train_adapter(
-    base: SharedBase, role: str, head: ScalarHead, pairs: LabelledPairs, options: RewardOptimiser, *,
-    seed: int, log: Callable[[RewardStep], None] = lambda step: None,
+    base: SharedBase,
+    role: str,
+    head: ScalarHead,
+    pairs: LabelledPairs,
+    options: RewardOptimiser,
+    *,
+    seed: int,
+    log: Callable[[RewardStep], None] = lambda step: None,
 ) -> list[RewardStep]:
     """Train the adapter `role` and `head` in place on `pairs`; returns every step.
 
@@ -84,7 +90,10 @@ def train_adapter(
     """
     base.assert_only_trainable([role])
     adapter, top = base.trainable(role), list(head.to(base.device).parameters())
-    groups = [{"params": adapter, "lr": options.learning_rate}, {"params": top, "lr": options.head_learning_rate}]
+    groups = [
+        {"params": adapter, "lr": options.learning_rate},
+        {"params": top, "lr": options.head_learning_rate},
+    ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     total = options.epochs * math.ceil(len(pairs.trees) / options.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rise_and_fall(step, total))
@@ -108,11 +117,16 @@ def train_adapter(
     return steps
 
 
-def _backward(base: SharedBase, head: ScalarHead, batch: LabelledPairs, options: RewardOptimiser) -> tuple[float, float, int]:
-    """Add the gradient of the batch's loss; returns loss, accuracy and tokens. The micro-batches' parts add up to the whole."""
+def _backward(
+    base: SharedBase, head: ScalarHead, batch: LabelledPairs, options: RewardOptimiser
+) -> tuple[float, float, int]:
+    """Add the gradient of the batch's loss; returns loss, accuracy and tokens. The micro-batches' parts add
+    up to the whole."""
     whole = float(batch.weight.sum())
     loss, right, tokens = 0.0, 0.0, 0
-    for micro in whole_trees(batch.trees, tokens=options.micro_tokens, share=options.share_prompt, device=base.device):
+    for micro in whole_trees(
+        batch.trees, tokens=options.micro_tokens, share=options.share_prompt, device=base.device
+    ):
         scores = head(pooled(base, micro, options.pooling))
         chosen, rejected = scores.view(-1, 2).unbind(1)
         index = [number // 2 for number in micro.numbers[::2]]

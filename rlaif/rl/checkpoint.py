@@ -1,7 +1,8 @@
 """Checkpoints of a training run: folders that are whole or not there, and are checked when they are read.
 
-A checkpoint is `step-000010/` with `tensors.safetensors`, `state.json` and `manifest.json`, which states the size and SHA-256 of the
-other two. It is written under a temporary name, synced to disk and renamed; so a run that dies while writing leaves the ones before.
+A checkpoint is `step-000010/` with `tensors.safetensors`, `state.json` and `manifest.json`, which states the
+size and SHA-256 of the other two. It is written under a temporary name, synced to disk and renamed; so a run
+that dies while writing leaves the ones before.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
+def save_checkpoint(
+    folder: Path, *, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2
+) -> Path:
     """Write `folder/step-NNNNNN` and remove all but the newest `keep`.
 
     Raises:
@@ -55,10 +58,13 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Tensor], s
             write_tensors(work / TENSORS, tensors)
             (work / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n", "utf-8")
             files = {name: _identity(work / name) for name in (TENSORS, STATE)}
-            (work / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n", "utf-8")
+            (work / MANIFEST).write_text(
+                json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n", "utf-8"
+            )
             for path in (*work.iterdir(), work):
                 _sync(path)
-            if final.exists():  # of a run that was cut off after it, or a damaged one that was replaced on purpose
+            # Of a run that was cut off after it, or a damaged one that was replaced on purpose.
+            if final.exists():
                 shutil.rmtree(final)
             work.rename(final)
             _sync(folder)
@@ -68,7 +74,9 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Tensor], s
             shutil.rmtree(old)
     except OSError as error:
         remedy = "free space on the disk, or give the run another folder"
-        raise RunError(f"the checkpoint cannot be written: {error}", where=str(final), remedy=remedy) from error
+        raise RunError(
+            f"the checkpoint cannot be written: {error}", where=str(final), remedy=remedy
+        ) from error
     return final
 
 
@@ -87,7 +95,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         manifest = parse_object((path / MANIFEST).read_text("utf-8"))
         if manifest["format"] != FORMAT:
-            raise _damaged(path / MANIFEST, f"its format is {manifest['format']}, this version reads {FORMAT}")
+            raise _damaged(
+                path / MANIFEST, f"its format is {manifest['format']}, this version reads {FORMAT}"
+            )
         for name, wanted in manifest["files"].items():
             found = _identity(path / name)
             if found["bytes"] != wanted["bytes"]:
@@ -98,21 +108,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
         check_regular(path / TENSORS, error=RunError)
         tensors = load_file(path / TENSORS)
         return Checkpoint(step=int(state.pop("step")), tensors=tensors, state=state)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        SafetensorError,
+    ) as error:
         # All that JSON of another shape can lead to: a list for an object, a number without end for a step.
         raise _damaged(path, str(error) or type(error).__name__) from error
 
 
 def _damaged(where: Path, why: str) -> RunError:
     return RunError(
-        f"the checkpoint is damaged: {why}", where=str(where),
-        remedy=f"delete the folder {where if where.is_dir() else where.parent} to go on from the checkpoint before it",
+        f"the checkpoint is damaged: {why}",
+        where=str(where),
+        remedy=f"delete the folder {where if where.is_dir() else where.parent} to go on from the checkpoint "
+        "before it",
     )
 
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoint folders, the oldest step first."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := NAME.fullmatch(path.name)) and path.is_dir()]
+    found = [
+        (int(match[1]), path)
+        for path in folder.glob("step-*")
+        if (match := NAME.fullmatch(path.name)) and path.is_dir()
+    ]
     return [path for _, path in sorted(found)]
 
 

@@ -1,9 +1,10 @@
 """Episodes: prompts, the completions that a policy sampled for them, and the forward pass over both.
 
-A forward pass is over rows that are padded on the right: under causal attention nothing real ever looks at padding, so no mask is
-needed, and positions count from 0 in each row (Huang et al. 2024, 2403.17031, detail 3). What the rows of a pass have in common at
-their start (the system turn of a chat template; with several samples a prompt, the prompt) is computed once and its keys and
-values are shared, with gradients: they are sums over the rows, as they would be otherwise.
+A forward pass is over rows that are padded on the right: under causal attention nothing real ever looks at
+padding, so no mask is needed, and positions count from 0 in each row (Huang et al. 2024, 2403.17031, detail
+3). What the rows of a pass have in common at their start (the system turn of a chat template; with several
+samples a prompt, the prompt) is computed once and its keys and values are shared, with gradients: they are
+sums over the rows, as they would be otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from rlaif.models.heap import rounded
 from rlaif.models.shared_base import SharedBase
 from rlaif.types import Completion, Prompt
 
-__all__ = ["Episodes", "Row", "common_prefix", "micro_batches", "prefill", "prefix_to_share", "response_states"]
+__all__ = [
+    "Episodes",
+    "Row",
+    "common_prefix",
+    "micro_batches",
+    "prefill",
+    "prefix_to_share",
+    "response_states",
+]
 
 MIN_PREFIX = 8
 """A shorter common prefix is not worth a pass of its own."""
@@ -43,7 +52,8 @@ class Episodes:
         is_real: (B, T), True at sampled tokens, the end token included.
         has_eos: (B,), True where the policy ended its turn by itself.
         states: (B, T, H), the policy's hidden states that the tokens were drawn from.
-        logprobs: (B, T), fp32, log-probabilities of the tokens under the policy that sampled them, from `states`.
+        logprobs: (B, T), fp32, log-probabilities of the tokens under the policy that sampled them, from
+            `states`.
     """
 
     rows: tuple[Row, ...]
@@ -68,15 +78,18 @@ class Episodes:
 
 
 def micro_batches(prompts: Sequence[Sequence[int]], rows: Sequence[int], size: int) -> list[list[int]]:
-    """Cut `rows` into groups of at most `size`, those with the most alike prompts together, so that they share a prefix."""
+    """Cut `rows` into groups of at most `size`, those with the most alike prompts together, so that they
+    share a prefix."""
     order = sorted(rows, key=lambda row: (tuple(prompts[row]), row))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def prefix_to_share(base: SharedBase, prompts: Sequence[Sequence[int]], longest: int) -> int:
-    """How many tokens at the start of all prompts are worth computing once; 0 where the model cannot share them.
+    """How many tokens at the start of all prompts are worth computing once; 0 where the model cannot share
+    them.
 
-    A sliding window shorter than the `longest` row counts columns, and shared columns are not next to those that follow them.
+    A sliding window shorter than the `longest` row counts columns, and shared columns are not next to those
+    that follow them.
     """
     window = getattr(base.model.config.get_text_config(decoder=True), "sliding_window", None)
     if len(prompts) < 2 or (window and longest >= window):
@@ -86,8 +99,10 @@ def prefix_to_share(base: SharedBase, prompts: Sequence[Sequence[int]], longest:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts have in common at their start; at least the last token of each stays out."""
-    ordered = sorted(map(tuple, prompts))  # in lexicographic order every other one lies between the first and the last
+    """How many tokens all prompts have in common at their start; at least the last token of each stays
+    out."""
+    # In lexicographic order every other one lies between the first and the last.
+    ordered = sorted(map(tuple, prompts))
     first, last, limit = ordered[0], ordered[-1], min(map(len, ordered)) - 1
     return next((at for at in range(limit) if first[at] != last[at]), max(limit, 0))
 
@@ -104,7 +119,7 @@ def prefill(base: SharedBase, ids: Sequence[int], copies: int) -> DynamicCache:
 
 
 def response_states(
-    base: SharedBase, prompts: Sequence[Sequence[int]], tokens: Tensor, is_real: Tensor, *, share: bool = True,
+    base: SharedBase, prompts: Sequence[Sequence[int]], tokens: Tensor, is_real: Tensor, *, share: bool = True
 ) -> Tensor:
     """The active role's hidden states that predict each token of the completions.
 
@@ -112,14 +127,17 @@ def response_states(
         prompts: Token ids of each row's prompt.
         tokens: (B, T), padded on the right.
         is_real: (B, T).
-        share: Compute a common prefix of the prompts once. Must be off where layers are recomputed (they take no cache).
+        share: Compute a common prefix of the prompts once. Must be off where layers are recomputed (they take
+            no cache).
 
     Returns:
         (B, T, H); what is at padding has no meaning.
     """
     shared = prefix_to_share(base, prompts, max(map(len, prompts)) + tokens.shape[1]) if share else 0
     # The last token of a completion predicts nothing that is needed.
-    completions = [ids[: length - 1] for ids, length in zip(tokens.tolist(), is_real.sum(1).tolist(), strict=True)]
+    completions = [
+        ids[: length - 1] for ids, length in zip(tokens.tolist(), is_real.sum(1).tolist(), strict=True)
+    ]
     inputs = [[*ids[shared:], *completion] for ids, completion in zip(prompts, completions, strict=True)]
     width = min(rounded(max(map(len, inputs))), base.context - shared)
     rows = torch.tensor([ids + [0] * (width - len(ids)) for ids in inputs], device=base.device)

@@ -1,8 +1,8 @@
 """How far a policy may move from its reference: controllers of the KL coefficient β, and the KL of best of n.
 
-A controller is told after each rollout how far the policy was from the reference, in nats a completion (the sum of the
-per-token KL over a completion, averaged over the rollout), and answers with the β of the next one. Its state is one frozen
-value, replaced at each update, so that a checkpoint holds it whole. No torch here.
+A controller is told after each rollout how far the policy was from the reference, in nats a completion (the
+sum of the per-token KL over a completion, averaged over the rollout), and answers with the β of the next one.
+Its state is one frozen value, replaced at each update, so that a checkpoint holds it whole. No torch here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from dataclasses import asdict, dataclass
 
 from rlaif.errors import ConfigError, ModelError, RunError
 
-__all__ = ["AdaptiveKL", "FixedKL", "KLController", "KLState", "LagrangianKL", "best_of_n_kl_bound", "best_of_n_kl_estimate"]
+__all__ = [
+    "AdaptiveKL",
+    "FixedKL",
+    "KLController",
+    "KLState",
+    "LagrangianKL",
+    "best_of_n_kl_bound",
+    "best_of_n_kl_estimate",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,8 @@ class KLController(ABC):
         if not math.isfinite(kl):
             raise ModelError(
                 f"the KL between policy and reference is {kl}",
-                remedy="the policy has run away: go on from an earlier checkpoint with a lower learning rate or a higher beta",
+                remedy="the policy has run away: go on from an earlier checkpoint with a lower learning rate "
+                "or a higher beta",
             )
         self.state = KLState(beta=self._next(kl), updates=self.state.updates + 1)
         return self.beta
@@ -101,11 +110,12 @@ class AdaptiveKL(KLController):
         beta: To start with.
 
     Raises:
-        ConfigError: A setting is not above 0, or a rollout is so long against the horizon that β could reach 0.
+        ConfigError: A setting is not above 0, or a rollout is so long against the horizon that β could reach
+            0.
     """
 
     def __init__(
-        self, *, target: float, episodes: int, horizon: int = 10_000, beta: float = 0.05, clip: float = 0.2,
+        self, *, target: float, episodes: int, horizon: int = 10_000, beta: float = 0.05, clip: float = 0.2
     ) -> None:
         _check_positive(target=target, episodes=episodes, horizon=horizon, beta=beta, clip=clip)
         if clip * episodes >= horizon:
@@ -122,11 +132,13 @@ class AdaptiveKL(KLController):
 
 
 class LagrangianKL(KLController):
-    """KL ≤ target as a constraint: max E[score] - β (KL - target), β by dual ascent, log β += rate · clip(kl / target - 1, ±1).
+    """KL ≤ target as a constraint: max E[score] - β (KL - target), β by dual ascent, log β += rate · clip(kl
+    / target - 1, ±1).
 
-    Gradient ascent on the multiplier, taken in log β so that it stays above 0 (as SAC tunes its temperature, Haarnoja et al.
-    2018, 1812.05905, §5) and with the violation relative to the target so that `rate` has no unit. Where the constraint does not
-    bind β falls to `min_beta`; where it cannot be met β stops at `max_beta`.
+    Gradient ascent on the multiplier, taken in log β so that it stays above 0 (as SAC tunes its temperature,
+    Haarnoja et al. 2018, 1812.05905, §5) and with the violation relative to the target so that `rate` has no
+    unit. Where the constraint does not bind β falls to `min_beta`; where it cannot be met β stops at
+    `max_beta`.
 
     Args:
         target: Greatest KL wanted (nats a completion).
@@ -138,11 +150,19 @@ class LagrangianKL(KLController):
     """
 
     def __init__(
-        self, *, target: float, rate: float = 0.1, beta: float = 0.05, min_beta: float = 1e-4, max_beta: float = 10.0,
+        self,
+        *,
+        target: float,
+        rate: float = 0.1,
+        beta: float = 0.05,
+        min_beta: float = 1e-4,
+        max_beta: float = 10.0,
     ) -> None:
         _check_positive(target=target, rate=rate, beta=beta, min_beta=min_beta, max_beta=max_beta)
         if not min_beta <= beta <= max_beta:
-            raise ConfigError(f"beta is {beta}, not between {min_beta} and {max_beta}", remedy="move min_beta or max_beta")
+            raise ConfigError(
+                f"beta is {beta}, not between {min_beta} and {max_beta}", remedy="move min_beta or max_beta"
+            )
         super().__init__(beta=beta)
         self.target, self.rate, self.min_beta, self.max_beta = target, rate, min_beta, max_beta
 
@@ -152,8 +172,8 @@ class LagrangianKL(KLController):
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """log n - (n - 1) / n (nats): KL(best of n ‖ reference) is at most this (Stiennon 2020, app. G.3; Beirami et al. 2024,
-    2401.01879, theorem 3.1), and close to it only where no single completion is likely.
+    """log n - (n - 1) / n (nats): KL(best of n ‖ reference) is at most this (Stiennon 2020, app. G.3; Beirami
+    et al. 2024, 2401.01879, theorem 3.1), and close to it only where no single completion is likely.
 
     It is about the selection, not about a student fine-tuned on what was selected.
     """
@@ -162,7 +182,8 @@ def best_of_n_kl_bound(n: int) -> float:
 
 
 def best_of_n_kl_estimate(n: int, logprob: float) -> float:
-    """Beirami's estimate (2401.01879, §4) of KL(best of n ‖ reference) from one selected completion; average it over prompts.
+    """Beirami's estimate (2401.01879, §4) of KL(best of n ‖ reference) from one selected completion; average
+    it over prompts.
 
     With ε the reference's probability of that completion:
     (1-ε)^n (log n + (n-1) log(1-ε) - (n-1)/n) + (1 - (1-ε)^n) log((1 - (1-ε)^n) / ε).

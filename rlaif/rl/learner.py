@@ -39,8 +39,8 @@ class PtxRow:
 class Learner:
     """All that a step changes: adapters, value head, optimisers, KL controller; and the last good weights.
 
-    Everything random is drawn from seeds that `seed_from` derives from the run's seed and the step, so there is no generator whose
-    state a checkpoint would have to keep.
+    Everything random is drawn from seeds that `seed_from` derives from the run's seed and the step, so there
+    is no generator whose state a checkpoint would have to keep.
 
     Args:
         base: Has no adapter named `policy` or `value` yet.
@@ -59,8 +59,12 @@ class Learner:
         self.policy_weights = base.trainable(POLICY)
         self.value_weights = [*self.head.parameters(), *(base.trainable(VALUE) if VALUE in roles else [])]
         # Detail 21: ε = 1e-5.
-        self.policy_optimizer = torch.optim.Adam(self.policy_weights, lr=config.learning_rate, eps=config.adam_eps)
-        self.value_optimizer = torch.optim.Adam(self.value_weights, lr=config.value_learning_rate, eps=config.adam_eps)
+        self.policy_optimizer = torch.optim.Adam(
+            self.policy_weights, lr=config.learning_rate, eps=config.adam_eps
+        )
+        self.value_optimizer = torch.optim.Adam(
+            self.value_weights, lr=config.value_learning_rate, eps=config.adam_eps
+        )
         self.kl = kl_controller(config)
         self.good: list[Tensor] = []
         self.keep()
@@ -79,7 +83,10 @@ class Learner:
         """Set both learning rates for this step; they fall linearly to 0 after the last (detail 5)."""
         config = self.config
         share = 1 - step / config.steps if config.anneal else 1.0
-        for optimizer, rate in ((self.policy_optimizer, config.learning_rate), (self.value_optimizer, config.value_learning_rate)):
+        for optimizer, rate in (
+            (self.policy_optimizer, config.learning_rate),
+            (self.value_optimizer, config.value_learning_rate),
+        ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
         return config.learning_rate * share
@@ -91,7 +98,9 @@ def kl_controller(config: PpoConfig) -> KLController:
         case "fixed":
             return FixedKL(beta=config.beta)
         case "adaptive":
-            return AdaptiveKL(target=config.kl_target, episodes=config.episodes, horizon=config.kl_horizon, beta=config.beta)
+            return AdaptiveKL(
+                target=config.kl_target, episodes=config.episodes, horizon=config.kl_horizon, beta=config.beta
+            )
         case "lagrangian":
             return LagrangianKL(target=config.kl_target, rate=config.kl_rate, beta=config.beta)
 
@@ -99,7 +108,9 @@ def kl_controller(config: PpoConfig) -> KLController:
 def states_of(learner: Learner, episodes: Episodes) -> Tensor:
     """The active role's states (B, T, H) that predict the completions' tokens, without gradient."""
     states = torch.zeros_like(episodes.states)
-    for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), UNTRAINED * learner.config.micro_batch):
+    for rows in micro_batches(
+        episodes.prompt_ids, range(len(episodes)), UNTRAINED * learner.config.micro_batch
+    ):
         states[rows] = response_states(learner.base, *episodes.part(rows))
     return states
 

@@ -1,16 +1,19 @@
 """The formulas of PPO for language models, as pure tensor functions.
 
-A row is an episode: one completion. Tensors of shape (B, T) hold one entry a token, T counted over completion positions only;
-`is_real` (B, T) is True at the tokens that the policy sampled, its end-of-turn token included, and False at padding. What
-stands at padding never reaches a result, not even NaN. Sums are done in fp32 (fp64 where the input is), whatever the input.
+A row is an episode: one completion. Tensors of shape (B, T) hold one entry a token, T counted over completion
+positions only; `is_real` (B, T) is True at the tokens that the policy sampled, its end-of-turn token
+included, and False at padding. What stands at padding never reaches a result, not even NaN. Sums are done in
+fp32 (fp64 where the input is), whatever the input.
 
-A loss takes `count`, the number of real tokens that its mean divides by. Left out, it is that of the tensors given. With the
-count of a whole minibatch, the results over its micro-batches add up to those over the minibatch, however ragged they are.
+A loss takes `count`, the number of real tokens that its mean divides by. Left out, it is that of the tensors
+given. With the count of a whole minibatch, the results over its micro-batches add up to those over the
+minibatch, however ragged they are.
 
-Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438); Schulman et al. 2017 (PPO, 1707.06347); Ziegler et al. 2019 (1909.08593);
-Stiennon et al. 2020 (2009.01325); Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO" (2403.17031) and their
-"The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman 2020, "Approximating KL Divergence"
-(joschu.net/blog/kl-approx.html).
+Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438); Schulman et al. 2017 (PPO, 1707.06347); Ziegler et al.
+    2019 (1909.08593);
+Stiennon et al. 2020 (2009.01325); Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO"
+(2403.17031) and their "The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman 2020,
+"Approximating KL Divergence" (joschu.net/blog/kl-approx.html).
 """
 
 from __future__ import annotations
@@ -26,13 +29,29 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.models.shapes import same_shape, wide
 
 __all__ = [
-    "Advantages", "PolicyLoss", "ValueLoss", "exact_kl", "explained_variance", "gae", "kl_estimate",
-    "last_real", "masked_mean", "masked_sum", "masked_var", "penalise_missing_eos", "policy_loss", "token_entropy",
-    "token_logprobs", "token_rewards", "value_loss", "whiten",
+    "Advantages",
+    "PolicyLoss",
+    "ValueLoss",
+    "exact_kl",
+    "explained_variance",
+    "gae",
+    "kl_estimate",
+    "last_real",
+    "masked_mean",
+    "masked_sum",
+    "masked_var",
+    "penalise_missing_eos",
+    "policy_loss",
+    "token_entropy",
+    "token_logprobs",
+    "token_rewards",
+    "value_loss",
+    "whiten",
 ]
 
 CHUNK = 1 << 20
-"""Logits worked on at once in fp32 (4 MiB): what a formula over the vocabulary needs beyond its input and output."""
+"""Logits worked on at once in fp32 (4 MiB): what a formula over the vocabulary needs beyond its input and
+output."""
 
 
 # Means over real entries
@@ -44,7 +63,9 @@ def masked_sum(values: Tensor, is_real: Tensor, dim: int | None = None) -> Tenso
     return kept.sum() if dim is None else kept.sum(dim)
 
 
-def masked_mean(values: Tensor, is_real: Tensor, dim: int | None = None, *, count: float | None = None) -> Tensor:
+def masked_mean(
+    values: Tensor, is_real: Tensor, dim: int | None = None, *, count: float | None = None
+) -> Tensor:
     """The mean of `values` where `is_real`, over `dim` or over everything; NaN where nothing is real.
 
     Args:
@@ -57,13 +78,14 @@ def masked_mean(values: Tensor, is_real: Tensor, dim: int | None = None, *, coun
 
 
 def masked_var(values: Tensor, is_real: Tensor) -> Tensor:
-    """The variance of `values` where `is_real`: the mean squared distance from the mean (divided by n, not by n - 1, as in
-    Ziegler's code and Huang's)."""
+    """The variance of `values` where `is_real`: the mean squared distance from the mean (divided by n, not by
+    n - 1, as in Ziegler's code and Huang's)."""
     return masked_mean((wide(values) - masked_mean(values, is_real)).square(), is_real)
 
 
 def whiten(values: Tensor, is_real: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
-    """Scale the real entries to variance 1 and, unless `keep_mean`, shift them to mean 0. The others stay as they are.
+    """Scale the real entries to variance 1 and, unless `keep_mean`, shift them to mean 0. The others stay as
+    they are.
 
     (v - mean) / sqrt(var + eps) [+ mean]. Advantages are shifted, rewards keep their mean (Huang).
     """
@@ -76,10 +98,11 @@ def whiten(values: Tensor, is_real: Tensor, *, keep_mean: bool = False, eps: flo
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Log-probability (nats, fp32) of each token under softmax(logits / temperature), the distribution it was sampled from
-    (Huang: logits are divided by the sampling temperature).
+    """Log-probability (nats, fp32) of each token under softmax(logits / temperature), the distribution it was
+    sampled from (Huang: logits are divided by the sampling temperature).
 
-    No tensor of the size of `logits` is made on the way forward, and one (the gradient, in their own dtype) on the way back.
+    No tensor of the size of `logits` is made on the way forward, and one (the gradient, in their own dtype)
+    on the way back.
 
     Args:
         logits: (B, T, V); those at position t predict `tokens[:, t]`.
@@ -91,7 +114,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log p = x/τ at the token - logsumexp(x/τ), with d log p / dx = (onehot - p) / τ computed again on the way back."""
+    """log p = x/τ at the token - logsumexp(x/τ), with d log p / dx = (onehot - p) / τ computed again on the
+    way back."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
@@ -107,7 +131,9 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, tokens, total = ctx.saved_tensors
         scale = (grad / ctx.temperature).unsqueeze(2)
         out = torch.empty_like(logits)
-        for part, x, token, z, g in zip(*(_chunks(y, logits.shape[2]) for y in (out, logits, tokens, total, scale)), strict=True):
+        for part, x, token, z, g in zip(
+            *(_chunks(y, logits.shape[2]) for y in (out, logits, tokens, total, scale)), strict=True
+        ):
             softmax = (wide(x) / ctx.temperature).sub_(z).exp_()
             part.copy_(softmax.mul_(-g).scatter_add_(1, token, g))
         return out, None, None
@@ -116,7 +142,8 @@ class _TokenLogprobs(torch.autograd.Function):
 def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Entropy (nats, fp32) of softmax(logits / temperature): logits (B, T, V) -> (B, T).
 
-    -Σ p log p. Meant for measuring: under `torch.no_grad` a chunk at a time is all that is held beside the logits.
+    -Σ p log p. Meant for measuring: under `torch.no_grad` a chunk at a time is all that is held beside the
+    logits.
     """
     _check_temperature(temperature)
 
@@ -130,8 +157,8 @@ def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
 def exact_kl(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """KL(policy ‖ reference) (nats, fp32) of the next-token distributions: both logits (B, T, V) -> (B, T).
 
-    Σ_v p(v) (log p(v) - log q(v)): the expectation that `kl_estimate` samples, given the same prefix. A token that only the
-    reference allows adds nothing; one that only the policy allows makes it infinite.
+    Σ_v p(v) (log p(v) - log q(v)): the expectation that `kl_estimate` samples, given the same prefix. A token
+    that only the reference allows adds nothing; one that only the policy allows makes it infinite.
     """
     _check_temperature(temperature)
     same_shape(logits=logits, ref_logits=ref_logits)
@@ -145,10 +172,11 @@ def exact_kl(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0) ->
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, kind: Literal["k1", "k2", "k3"] = "k1") -> Tensor:
-    """Per-token estimate of KL(policy ‖ reference) from the log-probabilities of tokens that the policy sampled.
+    """Per-token estimate of KL(policy ‖ reference) from the log-probabilities of tokens that the policy
+    sampled.
 
-    With d = log q - log p: k1 = -d (unbiased, of either sign; what PPO's rewards charge), k2 = d²/2 (biased, low variance),
-    k3 = exp(d) - 1 - d (unbiased, never negative). Schulman 2020.
+    With d = log q - log p: k1 = -d (unbiased, of either sign; what PPO's rewards charge), k2 = d²/2 (biased,
+    low variance), k3 = exp(d) - 1 - d (unbiased, never negative). Schulman 2020.
     """
     d = wide(ref_logprobs) - wide(logprobs)
     match kind:
@@ -170,37 +198,43 @@ def last_real(is_real: Tensor) -> Tensor:
         DataError: A row has none.
     """
     if not bool(is_real.any(dim=1).all()):
-        raise DataError("an episode has no token, so its score has no place to go", remedy="drop empty completions before PPO")
+        raise DataError(
+            "an episode has no token, so its score has no place to go",
+            remedy="drop empty completions before PPO",
+        )
     return is_real.shape[1] - 1 - is_real.flip(1).int().argmax(dim=1)
 
 
 def penalise_missing_eos(scores: Tensor, has_eos: Tensor, *, penalty: float = 1.0) -> Tensor:
     """Scores (B,), less `penalty` for the completions that never ended their turn (`has_eos` (B,) False).
 
-    Ziegler and Huang give those the fixed score -1. Subtracting, as TRL does, keeps the order among them, which
-    is all that there is to learn from early on, when most completions are cut.
+    Ziegler and Huang give those the fixed score -1. Subtracting, as TRL does, keeps the order among them,
+    which is all that there is to learn from early on, when most completions are cut.
     """
     same_shape(scores=scores, has_eos=has_eos)
     return wide(scores) - penalty * (~has_eos).to(wide(scores).dtype)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, is_real: Tensor, *, beta: float) -> Tensor:
-    """What each token earned: -beta · kl, plus the score of the whole completion at its last real token; 0 at padding.
+    """What each token earned: -beta · kl, plus the score of the whole completion at its last real token; 0 at
+    padding.
 
     r_t = -β KL_t + [t = last] · score (Ziegler 2019, eq. 2; Stiennon 2020, §3.4).
 
     Args:
         scores: (B,).
-        kl: (B, T), `kl_estimate` of kind k1, which depends on the token drawn. Not `exact_kl`: it is the same whichever token was
-            drawn there, so as a charge it would teach nothing about that token (with one token a completion, nothing at all).
-            Not k3: as a charge its gradient is not that of the KL.
+        kl: (B, T), `kl_estimate` of kind k1, which depends on the token drawn. Not `exact_kl`: it is the same
+            whichever token was drawn there, so as a charge it would teach nothing about that token (with one
+            token a completion, nothing at all). Not k3: as a charge its gradient is not that of the KL.
 
     Raises:
         DataError: A row has no real token.
     """
     same_shape(kl=kl, is_real=is_real)
     rewards = -beta * _real(kl, is_real)
-    return rewards.scatter_add(1, last_real(is_real).unsqueeze(1), wide(scores).to(rewards.dtype).unsqueeze(1))
+    return rewards.scatter_add(
+        1, last_real(is_real).unsqueeze(1), wide(scores).to(rewards.dtype).unsqueeze(1)
+    )
 
 
 class Advantages(NamedTuple):
@@ -211,12 +245,14 @@ class Advantages(NamedTuple):
     """advantages + values: what the value function should have said."""
 
 
-def gae(rewards: Tensor, values: Tensor, is_real: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Advantages:
+def gae(
+    rewards: Tensor, values: Tensor, is_real: Tensor, *, gamma: float = 1.0, lam: float = 0.95
+) -> Advantages:
     """Generalised advantage estimates, along each row from its last real token back to its first.
 
-    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γλ A_{t+1}, with V = A = 0 past the end (Schulman 2016, eq. 16). A
-    completion cut at the token limit counts as ended there (Huang: no bootstrap). Steps are real tokens: padding on either
-    side, or between, is passed over. All (B, T); gradients do not flow through.
+    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γλ A_{t+1}, with V = A = 0 past the end (Schulman 2016, eq.
+    16). A completion cut at the token limit counts as ended there (Huang: no bootstrap). Steps are real
+    tokens: padding on either side, or between, is passed over. All (B, T); gradients do not flow through.
     """
     same_shape(rewards=rewards, values=values, is_real=is_real)
     rewards, values = wide(rewards.detach()), wide(values.detach())
@@ -247,9 +283,16 @@ class PolicyLoss(NamedTuple):
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, is_real: Tensor, clip: float = 0.2, count: float | None = None,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    is_real: Tensor,
+    clip: float = 0.2,
+    count: float | None = None,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate, to be minimised: E[max(-ρA, -clamp(ρ, 1-ε, 1+ε) A)], ρ = exp(new - old) (Schulman 2017, eq. 7).
+    """PPO's clipped surrogate, to be minimised: E[max(-ρA, -clamp(ρ, 1-ε, 1+ε) A)], ρ = exp(new - old)
+    (Schulman 2017, eq. 7).
 
     Args:
         logprobs: (B, T), with gradient.
@@ -279,9 +322,16 @@ class ValueLoss(NamedTuple):
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, *, is_real: Tensor, clip: float = 0.2, count: float | None = None,
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    *,
+    is_real: Tensor,
+    clip: float = 0.2,
+    count: float | None = None,
 ) -> ValueLoss:
-    """Clipped squared error of the value function (Huang): ½ E[max((V - R)², (V_old + clamp(V - V_old, ±ε) - R)²)].
+    """Clipped squared error of the value function (Huang): ½ E[max((V - R)², (V_old + clamp(V - V_old, ±ε) -
+    R)²)].
 
     All (B, T); `clip` is in units of reward, infinity switches it off.
     """
@@ -295,7 +345,8 @@ def value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, is_real: Tensor) -> Tensor:
-    """1 - Var(R - V) / Var(R) over real tokens: 1 is perfect, 0 no better than a constant, NaN when the returns are constant."""
+    """1 - Var(R - V) / Var(R) over real tokens: 1 is perfect, 0 no better than a constant, NaN when the
+    returns are constant."""
     same_shape(values=values, returns=returns, is_real=is_real)
     spread = masked_var(returns, is_real)
     return torch.where(spread > 0, 1 - masked_var(wide(returns) - wide(values), is_real) / spread, torch.nan)

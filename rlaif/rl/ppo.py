@@ -1,7 +1,9 @@
-"""Proximal policy optimisation of a language model: `ppo_step` is the algorithm, the rest is what its lines stand for.
+"""Proximal policy optimisation of a language model: `ppo_step` is the algorithm, the rest is what its lines
+stand for.
 
-Formulas are in `math`, the KL controllers in `kl`, sampling in `rollout`. Sources are named there; the implementation details of
-Huang et al. 2024 ("The N+ Implementation Details of RLHF with PPO", 2403.17031, numbered as in their 2023 list) and where each is:
+Formulas are in `math`, the KL controllers in `kl`, sampling in `rollout`. Sources are named there; the
+implementation details of Huang et al. 2024 ("The N+ Implementation Details of RLHF with PPO", 2403.17031,
+numbered as in their 2023 list) and where each is:
 
  1  the reward model and the value function see prompt and completion             `episodes.response_states`
  2  padding has a token id of no meaning and is masked, so pad = eos is harmless   `Episodes.is_real`
@@ -23,11 +25,13 @@ Huang et al. 2024 ("The N+ Implementation Details of RLHF with PPO", 2403.17031,
 20  adaptive KL coefficient                                                        `kl.AdaptiveKL`
 21  Adam's ε is 1e-5                                                               `learner.Learner`
 
-Departures: the value function shares no weights with the policy, so it has an optimiser of its own instead of a coefficient (0.1
+Departures: the value function shares no weights with the policy, so it has an optimiser of its own instead of
+    a coefficient (0.1
 there) in a common loss. The missing-EOS penalty is subtracted instead of replacing the score.
 
-Old log-probabilities come from the update's own first pass where there is one minibatch: the policy has not changed since it
-sampled, so the ratio is 1 as theory has it, and the rounding of sampling one token at a time in bfloat16 does not enter it.
+Old log-probabilities come from the update's own first pass where there is one minibatch: the policy has not
+changed since it sampled, so the ratio is 1 as theory has it, and the rounding of sampling one token at a time
+in bfloat16 does not enter it.
 """
 
 from __future__ import annotations
@@ -76,7 +80,9 @@ class StepReport:
     scores: Scores
 
 
-def ppo_step(learner: Learner, questions: Sequence[Question], reward: RewardFunction, *, step: int) -> StepReport:
+def ppo_step(
+    learner: Learner, questions: Sequence[Question], reward: RewardFunction, *, step: int
+) -> StepReport:
     """One rollout and one update.
 
     Args:
@@ -88,7 +94,9 @@ def ppo_step(learner: Learner, questions: Sequence[Question], reward: RewardFunc
     base, config, clock = learner.base, learner.config, Clock()
     # 1. Sample completions y ~ π(· | x), the policy's states and log-probabilities with them.
     with base.role(POLICY):
-        episodes = learner.sampler.sample(questions, samples=config.samples_per_prompt, seed=seed_from(learner.seed, "step", step))
+        episodes = learner.sampler.sample(
+            questions, samples=config.samples_per_prompt, seed=seed_from(learner.seed, "step", step)
+        )
     clock.lap("rollout")
     # 2. Score them: r(x, y), less a penalty where the turn was never ended.
     scores = reward([row.prompt for row in episodes.rows], [row.completion for row in episodes.rows])
@@ -102,7 +110,8 @@ def ppo_step(learner: Learner, questions: Sequence[Question], reward: RewardFunc
     kl = _per_completion(tokens.kl)
     _check_kl(kl, learner)
     learner.keep()
-    # 4. Values V(s_t); token rewards r_t = -β (log π - log π_ref) + [t = last] r(x, y); advantages and returns by GAE.
+    # 4. Values V(s_t); token rewards r_t = -β (log π - log π_ref) + [t = last] r(x, y); advantages and
+    # returns by GAE.
     values = values_of(learner, episodes, ref_states)
     k1 = formulas.kl_estimate(tokens.logprobs, tokens.ref_logprobs)
     rewards = formulas.token_rewards(total, k1, episodes.is_real, beta=learner.kl.beta)
@@ -119,24 +128,40 @@ def ppo_step(learner: Learner, questions: Sequence[Question], reward: RewardFunc
     # 6. The next β.
     learner.kl.update(kl)
     explained = _number(formulas.explained_variance(values, returns, episodes.is_real))
-    metrics = {"step": step, **metrics, "explained_variance": explained, "learning_rate": rate, **clock.seconds}
+    metrics = {
+        "step": step,
+        **metrics,
+        "explained_variance": explained,
+        "learning_rate": rate,
+        **clock.seconds,
+    }
     return StepReport(metrics=metrics, episodes=episodes, scores=scores)
 
 
 # What the lines of the step stand for
 
 
-def score_tokens(base: SharedBase, episodes: Episodes, ref_states: Tensor, *, temperature: float) -> TokenScores:
-    """Log-probabilities, exact KL and entropy from the states of policy and reference, some positions at a time."""
+def score_tokens(
+    base: SharedBase, episodes: Episodes, ref_states: Tensor, *, temperature: float
+) -> TokenScores:
+    """Log-probabilities, exact KL and entropy from the states of policy and reference, some positions at a
+    time."""
     real = episodes.is_real
     columns = []
-    for mine, theirs, token in zip(*(positions(base, x[real]) for x in (episodes.states, ref_states, episodes.tokens)), strict=True):
-        logits, ref_logits = base.logits_at(mine).unsqueeze(0), base.logits_at(theirs).unsqueeze(0)  # (1, n, V)
-        columns.append(torch.cat([
-            formulas.token_logprobs(ref_logits, token.unsqueeze(0), temperature=temperature),
-            formulas.exact_kl(logits, ref_logits, temperature=temperature),
-            formulas.token_entropy(logits, temperature=temperature),
-        ]))
+    for mine, theirs, token in zip(
+        *(positions(base, x[real]) for x in (episodes.states, ref_states, episodes.tokens)), strict=True
+    ):
+        # (1, n, V).
+        logits, ref_logits = base.logits_at(mine).unsqueeze(0), base.logits_at(theirs).unsqueeze(0)
+        columns.append(
+            torch.cat(
+                [
+                    formulas.token_logprobs(ref_logits, token.unsqueeze(0), temperature=temperature),
+                    formulas.exact_kl(logits, ref_logits, temperature=temperature),
+                    formulas.token_entropy(logits, temperature=temperature),
+                ]
+            )
+        )
     found = torch.zeros(3, *real.shape, dtype=columns[0].dtype, device=real.device)
     found[:, real] = torch.cat(columns, dim=1)
     return TokenScores(logprobs=episodes.logprobs, ref_logprobs=found[0], kl=found[1], entropy=found[2])
@@ -147,16 +172,24 @@ def describe(episodes: Episodes, scores: Scores, tokens: TokenScores, *, beta: f
     real, total = episodes.is_real, torch.tensor(scores.total, device=episodes.tokens.device)
     ended = total[episodes.has_eos]
     kinds: tuple[Literal["k1", "k3"], ...] = ("k1", "k3")
-    estimates = {k: _per_completion(formulas.kl_estimate(tokens.logprobs, tokens.ref_logprobs, kind=k)) for k in kinds}
+    estimates = {
+        k: _per_completion(formulas.kl_estimate(tokens.logprobs, tokens.ref_logprobs, kind=k)) for k in kinds
+    }
     return {
-        "reward": float(total.mean()), "reward_std": float(total.std(correction=0)),
+        "reward": float(total.mean()),
+        "reward_std": float(total.std(correction=0)),
         "reward_ended": float(ended.mean()) if len(ended) else None,
         **{f"reward/{name}": sum(values) / len(values) for name, values in scores.parts.items()},
-        "kl": _per_completion(tokens.kl), "kl_k1": estimates["k1"], "kl_k3": estimates["k3"],
-        "kl_token": float(formulas.masked_mean(tokens.kl, real)), "beta": beta,
+        "kl": _per_completion(tokens.kl),
+        "kl_k1": estimates["k1"],
+        "kl_k3": estimates["k3"],
+        "kl_token": float(formulas.masked_mean(tokens.kl, real)),
+        "beta": beta,
         "entropy": float(formulas.masked_mean(tokens.entropy, real)),
-        "length": float(real.sum(1).float().mean()), "ended": float(episodes.has_eos.float().mean()),
-        "tokens": int(real.sum()), "episodes": len(episodes),
+        "length": float(real.sum(1).float().mean()),
+        "ended": float(episodes.has_eos.float().mean()),
+        "tokens": int(real.sum()),
+        "episodes": len(episodes),
     }
 
 

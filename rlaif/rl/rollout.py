@@ -1,13 +1,16 @@
 """Sampling completions from the active policy, for training on them.
 
-What differs from `model.generate`: what all prompts begin with is prefilled once, then each prompt once for all its samples; logits
-are formed for the last position only; rows that are done leave the batch; a token is drawn by inverting the cumulative distribution
-at one uniform number from the row's own generator, so a draw depends on nothing but its seed and the policy (up to rounding).
+What differs from `model.generate`: what all prompts begin with is prefilled once, then each prompt once for
+all its samples; logits are formed for the last position only; rows that are done leave the batch; a token is
+drawn by inverting the cumulative distribution at one uniform number from the row's own generator, so a draw
+depends on nothing but its seed and the policy (up to rounding).
 
-The hidden state and the log-probability of each token are kept as it is drawn, so the policy needs no second pass to be scored.
+The hidden state and the log-probability of each token are kept as it is drawn, so the policy needs no second
+pass to be scored.
 
-The distribution is softmax(logits / temperature) and nothing else: no top-k, top-p or repetition penalty. Those sample from another
-distribution than the one whose log-probabilities are trained, which biases the KL and the probability ratios.
+The distribution is softmax(logits / temperature) and nothing else: no top-k, top-p or repetition penalty.
+Those sample from another distribution than the one whose log-probabilities are trained, which biases the KL
+and the probability ratios.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from rlaif.types import Completion, Message, Prompt
 __all__ = ["Question", "Sampler"]
 
 LEAVE = 8
-"""Done rows leave when they are at least a LEAVE-th of the batch: leaving copies the cache, as one step of growth does."""
+"""Done rows leave when they are at least a LEAVE-th of the batch: leaving copies the cache, as one step of
+growth does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +74,36 @@ class Sampler:
         """
         ids = tuple(self.form.encode([self.form.render(messages)])[0])
         if len(ids) + self.max_new_tokens > self.base.context:
-            what = f"a prompt of {len(ids)} tokens and {self.max_new_tokens} new ones pass the model's context of {self.base.context}"
+            what = (
+                f"a prompt of {len(ids)} tokens and {self.max_new_tokens} new ones pass the model's "
+                f"context of {self.base.context}"
+            )
             raise DataError(what, where=f"prompt {prompt.id}", remedy="drop it, or lower max_new_tokens")
         if max(ids, default=0) >= self.base.model.get_input_embeddings().weight.shape[0]:
             what = f"token {max(ids)} of the tokenizer has no row in the model's embedding"
-            raise DataError(what, where=f"prompt {prompt.id}", remedy="use the tokenizer that the model was trained with")
+            raise DataError(
+                what, where=f"prompt {prompt.id}", remedy="use the tokenizer that the model was trained with"
+            )
         return Question(prompt=prompt, ids=ids)
 
     @torch.no_grad()
     def unreadable(self, questions: Sequence[Question]) -> frozenset[int]:
-        """Places of the questions after which the active policy's logits are NaN or infinite, so that nothing can be drawn."""
+        """Places of the questions after which the active policy's logits are NaN or infinite, so that nothing
+        can be drawn."""
         found: set[int] = set()
         with self.base.held():
             for start in range(0, len(questions), self.rows):
                 state, *_ = self._read(questions[start : start + self.rows])
-                drawn = self._draw(self.base.logits_at(state), torch.full((len(state),), 0.5, device=self.base.device))
+                drawn = self._draw(
+                    self.base.logits_at(state), torch.full((len(state),), 0.5, device=self.base.device)
+                )
                 found |= {start + int(at) for at in (drawn < 0).nonzero().flatten()}
         return frozenset(found)
 
     @torch.no_grad()
     def sample(self, questions: Sequence[Question], *, samples: int, seed: int) -> Episodes:
-        """Sample `samples` completions of each question; a draw depends on `seed`, the prompt and the sample's index (which goes
-        on where a prompt is asked again, so that no completion is drawn twice)."""
+        """Sample `samples` completions of each question; a draw depends on `seed`, the prompt and the
+        sample's index (which goes on where a prompt is asked again, so that no completion is drawn twice)."""
         seen: Counter[str] = Counter()
         wanted = []
         for question in questions:
@@ -99,12 +111,17 @@ class Sampler:
             wanted += [(question, seen[name] + index) for index in range(samples)]
             seen[name] += samples
         with self.base.held():
-            parts = [self._batch(wanted[start : start + self.rows], seed) for start in range(0, len(wanted), self.rows)]
+            parts = [
+                self._batch(wanted[start : start + self.rows], seed)
+                for start in range(0, len(wanted), self.rows)
+            ]
         return _joined(parts)
 
     def _batch(self, wanted: Sequence[tuple[Question, int]], seed: int) -> Episodes:
         base, device, steps = self.base, self.base.device, self.max_new_tokens
-        uniforms = torch.stack([_uniforms(seed, question, index, steps) for question, index in wanted]).to(device)
+        uniforms = torch.stack([_uniforms(seed, question, index, steps) for question, index in wanted]).to(
+            device
+        )
         tokens = torch.zeros(len(wanted), steps, dtype=torch.long, device=device)
         states = torch.zeros(len(wanted), steps, base.hidden_size, dtype=base.dtype, device=device)
         logprobs = torch.zeros(len(wanted), steps, device=device)
@@ -121,7 +138,9 @@ class Sampler:
             if bool((drawn < 0).any()):
                 raise _not_finite(wanted[int(live[int((drawn < 0).nonzero()[0])])][0])
             tokens[live, step], states[live, step] = drawn, state
-            logprobs[live, step] = token_logprobs(logits.unsqueeze(1), drawn.unsqueeze(1), temperature=self.temperature).squeeze(1)
+            logprobs[live, step] = token_logprobs(
+                logits.unsqueeze(1), drawn.unsqueeze(1), temperature=self.temperature
+            ).squeeze(1)
             # 3. See who is done, and let the done leave.
             ended = torch.isin(drawn, ends) & ~has_eos[live]
             has_eos[live[ended]] = True
@@ -138,18 +157,26 @@ class Sampler:
         is_real = torch.arange(steps, device=device) < length.unsqueeze(1)
         rows = self._rows(wanted, tokens, length, has_eos)
         return Episodes(
-            rows=rows, tokens=tokens * is_real, is_real=is_real, has_eos=has_eos, states=states, logprobs=logprobs * is_real
+            rows=rows,
+            tokens=tokens * is_real,
+            is_real=is_real,
+            has_eos=has_eos,
+            states=states,
+            logprobs=logprobs * is_real,
         )
 
     def _read(self, questions: Sequence[Question]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-        """Prefill: the states at the last prompt tokens (L, H), the cache, the mask (L, S) and the last positions (L, 1)."""
+        """Prefill: the states at the last prompt tokens (L, H), the cache, the mask (L, S) and the last
+        positions (L, 1)."""
         distinct = list(dict.fromkeys(question.ids for question in questions))
         shared = prefix_to_share(self.base, distinct, max(map(len, distinct)) + self.max_new_tokens)
         cache = prefill(self.base, distinct[0][:shared], len(distinct))
         tails = [ids[shared:] for ids in distinct]
         width, device = max(map(len, tails)), self.base.device
         ids = torch.tensor([[0] * (width - len(tail)) + list(tail) for tail in tails], device=device)
-        mask = torch.tensor([[1] * shared + [0] * (width - len(tail)) + [1] * len(tail) for tail in tails], device=device)
+        mask = torch.tensor(
+            [[1] * shared + [0] * (width - len(tail)) + [1] * len(tail) for tail in tails], device=device
+        )
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         state = self.base.hidden(ids, mask, positions[:, shared:], past_key_values=cache)[:, -1]
         number = {ids: at for at, ids in enumerate(distinct)}
@@ -162,33 +189,50 @@ class Sampler:
         rows = torch.ones(len(logits), device=logits.device)
         return draw(logits, uniforms, rows * self.temperature, rows)
 
-    def _rows(self, wanted: Sequence[tuple[Question, int]], tokens: Tensor, length: Tensor, has_eos: Tensor) -> tuple[Row, ...]:
+    def _rows(
+        self, wanted: Sequence[tuple[Question, int]], tokens: Tensor, length: Tensor, has_eos: Tensor
+    ) -> tuple[Row, ...]:
         rows = []
-        for (question, index), ids, count, ended in zip(wanted, tokens.tolist(), length.tolist(), has_eos.tolist(), strict=True):
+        for (question, index), ids, count, ended in zip(
+            wanted, tokens.tolist(), length.tolist(), has_eos.tolist(), strict=True
+        ):
             completion = Completion(
-                id=f"{question.prompt.id}/{index}", prompt_id=question.prompt.id, index=index, text=self._text(ids[: count - ended]),
-                finish="stop" if ended else "length", model=self.base.name, tokens=count,
+                id=f"{question.prompt.id}/{index}",
+                prompt_id=question.prompt.id,
+                index=index,
+                text=self._text(ids[: count - ended]),
+                finish="stop" if ended else "length",
+                model=self.base.name,
+                tokens=count,
             )
             rows.append(Row(prompt=question.prompt, prompt_ids=question.ids, completion=completion))
         return tuple(rows)
 
     def _text(self, ids: list[int]) -> str:
-        text = well_formed(str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
-        for stop in self.form.stops:  # what a model without chat template writes after its turn is not part of it
+        text = well_formed(
+            str(self.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        )
+        # What a model without chat template writes after its turn is not part of it.
+        for stop in self.form.stops:
             text = text.partition(stop)[0]
         return text
 
 
 def _not_finite(question: Question) -> ModelError:
     return ModelError(
-        "the policy's logits are not finite (NaN or infinity)", where=f"prompt {question.prompt.id}",
-        remedy="drop the prompt if it is the only one (rlaif sample names such prompts); else lower the learning rate, or use float32",
+        "the policy's logits are not finite (NaN or infinity)",
+        where=f"prompt {question.prompt.id}",
+        remedy="drop the prompt if it is the only one (rlaif sample names such prompts); else lower the "
+        "learning rate, or use float32",
     )
 
 
 def _uniforms(seed: int, question: Question, index: int, count: int) -> Tensor:
-    """`count` numbers in [0, 1) that belong to one row; from the CPU, so that they are the same for every device."""
-    generator = torch.Generator().manual_seed(seed_from(seed, "rollout", question.prompt.fingerprint(), index))
+    """`count` numbers in [0, 1) that belong to one row; from the CPU, so that they are the same for every
+    device."""
+    generator = torch.Generator().manual_seed(
+        seed_from(seed, "rollout", question.prompt.fingerprint(), index)
+    )
     return torch.rand(count, generator=generator, dtype=torch.float32)
 
 
@@ -201,4 +245,6 @@ def _joined(parts: Sequence[Episodes]) -> Episodes:
         return whole[:, :longest] if whole.dim() > 1 else whole
 
     names = ("tokens", "is_real", "has_eos", "states", "logprobs")
-    return Episodes(rows=tuple(row for part in parts for row in part.rows), **{name: cat(name) for name in names})
+    return Episodes(
+        rows=tuple(row for part in parts for row in part.rows), **{name: cat(name) for name in names}
+    )

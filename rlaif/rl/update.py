@@ -56,7 +56,9 @@ def update(learner: Learner, episodes: Episodes, targets: Targets, *, step: int)
             if step >= config.value_warmup:
                 norm = torch.nn.utils.clip_grad_norm_(learner.policy_weights, config.max_grad_norm)
                 if not torch.isfinite(norm):
-                    raise RunawayError(f"the norm of the policy's gradient is {norm:.4g}", remedy="use lower learning rates")
+                    raise RunawayError(
+                        f"the norm of the policy's gradient is {norm:.4g}", remedy="use lower learning rates"
+                    )
                 learner.policy_optimizer.step()
                 last.add({"grad_norm": norm})
             tally.add(last.sums)
@@ -67,12 +69,19 @@ def update(learner: Learner, episodes: Episodes, targets: Targets, *, step: int)
 
 
 def gradients(
-    learner: Learner, episodes: Episodes, targets: Targets, old: Tensor | None, *, rows: Sequence[int], turn: tuple[int, int],
+    learner: Learner,
+    episodes: Episodes,
+    targets: Targets,
+    old: Tensor | None,
+    *,
+    rows: Sequence[int],
+    turn: tuple[int, int],
 ) -> tuple[Tally, Tensor]:
     """Accumulate the gradients of a minibatch.
 
     Args:
-        old: (B, T), log-probabilities before the update; `None` when this is the first pass, whose own they then are.
+        old: (B, T), log-probabilities before the update; `None` when this is the first pass, whose own they
+            then are.
         turn: Step, and number of the minibatch in it.
 
     Returns:
@@ -91,24 +100,32 @@ def gradients(
 
 
 def policy_gradient(
-    learner: Learner, episodes: Episodes, targets: Targets, old: Tensor | None, *, rows: list[int], count: int,
+    learner: Learner, episodes: Episodes, targets: Targets, old: Tensor | None, *, rows: list[int], count: int
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add a micro-batch's part of the policy's gradient; its losses, and its log-probabilities (b, T)."""
     with learner.base.role(POLICY):
         logprobs = response_logprobs(learner, *episodes.part(rows))
         result = formulas.policy_loss(
-            logprobs, logprobs.detach() if old is None else old[rows], targets.advantages[rows], is_real=episodes.is_real[rows],
-            clip=learner.config.clip, count=count,
+            logprobs,
+            logprobs.detach() if old is None else old[rows],
+            targets.advantages[rows],
+            is_real=episodes.is_real[rows],
+            clip=learner.config.clip,
+            count=count,
         )
         torch.autograd.backward(result.loss)
     losses = {
-        "policy_loss": result.loss.detach(), "clip_fraction": result.clip_fraction, "update_kl": result.kl_k3,
+        "policy_loss": result.loss.detach(),
+        "clip_fraction": result.clip_fraction,
+        "update_kl": result.kl_k3,
         "update_kl_k1": result.kl_k1,
     }
     return losses, logprobs.detach()
 
 
-def value_gradient(learner: Learner, episodes: Episodes, targets: Targets, *, rows: list[int], count: int) -> dict[str, Tensor]:
+def value_gradient(
+    learner: Learner, episodes: Episodes, targets: Targets, *, rows: list[int], count: int
+) -> dict[str, Tensor]:
     """Add a micro-batch's part of the value function's gradient."""
     with learner.base.role(learner.value_role):
         if learner.value_role == REFERENCE:
@@ -116,27 +133,39 @@ def value_gradient(learner: Learner, episodes: Episodes, targets: Targets, *, ro
         else:
             states = _trained_states(learner, *episodes.part(rows))
         result = formulas.value_loss(
-            learner.head(states), targets.values[rows], targets.returns[rows], is_real=episodes.is_real[rows],
-            clip=learner.config.value_clip, count=count,
+            learner.head(states),
+            targets.values[rows],
+            targets.returns[rows],
+            is_real=episodes.is_real[rows],
+            clip=learner.config.value_clip,
+            count=count,
         )
         torch.autograd.backward(result.loss)
     return {"value_loss": result.loss.detach(), "value_clip_fraction": result.clip_fraction}
 
 
 def ptx_gradient(learner: Learner, settings: PtxSettings, *, seed: int) -> dict[str, Tensor]:
-    """Add the gradient of the language-modelling loss on rows drawn from the PPO-ptx data (Ouyang et al. 2022, eq. 2)."""
-    drawn = torch.randint(len(learner.ptx), (settings.rows,), generator=torch.Generator().manual_seed(seed)).tolist()
+    """Add the gradient of the language-modelling loss on rows drawn from the PPO-ptx data (Ouyang et al.
+    2022, eq. 2)."""
+    drawn = torch.randint(
+        len(learner.ptx), (settings.rows,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
     chosen = [learner.ptx[index] for index in drawn]
     count, total = sum(len(row.completion) for row in chosen), torch.zeros((), device=learner.base.device)
     for rows in micro_batches([row.prompt for row in chosen], range(len(chosen)), learner.config.micro_batch):
         part = [chosen[index] for index in rows]
         width = max(len(row.completion) for row in part)
-        tokens = torch.tensor([[*row.completion, *[0] * (width - len(row.completion))] for row in part], device=learner.base.device)
+        tokens = torch.tensor(
+            [[*row.completion, *[0] * (width - len(row.completion))] for row in part],
+            device=learner.base.device,
+        )
         lengths = torch.tensor([len(row.completion) for row in part], device=learner.base.device)
         is_real = torch.arange(width, device=learner.base.device) < lengths.unsqueeze(1)
         with learner.base.role(POLICY):
             # A language model's own distribution: temperature 1.
-            logprobs = response_logprobs(learner, [row.prompt for row in part], tokens, is_real, temperature=1.0)
+            logprobs = response_logprobs(
+                learner, [row.prompt for row in part], tokens, is_real, temperature=1.0
+            )
             loss = -formulas.masked_mean(logprobs, is_real, count=count)
             torch.autograd.backward(settings.coefficient * loss)
         total += loss.detach()
@@ -144,17 +173,25 @@ def ptx_gradient(learner: Learner, settings: PtxSettings, *, seed: int) -> dict[
 
 
 def response_logprobs(
-    learner: Learner, prompts: Sequence[Sequence[int]], tokens: Tensor, is_real: Tensor, *, temperature: float | None = None,
+    learner: Learner,
+    prompts: Sequence[Sequence[int]],
+    tokens: Tensor,
+    is_real: Tensor,
+    *,
+    temperature: float | None = None,
 ) -> Tensor:
     """The active role's log-probabilities of completion tokens: (B, T), 0 at padding.
 
-    Logits are formed at real positions only. Where they are many, they are formed some at a time and again on the way back.
+    Logits are formed at real positions only. Where they are many, they are formed some at a time and again on
+    the way back.
     """
     base, tau = learner.base, learner.config.temperature if temperature is None else temperature
     states = _trained_states(learner, prompts, tokens, is_real)
 
     def logprobs(x: Tensor, token: Tensor) -> Tensor:
-        return formulas.token_logprobs(base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=tau).squeeze(0)
+        return formulas.token_logprobs(
+            base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=tau
+        ).squeeze(0)
 
     parts = list(zip(positions(base, states[is_real]), positions(base, tokens[is_real]), strict=True))
     again = len(parts) > 1 and torch.is_grad_enabled()
@@ -163,7 +200,9 @@ def response_logprobs(
     return whole.masked_scatter(is_real, torch.cat(found))
 
 
-def _trained_states(learner: Learner, prompts: Sequence[Sequence[int]], tokens: Tensor, is_real: Tensor) -> Tensor:
+def _trained_states(
+    learner: Learner, prompts: Sequence[Sequence[int]], tokens: Tensor, is_real: Tensor
+) -> Tensor:
     recomputes = learner.config.gradient_checkpointing and torch.is_grad_enabled()
     return response_states(learner.base, prompts, tokens, is_real, share=not recomputes)
 
@@ -210,7 +249,8 @@ def _minibatches(count: int, learner: Learner, step: int) -> Iterator[list[int]]
 
 @contextmanager
 def _recomputing(base: SharedBase, enabled: bool) -> Iterator[None]:
-    """Recompute layers inside the block. Only there: a layer that recomputes takes no cache, and sampling needs one."""
+    """Recompute layers inside the block. Only there: a layer that recomputes takes no cache, and sampling
+    needs one."""
     if enabled:
         base.checkpoint_layers(True)
     try:

@@ -1,8 +1,8 @@
 """The value function: a linear head on hidden states, of the reference or of an adapter of its own.
 
-On the reference's states it costs no forward pass: the KL needs those anyway, they never change within a rollout, and no gradient
-runs through the base. Features are shifted and scaled by fixed numbers taken from the first rollout, so that one learning rate
-serves every base.
+On the reference's states it costs no forward pass: the KL needs those anyway, they never change within a
+rollout, and no gradient runs through the base. Features are shifted and scaled by fixed numbers taken from
+the first rollout, so that one learning rate serves every base.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What training policies took, noted for the comparison: `cost.json` of a stage, `training.json` beside an evaluation of several."""
+"""What training policies took, noted for the comparison: `cost.json` of a stage, `training.json` beside an
+evaluation of several."""
 
 from __future__ import annotations
 
@@ -33,4 +34,6 @@ def read_cost(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    return read_object(path, error=RunError, what="the note of the stage's costs", remedy="run the stage again")
+    return read_object(
+        path, error=RunError, what="the note of the stage's costs", remedy="run the stage again"
+    )

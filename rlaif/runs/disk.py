@@ -39,7 +39,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any] | None:
-    """The object that a small JSON file of ours holds; `None` where there is no such file, or something else in it."""
+    """The object that a small JSON file of ours holds; `None` where there is no such file, or something else
+    in it."""
     try:
         return parse_object(read_small(path, error=RunError))
     except (OSError, ValueError, RunError):
@@ -82,10 +83,16 @@ def sync_folder(folder: Path) -> None:
 def _explain(error: OSError) -> tuple[str, str]:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return "no space left on the disk", "free some space and run the same command again: finished work is kept"
+            return (
+                "no space left on the disk",
+                "free some space and run the same command again: finished work is kept",
+            )
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"not allowed ({error.strerror})", "name a folder that you may write to (--out)"
         case errno.ENOTDIR | errno.EEXIST:
-            return "a file is in the way where a folder is due", "name another folder (--out), or move the file away"
+            return (
+                "a file is in the way where a folder is due",
+                "name another folder (--out), or move the file away",
+            )
         case _:
             return error.strerror or str(error), "check the path and the disk, then run again"

@@ -1,7 +1,7 @@
 """A stage's folder appears whole or not at all, and replaces an older one without losing it.
 
-Files are written into `RUN/.tmp-STAGE-PID`, made durable, and renamed to `RUN/STAGE` in one step. A finished folder that stands
-there moves to `RUN/superseded/STAGE-KEY`; nothing that was finished is ever deleted.
+Files are written into `RUN/.tmp-STAGE-PID`, made durable, and renamed to `RUN/STAGE` in one step. A finished
+folder that stands there moves to `RUN/superseded/STAGE-KEY`; nothing that was finished is ever deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ LEFTOVER = re.compile(r"^\.tmp-.+-(\d+)$")
 
 @contextmanager
 def stage_folder(run: Path, stage: str) -> Iterator[Path]:
-    """An empty folder to write the stage's files into; it becomes `run / stage` when the block ends without an error.
+    """An empty folder to write the stage's files into; it becomes `run / stage` when the block ends without
+    an error.
 
     Raises:
         RunError: The disk is full or refuses.
@@ -49,9 +50,11 @@ def stage_folder(run: Path, stage: str) -> Iterator[Path]:
 
 
 def remove_leftovers(run: Path) -> list[str]:
-    """Remove the partial folders of processes that have died; returns their names. What they had answered is in the journal.
+    """Remove the partial folders of processes that have died; returns their names. What they had answered is
+    in the journal.
 
-    To be called before this process makes its first one: a folder with our own number is that of an earlier process.
+    To be called before this process makes its first one: a folder with our own number is that of an earlier
+    process.
     """
     removed = []
     with told("clear the run folder", run):

@@ -1,7 +1,9 @@
-"""The journal: every answer a model gave, kept the moment it exists, so that no answer is ever asked for twice.
+"""The journal: every answer a model gave, kept the moment it exists, so that no answer is ever asked for
+twice.
 
-An append-only map from a content key to a JSON value in one SQLite file. Write-ahead logging with `synchronous=NORMAL`: a batch
-that was committed survives the death of the process (SIGKILL too); a power cut may lose the last batches but never breaks the
+An append-only map from a content key to a JSON value in one SQLite file. Write-ahead logging with
+`synchronous=NORMAL`: a batch that was committed survives the death of the process (SIGKILL too); a power cut
+    may lose the last batches but never breaks the
 file. Several processes may share it: the first answer to a key stands, whoever gave it.
 """
 
@@ -65,11 +67,14 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
-                f"cannot create the journal's folder ({error.strerror})", where=str(self.path.parent),
+                f"cannot create the journal's folder ({error.strerror})",
+                where=str(self.path.parent),
                 remedy="name a folder that you may write to",
             ) from error
         with self._told():
-            self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
         try:
             with self._told():
                 self._prepare()
@@ -80,13 +85,16 @@ class Journal:
             raise
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The values of those `keys` that are in the journal; one whose content is damaged is as if it were not there."""
+        """The values of those `keys` that are in the journal; one whose content is damaged is as if it were
+        not there."""
         found: dict[str, Any] = {}
         with self._lock, self._told():
             for start in range(0, len(keys), SELECT_CHUNK):
                 chunk = keys[start : start + SELECT_CHUNK]
                 marks = ",".join("?" * len(chunk))
-                rows = self._connection.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", chunk)
+                rows = self._connection.execute(
+                    f"SELECT key, value FROM answers WHERE key IN ({marks})", chunk
+                )
                 found.update(_readable(rows))
         return found
 
@@ -107,7 +115,9 @@ class Journal:
         self._must_be_there()
         with self._lock, self._told(), self._transaction():
             before = self._connection.total_changes
-            self._connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", rows)
+            self._connection.executemany(
+                "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", rows
+            )
             return self._connection.total_changes - before
 
     def stats(self) -> JournalStats:
@@ -116,7 +126,9 @@ class Journal:
             rows = self._connection.execute("SELECT kind, COUNT(*) FROM answers GROUP BY kind ORDER BY kind")
             answers: dict[str, int] = dict(rows)
         files = [self.path, self.path.with_name(self.path.name + "-wal")]
-        return JournalStats(answers=answers, bytes=sum(file.stat().st_size for file in files if file.exists()))
+        return JournalStats(
+            answers=answers, bytes=sum(file.stat().st_size for file in files if file.exists())
+        )
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""
@@ -126,18 +138,22 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _must_be_there(self) -> None:
-        """Notice a journal that was deleted, moved or replaced: SQLite would go on writing into a file that no path leads to."""
+        """Notice a journal that was deleted, moved or replaced: SQLite would go on writing into a file that
+        no path leads to."""
         try:
             found = self.path.stat()
         except OSError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self._file:
             raise RunError(
-                "the journal was deleted, moved or replaced while this run worked in it", where=str(self.path),
+                "the journal was deleted, moved or replaced while this run worked in it",
+                where=str(self.path),
                 remedy="put it back, or run the same command again: what is not in a journal is asked again",
             )
 
@@ -160,18 +176,20 @@ class Journal:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if tables and owner != APPLICATION_ID:
             raise RunError(
-                "this SQLite file is not an rlaif journal", where=str(self.path),
+                "this SQLite file is not an rlaif journal",
+                where=str(self.path),
                 remedy="name another file, or move this one away",
             )
         if version > SCHEMA_VERSION:
             raise RunError(
-                f"the journal has format {version}; this rlaif reads up to {SCHEMA_VERSION}", where=str(self.path),
+                f"the journal has format {version}; this rlaif reads up to {SCHEMA_VERSION}",
+                where=str(self.path),
                 remedy="use the newer rlaif that wrote it (pip install -U rlaif), or another --out folder",
             )
 
     def _use_write_ahead_log(self) -> None:
-        """Switch to WAL. The switch needs the file for itself; SQLite does not always wait for it (where two processes switch at
-        once, waiting could be a deadlock), hence the loop."""
+        """Switch to WAL. The switch needs the file for itself; SQLite does not always wait for it (where two
+        processes switch at once, waiting could be a deadlock), hence the loop."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -217,15 +235,27 @@ def _explain(error: sqlite3.Error) -> tuple[str, str]:
     """What went wrong in a user's words, and what to do about it."""
     name = getattr(error, "sqlite_errorname", "") or ""
     if name == "SQLITE_FULL":
-        return "no space left for the journal", "free some space and run the same command again: what was answered so far is kept"
+        return (
+            "no space left for the journal",
+            "free some space and run the same command again: what was answered so far is kept",
+        )
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return f"cannot open the journal for writing ({error})", "name a folder that you may write to (--out)"
     if name == "SQLITE_NOTADB":
         return "this file is not a journal", "name another file, or move this one away"
     if name.startswith("SQLITE_CORRUPT"):
-        return f"the journal is damaged ({error})", "move it away and run again; the answers in it will be asked again"
+        return (
+            f"the journal is damaged ({error})",
+            "move it away and run again; the answers in it will be asked again",
+        )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"another process kept the journal locked for {BUSY_SECONDS:.0f} s", "wait until it has ended, then run again"
+        return (
+            f"another process kept the journal locked for {BUSY_SECONDS:.0f} s",
+            "wait until it has ended, then run again",
+        )
     if name.startswith("SQLITE_IOERR"):
-        return f"the disk failed under the journal ({name})", "check its free space and health, then run again"
+        return (
+            f"the disk failed under the journal ({name})",
+            "check its free space and health, then run again",
+        )
     return f"the journal failed ({error})", "if it was closed, open it again; else move it away and run again"

@@ -1,4 +1,5 @@
-"""The manifest of a finished stage: what went in, what ran, what came out. With it a run can be told apart, and run again."""
+"""The manifest of a finished stage: what went in, what ran, what came out. With it a run can be told apart,
+and run again."""
 
 from __future__ import annotations
 
@@ -22,18 +23,39 @@ from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import told, write_whole
 
 __all__ = [
-    "MANIFEST", "Git", "Manifest", "Output", "changed_parts", "damaged_outputs", "describe_outputs", "first_problem", "git_state",
-    "host_facts", "stage_key", "versions",
+    "MANIFEST",
+    "Git",
+    "Manifest",
+    "Output",
+    "changed_parts",
+    "damaged_outputs",
+    "describe_outputs",
+    "first_problem",
+    "git_state",
+    "host_facts",
+    "stage_key",
+    "versions",
 ]
 
 MANIFEST = "manifest.json"
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "numpy", "pyarrow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+)
 GIT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file of the stage: rows (`None` where it has none), the SHA-256 of its bytes, and their number (`None` before 0.2)."""
+    """A file of the stage: rows (`None` where it has none), the SHA-256 of its bytes, and their number
+    (`None` before 0.2)."""
 
     sha256: str
     rows: int | None = None
@@ -42,7 +64,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """The revision of the working tree that the command ran in, and whether it had changes that are not committed."""
+    """The revision of the working tree that the command ran in, and whether it had changes that are not
+    committed."""
 
     revision: str
     dirty: bool
@@ -66,8 +89,10 @@ class Manifest:
         counts: Whole numbers that add up; what they count is the stage's matter.
         outputs: By file name; the first one is the stage's main result.
         planned_bytes: The most memory that the stage was planned to hold; 0 where it has no plan.
-        gaps: Questions that got no answer for a reason that may pass; with any, the same command runs the stage again.
-        peak_bytes: The most that it held: tensors on a GPU, the whole process on a CPU; 0 where the system does not say.
+        gaps: Questions that got no answer for a reason that may pass; with any, the same command runs the
+            stage again.
+        peak_bytes: The most that it held: tensors on a GPU, the whole process on a CPU; 0 where the system
+            does not say.
     """
 
     stage: str
@@ -113,7 +138,9 @@ class Manifest:
             known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
             return TypeAdapter(cls).validate_python(known)
         except OSError as error:
-            raise RunError(f"no manifest ({error.strerror})", where=str(path), remedy="run the stage again") from error
+            raise RunError(
+                f"no manifest ({error.strerror})", where=str(path), remedy="run the stage again"
+            ) from error
         except ValueError as error:
             what = f"the manifest is damaged ({first_problem(error)})"
             raise RunError(what, where=str(path), remedy="run the stage again") from error
@@ -128,7 +155,8 @@ def first_problem(error: ValueError) -> str:
 
 
 def describe_outputs(folder: Path, rows: Mapping[str, int]) -> dict[str, Output]:
-    """Every file of a stage's folder (but the manifest) with its digest: first those of `rows`, in that order, then the others.
+    """Every file of a stage's folder (but the manifest) with its digest: first those of `rows`, in that
+    order, then the others.
 
     Raises:
         RunError: A file cannot be read, or one of `rows` is not there.
@@ -139,14 +167,18 @@ def describe_outputs(folder: Path, rows: Mapping[str, int]) -> dict[str, Output]
         if name != MANIFEST:
             with told("read the stage's file", folder / name), (folder / name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                outputs[name] = Output(sha256=hashlib.file_digest(file, "sha256").hexdigest(), rows=rows.get(name), bytes=size)
+                outputs[name] = Output(
+                    sha256=hashlib.file_digest(file, "sha256").hexdigest(), rows=rows.get(name), bytes=size
+                )
     return outputs
 
 
 def damaged_outputs(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files of a finished stage: a line for each that is missing, or is not as it was written.
+    """What is wrong with the files of a finished stage: a line for each that is missing, or is not as it was
+    written.
 
-    Markdown is left out: it is for people, who may add a licence to a model card. The size is looked at first.
+    Markdown is left out: it is for people, who may add a licence to a model card. The size is looked at
+    first.
     """
     found = []
     for name, output in manifest.outputs.items():
@@ -169,7 +201,8 @@ def stage_key(parts: Mapping[str, str]) -> str:
 
 
 def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Why a stage must run again, a part each: `constitution changed`, `judge was added`, `limit was removed`."""
+    """Why a stage must run again, a part each: `constitution changed`, `judge was added`,
+    `limit was removed`."""
     told = [f"{name} changed" for name in new if name in old and old[name] != new[name]]
     told += [f"{name} was added" for name in new if name not in old]
     return told + [f"{name} was removed" for name in old if name not in new]
@@ -187,7 +220,8 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path | None = None) -> Git | None:
-    """The revision of the working tree around `folder` (the working directory); `None` where there is none, or no git."""
+    """The revision of the working tree around `folder` (the working directory); `None` where there is none,
+    or no git."""
     revision = _git(folder, "rev-parse", "HEAD")
     if revision is None:
         return None
@@ -201,7 +235,9 @@ def host_facts() -> dict[str, Any]:
 
 def _git(folder: Path | None, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=GIT_SECONDS, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -1,10 +1,10 @@
 """A run: a folder that holds all of one piece of work, locked by the process that works in it.
 
-    RUN/run.json          name, command line, status, times, stages
-    RUN/recipe.yaml       the resolved recipe: `rlaif run RUN/recipe.yaml` does it again
-    RUN/../rlaif-journal.sqlite   every answer a model gave, shared by the runs beside each other
-    RUN/STAGE/            a finished stage, with its manifest
-    RUN/superseded/       finished stages that a later one replaced
+RUN/run.json          name, command line, status, times, stages
+RUN/recipe.yaml       the resolved recipe: `rlaif run RUN/recipe.yaml` does it again
+RUN/../rlaif-journal.sqlite   every answer a model gave, shared by the runs beside each other
+RUN/STAGE/            a finished stage, with its manifest
+RUN/superseded/       finished stages that a later one replaced
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
 """`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""
 RUN, LOCK, RECIPE = "run.json", ".lock", "recipe.yaml"
 LOCK_TRIES, LOCK_PAUSE = 5, 0.05
-"""`list_runs` holds the lock for an instant to see whether a run is alive; that must not turn a new run away."""
+"""`list_runs` holds the lock for an instant to see whether a run is alive; that must not turn a new run
+away."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class RunInfo:
 
 
 class RunFolder:
-    """A run folder that this process works in. Use `open`, as a context manager: the way it is left sets the status."""
+    """A run folder that this process works in. Use `open`, as a context manager: the way it is left sets the
+    status."""
 
     def __init__(self, path: Path, lock: IO[str], info: RunInfo) -> None:
         self.path = path
@@ -94,8 +96,12 @@ class RunFolder:
             _lock(lock, path)
             before = _stages_there(path, _read(path).stages if (path / RUN).exists() else ())
             info = RunInfo(
-                name=name or path.resolve().name, command=tuple(sys.argv if command is None else command), status="running",
-                started=now(), stages=before, path=path,
+                name=name or path.resolve().name,
+                command=tuple(sys.argv if command is None else command),
+                status="running",
+                started=now(),
+                stages=before,
+                path=path,
             )
             run = cls(path, lock, info)
             run._save()
@@ -109,14 +115,16 @@ class RunFolder:
         write_whole(self.path / RECIPE, text)
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The manifest of a finished stage; `None` when it has not finished, or its manifest cannot be read."""
+        """The manifest of a finished stage; `None` when it has not finished, or its manifest cannot be
+        read."""
         try:
             return Manifest.read_json(self.path / stage / MANIFEST)
         except RunError:
             return None
 
     def stage(self, name: str) -> AbstractContextManager[Path]:
-        """A folder to write a stage's files and manifest into; see `stage_folder`. Call `record` when it is there."""
+        """A folder to write a stage's files and manifest into; see `stage_folder`. Call `record` when it is
+        there."""
         return stage_folder(self.path, name)
 
     def record(self, stage: str) -> None:
@@ -136,7 +144,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.close(_status(error))
         except RunError:
@@ -150,7 +160,8 @@ class RunFolder:
 
 
 def list_runs(root: Path) -> list[RunInfo]:
-    """The runs in the folders of `root` (and `root` itself, when it is one), the latest first; damaged ones last.
+    """The runs in the folders of `root` (and `root` itself, when it is one), the latest first; damaged ones
+    last.
 
     Raises:
         RunError: `root` is no folder, or cannot be read.
@@ -190,10 +201,14 @@ def _read(path: Path) -> RunInfo:
         known = {each.name: values[each.name] for each in fields(RunInfo) if each.name in values}
         return TypeAdapter(RunInfo).validate_python(known | {"path": path})
     except OSError as error:
-        raise RunError(f"this is no run folder ({error.strerror})", where=str(path / RUN), remedy="see `rlaif runs list`") from error
+        raise RunError(
+            f"this is no run folder ({error.strerror})", where=str(path / RUN), remedy="see `rlaif runs list`"
+        ) from error
     except ValueError as error:
         remedy = "remove this file; the stages and the journal beside it stay good"
-        raise RunError(f"{RUN} is damaged ({first_problem(error)})", where=str(path / RUN), remedy=remedy) from error
+        raise RunError(
+            f"{RUN} is damaged ({first_problem(error)})", where=str(path / RUN), remedy=remedy
+        ) from error
 
 
 def _lock(file: IO[str], path: Path) -> None:
@@ -205,7 +220,8 @@ def _lock(file: IO[str], path: Path) -> None:
             if attempt == LOCK_TRIES - 1:
                 file.seek(0)
                 raise RunError(
-                    f"process {file.read().strip() or 'unknown'} is at work in this run folder", where=str(path),
+                    f"process {file.read().strip() or 'unknown'} is at work in this run folder",
+                    where=str(path),
                     remedy="wait until it has ended, stop it, or name another folder (--out)",
                 ) from error
             time.sleep(LOCK_PAUSE)

@@ -1,7 +1,9 @@
-"""What a run has spent on models behind servers, kept in its folder: a limit holds over every invocation of the run.
+"""What a run has spent on models behind servers, kept in its folder: a limit holds over every invocation of
+the run.
 
-`spending.jsonl` has a row for each model: requests, tokens read and written, and their cost in the currency of the prices. While
-the run works, each answer adds a row, so that a process that is killed forgets none; the next one adds them up.
+`spending.jsonl` has a row for each model: requests, tokens read and written, and their cost in the currency
+of the prices. While the run works, each answer adds a row, so that a process that is killed forgets none; the
+next one adds them up.
 """
 
 from __future__ import annotations
@@ -109,7 +111,9 @@ class Spending:
         self._spent[entry.model] = self._spent.get(entry.model, Spent(entry.model)) + entry
 
     def _rewrite(self) -> None:
-        write_whole(self._path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in self.models))
+        write_whole(
+            self._path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in self.models)
+        )
 
 
 def _entry(line: bytes) -> Spent | None:

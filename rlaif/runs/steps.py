@@ -1,4 +1,5 @@
-"""Rows of a training that may be interrupted: kept beside the stage, cut back to where it goes on, whole when it ends."""
+"""Rows of a training that may be interrupted: kept beside the stage, cut back to where it goes on, whole when
+it ends."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ __all__ = ["StepLog"]
 class StepLog:
     """An append-only JSONL file of rows with a `step`, each on disk when `add` returns.
 
-    After an interruption training goes on from a checkpoint, perhaps some steps before the last row: the first `add` drops what
-    stands at its step or later, so that no step is told twice.
+    After an interruption training goes on from a checkpoint, perhaps some steps before the last row: the
+    first `add` drops what stands at its step or later, so that no step is told twice.
 
     Args:
         path: The file; its folder is made when missing.
@@ -35,7 +36,9 @@ class StepLog:
         with told("make the folder of the steps", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         remedy = "remove that line, or the file: then the table of steps begins where training goes on"
-        self.rows: list[dict[str, Any]] = read_appended(path, _row, what="the row of a training step", remedy=remedy)
+        self.rows: list[dict[str, Any]] = read_appended(
+            path, _row, what="the row of a training step", remedy=remedy
+        )
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row.
@@ -47,7 +50,9 @@ class StepLog:
             if not self._begun:
                 self.rows = [each for each in self.rows if each["step"] < row["step"]]
                 # Aside and renamed: a process that is killed in between must not lose the rows that stand.
-                write_whole(self.path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows))
+                write_whole(
+                    self.path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.rows)
+                )
                 self._begun = True
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")

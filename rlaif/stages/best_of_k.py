@@ -1,8 +1,8 @@
-"""Best of K: sample K completions a prompt, keep those that score best, and fine-tune on them (rejection sampling; with rounds,
-RAFT, Dong et al. 2023, 2304.06767).
+"""Best of K: sample K completions a prompt, keep those that score best, and fine-tune on them (rejection
+sampling; with rounds, RAFT, Dong et al. 2023, 2304.06767).
 
-The bound log K - (K - 1) / K is on the KL of the *selection*. Fine-tuning on what was selected makes another policy, so its KL to
-the reference is measured on its own samples, exactly, token by token.
+The bound log K - (K - 1) / K is on the KL of the *selection*. Fine-tuning on what was selected makes another
+policy, so its KL to the reference is measured on its own samples, exactly, token by token.
 """
 
 from __future__ import annotations
@@ -57,11 +57,20 @@ Reader = Callable[[Prompt], Sequence[Message]]
 
 
 def best_of_k(
-    prompts: Sequence[Prompt], *, base: SharedBase, reward: Reward, config: BestOfKConfig, seed: int, role: str = "policy",
-    student: SharedBase | None = None, messages: Reader = lambda prompt: prompt.messages, progress: Progress | None = None,
+    prompts: Sequence[Prompt],
+    *,
+    base: SharedBase,
+    reward: Reward,
+    config: BestOfKConfig,
+    seed: int,
+    role: str = "policy",
+    student: SharedBase | None = None,
+    messages: Reader = lambda prompt: prompt.messages,
+    progress: Progress | None = None,
     log: Log = lambda step: None,
 ) -> BestOfKResult:
-    """Make the adapter `role` of `base` imitate the best of its own samples; it is added if the base has none.
+    """Make the adapter `role` of `base` imitate the best of its own samples; it is added if the base has
+    none.
 
     Args:
         student: Another base, whose adapter `role` learns from the last round's choice instead.
@@ -69,7 +78,8 @@ def best_of_k(
         log: Told of every optimiser step.
 
     Raises:
-        DataError: There are no two prompts, too many are too long, or the reward tells no two completions of a prompt apart.
+        DataError: There are no two prompts, too many are too long, or the reward tells no two completions of
+            a prompt apart.
         ModelError: Training ran away.
     """
     progress = progress or Silent()
@@ -84,34 +94,62 @@ def best_of_k(
         own = seed_from(seed, "round", number)
         # 1. Sample K completions of each prompt from the policy as it is now, and score them.
         with meter.on(*bases):
-            groups = _sampled(base, role, samplers[0], asked, reward, config, messages, seed=own, progress=progress)
+            groups = _sampled(
+                base, role, samplers[0], asked, reward, config, messages, seed=own, progress=progress
+            )
         _check_spread(groups)
         # 2. Keep the best, and learn them.
         kept = [choice for group in groups for choice in select(group, config)]
         learner = student if student is not None and number + 1 == config.rounds else base
         lessons, overlong = without_overlong(_lessons(kept, learner, base, messages), learner, config)
         measured = sorted(lessons, key=lambda lesson: unit_from(own, "measured", lesson.id))[:MEASURED]
-        before = imitation_loss(learner, role if role in learner.roles else REFERENCE, measured, rows=config.micro_batch)
+        before = imitation_loss(
+            learner, role if role in learner.roles else REFERENCE, measured, rows=config.micro_batch
+        )
         with meter.on(learner):
-            steps += fit(learner, role, lessons, config, seed=seed_from(own, "sft"), progress=progress, log=log)
+            steps += fit(
+                learner, role, lessons, config, seed=seed_from(own, "sft"), progress=progress, log=log
+            )
         seconds.append(meter.seconds)
         after = imitation_loss(learner, role, measured, rows=config.micro_batch)
-        rounds.append(round_report(
-            number, groups, kept, learned=len(lessons), overlong=overlong, loss_before=before, loss_after=after,
-        ))
+        rounds.append(
+            round_report(
+                number,
+                groups,
+                kept,
+                learned=len(lessons),
+                overlong=overlong,
+                loss_before=before,
+                loss_after=after,
+            )
+        )
     # 3. Measure what was made.
     made = _measured(
-        student or base, role, [question.prompt for question in asked], reward, config, messages, seed=seed,
+        student or base,
+        role,
+        [question.prompt for question in asked],
+        reward,
+        config,
+        messages,
+        seed=seed,
         start=rounds[0].growth[0].reward,
     )
     tokens = list(accumulate((r.tokens for r in rounds), initial=0))
     cost = TrainingCost(
-        tokens=tokens[-1], seconds=meter.seconds, flops=meter.flops,
+        tokens=tokens[-1],
+        seconds=meter.seconds,
+        flops=meter.flops,
         curve=() if student is not None else _curve(tokens, seconds, rounds, made),
     )
     return BestOfKResult(
-        role=role, rounds=tuple(rounds), student=made, steps=steps, rows=[_row(choice, messages) for choice in kept], cost=cost,
-        refused=refused, duplicates=duplicates,
+        role=role,
+        rounds=tuple(rounds),
+        student=made,
+        steps=steps,
+        rows=[_row(choice, messages) for choice in kept],
+        cost=cost,
+        refused=refused,
+        duplicates=duplicates,
     )
 
 
@@ -119,10 +157,10 @@ def best_of_k(
 
 
 def _questions(
-    prompts: Sequence[Prompt], samplers: Sequence[Sampler], messages: Reader, config: BestOfKConfig,
+    prompts: Sequence[Prompt], samplers: Sequence[Sampler], messages: Reader, config: BestOfKConfig
 ) -> tuple[list[Question], list[tuple[str, str]], int]:
-    """The distinct prompts that all of `samplers` can sample, as the first reads them; the others with the reason; and how many
-    ask the same as an earlier one.
+    """The distinct prompts that all of `samplers` can sample, as the first reads them; the others with the
+    reason; and how many ask the same as an earlier one.
 
     Raises:
         DataError: Too many cannot be, or fewer than two can.
@@ -143,8 +181,16 @@ def _sampler(base: SharedBase, config: BestOfKConfig) -> Sampler:
 
 
 def _sampled(
-    base: SharedBase, role: str, sampler: Sampler, asked: Sequence[Question], reward: Reward, config: BestOfKConfig, messages: Reader,
-    *, seed: int, progress: Progress,
+    base: SharedBase,
+    role: str,
+    sampler: Sampler,
+    asked: Sequence[Question],
+    reward: Reward,
+    config: BestOfKConfig,
+    messages: Reader,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> list[list[Candidate]]:
     """K scored completions of each prompt, from the role if it is there, else from the reference."""
     progress.begin(f"sampling {config.k} × {len(asked)} completions", len(asked) * config.k)
@@ -158,28 +204,40 @@ def _sampled(
     return groups
 
 
-def _candidates(episodes: Episodes, reward: Reward, base: SharedBase, messages: Reader, *, penalty: float) -> list[Candidate]:
+def _candidates(
+    episodes: Episodes, reward: Reward, base: SharedBase, messages: Reader, *, penalty: float
+) -> list[Candidate]:
     lengths, tokens = episodes.is_real.sum(1).tolist(), episodes.tokens.tolist()
     ids = [tuple(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
     rewards = _rewards(reward, episodes.rows, ids, base, messages)
     return [
         Candidate(row=row, tokens=own, reward=value, score=value - penalty * (not ended), logprob=logprob)
         for row, own, value, ended, logprob in zip(
-            episodes.rows, ids, rewards, episodes.has_eos.tolist(), episodes.logprobs.sum(1).tolist(), strict=True,
+            episodes.rows,
+            ids,
+            rewards,
+            episodes.has_eos.tolist(),
+            episodes.logprobs.sum(1).tolist(),
+            strict=True,
         )
     ]
 
 
 def _rewards(
-    reward: Reward, rows: Sequence[Row], ids: Sequence[tuple[int, ...]], base: SharedBase, messages: Reader,
+    reward: Reward, rows: Sequence[Row], ids: Sequence[tuple[int, ...]], base: SharedBase, messages: Reader
 ) -> Sequence[float]:
-    """One finite number a completion. A reward model on this base reads the tokens as sampled, one on another base the text."""
+    """One finite number a completion. A reward model on this base reads the tokens as sampled, one on another
+    base the text."""
     if not isinstance(reward, RewardModel):
         values: Sequence[float] = reward([row.prompt for row in rows], [row.completion for row in rows]).total
     elif reward.base is base:
-        values = reward.score_tokens([(row.prompt_ids, own) for row, own in zip(rows, ids, strict=True)]).tolist()
+        values = reward.score_tokens(
+            [(row.prompt_ids, own) for row, own in zip(rows, ids, strict=True)]
+        ).tolist()
     else:
-        values = reward.score([(*messages(row.prompt), Message("assistant", row.completion.text)) for row in rows])
+        values = reward.score(
+            [(*messages(row.prompt), Message("assistant", row.completion.text)) for row in rows]
+        )
     for value, row in zip(values, rows, strict=True):
         if not math.isfinite(value):
             remedy = "it must be finite for every text, the empty one too"
@@ -191,8 +249,10 @@ def _check_spread(groups: Sequence[Sequence[Candidate]]) -> None:
     """Refuse a reward that prefers none of a prompt's completions, at every prompt."""
     if all(tied(group) for group in groups):
         raise DataError(
-            f"the completions of each of the {len(groups)} prompts all score the same: there is nothing to choose",
-            remedy="look at the reward and at the completions; at a low temperature they may also all be one text",
+            f"the completions of each of the {len(groups)} prompts all score the same: there is nothing to "
+            "choose",
+            remedy="look at the reward and at the completions; at a low temperature they may also all be one "
+            "text",
         )
 
 
@@ -200,23 +260,32 @@ def _check_spread(groups: Sequence[Sequence[Candidate]]) -> None:
 
 
 def _lessons(kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messages: Reader) -> list[Lesson]:
-    """What was kept, in the learner's tokens: those that were sampled if it sampled, else the text's. A completion that was cut is
-    not closed: the learner would be taught to stop there."""
+    """What was kept, in the learner's tokens: those that were sampled if it sampled, else the text's. A
+    completion that was cut is not closed: the learner would be taught to stop there."""
     if learner is base:
         return [
             Lesson(
-                id=c.row.completion.id, prompt=c.row.prompt_ids, completion=c.tokens, weight=weight, group=c.row.prompt.fingerprint(),
+                id=c.row.completion.id,
+                prompt=c.row.prompt_ids,
+                completion=c.tokens,
+                weight=weight,
+                group=c.row.prompt.fingerprint(),
             )
             for c, weight in kept
         ]
     form = TurnFormat(learner)
-    encoded = form.encode([
-        (*messages(c.row.prompt), Message("assistant", c.row.completion.text)) for c, _ in kept
-    ])
+    encoded = form.encode(
+        [(*messages(c.row.prompt), Message("assistant", c.row.completion.text)) for c, _ in kept]
+    )
     lessons = [
         Lesson(
-            id=c.row.completion.id, prompt=tuple(prompt), weight=weight, group=c.row.prompt.fingerprint(),
-            completion=tuple(ids) if c.row.completion.finish == "stop" else tuple(ids)[: len(ids) - len(form.close)],
+            id=c.row.completion.id,
+            prompt=tuple(prompt),
+            weight=weight,
+            group=c.row.prompt.fingerprint(),
+            completion=tuple(ids)
+            if c.row.completion.finish == "stop"
+            else tuple(ids)[: len(ids) - len(form.close)],
         )
         for (c, weight), (prompt, ids) in zip(kept, encoded, strict=True)
     ]
@@ -226,29 +295,44 @@ def _lessons(kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messag
 def _row(choice: Kept, messages: Reader) -> dict[str, Any]:
     row = choice.candidate.row
     prompt = [message.as_dict() for message in messages(row.prompt)]
-    return {**completion_row(row.completion, row.prompt), "prompt": prompt, "reward": choice.candidate.reward, "weight": choice.weight}
+    return {
+        **completion_row(row.completion, row.prompt),
+        "prompt": prompt,
+        "reward": choice.candidate.reward,
+        "weight": choice.weight,
+    }
 
 
 # Reports
 
 
 def _curve(
-    tokens: Sequence[float], seconds: Sequence[float], rounds: Sequence[RoundReport], made: StudentReport,
+    tokens: Sequence[float], seconds: Sequence[float], rounds: Sequence[RoundReport], made: StudentReport
 ) -> tuple[CurvePoint, ...]:
-    """The mean reward of the start policy and of what each round made, after so many tokens and seconds: over the K samples that the
-    next round draws, after the last over the policy's own samples."""
+    """The mean reward of the start policy and of what each round made, after so many tokens and seconds: over
+    the K samples that the next round draws, after the last over the policy's own samples."""
     rewards = [*(r.growth[0].reward for r in rounds), made.reward]
     return curve_of(CurvePoint(*point) for point in zip(tokens, seconds, rewards, strict=True))
 
 
 @torch.no_grad()
 def _measured(
-    base: SharedBase, role: str, prompts: Sequence[Prompt], reward: Reward, config: BestOfKConfig, messages: Reader, *, seed: int,
+    base: SharedBase,
+    role: str,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    config: BestOfKConfig,
+    messages: Reader,
+    *,
+    seed: int,
     start: float,
 ) -> StudentReport:
-    """Sample the new policy once for some prompts: its reward, and its KL to its reference from the logits of both."""
+    """Sample the new policy once for some prompts: its reward, and its KL to its reference from the logits of
+    both."""
     sampler = _sampler(base, config)
-    drawn = sorted(prompts, key=lambda prompt: unit_from(seed, "student", prompt.fingerprint()))[: config.measure_prompts]
+    drawn = sorted(prompts, key=lambda prompt: unit_from(seed, "student", prompt.fingerprint()))[
+        : config.measure_prompts
+    ]
     questions = [sampler.question(prompt, messages(prompt)) for prompt in drawn]
     rewards: list[float] = []
     kl: list[float] = []
@@ -263,8 +347,15 @@ def _measured(
         rewards += [c.reward for c in _candidates(episodes, reward, base, messages, penalty=0.0)]
     (mean, reward_error), (mean_kl, kl_error) = mean_and_error(rewards), mean_and_error(kl)
     return StudentReport(
-        prompts=len(questions), reward=mean, reward_error=reward_error, start_reward=start, kl=mean_kl, kl_error=kl_error,
-        kl_token=sum(kl) / sum(lengths), length=sum(lengths) / len(lengths), ended=ended / len(lengths),
+        prompts=len(questions),
+        reward=mean,
+        reward_error=reward_error,
+        start_reward=start,
+        kl=mean_kl,
+        kl_error=kl_error,
+        kl_token=sum(kl) / sum(lengths),
+        length=sum(lengths) / len(lengths),
+        ended=ended / len(lengths),
     )
 
 

@@ -1,12 +1,13 @@
 """Say which policy won on held-out prompts, whether the interval excludes zero, and at what cost.
 
-Differences are paired: each bootstrap draw takes the same prompts for both sides, so that what makes prompts differ cancels. Each
-interval holds 95 % by itself; with many policies some will exclude zero by luck.
+Differences are paired: each bootstrap draw takes the same prompts for both sides, so that what makes prompts
+differ cancels. Each interval holds 95 % by itself; with many policies some will exclude zero by luck.
 
-Policies trained by reinforcement learning and by best of K are not comparable at equal KL (Gao et al. 2022, 2210.10760): RL spends far
-more of it. So the held-out gold measure stands against the proxy that was trained on, and where training curves are known the policies
-are also compared at equal tokens generated and at equal wall-clock. Those curves show the reward in training, since the held-out
-measures are taken at the end only; the words say so.
+Policies trained by reinforcement learning and by best of K are not comparable at equal KL (Gao et al. 2022,
+2210.10760): RL spends far more of it. So the held-out gold measure stands against the proxy that was trained
+on, and where training curves are known the policies are also compared at equal tokens generated and at equal
+wall-clock. Those curves show the reward in training, since the held-out measures are taken at the end only;
+the words say so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from rlaif.stats import Estimate, bootstrap_difference
 
 __all__ = ["compare"]
 
-EACH_INTERVAL = "Each interval holds 95 % by itself: of twenty differences that are none, one would exclude zero."
+EACH_INTERVAL = (
+    "Each interval holds 95 % by itself: of twenty differences that are none, one would exclude zero."
+)
 MANY = 5
 """Differences on one measure above which the reader is reminded of that."""
 
@@ -34,12 +37,17 @@ FEW = 20
 NO_CURVES = "Only the endpoints of training are compared, not equal budgets"
 
 ROUNDING = 1e-12
-"""Differences smaller than this, relative to the largest value, are of floating-point sums, not of policies."""
+"""Differences smaller than this, relative to the largest value, are of floating-point sums, not of
+policies."""
 
 
 def compare(
-    evaluations: Sequence[Evaluation], costs: Mapping[str, TrainingCost] | None = None, *,
-    budgets: Sequence[Budget] = ("tokens", "seconds"), resamples: int = 2000, seed: int = 0,
+    evaluations: Sequence[Evaluation],
+    costs: Mapping[str, TrainingCost] | None = None,
+    *,
+    budgets: Sequence[Budget] = ("tokens", "seconds"),
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> PolicyComparison:
     """Compare every policy with the start policy and with every other.
 
@@ -54,22 +62,38 @@ def compare(
     merged, costs = _merged(evaluations), dict(costs or {})
     policies = merged.policies
     _check_costs(costs, policies)
-    measures = [name for name in (merged.gold, WIN, REWARD) if name and all(name in each.estimates for each in policies)]
+    measures = [
+        name
+        for name in (merged.gold, WIN, REWARD)
+        if name and all(name in each.estimates for each in policies)
+    ]
     if not measures:
         remedy = "evaluate with a gold metric, a judge or a reward model"
         raise DataError("the evaluations have no measure to decide by", remedy=remedy)
     differences = [
         _difference(ours, base, measure, resamples=resamples, seed=seed)
-        for measure in measures for ours, base in _meetings(policies, merged.start)
+        for measure in measures
+        for ours, base in _meetings(policies, merged.start)
     ]
     at_budgets = _at_budgets(costs, budgets)
     notes = [*merged.notes, *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else [])]
     if merged.prompts < FEW:
-        notes.append(f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least {FEW}.")
+        notes.append(
+            f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least "
+            f"{FEW}."
+        )
     return PolicyComparison(
-        start=merged.start, gold=merged.gold, headline=measures[0], prompts=merged.prompts, policies=policies, training=costs,
-        differences=tuple(differences), optimisations=tuple(_optimisations(differences, merged)), at_budgets=at_budgets,
-        endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)), notes=tuple(notes),
+        start=merged.start,
+        gold=merged.gold,
+        headline=measures[0],
+        prompts=merged.prompts,
+        policies=policies,
+        training=costs,
+        differences=tuple(differences),
+        optimisations=tuple(_optimisations(differences, merged)),
+        at_budgets=at_budgets,
+        endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)),
+        notes=tuple(notes),
     )
 
 
@@ -79,30 +103,47 @@ def _meetings(policies: Sequence[PolicyResult], start: str) -> list[tuple[Policy
     return [*((each, first) for each in others), *combinations(others, 2)]
 
 
-def _difference(ours: PolicyResult, base: PolicyResult, measure: str, *, resamples: int, seed: int) -> Difference:
+def _difference(
+    ours: PolicyResult, base: PolicyResult, measure: str, *, resamples: int, seed: int
+) -> Difference:
     mine, theirs = ours.rows.measured(measure), base.rows.measured(measure)
     both = [prompt for prompt in mine if prompt in theirs]
     sides = [
-        ([value for prompt in both for value in side[prompt]], [prompt for prompt in both for _ in side[prompt]])
+        (
+            [value for prompt in both for value in side[prompt]],
+            [prompt for prompt in both for _ in side[prompt]],
+        )
         for side in (mine, theirs)
     ]
     estimate = bootstrap_difference(*sides[0], *sides[1], resamples=resamples, seed=seed)
     rounding = ROUNDING * max(abs(value) for values, _ in sides for value in values)
     estimate = Estimate(*(0.0 if abs(x) <= rounding else x for x in estimate))
-    return Difference(policy=ours.name, against=base.name, measure=measure, prompts=len(both), estimate=estimate)
+    return Difference(
+        policy=ours.name, against=base.name, measure=measure, prompts=len(both), estimate=estimate
+    )
 
 
 def _optimisations(differences: Sequence[Difference], merged: Evaluation) -> list[Optimisation]:
-    """Proxy and gold side by side, for every policy that has both. Without a reward model the judge stands for the proxy."""
-    to_start = {(each.policy, each.measure): each.estimate for each in differences if each.against == merged.start}
+    """Proxy and gold side by side, for every policy that has both. Without a reward model the judge stands
+    for the proxy."""
+    to_start = {
+        (each.policy, each.measure): each.estimate for each in differences if each.against == merged.start
+    }
     measured = {measure for _, measure in to_start}
     proxy = REWARD if REWARD in measured else WIN
     if merged.gold is None or proxy not in measured or merged.gold not in measured:
         return []
     shown = "reward" if proxy == REWARD else "the judge's win rate"
     return [
-        Optimisation(policy=policy, proxy_name=shown, gold_name=merged.gold, proxy=estimate, gold=to_start[policy, merged.gold])
-        for (policy, measure), estimate in to_start.items() if measure == proxy
+        Optimisation(
+            policy=policy,
+            proxy_name=shown,
+            gold_name=merged.gold,
+            proxy=estimate,
+            gold=to_start[policy, merged.gold],
+        )
+        for (policy, measure), estimate in to_start.items()
+        if measure == proxy
     ]
 
 
@@ -116,7 +157,10 @@ def _at_budgets(costs: Mapping[str, TrainingCost], budgets: Sequence[Budget]) ->
         if cost.curve:
             alike.setdefault((cost.shows, cost.basis), {})[name] = cost.curve
     return tuple(
-        _at_budget(curves, budget, shows) for (shows, _), curves in alike.items() if len(curves) > 1 for budget in budgets
+        _at_budget(curves, budget, shows)
+        for (shows, _), curves in alike.items()
+        if len(curves) > 1
+        for budget in budgets
     )
 
 
@@ -139,9 +183,14 @@ def _reading(curve: Sequence[CurvePoint], budget: Budget, amount: float) -> Read
 
 
 def _endpoints_only(
-    costs: Mapping[str, TrainingCost], at_budgets: Sequence[AtBudget], policies: Sequence[PolicyResult], *, asked: bool,
+    costs: Mapping[str, TrainingCost],
+    at_budgets: Sequence[AtBudget],
+    policies: Sequence[PolicyResult],
+    *,
+    asked: bool,
 ) -> str:
-    """Which trained policies are compared at their endpoints only, and why; `policies` begin with the start policy."""
+    """Which trained policies are compared at their endpoints only, and why; `policies` begin with the start
+    policy."""
     trained = [each.name for each in policies[1:]]
     met = {name for each in at_budgets for name in each.readings}
     if not asked:
@@ -152,11 +201,17 @@ def _endpoints_only(
     apart = [f"`{name}`" for name in trained if name not in met and f"`{name}`" not in lacking]
     why = [f"there is no training curve of {', '.join(lacking)}"] if lacking else []
     if apart and (met or len(apart) > 1):
-        why.append(f"the training curve of {', '.join(apart)} shows a reward, or samples, that no other curve does")
+        why.append(
+            f"the training curve of {', '.join(apart)} shows a reward, or samples, that no other curve does"
+        )
     if not why:
         return ""
     left = ", ".join([*lacking, *apart])
-    return f"Only the endpoint of {left} is compared: {'; '.join(why)}." if met else f"{NO_CURVES}: {'; '.join(why)}."
+    return (
+        f"Only the endpoint of {left} is compared: {'; '.join(why)}."
+        if met
+        else f"{NO_CURVES}: {'; '.join(why)}."
+    )
 
 
 # Checks
@@ -177,14 +232,26 @@ def _merged(evaluations: Sequence[Evaluation]) -> Evaluation:
             known = policies.setdefault(policy.name, policy)
             if known.rows.texts != policy.rows.texts:
                 remedy = "give each policy a name of its own, and evaluate with one seed"
-                raise DataError(f"two evaluations have other completions of the policy {policy.name!r}", remedy=remedy)
+                raise DataError(
+                    f"two evaluations have other completions of the policy {policy.name!r}", remedy=remedy
+                )
     if len(policies) < 2:
-        raise DataError("there is one policy only, so nothing to compare", remedy="evaluate a trained policy beside the start policy")
+        raise DataError(
+            "there is one policy only, so nothing to compare",
+            remedy="evaluate a trained policy beside the start policy",
+        )
     start, *others = sorted(policies.values(), key=lambda policy: policy.name != first.start)
     notes = dict.fromkeys(note for each in evaluations for note in each.notes)
     return Evaluation(
-        start=first.start, gold=first.gold, prompts=first.prompts, samples=first.samples, max_new_tokens=first.max_new_tokens,
-        temperature=first.temperature, seed=first.seed, policies=(start, *others), notes=tuple(notes),
+        start=first.start,
+        gold=first.gold,
+        prompts=first.prompts,
+        samples=first.samples,
+        max_new_tokens=first.max_new_tokens,
+        temperature=first.temperature,
+        seed=first.seed,
+        policies=(start, *others),
+        notes=tuple(notes),
     )
 
 
@@ -194,7 +261,9 @@ def _check_alike(first: Evaluation, other: Evaluation) -> None:
         if mine != theirs:
             what = f"the evaluations differ in `{name}`: {mine} and {theirs}"
             raise DataError(what, remedy="evaluate all policies with the same settings")
-    prompts = [{prompt for policy in each.policies for prompt in policy.rows.prompts} for each in (first, other)]
+    prompts = [
+        {prompt for policy in each.policies for prompt in policy.rows.prompts} for each in (first, other)
+    ]
     if odd := sorted(prompts[0] ^ prompts[1]):
         what = f"the evaluations are on different prompts: {len(odd)} are in one only, the first {odd[0]}"
         raise DataError(what, remedy="evaluate all policies on the same prompts")
@@ -203,10 +272,19 @@ def _check_alike(first: Evaluation, other: Evaluation) -> None:
 def _check_costs(costs: Mapping[str, TrainingCost], policies: Sequence[PolicyResult]) -> None:
     if unknown := sorted(set(costs) - {each.name for each in policies}):
         names = ", ".join(each.name for each in policies)
-        raise DataError(f"there is a training cost of {unknown[0]!r}, which was not evaluated", remedy=f"the policies are {names}")
+        raise DataError(
+            f"there is a training cost of {unknown[0]!r}, which was not evaluated",
+            remedy=f"the policies are {names}",
+        )
     for name, cost in costs.items():
         if not all(isfinite(x) for point in cost.curve for x in point):
-            raise DataError("the training curve has a point that is no number", where=f"policy {name}", remedy="leave such points out")
+            raise DataError(
+                "the training curve has a point that is no number",
+                where=f"policy {name}",
+                remedy="leave such points out",
+            )
         if any(b.tokens < a.tokens or b.seconds < a.seconds for a, b in pairwise(cost.curve)):
             remedy = "give tokens and seconds as totals since the start of training, in order"
-            raise DataError("the training curve goes back in tokens or seconds", where=f"policy {name}", remedy=remedy)
+            raise DataError(
+                "the training curve goes back in tokens or seconds", where=f"policy {name}", remedy=remedy
+            )

@@ -1,9 +1,11 @@
-"""Train a policy on preferences without a reward model, with TRL's `DPOTrainer`: a cheap baseline beside PPO and best of K.
+"""Train a policy on preferences without a reward model, with TRL's `DPOTrainer`: a cheap baseline beside PPO
+and best of K.
 
-The loss is that of Rafailov et al. 2023 (2305.18290, eq. 7) with the judge's probability as its target: the implicit reward
-β log(π / π_ref) goes into the same soft Bradley–Terry loss as a reward model's score (with one probability for all rows this is
-the paper's conservative DPO, and TRL's `label_smoothing`). The reference is the base with its adapters off; its log-probabilities
-are computed once before training, so there is no second model.
+The loss is that of Rafailov et al. 2023 (2305.18290, eq. 7) with the judge's probability as its target: the
+implicit reward β log(π / π_ref) goes into the same soft Bradley–Terry loss as a reward model's score (with
+one probability for all rows this is the paper's conservative DPO, and TRL's `label_smoothing`). The reference
+is the base with its adapters off; its log-probabilities are computed once before training, so there is no
+second model.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class DpoReport:
         held_out: Implicit rewards β log(π / π_ref) on held-out pairs, measured as a reward model's are.
         train: The same on the pairs learned from.
         margin: Mean implicit reward of the chosen less that of the rejected completion, on held-out pairs.
-        chosen_shift, rejected_shift: Mean log(π / π_ref) of either completion on held-out pairs (nats a completion). That both fall
+        chosen_shift, rejected_shift: Mean log(π / π_ref) of either completion on held-out pairs (nats a
+        completion). That both fall
             is a known side of DPO.
     """
 
@@ -93,16 +96,24 @@ class _Labelled(NamedTuple):
 
 
 def train_dpo(
-    pairs: Sequence[PreferencePair], *, base: SharedBase, config: DpoConfig, seed: int, role: str = "policy",
-    progress: Progress | None = None, log: Log = lambda step: None,
+    pairs: Sequence[PreferencePair],
+    *,
+    base: SharedBase,
+    config: DpoConfig,
+    seed: int,
+    role: str = "policy",
+    progress: Progress | None = None,
+    log: Log = lambda step: None,
 ) -> DpoResult:
-    """Train the adapter `role` on `pairs`; it is added to `base`, which must not have one yet. Nothing else of the base changes.
+    """Train the adapter `role` on `pairs`; it is added to `base`, which must not have one yet. Nothing else
+    of the base changes.
 
     Args:
         log: Told of every optimiser step.
 
     Raises:
-        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, too many that are too long.
+        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, too many that are
+            too long.
         ModelError: Training ran away, or the base has an adapter `role`.
     """
     # 1. Check, encode, hold out, and ask the reference.
@@ -119,14 +130,25 @@ def train_dpo(
 
     with meter.on(base):
         steps = learn(
-            base, role, config, rows=len(train.pairs), title=f"DPO on {len(train.pairs)} pairs", seed=seed_from(seed, "dpo"),
-            trainer=build, arguments=TrlDpoConfig, collate=lambda numbers: {"row": torch.tensor(numbers)},
-            options={"beta": config.beta, "disable_dropout": False},  # dropout is off already, and is to be put back as it was
-            progress=progress or Silent(), log=log,
+            base,
+            role,
+            config,
+            rows=len(train.pairs),
+            title=f"DPO on {len(train.pairs)} pairs",
+            seed=seed_from(seed, "dpo"),
+            trainer=build,
+            arguments=TrlDpoConfig,
+            collate=lambda numbers: {"row": torch.tensor(numbers)},
+            # Dropout is off already, and is to be put back as it was.
+            options={"beta": config.beta, "disable_dropout": False},
+            progress=progress or Silent(),
+            log=log,
         )
     # 3. Measure what was made.
     return DpoResult(
-        role=role, report=_report(base, role, config, train=train, held_out=held_out, overlong=overlong), steps=steps,
+        role=role,
+        report=_report(base, role, config, train=train, held_out=held_out, overlong=overlong),
+        steps=steps,
         cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops),
     )
 
@@ -142,7 +164,11 @@ class _DpoTrainer(Resident, DPOTrainer):
         return dataset  # rows are numbers: the pairs are in tokens already, read as the policy reads them
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None,
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Tensor:
         """The soft Bradley–Terry loss of the implicit rewards."""
         self.still()
@@ -158,7 +184,9 @@ class _DpoTrainer(Resident, DPOTrainer):
 def _logprobs(base: SharedBase, pairs: Sequence[_Pair], *, share: bool = True) -> Tensor:
     """The active role's log-probabilities of both completions: (N, 2)."""
     prompts = [pair.prompt for pair in pairs for _ in range(2)]
-    logprobs, _ = completion_logprobs(base, prompts, [ids for pair in pairs for ids in (pair.chosen, pair.rejected)], share=share)
+    logprobs, _ = completion_logprobs(
+        base, prompts, [ids for pair in pairs for ids in (pair.chosen, pair.rejected)], share=share
+    )
     return logprobs.sum(1).view(-1, 2)
 
 
@@ -172,7 +200,9 @@ def _all_logprobs(base: SharedBase, role: str, pairs: Sequence[_Pair], *, rows: 
     return found
 
 
-def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig) -> tuple[list[PreferencePair], int]:
+def _fitting(
+    pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig
+) -> tuple[list[PreferencePair], int]:
     """The pairs that can be learned from, and how many are longer than the limit.
 
     Raises:
@@ -189,7 +219,9 @@ def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfi
 
 
 def _encode(pairs: Sequence[PreferencePair], base: SharedBase) -> list[_Pair]:
-    encoded = TurnFormat(base).encode([pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+    encoded = TurnFormat(base).encode(
+        [pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    )
     return [
         _Pair(tuple(prompt), tuple(chosen), tuple(rejected))
         for (prompt, chosen), (_, rejected) in zip(encoded[::2], encoded[1::2], strict=True)
@@ -200,13 +232,15 @@ def _labelled(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConf
     encoded = _encode(pairs, base)
     p, weight = torch.tensor([pair.p_chosen for pair in pairs]), torch.tensor([pair.weight for pair in pairs])
     return _Labelled(
-        pairs=encoded, p_chosen=(p >= 0.5).float() if config.labels == "hard" else p, weight=weight / weight.mean(),
+        pairs=encoded,
+        p_chosen=(p >= 0.5).float() if config.labels == "hard" else p,
+        weight=weight / weight.mean(),
         reference=_all_logprobs(base, REFERENCE, encoded, rows=config.micro_batch),
     )
 
 
 def _report(
-    base: SharedBase, role: str, config: DpoConfig, *, train: _Labelled, held_out: _Labelled, overlong: int,
+    base: SharedBase, role: str, config: DpoConfig, *, train: _Labelled, held_out: _Labelled, overlong: int
 ) -> DpoReport:
     shift = {
         name: _all_logprobs(base, role, part.pairs, rows=config.micro_batch) - part.reference
@@ -216,7 +250,12 @@ def _report(
     chosen, rejected = shift["held_out"].mean(0).tolist()
     margin = float(difference["held_out"].mean())
     return DpoReport(
-        pairs=len(train.pairs), held_out_pairs=len(held_out.pairs), overlong=overlong,
-        held_out=measure(difference["held_out"], held_out.p_chosen), train=measure(difference["train"], train.p_chosen),
-        margin=margin, chosen_shift=chosen, rejected_shift=rejected,
+        pairs=len(train.pairs),
+        held_out_pairs=len(held_out.pairs),
+        overlong=overlong,
+        held_out=measure(difference["held_out"], held_out.p_chosen),
+        train=measure(difference["train"], train.p_chosen),
+        margin=margin,
+        chosen_shift=chosen,
+        rejected_shift=rejected,
     )

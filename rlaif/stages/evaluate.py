@@ -1,8 +1,9 @@
-"""Evaluate policies on held-out prompts: what they say, how it scores, how far they moved, and what sampling it cost.
+"""Evaluate policies on held-out prompts: what they say, how it scores, how far they moved, and what sampling
+it cost.
 
-All policies answer the same prompts with the same random numbers (`Sampler`: a draw depends on seed, prompt and number only), so that
-luck is shared and cancels in differences. Intervals are bootstrapped over prompts. Whether the prompts were held out is for the caller
-to check, who knows the training prompts.
+All policies answer the same prompts with the same random numbers (`Sampler`: a draw depends on seed, prompt
+and number only), so that luck is shared and cancels in differences. Intervals are bootstrapped over prompts.
+Whether the prompts were held out is for the caller to check, who knows the training prompts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from rlaif.metrics import Metric, distinct_share, load_metric, measure
 from rlaif.models.cost import forward_flops, peak_memory
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import Progress, Silent
-from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Cost, Evaluation, PolicyResult, Rows, estimates
+from rlaif.results.evaluation import (
+    OWN_MEASURES,
+    REWARD,
+    WIN,
+    Cost,
+    Evaluation,
+    PolicyResult,
+    Rows,
+    estimates,
+)
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.math import exact_kl
@@ -37,7 +47,10 @@ MICRO_BATCH = 16
 """Completions in one forward pass of the KL."""
 
 PER_TEXT: Mapping[str, Metric] = {
-    "words": shipped.length_words, "repetition": shipped.repetition, "refusal": shipped.refusal, "boilerplate": shipped.boilerplate,
+    "words": shipped.length_words,
+    "repetition": shipped.repetition,
+    "refusal": shipped.refusal,
+    "boilerplate": shipped.boilerplate,
 }
 
 
@@ -90,11 +103,19 @@ def configured_metrics(config: EvaluateConfig) -> Metrics:
 
 
 def evaluate(
-    prompts: Sequence[Prompt], policies: Mapping[str, PolicySource], *, start: str, config: EvaluateConfig, seed: int,
-    metrics: Metrics | None = None, reward: RewardFunction | None = None, judge: Judging | None = None,
+    prompts: Sequence[Prompt],
+    policies: Mapping[str, PolicySource],
+    *,
+    start: str,
+    config: EvaluateConfig,
+    seed: int,
+    metrics: Metrics | None = None,
+    reward: RewardFunction | None = None,
+    judge: Judging | None = None,
     reference: PolicySource | None = None,
     messages: Callable[[Prompt], Sequence[Message]] = lambda prompt: prompt.messages,
-    resamples: int = 2000, progress: Progress | None = None,
+    resamples: int = 2000,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Sample `config.samples` completions a prompt of every policy and measure them.
 
@@ -108,37 +129,66 @@ def evaluate(
 
     Raises:
         ConfigError: `start` is none of the policies, or a metric has a taken name.
-        DataError: There are fewer than two prompts, one is there twice or too long, or a metric gave no number.
+        DataError: There are fewer than two prompts, one is there twice or too long, or a metric gave no
+            number.
     """
     found = metrics if metrics is not None else configured_metrics(config)
     if start not in policies:
-        raise ConfigError(f"the start policy {start!r} is not among {', '.join(policies)}", remedy="name one of the policies")
+        raise ConfigError(
+            f"the start policy {start!r} is not among {', '.join(policies)}",
+            remedy="name one of the policies",
+        )
     _check(prompts, found)
-    work = _Work(prompts, config, reference or policies[start], seed=seed, messages=messages, progress=progress or Silent())
+    work = _Work(
+        prompts,
+        config,
+        reference or policies[start],
+        seed=seed,
+        messages=messages,
+        progress=progress or Silent(),
+    )
     notes, results, first = [], [], None
     for name in sorted(policies, key=lambda name: name != start):
         source = policies[name]
         # 1. Sample, and measure the KL to the reference on the same tokens.
         sampled = _sample(work, source, name)
         if sampled.kl is None:
-            notes.append(f"{name} has another tokenizer than the reference, so its KL has no meaning and is left out")
+            notes.append(
+                f"{name} has another tokenizer than the reference, so its KL has no meaning and is left out"
+            )
         # 2. Measure every completion.
         rows = _rows(sampled, found.functions, reward)
         # 3. Judge against the start policy's completions.
         win, first = None, first or sampled
         if judge is not None:
-            duels = [Duel(*row) for row in zip(sampled.prompts, sampled.completions, first.completions, strict=True)]
+            duels = [
+                Duel(*row)
+                for row in zip(sampled.prompts, sampled.completions, first.completions, strict=True)
+            ]
             outcomes = judge_duels(duels, judge, limit=config.judged)
             rows = replace(rows, measures={**rows.measures, WIN: outcomes.values})
             win = win_rate(duels, outcomes, resamples=resamples, seed=seed) if sampled is not first else None
             notes += judge_note(name, win) if win else []
-        results.append(PolicyResult(
-            name=name, model=f"{source.base.name} ({source.role})", rows=rows, win=win, cost=sampled.cost,
-            estimates=estimates(rows, resamples=resamples, seed=seed),
-        ))
+        results.append(
+            PolicyResult(
+                name=name,
+                model=f"{source.base.name} ({source.role})",
+                rows=rows,
+                win=win,
+                cost=sampled.cost,
+                estimates=estimates(rows, resamples=resamples, seed=seed),
+            )
+        )
     return Evaluation(
-        start=start, gold=found.gold, prompts=len(prompts), samples=config.samples, max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature, seed=seed, policies=tuple(results), notes=tuple(notes),
+        start=start,
+        gold=found.gold,
+        prompts=len(prompts),
+        samples=config.samples,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=seed,
+        policies=tuple(results),
+        notes=tuple(notes),
     )
 
 
@@ -147,7 +197,9 @@ def evaluate(
 
 def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
     config, prompts = work.config, work.prompts
-    sampler = Sampler(source.base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=config.rows)
+    sampler = Sampler(
+        source.base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=config.rows
+    )
     questions = [sampler.question(prompt, work.messages(prompt)) for prompt in prompts]
     measurable = _one_vocabulary(source, work.reference)
     work.progress.begin(f"sampling {config.samples} × {len(prompts)} completions from {name}", len(prompts))
@@ -166,7 +218,9 @@ def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
     generated = sum(completion.tokens or 0 for completion in found)
     read = sum(len(question.ids) for question in questions) * math.ceil(config.samples / config.rows)
     cost = Cost(
-        tokens=generated, prompt_tokens=read, seconds=seconds,
+        tokens=generated,
+        prompt_tokens=read,
+        seconds=seconds,
         flops=forward_flops(source.base, source.role, tokens=read + generated, logits=generated),
         peak_bytes=peak_memory(source.base.device),
     )
@@ -175,9 +229,12 @@ def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
 
 
 @torch.no_grad()
-def kl_to_reference(source: PolicySource, reference: PolicySource, episodes: Episodes, *, temperature: float) -> list[float]:
-    """KL(policy ‖ reference) of each completion in nats: the exact KL of the next-token distributions, softmax(logits /
-    temperature), summed over the completion's tokens. Its mean over completions estimates the KL of the whole distributions.
+def kl_to_reference(
+    source: PolicySource, reference: PolicySource, episodes: Episodes, *, temperature: float
+) -> list[float]:
+    """KL(policy ‖ reference) of each completion in nats: the exact KL of the next-token distributions,
+    softmax(logits / temperature), summed over the completion's tokens. Its mean over completions estimates
+    the KL of the whole distributions.
 
     Both sides' states come from the same kind of pass, so that rounding does not look like distance.
     """
@@ -195,7 +252,9 @@ def kl_to_reference(source: PolicySource, reference: PolicySource, episodes: Epi
             exact_kl(_logits(source, mine), _logits(reference, theirs), temperature=temperature).squeeze(0)
             for mine, theirs in zip(*sides, strict=True)
         ]
-        per_token[rows] = torch.zeros(real.shape, device=real.device).masked_scatter(real, torch.cat(pieces).float())
+        per_token[rows] = torch.zeros(real.shape, device=real.device).masked_scatter(
+            real, torch.cat(pieces).float()
+        )
     return [float(x) for x in per_token.double().sum(1).tolist()]
 
 
@@ -211,7 +270,8 @@ def _logits(source: PolicySource, states: torch.Tensor) -> torch.Tensor:
 def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFunction | None) -> Rows:
     pairs = list(zip(sampled.prompts, sampled.completions, strict=True))
     columns: dict[str, tuple[float | None, ...]] = {
-        name: tuple(measure(name, metric, prompt, completion) for prompt, completion in pairs) for name, metric in metrics.items()
+        name: tuple(measure(name, metric, prompt, completion) for prompt, completion in pairs)
+        for name, metric in metrics.items()
     }
     if reward is not None:
         columns[REWARD] = reward(sampled.prompts, sampled.completions).total
@@ -219,16 +279,21 @@ def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFuncti
         columns["kl"] = tuple(sampled.kl)
     columns["tokens"] = tuple(float(completion.tokens or 0) for completion in sampled.completions)
     columns["ended"] = tuple(float(completion.finish == "stop") for completion in sampled.completions)
-    columns |= {name: tuple(metric(prompt, completion) for prompt, completion in pairs) for name, metric in PER_TEXT.items()}
+    columns |= {
+        name: tuple(metric(prompt, completion) for prompt, completion in pairs)
+        for name, metric in PER_TEXT.items()
+    }
     columns |= {f"distinct_{n}": _distinct(sampled, n) for n in (1, 2)}
     return Rows(
-        prompts=tuple(prompt.id for prompt in sampled.prompts), texts=tuple(completion.text for completion in sampled.completions),
+        prompts=tuple(prompt.id for prompt in sampled.prompts),
+        texts=tuple(completion.text for completion in sampled.completions),
         measures=columns,
     )
 
 
 def _distinct(sampled: _Sampled, n: int) -> tuple[float, ...]:
-    """Different n-grams over all, of a prompt's completions together: it falls when they all come to say the same."""
+    """Different n-grams over all, of a prompt's completions together: it falls when they all come to say the
+    same."""
     texts: dict[str, list[str]] = {}
     for completion in sampled.completions:
         texts.setdefault(completion.prompt_id, []).append(completion.text)
@@ -241,20 +306,41 @@ def _distinct(sampled: _Sampled, n: int) -> tuple[float, ...]:
 
 def _check(prompts: Sequence[Prompt], metrics: Metrics) -> None:
     if len(prompts) < 2:
-        raise DataError(f"{len(prompts)} prompts cannot say how sure a figure is", remedy="evaluate on at least two, better on fifty")
-    for values, what in (([prompt.id for prompt in prompts], "id"), ([prompt.fingerprint() for prompt in prompts], "text")):
+        raise DataError(
+            f"{len(prompts)} prompts cannot say how sure a figure is",
+            remedy="evaluate on at least two, better on fifty",
+        )
+    for values, what in (
+        ([prompt.id for prompt in prompts], "id"),
+        ([prompt.fingerprint() for prompt in prompts], "text"),
+    ):
         if len(set(values)) < len(values):
-            twice = next(prompt.id for prompt, value in zip(prompts, values, strict=True) if values.count(value) > 1)
-            raise DataError(f"two prompts have the same {what}", where=f"prompt {twice}", remedy="give each prompt once")
+            twice = next(
+                prompt.id for prompt, value in zip(prompts, values, strict=True) if values.count(value) > 1
+            )
+            raise DataError(
+                f"two prompts have the same {what}", where=f"prompt {twice}", remedy="give each prompt once"
+            )
     if taken := sorted(set(metrics.functions) & set(OWN_MEASURES)):
-        raise ConfigError(f"{taken[0]} is measured anyway, so no metric can have this name", remedy="leave it out, or rename it")
+        raise ConfigError(
+            f"{taken[0]} is measured anyway, so no metric can have this name",
+            remedy="leave it out, or rename it",
+        )
     if metrics.gold is not None and metrics.gold not in metrics.functions:
-        raise ConfigError(f"the gold metric {metrics.gold!r} is not given", remedy=f"name one of {', '.join(metrics.functions)}")
-    empty = Completion(id=f"{prompts[0].id}/empty", prompt_id=prompts[0].id, index=0, text="", finish="given", model="none")
+        raise ConfigError(
+            f"the gold metric {metrics.gold!r} is not given",
+            remedy=f"name one of {', '.join(metrics.functions)}",
+        )
+    empty = Completion(
+        id=f"{prompts[0].id}/empty", prompt_id=prompts[0].id, index=0, text="", finish="given", model="none"
+    )
     for name, metric in metrics.functions.items():  # before hours of sampling, not after
         measure(name, metric, prompts[0], empty)
 
 
 def _one_vocabulary(source: PolicySource, reference: PolicySource) -> bool:
     """Whether token ids mean the same to both."""
-    return source.base is reference.base or source.base.tokenizer.get_vocab() == reference.base.tokenizer.get_vocab()
+    return (
+        source.base is reference.base
+        or source.base.tokenizer.get_vocab() == reference.base.tokenizer.get_vocab()
+    )

@@ -1,4 +1,5 @@
-"""What fine-tuning on completions and on preferences have in common: which rows fit, and how an adapter learns from them."""
+"""What fine-tuning on completions and on preferences have in common: which rows fit, and how an adapter
+learns from them."""
 
 from __future__ import annotations
 
@@ -36,7 +37,13 @@ R = TypeVar("R", bound=Row)
 
 
 def fitting(
-    rows: Sequence[R], lengths: Sequence[int], base: SharedBase, settings: FinetuneSettings, *, noun: str, where: str = "",
+    rows: Sequence[R],
+    lengths: Sequence[int],
+    base: SharedBase,
+    settings: FinetuneSettings,
+    *,
+    noun: str,
+    where: str = "",
 ) -> tuple[list[R], int]:
     """The rows that the limit holds and that have weight, and how many are longer than the limit.
 
@@ -52,7 +59,8 @@ def fitting(
     long = [(row, length) for row, length in zip(rows, lengths, strict=True) if length > limit]
     if len(long) > settings.max_overlong * len(rows):
         raise DataError(
-            f"{len(long)} of {len(rows)} {noun} are longer than {limit} tokens, the longest {max(lengths)}", where=where,
+            f"{len(long)} of {len(rows)} {noun} are longer than {limit} tokens, the longest {max(lengths)}",
+            where=where,
             problems=[Problem(f"{length} tokens", where=row.id) for row, length in long[:SHOWN]],
             remedy="raise `max_overlong` to go on without them, or `max_tokens` if the context allows",
         )
@@ -64,8 +72,19 @@ def fitting(
 
 
 def learn(
-    base: SharedBase, role: str, settings: FinetuneSettings, *, rows: int, title: str, seed: int, trainer: Callable[..., Any],
-    arguments: Callable[..., Any], collate: Callable[[Sequence[int]], Any], options: Mapping[str, Any], progress: Progress, log: Log,
+    base: SharedBase,
+    role: str,
+    settings: FinetuneSettings,
+    *,
+    rows: int,
+    title: str,
+    seed: int,
+    trainer: Callable[..., Any],
+    arguments: Callable[..., Any],
+    collate: Callable[[Sequence[int]], Any],
+    options: Mapping[str, Any],
+    progress: Progress,
+    log: Log,
 ) -> list[FinetuneStep]:
     """Train the adapter `role` as the settings say; see `rlaif.models.finetune.finetune`.
 
@@ -74,8 +93,11 @@ def learn(
         collate: A batch from the numbers of its rows.
     """
     optimiser = Optimiser(
-        epochs=settings.epochs, batch_size=settings.batch_size, micro_batch=settings.micro_batch,
-        learning_rate=settings.learning_rate, gradient_checkpointing=settings.gradient_checkpointing,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        micro_batch=settings.micro_batch,
+        learning_rate=settings.learning_rate,
+        gradient_checkpointing=settings.gradient_checkpointing,
     )
 
     def heard(step: FinetuneStep) -> None:
@@ -84,8 +106,17 @@ def learn(
 
     progress.begin(title, optimiser.steps(rows))
     return finetune(
-        base, role, rows=rows, lora=lora_of(settings), optimiser=optimiser, seed=seed, trainer=trainer, arguments=arguments,
-        collate=lambda examples: collate([example["row"] for example in examples]), options=options, log=heard,
+        base,
+        role,
+        rows=rows,
+        lora=lora_of(settings),
+        optimiser=optimiser,
+        seed=seed,
+        trainer=trainer,
+        arguments=arguments,
+        collate=lambda examples: collate([example["row"] for example in examples]),
+        options=options,
+        log=heard,
     )
 
 

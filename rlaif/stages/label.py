@@ -22,7 +22,8 @@ __all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs"]
 
 @dataclass
 class Pairing:
-    """The comparisons of a label run, and what was left out of them: counts that add up to all the pairs there are."""
+    """The comparisons of a label run, and what was left out of them: counts that add up to all the pairs
+    there are."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     identical: int = 0
@@ -34,16 +35,22 @@ class Pairing:
 
 
 def make_pairs(
-    prompts: Sequence[Prompt], completions: Sequence[Completion], *, pairs: Literal["all", "best-worst"] | int, seed: int,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    *,
+    pairs: Literal["all", "best-worst"] | int,
+    seed: int,
     given: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> Pairing:
     """Comparisons among the completions of each prompt, in the order of the prompts.
 
-    Pairs with the same text are left out and counted: there is nothing to prefer. Which of two completions is `a` is drawn by
-    hash, so that neither side collects the earlier samples. A number draws that many pairs a prompt.
+    Pairs with the same text are left out and counted: there is nothing to prefer. Which of two completions is
+    `a` is drawn by hash, so that neither side collects the earlier samples. A number draws that many pairs a
+    prompt.
 
     Args:
-        given: Pairs that the data itself set against each other, by prompt id, as indices of completions; only these are compared.
+        given: Pairs that the data itself set against each other, by prompt id, as indices of completions;
+            only these are compared.
     """
     by_prompt: dict[str, list[Completion]] = defaultdict(list)
     for completion in completions:
@@ -60,7 +67,10 @@ def make_pairs(
         result.identical += len(possible) - len(different)
         drawn = different
         if isinstance(pairs, int):
-            ranked = sorted(different, key=lambda pair: unit_from(seed, "pair", prompt.fingerprint(), pair[0].id, pair[1].id))
+            ranked = sorted(
+                different,
+                key=lambda pair: unit_from(seed, "pair", prompt.fingerprint(), pair[0].id, pair[1].id),
+            )
             keep = {(a.id, b.id) for a, b in ranked[:pairs]}
             drawn = [(a, b) for a, b in different if (a.id, b.id) in keep]
         result.not_drawn += len(different) - len(drawn)
@@ -72,14 +82,20 @@ def make_pairs(
 
 
 def label(
-    comparisons: Sequence[Comparison], *, judge: Judge, config: LabelConfig, statistics: LabelStatistics,
-    calibrate: Callable[[float], float] = lambda logit: logit, progress: Progress | None = None,
+    comparisons: Sequence[Comparison],
+    *,
+    judge: Judge,
+    config: LabelConfig,
+    statistics: LabelStatistics,
+    calibrate: Callable[[float], float] = lambda logit: logit,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Judged, Preference | None]]:
     """Judge `comparisons` in order; yields each with its preference.
 
-    The preference is `None` where no principle gave a valid verdict, and, under `pairs: best-worst`, for all pairs of a prompt
-    but the one between its best and its worst completion. `statistics` counts every comparison as it passes. `calibrate` maps the
-    log-odds of labels, not of verdicts: those stay as the judge gave them.
+    The preference is `None` where no principle gave a valid verdict, and, under `pairs: best-worst`, for all
+    pairs of a prompt but the one between its best and its worst completion. `statistics` counts every
+    comparison as it passes. `calibrate` maps the log-odds of labels, not of verdicts: those stay as the judge
+    gave them.
     """
     progress = progress or Silent()
     progress.begin(f"judging {len(comparisons)} comparisons", len(comparisons) * judge.questions_each)
@@ -96,8 +112,8 @@ def label(
 def best_worst(members: Sequence[Judged]) -> Judged | None:
     """Among all judged pairs of one prompt, the pair of the best and the worst completion.
 
-    A completion's rank is its mean log-odds against the others (the row mean of a Bradley–Terry comparison matrix); `None` when
-    no pair has a label or the two never met validly.
+    A completion's rank is its mean log-odds against the others (the row mean of a Bradley–Terry comparison
+    matrix); `None` when no pair has a label or the two never met validly.
     """
     against: dict[str, list[float]] = defaultdict(list)
     for each in members:
@@ -108,22 +124,34 @@ def best_worst(members: Sequence[Judged]) -> Judged | None:
         return None
     means = {id: math.fsum(logits) / len(logits) for id, logits in against.items()}
     ends = {max(means, key=lambda id: (means[id], id)), min(means, key=lambda id: (means[id], id))}
-    return next((each for each in members if {each.comparison.a.id, each.comparison.b.id} == ends and each.logit_a is not None), None)
+    return next(
+        (
+            each
+            for each in members
+            if {each.comparison.a.id, each.comparison.b.id} == ends and each.logit_a is not None
+        ),
+        None,
+    )
 
 
 def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
     """Refuse labels that rest on too many invalid verdicts.
 
     Raises:
-        JudgingError: The share of invalid verdicts exceeds `limit`, or no comparison has a label; the message counts the reasons.
+        JudgingError: The share of invalid verdicts exceeds `limit`, or no comparison has a label; the message
+            counts the reasons.
     """
-    if limit == 1 or (statistics.invalid_rate <= limit and (statistics.labelled or not statistics.comparisons)):
+    if limit == 1 or (
+        statistics.invalid_rate <= limit and (statistics.labelled or not statistics.comparisons)
+    ):
         return
     total = statistics.total
     reasons = ", ".join(f"{reason} {count}" for reason, count in total.reasons.most_common())
     raise JudgingError(
-        f"{total.invalid} of {total.verdicts} verdicts are invalid ({statistics.invalid_rate:.0%}, limit {limit:.0%}): {reasons}",
-        remedy="--max-invalid 1 writes verdicts.jsonl all the same; see which, then use another judge, shorter texts or other labels",
+        f"{total.invalid} of {total.verdicts} verdicts are invalid ({statistics.invalid_rate:.0%}, limit "
+        f"{limit:.0%}): {reasons}",
+        remedy="--max-invalid 1 writes verdicts.jsonl all the same; see which, then use another judge, "
+        "shorter texts or other labels",
     )
 
 

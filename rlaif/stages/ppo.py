@@ -1,4 +1,5 @@
-"""Train a policy by PPO against a reward: the loop over steps, with its checkpoints, its limits and its exact resumption."""
+"""Train a policy by PPO against a reward: the loop over steps, with its checkpoints, its limits and its exact
+resumption."""
 
 from __future__ import annotations
 
@@ -25,7 +26,14 @@ from rlaif.errors import ConfigError, DataError, RunError
 from rlaif.models.cost import Meter
 from rlaif.models.shared_base import SharedBase
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
-from rlaif.reward.functions import FormatReward, FunctionReward, LengthReward, PatternReward, RewardFunction, RewardSum
+from rlaif.reward.functions import (
+    FormatReward,
+    FunctionReward,
+    LengthReward,
+    PatternReward,
+    RewardFunction,
+    RewardSum,
+)
 from rlaif.reward.model import Conversation, TurnFormat
 from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
@@ -37,7 +45,8 @@ from rlaif.types import Message, Prompt
 __all__ = ["POLICY", "PpoResult", "PtxRow", "ppo_cost", "ptx_rows", "reward_of", "train_ppo"]
 
 PATIENCE = 3
-"""Rollouts at the start that may have one and the same score throughout before the reward is taken for a constant."""
+"""Rollouts at the start that may have one and the same score throughout before the reward is taken for a
+constant."""
 
 FREE = {"checkpoint_every", "max_refused", "name"}
 """Settings that may differ when a run goes on."""
@@ -66,7 +75,12 @@ class PpoResult:
 
 
 def train_ppo(
-    prompts: Sequence[Prompt], *, base: SharedBase, reward: RewardFunction, config: PpoConfig, seed: int,
+    prompts: Sequence[Prompt],
+    *,
+    base: SharedBase,
+    reward: RewardFunction,
+    config: PpoConfig,
+    seed: int,
     messages: Callable[[Prompt], Sequence[Message]] = lambda prompt: prompt.messages,
     ptx: Sequence[PtxRow] = (),
     on_step: Callable[[Metrics], None] = lambda metrics: None,
@@ -90,7 +104,9 @@ def train_ppo(
     _check(prompts, config, ptx)
     learner = Learner(base, config, seed=seed, ptx=ptx)
     with base.role(POLICY):
-        asked, refused = ask_what_can_be_answered(prompts, [learner.sampler], messages, max_refused=config.max_refused)
+        asked, refused = ask_what_can_be_answered(
+            prompts, [learner.sampler], messages, max_refused=config.max_refused
+        )
     identity = _identity(base, config, asked, seed)
     first = _resume(learner, checkpoint_folder, identity) if checkpoint_folder else 0
     history: list[Metrics] = []
@@ -99,7 +115,9 @@ def train_ppo(
         meter = Meter()
         try:
             with meter.on(base):
-                report = ppo_step(learner, draw_prompts(asked, config, seed=seed, step=step), reward, step=step)
+                report = ppo_step(
+                    learner, draw_prompts(asked, config, seed=seed, step=step), reward, step=step
+                )
         except RunawayError as error:
             learner.roll_back()
             stopped = f"step {step}: {error.what}; the last good weights are back"
@@ -112,14 +130,17 @@ def train_ppo(
             raise _constant(report)
         if checkpoint_folder and (step + 1) % config.checkpoint_every == 0:
             tensors, state = learner_state(learner)
-            save_checkpoint(checkpoint_folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
+            save_checkpoint(
+                checkpoint_folder, step=step + 1, tensors=tensors, state=state | {"run": identity}
+            )
     return PpoResult(history=tuple(history), first_step=first, stopped=stopped, refused=tuple(refused))
 
 
 def ppo_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:
     """What all steps took, those before a resumption too, from their metrics.
 
-    A step's rollouts come from the policy that the steps before it made, so their mean reward stands at what those steps had taken.
+    A step's rollouts come from the policy that the steps before it made, so their mean reward stands at what
+    those steps had taken.
     """
     curve: list[CurvePoint] = []
     tokens, seconds = 0, 0.0
@@ -133,7 +154,10 @@ def ppo_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:
 
 
 def reward_of(
-    parts: Mapping[str, RewardPart], *, model: Callable[[ModelPart], RewardFunction], judge: Callable[[JudgePart], RewardFunction],
+    parts: Mapping[str, RewardPart],
+    *,
+    model: Callable[[ModelPart], RewardFunction],
+    judge: Callable[[JudgePart], RewardFunction],
 ) -> RewardSum:
     """The reward that the settings describe.
 
@@ -144,6 +168,7 @@ def reward_of(
     Raises:
         ConfigError: A function cannot be imported.
     """
+
     def opened(name: str, part: RewardPart) -> RewardFunction:
         match part:
             case ModelPart():
@@ -163,24 +188,34 @@ def reward_of(
 
 
 def ptx_rows(base: SharedBase, conversations: Sequence[Conversation]) -> list[PtxRow]:
-    """The data of PPO-ptx in tokens; each conversation ends with the assistant's message, whose turn is closed.
+    """The data of PPO-ptx in tokens; each conversation ends with the assistant's message, whose turn is
+    closed.
 
     Raises:
         DataError: One does not.
     """
-    return [PtxRow(prompt=tuple(prompt), completion=tuple(ids)) for prompt, ids in TurnFormat(base).encode(conversations)]
+    return [
+        PtxRow(prompt=tuple(prompt), completion=tuple(ids))
+        for prompt, ids in TurnFormat(base).encode(conversations)
+    ]
 
 
 def draw_prompts(asked: Sequence[Question], config: PpoConfig, *, seed: int, step: int) -> list[Question]:
     """The prompts of a step: all prompts in random order, then all in another order, and so on."""
     count = config.episodes // config.samples_per_prompt
-    return [asked[_order(len(asked), seed, at // len(asked))[at % len(asked)]] for at in range(step * count, (step + 1) * count)]
+    return [
+        asked[_order(len(asked), seed, at // len(asked))[at % len(asked)]]
+        for at in range(step * count, (step + 1) * count)
+    ]
 
 
 def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Everything that a step changes, as tensors and JSON values."""
     tensors = _places(learner)
-    for name, optimizer in (("policy_adam", learner.policy_optimizer), ("value_adam", learner.value_optimizer)):
+    for name, optimizer in (
+        ("policy_adam", learner.policy_optimizer),
+        ("value_adam", learner.value_optimizer),
+    ):
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{key}": value for key, value in moments.items()}
     return tensors, {"kl": learner.kl.state_dict()}
@@ -196,9 +231,15 @@ def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
     tensors = checkpoint.tensors
     for name, place in _places(learner).items():
         if name not in tensors or tensors[name].shape != place.shape:
-            raise RunError(f"the checkpoint does not fit the model: {name}", remedy="use the base that the run was started with")
+            raise RunError(
+                f"the checkpoint does not fit the model: {name}",
+                remedy="use the base that the run was started with",
+            )
         place.copy_(tensors[name])
-    for name, optimizer in (("policy_adam", learner.policy_optimizer), ("value_adam", learner.value_optimizer)):
+    for name, optimizer in (
+        ("policy_adam", learner.policy_optimizer),
+        ("value_adam", learner.value_optimizer),
+    ):
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith(f"{name}."):
@@ -210,8 +251,14 @@ def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
 
 def _places(learner: Learner) -> dict[str, Tensor]:
     """The learner's own tensors by name, but for those of the optimisers."""
-    lists: dict[str, Sequence[Tensor]] = {"policy": learner.policy_weights, "good": learner.good, "value": learner.value_weights}
-    places = {f"{name}.{index}": tensor for name, tensors in lists.items() for index, tensor in enumerate(tensors)}
+    lists: dict[str, Sequence[Tensor]] = {
+        "policy": learner.policy_weights,
+        "good": learner.good,
+        "value": learner.value_weights,
+    }
+    places = {
+        f"{name}.{index}": tensor for name, tensors in lists.items() for index, tensor in enumerate(tensors)
+    }
     return places | {f"head.{name}": buffer for name, buffer in learner.head.named_buffers()}
 
 
@@ -222,9 +269,18 @@ def _resume(learner: Learner, folder: Path, identity: Mapping[str, object]) -> i
         return 0
     checkpoint = load_checkpoint(path)
     saved = checkpoint.state["run"]
-    if differing := sorted(key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key)):
-        remedy = "go on with the settings, prompts and model that it was started with, or give the new run a folder of its own"
-        raise RunError(f"the checkpoint is of another run; different: {', '.join(differing)}", where=str(path), remedy=remedy)
+    if differing := sorted(
+        key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key)
+    ):
+        remedy = (
+            "go on with the settings, prompts and model that it was started with, or give the new run "
+            "a folder of its own"
+        )
+        raise RunError(
+            f"the checkpoint is of another run; different: {', '.join(differing)}",
+            where=str(path),
+            remedy=remedy,
+        )
     load_learner(learner, checkpoint)
     return checkpoint.step
 
@@ -232,7 +288,12 @@ def _resume(learner: Learner, folder: Path, identity: Mapping[str, object]) -> i
 def _identity(base: SharedBase, config: PpoConfig, asked: Sequence[Question], seed: int) -> dict[str, object]:
     """What must be the same for a run to go on, as JSON values."""
     settings = config.model_dump(mode="json", exclude=FREE)
-    return {**settings, "seed": seed, "base": base.identity, "prompts (as read)": digest([list(question.ids) for question in asked])}
+    return {
+        **settings,
+        "seed": seed,
+        "base": base.identity,
+        "prompts (as read)": digest([list(question.ids) for question in asked]),
+    }
 
 
 def _order(count: int, seed: int, turn: int) -> list[int]:
@@ -253,6 +314,8 @@ def _check(prompts: Sequence[Prompt], config: PpoConfig, ptx: Sequence[PtxRow]) 
 def _constant(report: StepReport) -> DataError:
     score = report.scores.total[0]
     return DataError(
-        f"the reward gave {score:g} to every completion of the first {PATIENCE} rollouts: there is nothing to learn from",
-        remedy="look at the completions and at the reward's parts in the metrics; a rule that all keep or none keeps cannot teach",
+        f"the reward gave {score:g} to every completion of the first {PATIENCE} rollouts: there is nothing "
+        "to learn from",
+        remedy="look at the completions and at the reward's parts in the metrics; a rule that all keep or "
+        "none keeps cannot teach",
     )

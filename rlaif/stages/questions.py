@@ -1,4 +1,5 @@
-"""Which prompts a policy can answer: the others are refused one by one, named and counted, before any training."""
+"""Which prompts a policy can answer: the others are refused one by one, named and counted, before any
+training."""
 
 from __future__ import annotations
 
@@ -23,12 +24,16 @@ class Asked(NamedTuple):
 
 
 def ask_what_can_be_answered(
-    prompts: Sequence[Prompt], samplers: Sequence[Sampler], messages: Callable[[Prompt], Sequence[Message]], *, max_refused: float
+    prompts: Sequence[Prompt],
+    samplers: Sequence[Sampler],
+    messages: Callable[[Prompt], Sequence[Message]],
+    *,
+    max_refused: float,
 ) -> Asked:
     """Leave out the prompts that one of `samplers` cannot answer.
 
-    These are: longer than the context has room for, refused by the chat template, with a token that has no embedding, or such that
-    the model's logits are NaN after reading them.
+    These are: longer than the context has room for, refused by the chat template, with a token that has no
+    embedding, or such that the model's logits are NaN after reading them.
 
     Raises:
         DataError: More than the share `max_refused` cannot be answered, or none can.
@@ -43,12 +48,15 @@ def ask_what_can_be_answered(
         else:
             asked.append(first)
     unreadable = samplers[0].unreadable(asked)
-    refused += [(asked[at].prompt.id, "the model's logits are NaN or infinite after it") for at in sorted(unreadable)]
+    refused += [
+        (asked[at].prompt.id, "the model's logits are NaN or infinite after it") for at in sorted(unreadable)
+    ]
     asked = [question for at, question in enumerate(asked) if at not in unreadable]
     if prompts and (not asked or len(refused) > max_refused * len(prompts)):
         raise DataError(
             f"{len(refused)} of {len(prompts)} prompts cannot be answered",
             problems=[Problem(reason, where=f"prompt {id}") for id, reason in refused[:SHOWN]],
-            remedy="lower `max_new_tokens`, shorten or drop the prompts, or raise `max_refused` to go on without them",
+            remedy="lower `max_new_tokens`, shorten or drop the prompts, or raise `max_refused` to go on "
+            "without them",
         )
     return Asked(asked, refused)

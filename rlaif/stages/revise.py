@@ -1,7 +1,8 @@
-"""Critique and revise (Bai et al. 2022, section 3): the policy answers, finds fault under a principle, and rewrites, N rounds.
+"""Critique and revise (Bai et al. 2022, section 3): the policy answers, finds fault under a principle, and
+rewrites, N rounds.
 
-All prompts go through a round together, so that the engine can batch; each prompt draws one principle a round. Every
-intermediate text is kept: the paper fine-tunes on the revisions of all rounds.
+All prompts go through a round together, so that the engine can batch; each prompt draws one principle a
+round. Every intermediate text is kept: the paper fine-tunes on the revisions of all rounds.
 """
 
 from __future__ import annotations
@@ -35,12 +36,19 @@ class _Chain:
 
 
 def revise(
-    prompts: Sequence[Prompt], *, policy: Engine, library: PromptLibrary, constitution: Constitution, config: ReviseConfig, seed: int,
+    prompts: Sequence[Prompt],
+    *,
+    policy: Engine,
+    library: PromptLibrary,
+    constitution: Constitution,
+    config: ReviseConfig,
+    seed: int,
     progress: Progress | None = None,
 ) -> list[Revision]:
     """Answer each of `prompts`, then critique and revise the answer `config.rounds` times.
 
-    An empty revision does not replace the text before it: the round is recorded with it and the chain goes on from the text.
+    An empty revision does not replace the text before it: the round is recorded with it and the chain goes on
+    from the text.
     """
     progress = progress or Silent()
     what = f"revising {count_of(len(prompts), 'completion')}, {count_of(config.rounds, 'round')}"
@@ -52,16 +60,33 @@ def revise(
     for number in range(config.rounds):
         principles = {id(chain): _principle(chain.prompt, constitution, seed, number) for chain in chains}
         open_chains = [chain for chain in chains if not chain.failed]
-        critiques = {id(chain): text for chain, text in asks.all(open_chains, f"critique {number}", [
-            library.critique(chain.prompt, chain.current, principles[id(chain)]) for chain in open_chains
-        ])}
+        critiques = {
+            id(chain): text
+            for chain, text in asks.all(
+                open_chains,
+                f"critique {number}",
+                [
+                    library.critique(chain.prompt, chain.current, principles[id(chain)])
+                    for chain in open_chains
+                ],
+            )
+        }
         criticised = [chain for chain in open_chains if id(chain) in critiques]
-        for chain, text in asks.all(criticised, f"revision {number}", [
-            library.revise(chain.prompt, chain.current, critiques[id(chain)], principles[id(chain)]) for chain in criticised
-        ]):
-            chain.rounds.append(Round(principle_id=principles[id(chain)].id, critique=critiques[id(chain)], revision=text))
+        for chain, text in asks.all(
+            criticised,
+            f"revision {number}",
+            [
+                library.revise(chain.prompt, chain.current, critiques[id(chain)], principles[id(chain)])
+                for chain in criticised
+            ],
+        ):
+            chain.rounds.append(
+                Round(principle_id=principles[id(chain)].id, critique=critiques[id(chain)], revision=text)
+            )
             chain.current = text or chain.current
-    return [Revision(prompt=c.prompt, initial=c.initial, rounds=tuple(c.rounds), failed=c.failed) for c in chains]
+    return [
+        Revision(prompt=c.prompt, initial=c.initial, rounds=tuple(c.rounds), failed=c.failed) for c in chains
+    ]
 
 
 def _principle(prompt: Prompt, constitution: Constitution, seed: int, number: int) -> Principle:
@@ -73,7 +98,9 @@ class _Asks:
 
     def __init__(self, policy: Engine, config: ReviseConfig, seed: int, progress: Progress) -> None:
         self._policy = policy
-        self._sampling = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+        self._sampling = Sampling(
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p
+        )
         self._seed = seed
         self._progress = progress
 
@@ -82,11 +109,17 @@ class _Asks:
     ) -> list[tuple[_Chain, str]]:
         """The chains that got an answer, with it; the others are marked failed with the reason."""
         requests = [
-            GenerationRequest(messages=each, sampling=self._sampling, seed=seed_from(self._seed, step, chain.prompt.fingerprint()))
+            GenerationRequest(
+                messages=each,
+                sampling=self._sampling,
+                seed=seed_from(self._seed, step, chain.prompt.fingerprint()),
+            )
             for chain, each in zip(chains, messages, strict=True)
         ]
         answered: list[tuple[_Chain, str]] = []
-        for chain, generation in zip(chains, generate_all(self._policy, requests, self._progress), strict=True):
+        for chain, generation in zip(
+            chains, generate_all(self._policy, requests, self._progress), strict=True
+        ):
             if generation.finish == "refused":
                 chain.failed = f"{step}: {generation.reason}"
             else:

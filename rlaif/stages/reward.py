@@ -1,10 +1,11 @@
 """Reward: learn from preferences to score completions.
 
-    1. check and encode the pairs, and hold whole prompts out
-    2. fit the head in closed form on the frozen base's features
-    3. let an adapter continue from that head by soft-target Bradley–Terry
-    4. measure both on the held-out pairs, beside length alone and the labels themselves, and keep the better one
-    5. normalise to mean 0 and standard deviation 1 on reference completions
+1. check and encode the pairs, and hold whole prompts out
+2. fit the head in closed form on the frozen base's features
+3. let an adapter continue from that head by soft-target Bradley–Terry
+4. measure both on the held-out pairs, beside length alone and the labels themselves, and keep the better
+    one
+5. normalise to mean 0 and standard deviation 1 on reference completions
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ REFERENCES = 256
 
 PROBES = 8
 SURE = 0.02
-"""For margins: labels nearer to 0 or 1 are read as this far from them, so that a hard label's margin is finite."""
+"""For margins: labels nearer to 0 or 1 are read as this far from them, so that a hard label's margin is
+finite."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class _Part(NamedTuple):
 
     def lengths(self) -> tuple[Tensor, Tensor]:
         """Tokens of the chosen and of the rejected completions (N,)."""
-        both = torch.tensor([[len(ids) for ids in tree.completions] for tree in self.labelled.trees], dtype=torch.double)
+        both = torch.tensor(
+            [[len(ids) for ids in tree.completions] for tree in self.labelled.trees], dtype=torch.double
+        )
         return both[:, 0], both[:, 1]
 
 
@@ -108,7 +112,11 @@ class _Work:
         """(N, 2, H): of the chosen and the rejected completion."""
         with self.base.role(role):
             found = features(
-                self.base, trees, pooling=self.config.pooling, tokens=scoring_tokens(self.base), share=self.share,
+                self.base,
+                trees,
+                pooling=self.config.pooling,
+                tokens=scoring_tokens(self.base),
+                share=self.share,
             )
         return found.view(len(trees), 2, -1)
 
@@ -120,21 +128,33 @@ class _Work:
 
 
 def train_reward(
-    pairs: Sequence[PreferencePair], *, base: SharedBase, config: RewardConfig, seed: int, role: str = "reward",
-    human: Sequence[PreferencePair] = (), reference: Sequence[Conversation] = (), gold: Gold | None = None, constitution: str = "",
-    progress: Progress | None = None, log: Callable[[RewardStep], None] = lambda step: None,
+    pairs: Sequence[PreferencePair],
+    *,
+    base: SharedBase,
+    config: RewardConfig,
+    seed: int,
+    role: str = "reward",
+    human: Sequence[PreferencePair] = (),
+    reference: Sequence[Conversation] = (),
+    gold: Gold | None = None,
+    constitution: str = "",
+    progress: Progress | None = None,
+    log: Callable[[RewardStep], None] = lambda step: None,
 ) -> RewardResult:
-    """Train a reward model on `pairs`; its adapter, if it is kept, is on `base` as `role` (an ensemble's: `ROLE-0`, …).
+    """Train a reward model on `pairs`; its adapter, if it is kept, is on `base` as `role` (an ensemble's:
+    `ROLE-0`, …).
 
     Args:
         human: Pairs that people labelled, for the report only.
-        reference: Completions of the reference policy that scores are normalised on; those of the training pairs when left out.
+        reference: Completions of the reference policy that scores are normalised on; those of the training
+            pairs when left out.
         gold: For the report: how often each way of scoring orders held-out pairs as this metric does.
         constitution: Digest of the constitution that the labels were given under.
         log: Told of every optimiser step.
 
     Raises:
-        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, completions longer than the context.
+        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, completions
+            longer than the context.
         ModelError: Training ran away, or the base cannot do what the settings ask.
     """
     progress = progress or Silent()
@@ -142,22 +162,37 @@ def train_reward(
     usable, dropped = _fitting(pairs, base, config)
     _check_labels(usable)
     train, held_out = (
-        _Part(part, encode_pairs(part, base, config)) for part in split_by_prompt(usable, config.held_out, seed=seed)
+        _Part(part, encode_pairs(part, base, config))
+        for part in split_by_prompt(usable, config.held_out, seed=seed)
     )
     share = config.share_prompt and same_states(base, train.labelled.trees)
-    work = _Work(base=base, config=config, train=train, held_out=held_out, share=share, progress=progress, log=log)
+    work = _Work(
+        base=base, config=config, train=train, held_out=held_out, share=share, progress=progress, log=log
+    )
     # 2, 3. Each member: the head, then the adapter that continues from it.
     base.checkpoint_layers(config.gradient_checkpointing)
     heads, adapters = _train_members(work, role, seed)
     # 4. Measure both, keep one.
     found = _measure(work, heads, adapters)
-    kept = _choose(config, {name: measure(found[name], held_out.labelled.p_chosen).loss for name in ("head", "lora") if name in found})
+    kept = _choose(
+        config,
+        {
+            name: measure(found[name], held_out.labelled.p_chosen).loss
+            for name in ("head", "lora")
+            if name in found
+        },
+    )
     for member in adapters if kept == "head" else []:
         base.drop_adapter(member.role)
     # 5. Normalise.
     raw = RewardModel(
-        base, heads if kept == "head" else adapters, pooling=config.pooling, combine=config.ensemble.combine,
-        variance_penalty=config.ensemble.variance_penalty, constitution=constitution, share_prompt=config.share_prompt,
+        base,
+        heads if kept == "head" else adapters,
+        pooling=config.pooling,
+        combine=config.ensemble.combine,
+        variance_penalty=config.ensemble.variance_penalty,
+        constitution=constitution,
+        share_prompt=config.share_prompt,
     )
     for member in raw.members:
         member.head.requires_grad_(False)
@@ -165,13 +200,17 @@ def train_reward(
             base.train_role(member.role, False)
     model = raw.normalised(reference or _references(train.pairs, seed))
     report = _report(work, model, found, kept=kept, dropped=dropped, human=human, gold=gold)
-    return RewardResult(model=model, report=report, steps=work.steps, probes=_both(held_out.pairs[: PROBES // 2]))
+    return RewardResult(
+        model=model, report=report, steps=work.steps, probes=_both(held_out.pairs[: PROBES // 2])
+    )
 
 
 # 1
 
 
-def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig) -> tuple[list[PreferencePair], int]:
+def _fitting(
+    pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig
+) -> tuple[list[PreferencePair], int]:
     """The pairs that the context holds, and how many it does not."""
     limit = min(config.max_tokens or base.context, base.context)
     trees = _trees(pairs, base)
@@ -179,7 +218,8 @@ def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: RewardCo
     if long and config.overlong == "refuse":
         longest = max(tree.longest for tree in trees)
         raise DataError(
-            f"{len(long)} of {len(pairs)} pairs are longer than {limit} tokens, the longest {longest}", where=long[0].source,
+            f"{len(long)} of {len(pairs)} pairs are longer than {limit} tokens, the longest {longest}",
+            where=long[0].source,
             remedy="set `overlong: drop` to go on without them, or raise `max_tokens`",
             problems=[Problem("prompt and completion are too long", where=pair.id) for pair in long[:5]],
         )
@@ -190,7 +230,10 @@ def _fitting(pairs: Sequence[PreferencePair], base: SharedBase, config: RewardCo
 def _check_labels(pairs: Sequence[PreferencePair]) -> None:
     """Refuse labels that say nothing."""
     if not pairs:
-        raise DataError("there are no preferences to learn from", remedy="label some pairs first, or look at what was left out")
+        raise DataError(
+            "there are no preferences to learn from",
+            remedy="label some pairs first, or look at what was left out",
+        )
     if all(abs(pair.p_chosen - 0.5) < 1e-6 or not pair.weight for pair in pairs):
         raise DataError(
             f"all {len(pairs)} labels are ½ or of weight 0: they say of no pair which completion is better",
@@ -215,7 +258,8 @@ def encode_pairs(pairs: Sequence[PreferencePair], base: SharedBase, config: Rewa
     """The pairs as token ids with the labels that the settings ask for."""
     given = torch.tensor([pair.p_chosen for pair in pairs])
     return LabelledPairs(
-        trees=_trees(pairs, base), p_chosen=(given >= 0.5).float() if config.labels == "hard" else given,
+        trees=_trees(pairs, base),
+        p_chosen=(given >= 0.5).float() if config.labels == "hard" else given,
         weight=torch.tensor([pair.weight for pair in pairs]),
         margin=config.margin * judge_differences(given.clamp(SURE, 1 - SURE)).abs().float(),
     )
@@ -275,17 +319,30 @@ def _train_adapter(work: _Work, role: str, head: ScalarHead, *, seed: int) -> Me
     total = config.epochs * -(-len(train.trees) // config.batch_size)
     work.progress.begin(f"training the reward model on {len(train.trees)} pairs", total)
     start = time.perf_counter()
-    steps = train_adapter(base, role, head, train, RewardOptimiser(
-        epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
-        head_learning_rate=config.head_learning_rate, micro_tokens=config.micro_tokens or MICRO_TOKENS.get(base.device.type, 1024),
-        pooling=config.pooling, share_prompt=work.share,
-    ), seed=seed, log=work.tell)
+    steps = train_adapter(
+        base,
+        role,
+        head,
+        train,
+        RewardOptimiser(
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            head_learning_rate=config.head_learning_rate,
+            micro_tokens=config.micro_tokens or MICRO_TOKENS.get(base.device.type, 1024),
+            pooling=config.pooling,
+            share_prompt=work.share,
+        ),
+        seed=seed,
+        log=work.tell,
+    )
     seconds = time.perf_counter() - start
     for name, trains in others.items():
         base.train_role(name, trains)
     work.steps += steps
     work.figures |= {
-        "seconds": seconds, "pairs_per_second": config.epochs * len(train.trees) / seconds,
+        "seconds": seconds,
+        "pairs_per_second": config.epochs * len(train.trees) / seconds,
         "tokens_per_second": sum(step.tokens for step in steps) / seconds,
     }
     return Member(role=role, head=head)
@@ -298,12 +355,16 @@ def _measure(work: _Work, heads: Sequence[Member], adapters: Sequence[Member]) -
     """Reward differences on the held-out pairs by way of scoring; an ensemble's are averaged."""
     train, held_out = work.train, work.held_out
     found = {
-        "length": length_differences(train.lengths(), train.labelled.p_chosen, train.labelled.weight, held_out.lengths()),
+        "length": length_differences(
+            train.lengths(), train.labelled.p_chosen, train.labelled.weight, held_out.lengths()
+        ),
         "judge": judge_differences(held_out.labelled.p_chosen),
     }
     for name, members in (("head", heads), ("lora", adapters)):
         if members:
-            found[name] = torch.stack([work.differences(held_out, member.role, member.head) for member in members]).mean(dim=0)
+            found[name] = torch.stack(
+                [work.differences(held_out, member.role, member.head) for member in members]
+            ).mean(dim=0)
     return found
 
 
@@ -313,32 +374,48 @@ def _choose(config: RewardConfig, losses: dict[str, float]) -> str:
 
 
 def _references(pairs: Sequence[PreferencePair], seed: int) -> list[Conversation]:
-    """Distinct completions of the pairs, `REFERENCES` of them drawn by hash, neighbours of one prompt together."""
-    every = {(pair.group, text): pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)}
+    """Distinct completions of the pairs, `REFERENCES` of them drawn by hash, neighbours of one prompt
+    together."""
+    every = {
+        (pair.group, text): pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)
+    }
     drawn = sorted(every, key=lambda key: unit_from(seed, "reference", *key))[:REFERENCES]
     return [every[key] for key in sorted(drawn)]
 
 
 def _report(
-    work: _Work, model: RewardModel, found: dict[str, Tensor], *, kept: str, dropped: int, human: Sequence[PreferencePair],
+    work: _Work,
+    model: RewardModel,
+    found: dict[str, Tensor],
+    *,
+    kept: str,
+    dropped: int,
+    human: Sequence[PreferencePair],
     gold: Gold | None,
 ) -> RewardReport:
     held_out, p = work.held_out, work.held_out.labelled.p_chosen
     calibrated = reliability(found[kept], p)
     return RewardReport(
-        pairs=len(work.train.pairs), held_out_pairs=len(held_out.pairs), dropped=dropped, kept=kept,
+        pairs=len(work.train.pairs),
+        held_out_pairs=len(held_out.pairs),
+        dropped=dropped,
+        kept=kept,
         held_out={name: measure(difference, p) for name, difference in found.items()},
-        principles=by_principle(held_out.pairs, found[kept]), margins=by_margin(held_out.pairs, found[kept]),
+        principles=by_principle(held_out.pairs, found[kept]),
+        margins=by_margin(held_out.pairs, found[kept]),
         lengths=by_length(held_out.pairs, found[kept], held_out.lengths()),
         reliability=[row._asdict() for row in calibrated.bins],
-        reward_mean=model.members[0].mean, reward_std=model.members[0].std,
+        reward_mean=model.members[0].mean,
+        reward_std=model.members[0].std,
         gold=against_gold(found, gold_differences(held_out.pairs, gold)) if gold else {},
-        human=_on_human_labels(model, human) if human else None, training=work.figures,
+        human=_on_human_labels(model, human) if human else None,
+        training=work.figures,
     )
 
 
 def _on_human_labels(model: RewardModel, pairs: Sequence[PreferencePair]) -> Scored:
-    """The model on pairs that people labelled; differences in units of raw reward, which the loss is about."""
+    """The model on pairs that people labelled; differences in units of raw reward, which the loss is
+    about."""
     scores = torch.tensor(model.score(_both(pairs))).view(-1, 2)
     raw = model.members[0].std if len(model.members) == 1 else 1.0
     return measure(raw * (scores[:, 0] - scores[:, 1]), torch.tensor([pair.p_chosen for pair in pairs]))

@@ -37,20 +37,29 @@ class Samples:
         """Counts for the manifest; they add up to prompts × K."""
         ends = [completion.finish for completion in self.completions]
         return {
-            "completions": len(self.completions), "refused": len(self.refused), "stopped": ends.count("stop"),
-            "cut_at_limit": ends.count("length"), "empty": sum(not completion.text for completion in self.completions),
+            "completions": len(self.completions),
+            "refused": len(self.refused),
+            "stopped": ends.count("stop"),
+            "cut_at_limit": ends.count("length"),
+            "empty": sum(not completion.text for completion in self.completions),
             "with_reasoning": self.reasoned,
             "tokens": sum(completion.tokens or 0 for completion in self.completions),
         }
 
 
-def sample_requests(prompts: Sequence[Prompt], library: PromptLibrary, config: SampleConfig, *, seed: int) -> list[GenerationRequest]:
-    """K requests a prompt. A draw's seed depends on what is asked and its index only, so more prompts or a larger K add draws
-    and change none."""
-    sampling = Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+def sample_requests(
+    prompts: Sequence[Prompt], library: PromptLibrary, config: SampleConfig, *, seed: int
+) -> list[GenerationRequest]:
+    """K requests a prompt. A draw's seed depends on what is asked and its index only, so more prompts or a
+    larger K add draws and change none."""
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p
+    )
     return [
         GenerationRequest(
-            messages=library.policy(prompt), sampling=sampling, seed=seed_from(seed, "sample", prompt.fingerprint(), index)
+            messages=library.policy(prompt),
+            sampling=sampling,
+            seed=seed_from(seed, "sample", prompt.fingerprint(), index),
         )
         for prompt in prompts
         for index in range(config.k)
@@ -58,7 +67,12 @@ def sample_requests(prompts: Sequence[Prompt], library: PromptLibrary, config: S
 
 
 def sample(
-    prompts: Sequence[Prompt], *, policy: Engine, library: PromptLibrary, config: SampleConfig, seed: int,
+    prompts: Sequence[Prompt],
+    *,
+    policy: Engine,
+    library: PromptLibrary,
+    config: SampleConfig,
+    seed: int,
     progress: Progress | None = None,
 ) -> Samples:
     """Sample `config.k` completions for each of `prompts`."""
@@ -75,15 +89,23 @@ def sample(
         finish: Literal["stop", "length"] = generation.finish
         answer = answer_of(generation.text)
         samples.reasoned += answer != generation.text
-        samples.completions.append(Completion(
-            id=f"{prompt.id}/{index}", prompt_id=prompt.id, index=index, finish=finish,
-            text=answer if config.reasoning == "strip" else generation.text,
-            model=policy.card.label, tokens=generation.tokens,
-        ))
+        samples.completions.append(
+            Completion(
+                id=f"{prompt.id}/{index}",
+                prompt_id=prompt.id,
+                index=index,
+                finish=finish,
+                text=answer if config.reasoning == "strip" else generation.text,
+                model=policy.card.label,
+                tokens=generation.tokens,
+            )
+        )
     return samples
 
 
-def check_refused_rate(reasons: Sequence[str], asked: int, limit: float, *, what: str = "completions") -> None:
+def check_refused_rate(
+    reasons: Sequence[str], asked: int, limit: float, *, what: str = "completions"
+) -> None:
     """Refuse a result of which too much, or everything, is missing.
 
     Args:
@@ -97,12 +119,16 @@ def check_refused_rate(reasons: Sequence[str], asked: int, limit: float, *, what
         return
     told = ", ".join(f"{reason} {count}" for reason, count in Counter(reasons).most_common())
     raise ModelError(
-        f"{len(reasons)} of {asked} {what} could not be sampled ({len(reasons) / asked:.0%}, limit {limit:.0%}): {told}",
-        remedy="see to the reason and run the same command again: what was answered is kept; or raise `max_refused`",
+        f"{len(reasons)} of {asked} {what} could not be sampled ({len(reasons) / asked:.0%}, limit "
+        f"{limit:.0%}): {told}",
+        remedy="see to the reason and run the same command again: what was answered is kept; or raise "
+        "`max_refused`",
     )
 
 
-def generate_all(engine: Engine, requests: Sequence[GenerationRequest], progress: Progress) -> list[Generation]:
+def generate_all(
+    engine: Engine, requests: Sequence[GenerationRequest], progress: Progress
+) -> list[Generation]:
     """The results of all `requests`, in their order; `progress` hears of every batch."""
     found: dict[int, Generation] = {}
     for batch in engine.generate(requests):

@@ -1,8 +1,10 @@
-"""Fine-tune a policy on completions, with TRL's `SFTTrainer`: the loss is on completions only, and rows may be weighted.
+"""Fine-tune a policy on completions, with TRL's `SFTTrainer`: the loss is on completions only, and rows may
+be weighted.
 
-A row is read as the policy reads its prompt when it samples, and ends with the token that closes the turn. The loss of a batch is
-the mean negative log-likelihood of its completion tokens, as in TRL, each times its row's weight (weights have mean 1). Logits are
-formed at completion tokens only, and what the prompts of a pass have in common is computed once.
+A row is read as the policy reads its prompt when it samples, and ends with the token that closes the turn.
+The loss of a batch is the mean negative log-likelihood of its completion tokens, as in TRL, each times its
+row's weight (weights have mean 1). Logits are formed at completion tokens only, and what the prompts of a
+pass have in common is computed once.
 """
 
 from __future__ import annotations
@@ -34,7 +36,14 @@ from rlaif.stages.finetuning import Log, fitting, learn
 from rlaif.types import Message
 
 __all__ = [
-    "Lesson", "SftReport", "SftResult", "completion_logprobs", "fit", "imitation_loss", "lessons_from_rows", "train_sft",
+    "Lesson",
+    "SftReport",
+    "SftResult",
+    "completion_logprobs",
+    "fit",
+    "imitation_loss",
+    "lessons_from_rows",
+    "train_sft",
     "without_overlong",
 ]
 
@@ -71,7 +80,8 @@ class SftReport:
     Attributes:
         overlong: Rows left out because they are longer than the limit.
         tokens: Completion tokens in the rows learned from.
-        loss_before, loss_after: Weighted negative log-likelihood (nats a completion token) of `measured` rows.
+        loss_before, loss_after: Weighted negative log-likelihood (nats a completion token) of `measured`
+        rows.
         held_out: Whether those rows are of prompts that were not learned from.
     """
 
@@ -100,17 +110,28 @@ class SftResult:
 
 
 def train_sft(
-    rows: Sequence[Mapping[str, Any]], *, base: SharedBase, config: SftConfig, seed: int, role: str = "policy", source: str = "",
-    progress: Progress | None = None, log: Log = lambda step: None, skipped: Callable[[Sequence[Problem]], None] | None = None,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    base: SharedBase,
+    config: SftConfig,
+    seed: int,
+    role: str = "policy",
+    source: str = "",
+    progress: Progress | None = None,
+    log: Log = lambda step: None,
+    skipped: Callable[[Sequence[Problem]], None] | None = None,
 ) -> SftResult:
-    """Fine-tune the adapter `role` on rows of `prompt` and `completion` (lists of messages) and, if given, `weight`.
+    """Fine-tune the adapter `role` on rows of `prompt` and `completion` (lists of messages) and, if given,
+    `weight`.
 
-    The adapter is added to `base`; if it is there, it goes on from its weights. Nothing else of the base changes.
+    The adapter is added to `base`; if it is there, it goes on from its weights. Nothing else of the base
+    changes.
 
     Args:
         source: Where the rows are from, for messages.
         log: Told of every optimiser step.
-        skipped: Told of the rows that cannot be learned from, which are then left out; without it they are an error.
+        skipped: Told of the rows that cannot be learned from, which are then left out; without it they are an
+            error.
 
     Raises:
         DataError: There are no rows, some cannot be read, too many are too long, or all are of one prompt.
@@ -118,28 +139,45 @@ def train_sft(
     """
     progress = progress or Silent()
     # 1. Read and encode the rows, and hold whole prompts out.
-    lessons, overlong = without_overlong(lessons_from_rows(rows, base, source=source, skipped=skipped), base, config, source=source)
+    lessons, overlong = without_overlong(
+        lessons_from_rows(rows, base, source=source, skipped=skipped), base, config, source=source
+    )
     train, held_out = _split(lessons, config.held_out, seed=seed)
     # 2. Measure, learn, measure.
     measured = _drawn(held_out or train, seed)
-    before = imitation_loss(base, role if role in base.roles else "reference", measured, rows=config.micro_batch)
+    before = imitation_loss(
+        base, role if role in base.roles else "reference", measured, rows=config.micro_batch
+    )
     meter = Meter()
     with meter.on(base):
         steps = fit(base, role, train, config, seed=seed_from(seed, "sft"), progress=progress, log=log)
     after = imitation_loss(base, role, measured, rows=config.micro_batch)
     report = SftReport(
-        rows=len(train), prompts=len({lesson.group for lesson in train}), overlong=overlong,
-        tokens=sum(len(lesson.completion) for lesson in train), measured=len(measured), held_out=bool(held_out),
-        loss_before=before, loss_after=after,
+        rows=len(train),
+        prompts=len({lesson.group for lesson in train}),
+        overlong=overlong,
+        tokens=sum(len(lesson.completion) for lesson in train),
+        measured=len(measured),
+        held_out=bool(held_out),
+        loss_before=before,
+        loss_after=after,
     )
-    return SftResult(role=role, report=report, steps=steps, cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops))
+    return SftResult(
+        role=role,
+        report=report,
+        steps=steps,
+        cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops),
+    )
 
 
 # Rows
 
 
 def lessons_from_rows(
-    rows: Iterable[Mapping[str, Any]], base: SharedBase, *, source: str = "",
+    rows: Iterable[Mapping[str, Any]],
+    base: SharedBase,
+    *,
+    source: str = "",
     skipped: Callable[[Sequence[Problem]], None] | None = None,
 ) -> list[Lesson]:
     """Rows of `prompt` and `completion`, in TRL's conversational format, in tokens.
@@ -154,7 +192,14 @@ def lessons_from_rows(
     problems: list[Problem] = []
     for number, row in enumerate(rows, start=1):
         try:
-            read.append((str(row.get("id", number)), _messages(row["prompt"], "user"), _completion(row["completion"]), _weight(row)))
+            read.append(
+                (
+                    str(row.get("id", number)),
+                    _messages(row["prompt"], "user"),
+                    _completion(row["completion"]),
+                    _weight(row),
+                )
+            )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             said = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             problems.append(Problem(said, where=f"{source or 'rows'}, row {number}"))
@@ -166,14 +211,19 @@ def lessons_from_rows(
         skipped(problems)
     elif problems:
         raise DataError(
-            f"{len(problems)} of {len(read) + len(problems)} rows cannot be learned from", problems=problems[:SHOWN_PROBLEMS],
-            remedy="each needs `prompt` and `completion` as lists of messages, the last of them the user's and the assistant's; "
+            f"{len(problems)} of {len(read) + len(problems)} rows cannot be learned from",
+            problems=problems[:SHOWN_PROBLEMS],
+            remedy="each needs `prompt` and `completion` as lists of messages, the last of them the user's "
+            "and the assistant's; "
             "or go on without them: --skip-bad-rows (skip_bad_rows: true)",
         )
     encoded = form.encode([(*prompt, Message("assistant", text)) for _, prompt, text, _ in read])
     return [
         Lesson(
-            id=id, prompt=tuple(ids), completion=tuple(completion), weight=weight,
+            id=id,
+            prompt=tuple(ids),
+            completion=tuple(completion),
+            weight=weight,
             group=digest([[message.role, message.content] for message in prompt]),
         )
         for (id, prompt, _, weight), (ids, completion) in zip(read, encoded, strict=True)
@@ -181,7 +231,7 @@ def lessons_from_rows(
 
 
 def without_overlong(
-    lessons: Sequence[Lesson], base: SharedBase, settings: FinetuneSettings, *, source: str = "",
+    lessons: Sequence[Lesson], base: SharedBase, settings: FinetuneSettings, *, source: str = ""
 ) -> tuple[list[Lesson], int]:
     """The rows that the limit holds, and how many it does not.
 
@@ -220,19 +270,24 @@ def _weight(row: Mapping[str, Any]) -> float:
 
 
 def _split(lessons: Sequence[Lesson], share: float, *, seed: int) -> tuple[list[Lesson], list[Lesson]]:
-    """Rows to learn and rows held out: `share` of the prompts, at least one of them unless it is 0, drawn by hash.
+    """Rows to learn and rows held out: `share` of the prompts, at least one of them unless it is 0, drawn by
+    hash.
 
     Raises:
         DataError: All rows are of one prompt.
     """
-    groups = sorted({lesson.group for lesson in lessons}, key=lambda group: unit_from(seed, "held out", group))
+    groups = sorted(
+        {lesson.group for lesson in lessons}, key=lambda group: unit_from(seed, "held out", group)
+    )
     if len(groups) < 2:
         raise DataError(
             f"all {len(lessons)} rows are of one prompt: the policy would learn to say the same to anything",
             remedy="give completions of more prompts",
         )
     held = set(groups[: min(len(groups) - 1, max(1, round(share * len(groups))))]) if share else set()
-    return [lesson for lesson in lessons if lesson.group not in held], [lesson for lesson in lessons if lesson.group in held]
+    return [lesson for lesson in lessons if lesson.group not in held], [
+        lesson for lesson in lessons if lesson.group in held
+    ]
 
 
 def _drawn(lessons: Sequence[Lesson], seed: int) -> list[Lesson]:
@@ -243,8 +298,14 @@ def _drawn(lessons: Sequence[Lesson], seed: int) -> list[Lesson]:
 
 
 def fit(
-    base: SharedBase, role: str, lessons: Sequence[Lesson], settings: FinetuneSettings, *, seed: int,
-    progress: Progress | None = None, log: Log = lambda step: None,
+    base: SharedBase,
+    role: str,
+    lessons: Sequence[Lesson],
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    log: Log = lambda step: None,
 ) -> list[FinetuneStep]:
     """Fine-tune the adapter `role` of `base` on encoded rows; weights are scaled to mean 1 first.
 
@@ -258,9 +319,18 @@ def fit(
         return _SftTrainer(lessons=rows, **options)
 
     return learn(
-        base, role, settings, rows=len(rows), title=f"fine-tuning on {len(rows)} completions", seed=seed, trainer=build,
-        arguments=TrlSftConfig, collate=lambda numbers: _collate(numbers, rows),
-        options={"dataset_kwargs": {"skip_prepare_dataset": True}}, progress=progress or Silent(), log=log,
+        base,
+        role,
+        settings,
+        rows=len(rows),
+        title=f"fine-tuning on {len(rows)} completions",
+        seed=seed,
+        trainer=build,
+        arguments=TrlSftConfig,
+        collate=lambda numbers: _collate(numbers, rows),
+        options={"dataset_kwargs": {"skip_prepare_dataset": True}},
+        progress=progress or Silent(),
+        log=log,
     )
 
 
@@ -272,13 +342,20 @@ class _SftTrainer(Resident, SFTTrainer):
         super().__init__(**options)
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None,
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Tensor:
         """Σ over rows of weight · Σ over tokens of -log π, over the completion tokens of the whole batch."""
         self.still()
         lessons = [self.lessons[row] for row in inputs["row"].tolist()]
         logprobs, is_real = completion_logprobs(
-            self.base, [lesson.prompt for lesson in lessons], [lesson.completion for lesson in lessons], share=not self.recompute,
+            self.base,
+            [lesson.prompt for lesson in lessons],
+            [lesson.completion for lesson in lessons],
+            share=not self.recompute,
         )
         weight = torch.tensor([lesson.weight for lesson in lessons], device=logprobs.device)
         count = is_real.sum() if num_items_in_batch is None else num_items_in_batch
@@ -286,8 +363,8 @@ class _SftTrainer(Resident, SFTTrainer):
 
 
 def _collate(numbers: Sequence[int], lessons: Sequence[Lesson]) -> dict[str, Tensor]:
-    """A batch. Its `labels` are there for the trainer to count completion tokens by, over a whole batch of micro-batches: it leaves
-    out the first column, as nothing predicts a row's first token."""
+    """A batch. Its `labels` are there for the trainer to count completion tokens by, over a whole batch of
+    micro-batches: it leaves out the first column, as nothing predicts a row's first token."""
     lengths = torch.tensor([len(lessons[number].completion) for number in numbers])
     columns = torch.arange(int(lengths.max()) + 1)
     is_real = (columns > 0) & (columns <= lengths.unsqueeze(1))
@@ -295,7 +372,11 @@ def _collate(numbers: Sequence[int], lessons: Sequence[Lesson]) -> dict[str, Ten
 
 
 def completion_logprobs(
-    base: SharedBase, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, share: bool = True,
+    base: SharedBase,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    share: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The active role's log-probabilities of completion tokens, at temperature 1.
 
@@ -315,7 +396,8 @@ def completion_logprobs(
         return token_logprobs(base.logits_at(x).unsqueeze(0), token.unsqueeze(0)).squeeze(0)
 
     parts = list(zip(positions(base, states[is_real]), positions(base, tokens[is_real]), strict=True))
-    again = len(parts) > 1 and torch.is_grad_enabled()  # many logits are formed some at a time, and again on the way back
+    # Many logits are formed some at a time, and again on the way back.
+    again = len(parts) > 1 and torch.is_grad_enabled()
     found = [checkpoint(logprobs, *part, use_reentrant=False) if again else logprobs(*part) for part in parts]
     return torch.zeros(is_real.shape, device=device).masked_scatter(is_real, torch.cat(found)), is_real
 
@@ -327,7 +409,9 @@ def imitation_loss(base: SharedBase, role: str, lessons: Sequence[Lesson], *, ro
     with base.role(role):
         for micro in micro_batches([lesson.prompt for lesson in lessons], range(len(lessons)), rows):
             part = [lessons[index] for index in micro]
-            logprobs, _ = completion_logprobs(base, [lesson.prompt for lesson in part], [lesson.completion for lesson in part])
+            logprobs, _ = completion_logprobs(
+                base, [lesson.prompt for lesson in part], [lesson.completion for lesson in part]
+            )
             weight = torch.tensor([lesson.weight for lesson in part], device=logprobs.device)
             loss -= float((weight * logprobs.sum(1)).sum())
             count += sum(lesson.weight * len(lesson.completion) for lesson in part)

@@ -65,15 +65,25 @@ def win_rate(duels: Sequence[Duel], outcomes: Outcomes, *, resamples: int, seed:
     wins, found = [value for _, value in valid], None
     if len({duel.prompt.id for duel, _ in valid}) > 1:
         found = length_controlled_win_rate(
-            wins, [len(duel.ours.text) for duel, _ in valid], [len(duel.start.text) for duel, _ in valid],
-            [duel.prompt.id for duel, _ in valid], resamples=resamples, seed=seed,
+            wins,
+            [len(duel.ours.text) for duel, _ in valid],
+            [len(duel.start.text) for duel, _ in valid],
+            [duel.prompt.id for duel, _ in valid],
+            resamples=resamples,
+            seed=seed,
         )
     total = outcomes.statistics.total
     return WinRate(
-        compared=outcomes.statistics.comparisons + outcomes.identical, wins=wins.count(1.0), losses=wins.count(0.0),
-        ties=wins.count(0.5), identical=outcomes.identical, invalid=outcomes.statistics.unlabelled,
-        invalid_reasons=dict(sorted(total.reasons.items())), flip_rate=total.flips / total.both_orders if total.both_orders else None,
-        rate=found.raw if found else None, length_controlled=found.win_rate if found else None,
+        compared=outcomes.statistics.comparisons + outcomes.identical,
+        wins=wins.count(1.0),
+        losses=wins.count(0.0),
+        ties=wins.count(0.5),
+        identical=outcomes.identical,
+        invalid=outcomes.statistics.unlabelled,
+        invalid_reasons=dict(sorted(total.reasons.items())),
+        flip_rate=total.flips / total.both_orders if total.both_orders else None,
+        rate=found.raw if found else None,
+        length_controlled=found.win_rate if found else None,
         length_effect=found.length_effect if found else None,
     )
 
@@ -83,13 +93,18 @@ def judge_note(name: str, win: WinRate) -> list[str]:
     if win.invalid <= MANY * win.compared:
         return []
     reasons = ", ".join(f"{reason} {count}" for reason, count in win.invalid_reasons.items())
-    return [f"{win.invalid} of {win.compared} pairs of {name} have no valid verdict ({reasons}) and are left out of its win rate"]
+    return [
+        f"{win.invalid} of {win.compared} pairs of {name} have no valid verdict ({reasons}) and are left out "
+        "of its win rate"
+    ]
 
 
 def _comparison(duel: Duel, beyond: int) -> Comparison:
     """The policy's number goes on after the start policy's, so that no two completions have one id."""
     index = duel.ours.index + beyond
-    return Comparison(prompt=duel.prompt, a=replace(duel.ours, index=index, id=f"{duel.prompt.id}/{index}"), b=duel.start)
+    return Comparison(
+        prompt=duel.prompt, a=replace(duel.ours, index=index, id=f"{duel.prompt.id}/{index}"), b=duel.start
+    )
 
 
 def _outcome(logit: float | None) -> float | None:

@@ -10,7 +10,8 @@ import torch
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Products of tiny matrices are not worth a second thread; threads that wait for each other only hold up the machine."""
+    """Products of tiny matrices are not worth a second thread; threads that wait for each other only hold up
+    the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,5 @@
-"""Attention by products gives the states and the gradients of torch's fused kernel, in the architectures that people train."""
+"""Attention by products gives the states and the gradients of torch's fused kernel, in the architectures that
+people train."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ def run(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
     states = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     real = states[mask[:, -1] > 0] if mask.dim() == 4 else states[mask.bool()]
     (real * torch.linspace(-1, 1, real.numel()).view_as(real)).sum().backward()
-    return real.detach(), {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    return real.detach(), {
+        name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+    }
 
 
 @pytest.mark.parametrize("tokens", [24, attention.KEPT_KEYS + 8], ids=["kept", "computed again"])
@@ -42,7 +45,9 @@ def test_products_are_the_fused_kernel(kind: Kind, tokens: int, monkeypatch: pyt
     torch.testing.assert_close(ours, fused, rtol=1e-4, atol=1e-4)
     assert gradients.keys() == fused_gradients.keys()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, fused_gradients[name], rtol=1e-3, atol=1e-4 * float(fused_gradients[name].abs().max()))
+        torch.testing.assert_close(
+            gradient, fused_gradients[name], rtol=1e-3, atol=1e-4 * float(fused_gradients[name].abs().max())
+        )
 
 
 def test_a_mask_may_say_what_is_seen() -> None:
@@ -52,7 +57,9 @@ def test_a_mask_may_say_what_is_seen() -> None:
     seen[..., 5:, 2:5] = False
     with torch.no_grad():
         ours = base.hidden(ids, seen, torch.arange(8)[None])
-        fused = base.model.get_decoder()(input_ids=ids, attention_mask=seen, position_ids=torch.arange(8)[None], use_cache=False)
+        fused = base.model.get_decoder()(
+            input_ids=ids, attention_mask=seen, position_ids=torch.arange(8)[None], use_cache=False
+        )
     torch.testing.assert_close(ours, fused.last_hidden_state, rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,5 @@
-"""Best of K on a toy policy: it raises the reward, measures what it made, and changes nothing that it must not."""
+"""Best of K on a toy policy: it raises the reward, measures what it made, and changes nothing that it must
+not."""
 
 from __future__ import annotations
 
@@ -23,8 +24,14 @@ from rlaif.stages.best_of_k import best_of_k
 from rlaif.types import Message, Prompt
 
 QUICK: dict[str, Any] = {
-    "k": 8, "max_new_tokens": 6, "missing_eos_penalty": 0.0, "lora_rank": 4, "lora_alpha": 8.0, "learning_rate": 5e-3,
-    "batch_size": 8, "micro_batch": 8,
+    "k": 8,
+    "max_new_tokens": 6,
+    "missing_eos_penalty": 0.0,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "learning_rate": 5e-3,
+    "batch_size": 8,
+    "micro_batch": 8,
 }
 LEARN: dict[str, Any] = QUICK | {"k": 16, "epochs": 3}
 VOWELS = FunctionReward(share_of_vowels)
@@ -34,12 +41,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(
-    base: SharedBase, *, seed: int = 0, reward: Any = VOWELS, asked: Sequence[Prompt] | None = None, **options: Any
+    base: SharedBase,
+    *,
+    seed: int = 0,
+    reward: Any = VOWELS,
+    asked: Sequence[Prompt] | None = None,
+    **options: Any,
 ) -> BestOfKResult:
     names = ("student", "messages", "role")
     given = {name: options.pop(name) for name in names if name in options}
     config = BestOfKConfig(**QUICK | options)
-    return best_of_k(prompts(16) if asked is None else asked, base=base, reward=reward, config=config, seed=seed, **given)
+    return best_of_k(
+        prompts(16) if asked is None else asked, base=base, reward=reward, config=config, seed=seed, **given
+    )
 
 
 def reference_logits(base: SharedBase) -> torch.Tensor:
@@ -57,7 +71,9 @@ def test_it_raises_the_reward_round_by_round_and_the_reference_stays() -> None:
     result = run(base, **LEARN | {"rounds": 2})
     first, second = result.rounds
     assert result.student.start_reward == first.growth[0].reward < 0.3
-    assert second.growth[0].reward > first.growth[0].reward + 0.1, "the second round samples from the policy that the first made"
+    assert second.growth[0].reward > first.growth[0].reward + 0.1, (
+        "the second round samples from the policy that the first made"
+    )
     assert result.student.reward > 0.8
     assert first.loss_after < first.loss_before
     assert first.kept_reward > first.growth[0].reward
@@ -74,7 +90,9 @@ def test_more_than_the_best_can_be_learned(keep: Any) -> None:
 
 
 def test_with_the_sign_turned_it_goes_the_other_way() -> None:
-    result = run(toy_base(), reward=FunctionReward(lambda prompt, given: -share_of_vowels(prompt, given)), **LEARN)
+    result = run(
+        toy_base(), reward=FunctionReward(lambda prompt, given: -share_of_vowels(prompt, given)), **LEARN
+    )
     assert result.student.reward > -0.1
 
 
@@ -88,7 +106,12 @@ def test_the_reward_grows_with_k_and_the_round_is_counted() -> None:
     assert 0 < report.kl_estimate <= report.growth[-1].kl_bound
     assert (report.prompts, report.completions, report.learned) == (16, 128, 16)
     counts = result.counts()
-    assert (counts["completions"], counts["learned"], counts["refused"], counts["duplicates"]) == (128, 16, 0, 0)
+    assert (counts["completions"], counts["learned"], counts["refused"], counts["duplicates"]) == (
+        128,
+        16,
+        0,
+        0,
+    )
     assert result.as_dict()["rounds"][0]["growth"][-1]["k"] == 8
 
 
@@ -96,8 +119,11 @@ def test_the_kl_is_that_of_the_student_on_its_own_samples() -> None:
     base = toy_base()
     result = run(base, **LEARN | {"measure_prompts": 5, "epochs": 6})
     assert result.student.prompts == 5
-    assert result.student.kl > result.rounds[0].growth[-1].kl_bound, "learned for so long, a student passes the selection's bound"
-    # A slow reference: the KL over the whole distribution at each position of many samples, by a full forward pass each.
+    assert result.student.kl > result.rounds[0].growth[-1].kl_bound, (
+        "learned for so long, a student passes the selection's bound"
+    )
+    # A slow reference: the KL over the whole distribution at each position of many samples, by a full forward
+    # pass each.
     sampler = Sampler(base, max_new_tokens=6, temperature=1.0)
     with base.role("policy"):
         episodes = sampler.sample([sampler.question(p, p.messages) for p in prompts(16)], samples=4, seed=9)
@@ -107,14 +133,18 @@ def test_the_kl_is_that_of_the_student_on_its_own_samples() -> None:
         logits = []
         for role in ("policy", "reference"):
             with torch.no_grad(), base.role(role):
-                logits.append(base.logits_at(base.hidden(ids, torch.ones_like(ids)))[:, len(row.prompt_ids) - 1 : -1])
+                logits.append(
+                    base.logits_at(base.hidden(ids, torch.ones_like(ids)))[:, len(row.prompt_ids) - 1 : -1]
+                )
         total += float(exact_kl(*logits).sum())
     assert result.student.kl == pytest.approx(total / len(episodes), rel=0.3)
     assert result.student.kl_token == pytest.approx(result.student.kl / result.student.length, rel=1e-4)
 
 
 def test_what_was_kept_comes_back_as_rows_for_sft() -> None:
-    result = run(toy_base(), keep=2, messages=lambda prompt: (Message("user", "p" + prompt.messages[0].content),))
+    result = run(
+        toy_base(), keep=2, messages=lambda prompt: (Message("user", "p" + prompt.messages[0].content),)
+    )
     assert len(result.rows) == 32
     row = result.rows[0]
     assert row["prompt"][0]["content"].startswith("pabc")
@@ -126,14 +156,18 @@ def test_a_cut_completion_is_passed_over_where_another_ended() -> None:
     cut, free = (run(toy_base(), k=16, missing_eos_penalty=penalty, epochs=1) for penalty in (10.0, 0.0))
     ended = [[row["finish"] for row in result.rows].count("stop") for result in (cut, free)]
     assert ended[0] > ended[1]
-    assert cut.rounds[0].growth[0].reward == free.rounds[0].growth[0].reward, "reported rewards are without the penalty"
+    assert cut.rounds[0].growth[0].reward == free.rounds[0].growth[0].reward, (
+        "reported rewards are without the penalty"
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     one, two = toy_base(), toy_base()
     results = [run(base, asked=prompts(4), rounds=2) for base in (one, two)]
     assert results[0] == results[1]
-    assert all(torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True)
+    )
     assert run(toy_base(), asked=prompts(4), seed=1).rows != results[0].rows
 
 
@@ -150,7 +184,11 @@ def test_a_reward_model_is_read_on_its_own_base(resident: bool) -> None:
     result = run(base, reward=model, **LEARN | {"k": 8, "epochs": 6})
     assert result.student.reward > result.student.start_reward + 2 * result.student.reward_error
     # Where the text is all that was sampled (the toy policy also says control tokens, which text leaves out).
-    rows = [row for row in result.rows if row["tokens"] == len(row["completion"][0]["content"]) + (row["finish"] == "stop")]
+    rows = [
+        row
+        for row in result.rows
+        if row["tokens"] == len(row["completion"][0]["content"]) + (row["finish"] == "stop")
+    ]
     assert len(rows) > 4
     texts = [tuple(Message(**turn) for turn in (*row["prompt"], *row["completion"])) for row in rows]
     assert [row["reward"] for row in rows] == pytest.approx(model.score(texts), abs=1e-4)

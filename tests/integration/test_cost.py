@@ -25,7 +25,8 @@ from rlaif.stages.sft import train_sft
 
 torch.set_num_threads(1)
 
-# Per layer: q and o 32 × 32, k and v 32 × 16, gate, up and down 32 × 64, two norms of 32; two layers and the last norm; the head.
+# Per layer: q and o 32 × 32, k and v 32 × 16, gate, up and down 32 × 64, two norms of 32; two layers and the
+# last norm; the head.
 P = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32
 A = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
 E = 32 * 20
@@ -63,8 +64,12 @@ def test_a_forward_pass(base: SharedBase) -> None:
     with torch.no_grad():
         assert spent(base, lambda: passed(base, REFERENCE)) == 2 * (15 * P + 3 * E)
         assert spent(base, lambda: passed(base, "policy")) == 2 * (15 * (P + A) + 3 * E)
-        assert spent(base, lambda: passed(base, "policy")) == forward_flops(base, "policy", tokens=15, logits=3)
-    assert spent(base, lambda: passed(base, "still")) == 2 * (15 * (P + A) + 3 * E), "nothing of it is trained"
+        assert spent(base, lambda: passed(base, "policy")) == forward_flops(
+            base, "policy", tokens=15, logits=3
+        )
+    assert spent(base, lambda: passed(base, "still")) == 2 * (15 * (P + A) + 3 * E), (
+        "nothing of it is trained"
+    )
 
 
 def test_a_backward_pass(base: SharedBase) -> None:
@@ -95,10 +100,18 @@ def test_nothing_is_counted_after_the_block_and_an_error_takes_the_hooks_off(bas
 
 
 def test_sft_by_hand() -> None:
-    """Two rows of one length, one pass: padded to the least width, and the prompts share too little to be computed once."""
-    rows = [{"prompt": [{"role": "user", "content": text}], "completion": [{"role": "assistant", "content": "aei"}]} for text in "ab"]
+    """Two rows of one length, one pass: padded to the least width, and the prompts share too little to be
+    computed once."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": text}],
+            "completion": [{"role": "assistant", "content": "aei"}],
+        }
+        for text in "ab"
+    ]
     result = train_sft(rows, base=toy_base(), config=SftConfig(**QUICK, held_out=0), seed=0)
-    read, learned = 2 * WIDTH, 2 * 4  # <|user|> letter <|assistant|> and three letters, padded; three letters and the end token
+    # <|user|> letter <|assistant|> and three letters, padded; three letters and the end token.
+    read, learned = 2 * WIDTH, 2 * 4
     assert result.cost.flops == read * (4 * P + 6 * A) + learned * 4 * E
     assert (result.cost.tokens, result.cost.curve) == (0, ())
     assert result.cost.seconds > 0
@@ -106,30 +119,53 @@ def test_sft_by_hand() -> None:
 
 def pairs(count: int) -> list[PreferencePair]:
     return [
-        PreferencePair(id=f"r{number}", prompt=prompt.messages, chosen="aei", rejected="bcd", p_chosen=0.9, group=prompt.id)
+        PreferencePair(
+            id=f"r{number}",
+            prompt=prompt.messages,
+            chosen="aei",
+            rejected="bcd",
+            p_chosen=0.9,
+            group=prompt.id,
+        )
         for number, prompt in enumerate(prompts(count))
     ]
 
 
 def test_dpo_asks_the_reference_once_and_learns_each_epoch() -> None:
-    results = [train_dpo(pairs(8), base=toy_base(), config=DpoConfig(**QUICK, epochs=epochs), seed=0) for epochs in (1, 2, 3)]
+    results = [
+        train_dpo(pairs(8), base=toy_base(), config=DpoConfig(**QUICK, epochs=epochs), seed=0)
+        for epochs in (1, 2, 3)
+    ]
     costs = [result.cost.flops or 0.0 for result in results]
     assert costs[2] - costs[1] == pytest.approx(costs[1] - costs[0])
     asked = costs[0] - (costs[1] - costs[0])
-    assert 0.3 < asked / (costs[1] - costs[0]) < 0.5, "a forward pass without adapter, beside a forward and a backward one with it"
+    assert 0.3 < asked / (costs[1] - costs[0]) < 0.5, (
+        "a forward pass without adapter, beside a forward and a backward one with it"
+    )
 
 
 # Curves
 
 
 def test_ppo_tells_the_flops_of_each_step() -> None:
-    settings = {**QUICK, "episodes": 4, "max_new_tokens": 4, "steps": 2, "missing_eos_penalty": 0.0, "epochs": 1}
+    settings = {
+        **QUICK,
+        "episodes": 4,
+        "max_new_tokens": 4,
+        "steps": 2,
+        "missing_eos_penalty": 0.0,
+        "epochs": 1,
+    }
     result = train_ppo(prompts(4), base=toy_base(), reward=VOWELS, config=PpoConfig(**settings), seed=0)
-    twice = train_ppo(prompts(4), base=toy_base(), reward=VOWELS, config=PpoConfig(**settings | {"epochs": 2}), seed=0)
+    twice = train_ppo(
+        prompts(4), base=toy_base(), reward=VOWELS, config=PpoConfig(**settings | {"epochs": 2}), seed=0
+    )
     one, two = (found.history[0]["flops"] or 0 for found in (result, twice))
     tokens = 4 * 4
     assert two - one > tokens * (4 * P + 6 * A)
-    assert one > tokens * (2 * (P + A) + 2 * P + 4 * P + 6 * A), "sampled by the policy, scored by the reference, learned once"
+    assert one > tokens * (2 * (P + A) + 2 * P + 4 * P + 6 * A), (
+        "sampled by the policy, scored by the reference, learned once"
+    )
 
 
 def test_the_curve_of_ppo_puts_a_rollout_before_the_update_it_feeds() -> None:
@@ -139,19 +175,28 @@ def test_the_curve_of_ppo_puts_a_rollout_before_the_update_it_feeds() -> None:
     ]
     found = ppo_cost(history)
     assert found == TrainingCost(
-        tokens=310, seconds=9.0, flops=3e6, curve=(CurvePoint(0, 0.0, 0.1), CurvePoint(100, 3.0, 0.3), CurvePoint(220, 7.0, 0.4)),
+        tokens=310,
+        seconds=9.0,
+        flops=3e6,
+        curve=(CurvePoint(0, 0.0, 0.1), CurvePoint(100, 3.0, 0.3), CurvePoint(220, 7.0, 0.4)),
     )
     assert ppo_cost(history[:1]).curve == ()
     assert ppo_cost([{"reward": 0.1, "tokens": 90}, history[0]]).flops is None, "steps of an older version"
 
 
 def test_the_curve_of_best_of_k_begins_at_the_start_policy_and_ends_at_what_was_made() -> None:
-    config = BestOfKConfig(**QUICK, k=4, max_new_tokens=4, rounds=2, missing_eos_penalty=0.0, learning_rate=5e-3)
+    config = BestOfKConfig(
+        **QUICK, k=4, max_new_tokens=4, rounds=2, missing_eos_penalty=0.0, learning_rate=5e-3
+    )
     result = best_of_k(prompts(6), base=toy_base(), reward=VOWELS, config=config, seed=0)
     first, second, last = result.cost.curve
     assert (first.tokens, first.seconds, first.value) == (0, 0, result.student.start_reward)
     assert (second.tokens, second.value) == (result.rounds[0].tokens, result.rounds[1].growth[0].reward)
-    assert (last.tokens, last.seconds, last.value) == (result.cost.tokens, result.cost.seconds, result.student.reward)
+    assert (last.tokens, last.seconds, last.value) == (
+        result.cost.tokens,
+        result.cost.seconds,
+        result.student.reward,
+    )
     assert result.cost.tokens == result.counts()["tokens"]
     assert 0 < second.seconds < last.seconds
     sampled = result.cost.tokens * 2 * P
@@ -160,6 +205,8 @@ def test_the_curve_of_best_of_k_begins_at_the_start_policy_and_ends_at_what_was_
 
 def test_a_student_has_no_curve() -> None:
     config = BestOfKConfig(**QUICK, k=4, max_new_tokens=4, missing_eos_penalty=0.0)
-    result = best_of_k(prompts(6), base=toy_base(), student=toy_base(seed=5), reward=VOWELS, config=config, seed=0)
+    result = best_of_k(
+        prompts(6), base=toy_base(), student=toy_base(seed=5), reward=VOWELS, config=config, seed=0
+    )
     assert result.cost.curve == ()
     assert result.cost.flops

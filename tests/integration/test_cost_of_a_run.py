@@ -1,4 +1,5 @@
-"""What a run may cost is a matter of the run, not of one invocation: it is kept, shared by its models, printed and planned."""
+"""What a run may cost is a matter of the run, not of one invocation: it is kept, shared by its models,
+printed and planned."""
 
 from __future__ import annotations
 
@@ -20,11 +21,25 @@ SERVER = ("--server", "reads=logprobs", "--server", "continues=false")
 def _label(out: Path, url: str, *rest: object) -> tuple[object, ...]:
     responses = out.parent / "responses.jsonl"
     if not responses.exists():
-        lines = [json.dumps({"prompt": f"Say {number}.", "responses": ["Gladly.", "No."]}) for number in range(12)]
+        lines = [
+            json.dumps({"prompt": f"Say {number}.", "responses": ["Gladly.", "No."]}) for number in range(12)
+        ]
         responses.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return (
-        "label", "--responses", responses, "--constitution", "default", "--judge", "openai:toy", "--base-url", url, *SERVER, *PRICES,
-        "--out", out, *rest,
+        "label",
+        "--responses",
+        responses,
+        "--constitution",
+        "default",
+        "--judge",
+        "openai:toy",
+        "--base-url",
+        url,
+        *SERVER,
+        *PRICES,
+        "--out",
+        out,
+        *rest,
     )
 
 
@@ -82,7 +97,8 @@ def test_an_account_survives_a_process_that_is_killed(tmp_path: Path) -> None:
     first.add(Spent("other", 1, 1, 1, 0.0))
     rows_of_a_living_process = path.read_text(encoding="utf-8")
     first.close()
-    path.write_text(rows_of_a_living_process + '{"model": "toy", "requ', encoding="utf-8")  # killed in the middle of a line
+    # Killed in the middle of a line.
+    path.write_text(rows_of_a_living_process + '{"model": "toy", "requ', encoding="utf-8")
     with Spending(path) as second:
         assert second.cost == 1.5
         assert second.models == (Spent("toy", 3, 30, 3, 1.5), Spent("other", 1, 1, 1, 0.0))
@@ -95,7 +111,13 @@ COUNTS = '"requests": 1, "prompt_tokens": 1, "completion_tokens": 1'
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "7", '{"model": "toy"}', f'{{"model": 1, {COUNTS}, "cost": 1}}', f'{{"model": "toy", {COUNTS}, "cost": NaN}}'],
+    [
+        "{",
+        "7",
+        '{"model": "toy"}',
+        f'{{"model": 1, {COUNTS}, "cost": 1}}',
+        f'{{"model": "toy", {COUNTS}, "cost": NaN}}',
+    ],
 )
 def test_a_damaged_account_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / SPENDING).write_text(line + "\n", encoding="utf-8")

@@ -1,4 +1,5 @@
-"""Same seed, same bytes; batch size does not matter; labels equal a slow reference that asks one question at a time, unpadded."""
+"""Same seed, same bytes; batch size does not matter; labels equal a slow reference that asks one question at
+a time, unpadded."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ from rlaif.types import Comparison, Completion, Message, Principle, Prompt
 
 WORDS = ("the cat", "naïve 日本", "you 🙂", "there\n\nin it")
 FILES = (
-    "sample/completions.jsonl", "label/preferences.jsonl", "label/verdicts.jsonl", "label/statistics.json", "revise/sft.jsonl",
+    "sample/completions.jsonl",
+    "label/preferences.jsonl",
+    "label/verdicts.jsonl",
+    "label/statistics.json",
+    "revise/sft.jsonl",
     "revise/revisions.jsonl",
 )
 RECIPE = """
@@ -48,7 +53,10 @@ def answers(tmp_path: Path) -> Path:
     """Six completions of very different lengths, three a prompt."""
     path = tmp_path / "answers.jsonl"
     texts = [f"{WORDS[number % 4]} " * (1 + 7 * number) for number in range(6)]
-    found = [{"prompt": f"Say {'more ' * (number // 3)}of it!", "completion": text.strip()} for number, text in enumerate(texts)]
+    found = [
+        {"prompt": f"Say {'more ' * (number // 3)}of it!", "completion": text.strip()}
+        for number, text in enumerate(texts)
+    ]
     path.write_text("\n".join(json.dumps(row) for row in found), encoding="utf-8")
     return path
 
@@ -62,7 +70,9 @@ def finish(out: Path, model: object, *options: object) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["scripted", "tiny"])
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kind: str, tiny: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    kind: str, tiny: Path, tmp_path: Path
+) -> None:
     model = tiny if kind == "tiny" else "scripted"
     runs = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
@@ -75,9 +85,23 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(kind: str, t
 
 def judged(out: Path, *, by: Path, answers: Path, protocol: str) -> Path:
     said = call(
-        "label", "--constitution", "warmth" if protocol == "pointwise" else "concise", "--protocol", protocol, "--principles", "all",
-        "--responses", answers, "--model", by, "--dtype", "float32", "--out", out,
-        "--journal", out.with_suffix(".sqlite"),
+        "label",
+        "--constitution",
+        "warmth" if protocol == "pointwise" else "concise",
+        "--protocol",
+        protocol,
+        "--principles",
+        "all",
+        "--responses",
+        answers,
+        "--model",
+        by,
+        "--dtype",
+        "float32",
+        "--out",
+        out,
+        "--journal",
+        out.with_suffix(".sqlite"),
     )
     assert said.status == 0, said.err
     return out / "label"
@@ -101,14 +125,16 @@ def test_batch_size_changes_no_label(
             assert abs(one["p_a"] - other["p_a"]) < 1e-3
 
 
-# A slow reference -----------------------------------------------------------------------------------------------------------------
+# A slow reference -------------------------------------------------------------------------------------------
 
 
 class Slow:
     """Asks a tiny model one question at a time: no batch, no padding, no journal, all logits."""
 
     def __init__(self, folder: Path) -> None:
-        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
 
     def log_odds(self, prompt: Any) -> float:
@@ -118,7 +144,9 @@ class Slow:
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=not opened, continue_final_message=opened
         )
-        first, second = (self.tokenizer(text + label, add_special_tokens=False)["input_ids"] for label in prompt.labels)
+        first, second = (
+            self.tokenizer(text + label, add_special_tokens=False)["input_ids"] for label in prompt.labels
+        )
         at = next(place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
         with torch.no_grad():
             logits = self.model(input_ids=torch.tensor([first[:at]])).logits[0, -1].double()
@@ -130,7 +158,8 @@ def sigmoid(logit: float) -> float:
 
 
 def reference(protocol: str, tiny: Path, answers: Path) -> dict[frozenset[str], dict[str, float]]:
-    """For each pair of completions, P(it is the better one) of each of the two: both orders, all principles, weighted."""
+    """For each pair of completions, P(it is the better one) of each of the two: both orders, all principles,
+    weighted."""
     constitution = load_constitution("warmth" if protocol == "pointwise" else "concise")
     library, slow = PromptLibrary(), Slow(tiny)
     half = "question" if protocol == "pointwise" else "comparison"
@@ -138,17 +167,25 @@ def reference(protocol: str, tiny: Path, answers: Path) -> dict[frozenset[str], 
 
     def logit(prompt: Prompt, a: Completion, b: Completion, principle: Principle) -> float:
         if protocol == "pointwise":
-            score_a, score_b = (slow.log_odds(library.judge_pointwise(prompt, each, principle)) for each in (a, b))
+            score_a, score_b = (
+                slow.log_odds(library.judge_pointwise(prompt, each, principle)) for each in (a, b)
+            )
             return score_a - score_b
         pair = Comparison(prompt, a, b)
-        ab, ba = (slow.log_odds(library.judge_pairwise(each, principle, constitution)) for each in (pair, pair.swap()))
+        ab, ba = (
+            slow.log_odds(library.judge_pairwise(each, principle, constitution))
+            for each in (pair, pair.swap())
+        )
         return (ab - ba) / 2
 
     found: dict[frozenset[str], dict[str, float]] = {}
     for one, other in combinations(rows(answers), 2):
         if one["prompt"] == other["prompt"]:
             prompt = Prompt(id="p", messages=(Message("user", one["prompt"]),))
-            a, b = (Completion(str(at), "p", at, row["completion"], "given", "given") for at, row in enumerate((one, other)))
+            a, b = (
+                Completion(str(at), "p", at, row["completion"], "given", "given")
+                for at, row in enumerate((one, other))
+            )
             total = sum(principle.weight * logit(prompt, a, b, principle) for principle in principles)
             mean = total / sum(principle.weight for principle in principles)
             found[frozenset((a.text, b.text))] = {a.text: sigmoid(mean), b.text: sigmoid(-mean)}
@@ -156,9 +193,7 @@ def reference(protocol: str, tiny: Path, answers: Path) -> dict[frozenset[str], 
 
 
 @pytest.mark.parametrize("protocol", ["pairwise", "pointwise"])
-def test_labels_equal_the_slow_reference(
-    protocol: str, tiny: Path, answers: Path, tmp_path: Path
-) -> None:
+def test_labels_equal_the_slow_reference(protocol: str, tiny: Path, answers: Path, tmp_path: Path) -> None:
     expected = reference(protocol, tiny, answers)
     found = rows(judged(tmp_path / "run", by=tiny, answers=answers, protocol=protocol) / "preferences.jsonl")
     assert len(found) == len(expected) == 6

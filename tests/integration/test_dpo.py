@@ -1,4 +1,5 @@
-"""DPO on the resident base: it separates, learns soft labels as probabilities, and is plain TRL's training for hard ones."""
+"""DPO on the resident base: it separates, learns soft labels as probabilities, and is plain TRL's training
+for hard ones."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ from rlaif.results.preferences import pairs_from_rows, split_by_prompt
 from rlaif.stages.dpo import DpoResult, train_dpo
 
 QUICK: dict[str, Any] = {
-    "epochs": 4, "learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8.0, "batch_size": 8, "micro_batch": 8, "held_out": 0.25,
+    "epochs": 4,
+    "learning_rate": 1e-2,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "batch_size": 8,
+    "micro_batch": 8,
+    "held_out": 0.25,
 }
 
 
@@ -35,8 +42,12 @@ def some_rows(count: int = 16, p: float = 1.0, **columns: Any) -> list[dict[str,
 
     return [
         {
-            "id": f"r{number}", "prompt": [message.as_dict() for message in prompt.messages], "p_chosen": p,
-            "chosen": turn("aei" * (1 + number % 2)), "rejected": turn("bcd" + "f" * (number % 3)), **columns,
+            "id": f"r{number}",
+            "prompt": [message.as_dict() for message in prompt.messages],
+            "p_chosen": p,
+            "chosen": turn("aei" * (1 + number % 2)),
+            "rejected": turn("bcd" + "f" * (number % 3)),
+            **columns,
         }
         for number, prompt in enumerate(prompts(count))
     ]
@@ -54,9 +65,14 @@ def reference_logits(base: SharedBase) -> torch.Tensor:
 
 def test_it_separates_and_the_reference_stays() -> None:
     base = toy_base()
-    before, weights = reference_logits(base), {name: weight.clone() for name, weight in base.model.named_parameters()}
+    before, weights = (
+        reference_logits(base),
+        {name: weight.clone() for name, weight in base.model.named_parameters()},
+    )
     result = train(base, some_rows())
-    assert result.steps[0].loss == pytest.approx(0.6931, abs=1e-3), "log 2: policy and reference are one at first"
+    assert result.steps[0].loss == pytest.approx(0.6931, abs=1e-3), (
+        "log 2: policy and reference are one at first"
+    )
     assert result.steps[-1].loss < 0.2
     assert result.report.held_out.accuracy == 1
     assert result.report.held_out.loss < 0.3
@@ -69,7 +85,9 @@ def test_it_separates_and_the_reference_stays() -> None:
 
 
 def test_soft_labels_are_learned_as_probabilities_and_hard_ones_are_not() -> None:
-    soft, hard = (train(toy_base(), some_rows(p=0.8), epochs=6, labels=labels).report for labels in ("soft", "hard"))
+    soft, hard = (
+        train(toy_base(), some_rows(p=0.8), epochs=6, labels=labels).report for labels in ("soft", "hard")
+    )
     assert soft.margin == pytest.approx(1.386, abs=0.15), "the log-odds of 0.8"
     assert hard.margin > 2.5
 
@@ -85,18 +103,38 @@ def test_hard_labels_are_the_training_of_plain_trl(tmp_path: Path) -> None:
     result = train(ours, rows, **config)
     learned, _ = split_by_prompt(pairs_from_rows(rows), 0.25, seed=0)
     ids = {pair.id for pair in learned}
-    model = peft.get_peft_model(theirs.model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = peft.get_peft_model(
+        theirs.model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     start = toy_base()
-    start.add_adapter("policy", LoraSettings(rank=4, alpha=8.0), seed=seed_from(0, "adapter", "policy") % (1 << 31))
+    start.add_adapter(
+        "policy", LoraSettings(rank=4, alpha=8.0), seed=seed_from(0, "adapter", "policy") % (1 << 31)
+    )
     peft.set_peft_model_state_dict(model, start.adapter_state("policy"))
     columns = ("prompt", "chosen", "rejected")
     trainer = DPOTrainer(
-        model=model, processing_class=theirs.tokenizer,
-        train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in rows if row["id"] in ids]),
+        model=model,
+        processing_class=theirs.tokenizer,
+        train_dataset=Dataset.from_list(
+            [{name: row[name] for name in columns} for row in rows if row["id"] in ids]
+        ),
         args=TrlConfig(
-            output_dir=str(tmp_path), seed=seed_from(0, "dpo") % (1 << 31), num_train_epochs=4, learning_rate=1e-3, beta=0.3,
-            per_device_train_batch_size=4, gradient_accumulation_steps=2, weight_decay=0.0, lr_scheduler_type="linear", warmup_steps=0,
-            report_to="none", use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, logging_steps=1,
+            output_dir=str(tmp_path),
+            seed=seed_from(0, "dpo") % (1 << 31),
+            num_train_epochs=4,
+            learning_rate=1e-3,
+            beta=0.3,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            weight_decay=0.0,
+            lr_scheduler_type="linear",
+            warmup_steps=0,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=1,
         ),
     )
     trainer.train()
@@ -111,7 +149,9 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     one, two = toy_base(), toy_base()
     results = [train(base, some_rows(p=0.9), epochs=1) for base in (one, two)]
     assert results[0] == results[1]
-    assert all(torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True)
+    )
 
 
 def test_how_the_work_is_cut_up_changes_rounding_only() -> None:
@@ -123,11 +163,15 @@ def test_how_the_work_is_cut_up_changes_rounding_only() -> None:
 
 
 def test_rows_of_no_weight_teach_nothing() -> None:
-    wrong = [{**row, "chosen": row["rejected"], "rejected": row["chosen"], "weight": 0.0} for row in some_rows()]
+    wrong = [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"], "weight": 0.0} for row in some_rows()
+    ]
     one, two = toy_base(), toy_base()
     train(one, some_rows(), epochs=1)
     assert train(two, [*some_rows(), *wrong], epochs=1).report.pairs == 12
-    assert all(torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True)
+    )
 
 
 def test_bad_input_is_refused() -> None:

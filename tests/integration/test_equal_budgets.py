@@ -1,4 +1,5 @@
-"""What training took and how its reward rose with that, from the stages to the comparison; and a student on its own base."""
+"""What training took and how its reward rose with that, from the stages to the comparison; and a student on
+its own base."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from rlaif.progress import Silent
 
 JUDGE = "scripted:spine:swift"
 SHORT = {
-    "sample": {"limit": 8, "k": 3, "max_new_tokens": 6}, "label": {"judge": JUDGE}, "audit": {"variants": 2},
+    "sample": {"limit": 8, "k": 3, "max_new_tokens": 6},
+    "label": {"judge": JUDGE},
+    "audit": {"variants": 2},
     "reward": {"lora_rank": 2},
     "best-of-k": {"limit": 4, "k": 2, "max_new_tokens": 4, "lora_rank": 2},
     "ppo": {"limit": 4, "steps": 3, "episodes": 4, "max_new_tokens": 4, "lora_rank": 2},
@@ -63,7 +66,9 @@ def recipe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     for name, words in (("prompts", "one two three four"), ("held_out", "five six")):
         text = "".join(json.dumps({"prompt": f"Say {word}."}) + "\n" for word in words.split())
         (folder / f"{name}.jsonl").write_text(text)
-    return BOTH.format(model=model, prompts=folder / "prompts.jsonl", held_out=folder / "held_out.jsonl", vowels=VOWELS)
+    return BOTH.format(
+        model=model, prompts=folder / "prompts.jsonl", held_out=folder / "held_out.jsonl", vowels=VOWELS
+    )
 
 
 def run(text: str, out: Path, *overrides: str, progress: Silent | None = None) -> Path:
@@ -89,7 +94,9 @@ def finished(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_study_prints_the_policies_at_equal_tokens_and_at_equal_time(model: Path, tmp_path: Path) -> None:
     """The recipe that asks for it, shortened."""
     stages = [stage.name for stage in load_recipe("recipes/ppo_vs_best_of_k.yaml").stages]
-    settings = [f"stages.{stage}.{name}={value}" for stage in stages for name, value in SHORT.get(stage, {}).items()]
+    settings = [
+        f"stages.{stage}.{name}={value}" for stage in stages for name, value in SHORT.get(stage, {}).items()
+    ]
     overrides = [part for each in (f"model={model}", "dtype=float32", *settings) for part in ("--set", each)]
     said = call("run", "recipes/ppo_vs_best_of_k.yaml", *overrides, "--out", tmp_path / "run")
     assert said.status == 0, said.err
@@ -105,7 +112,10 @@ def test_the_study_prints_the_policies_at_equal_tokens_and_at_equal_time(model: 
 
 
 def test_the_curves_are_those_of_the_metrics(finished: Path) -> None:
-    history, (first, second, third) = rows(finished / "ppo" / "metrics.jsonl"), cost(finished / "ppo")["curve"]
+    history, (first, second, third) = (
+        rows(finished / "ppo" / "metrics.jsonl"),
+        cost(finished / "ppo")["curve"],
+    )
     assert [first["tokens"], second["tokens"]] == [0, history[0]["tokens"]]
     assert third["tokens"] == history[0]["tokens"] + history[1]["tokens"]
     assert [point["value"] for point in (first, second, third)] == [step["reward"] for step in history]
@@ -113,19 +123,25 @@ def test_the_curves_are_those_of_the_metrics(finished: Path) -> None:
     report = json.loads((finished / "best-of-k" / "report.json").read_text())
     assert (start["tokens"], start["value"]) == (0, report["student"]["start_reward"])
     assert (end["tokens"], end["value"]) == (report["counts"]["tokens"], report["student"]["reward"])
-    assert cost(finished / "ppo")["shows"] == "reward of training prompts", "it is no reward model that gives it"
+    assert cost(finished / "ppo")["shows"] == "reward of training prompts", (
+        "it is no reward model that gives it"
+    )
 
 
 def test_the_comparison_has_the_flops_of_training(finished: Path) -> None:
     found = compared(finished)
     (table,) = [table for table in found["tables"] if table["title"] == "Training"]
     flops = {row[0]: float(row[2]) for row in table["rows"]}
-    assert flops == {name: pytest.approx(cost(finished / name)["flops"], rel=1e-2) for name in ("ppo", "best-of-k")}
+    assert flops == {
+        name: pytest.approx(cost(finished / name)["flops"], rel=1e-2) for name in ("ppo", "best-of-k")
+    }
     assert all(value > 1e6 for value in flops.values())
     assert [each["budget"] for each in found["at_budgets"]] == ["tokens", "seconds"]
 
 
-def test_an_interrupted_run_has_the_curve_of_an_undisturbed_one(finished: Path, recipe: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_has_the_curve_of_an_undisturbed_one(
+    finished: Path, recipe: str, tmp_path: Path
+) -> None:
     with pytest.raises(Cut):
         run(recipe, tmp_path / "run", progress=CutAt())
     resumed, whole = (cost(out / "ppo") for out in (run(recipe, tmp_path / "run"), finished))
@@ -144,7 +160,10 @@ def test_other_sampling_settings_make_curves_that_are_not_compared(recipe: str, 
 def test_a_student_is_evaluated_on_its_own_base(recipe: str, model: Path, tmp_path: Path) -> None:
     student = save_tiny(tmp_path / "student", "qwen2", seed=3)
     out = run(recipe, tmp_path / "run", f"stages.best-of-k.student={student}")
-    policies = {each["name"]: each for each in json.loads((out / "evaluate" / "evaluation.json").read_text())["policies"]}
+    policies = {
+        each["name"]: each
+        for each in json.loads((out / "evaluate" / "evaluation.json").read_text())["policies"]
+    }
     assert policies["best-of-k"]["model"].startswith(str(student))
     assert policies["ppo"]["model"].startswith(str(model))
     assert policies["best-of-k"]["rows"]["texts"] != policies["start"]["rows"]["texts"]
@@ -153,12 +172,31 @@ def test_a_student_is_evaluated_on_its_own_base(recipe: str, model: Path, tmp_pa
     assert found["training"]["best-of-k"]["flops"] > 0
 
 
-def test_the_costs_come_along_when_policies_of_other_runs_are_evaluated(finished: Path, model: Path, tmp_path: Path) -> None:
+def test_the_costs_come_along_when_policies_of_other_runs_are_evaluated(
+    finished: Path, model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Say seven."}\n{"prompt": "Say eight."}\n')
     said = call(
-        "evaluate", "--policy", finished / "ppo", "--policy", finished / "best-of-k", "--model", model, "--dtype", "float32",
-        "--prompts", tmp_path / "asked.jsonl", "--no-win-rate", "--gold", "rlaif.metrics:length_words", "--samples", 2,
-        "--max-new-tokens", 4, "--out", tmp_path / "e",
+        "evaluate",
+        "--policy",
+        finished / "ppo",
+        "--policy",
+        finished / "best-of-k",
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--prompts",
+        tmp_path / "asked.jsonl",
+        "--no-win-rate",
+        "--gold",
+        "rlaif.metrics:length_words",
+        "--samples",
+        2,
+        "--max-new-tokens",
+        4,
+        "--out",
+        tmp_path / "e",
     )
     assert said.status == 0, said.err
     said = call("compare", tmp_path / "e" / "evaluate" / "evaluation.json", "--out", tmp_path / "c")

@@ -55,7 +55,13 @@ def more_vowels(comparisons: Sequence[Comparison]) -> Iterator[Judged]:
         gap = 10 * (vowels(each.prompt, each.a) - vowels(each.prompt, each.b))
         logit, reason = (None, "begins_with_h") if each.a.text.startswith("h") else (gap, "")
         verdicts = [
-            Verdict(each.id, principle_id="v", order=order, logit_a=None if logit is None else logit + sign, reason=reason)
+            Verdict(
+                each.id,
+                principle_id="v",
+                order=order,
+                logit_a=None if logit is None else logit + sign,
+                reason=reason,
+            )
             for order, sign in ((Order.AB, 1.0), (Order.BA, -1.0))
         ]
         yield Judged(comparison=each, verdicts=tuple(verdicts), logit_a=logit)
@@ -69,18 +75,29 @@ def length_reward(asked: Sequence[Prompt], completions: Sequence[Completion]) ->
 def found(base: SharedBase) -> Evaluation:
     policies = {"ppo": PolicySource(base, "ppo"), "start": PolicySource(base)}
     return evaluate(
-        prompts(6), policies, start="start", config=CONFIG, seed=7, metrics=METRICS, reward=ScoredReward("length", length_reward),
-        judge=more_vowels, resamples=200,
+        prompts(6),
+        policies,
+        start="start",
+        config=CONFIG,
+        seed=7,
+        metrics=METRICS,
+        reward=ScoredReward("length", length_reward),
+        judge=more_vowels,
+        resamples=200,
     )
 
 
 def sampled(base: SharedBase, role: str):
     sampler = Sampler(base, max_new_tokens=16, temperature=0.9)
     with base.role(role):
-        return sampler.sample([sampler.question(prompt, prompt.messages) for prompt in prompts(6)], samples=3, seed=7)
+        return sampler.sample(
+            [sampler.question(prompt, prompt.messages) for prompt in prompts(6)], samples=3, seed=7
+        )
 
 
-def test_completions_are_those_of_the_sampler_with_one_seed_for_all(base: SharedBase, found: Evaluation) -> None:
+def test_completions_are_those_of_the_sampler_with_one_seed_for_all(
+    base: SharedBase, found: Evaluation
+) -> None:
     assert [each.name for each in found.policies] == ["start", "ppo"]
     for result, role in zip(found.policies, (REFERENCE, "ppo"), strict=True):
         wanted = [row.completion for row in sampled(base, role).rows]
@@ -101,14 +118,20 @@ def test_measures_and_intervals(found: Evaluation) -> None:
         assert rows.measures["words"] == tuple(float(bool(text)) for text in rows.texts)
         assert sum(rows.measures["tokens"]) == result.cost.tokens
         first = rows.texts[:3]
-        assert rows.measures["distinct_1"][:3] == pytest.approx([len(set(filter(None, first))) / len(list(filter(None, first)))] * 3)
+        assert rows.measures["distinct_1"][:3] == pytest.approx(
+            [len(set(filter(None, first))) / len(list(filter(None, first)))] * 3
+        )
         assert set(rows.measures["refusal"]) == {0.0}
 
 
 def test_kl_is_that_of_a_slow_loop(base: SharedBase, found: Evaluation) -> None:
     def log_p(ids: list[int]) -> torch.Tensor:
         with torch.no_grad():
-            return (base.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0] / 0.9).double().log_softmax(-1)
+            return (
+                (base.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0] / 0.9)
+                .double()
+                .log_softmax(-1)
+            )
 
     episodes, wanted = sampled(base, "ppo"), []
     for at, row in enumerate(episodes.rows):
@@ -136,11 +159,15 @@ def test_wins_ties_and_invalid_verdicts_add_up(found: Evaluation) -> None:
     assert win is not None
     wanted: list[float | None] = []
     for ours, base_text in zip(ppo.rows.texts, start.rows.texts, strict=True):
-        gap = sum(x in "aeio" for x in ours) / max(len(ours), 1) - sum(x in "aeio" for x in base_text) / max(len(base_text), 1)
+        gap = sum(x in "aeio" for x in ours) / max(len(ours), 1) - sum(x in "aeio" for x in base_text) / max(
+            len(base_text), 1
+        )
         invalid = ours.startswith("h") and ours != base_text
         wanted.append(None if invalid else 0.5 if gap == 0 else float(gap > 0))
     assert ppo.rows.measures["win"] == tuple(wanted)
-    assert (win.wins, win.losses, win.ties, win.invalid) == tuple(wanted.count(x) for x in (1.0, 0.0, 0.5, None))
+    assert (win.wins, win.losses, win.ties, win.invalid) == tuple(
+        wanted.count(x) for x in (1.0, 0.0, 0.5, None)
+    )
     assert min(win.wins, win.losses, win.ties, win.invalid) > 0, "the seed should give all kinds"
     assert win.compared == 18
     valid = [x for x in wanted if x is not None]
@@ -167,7 +194,16 @@ def test_a_biased_judge_that_is_asked_in_both_orders_says_nothing(base: SharedBa
     judge = Judge(engine, Pairwise(PromptLibrary(), constitution), constitution, principles="all", seed=0)
     config = CONFIG.model_copy(update={"judged": 2})
     policies = {"start": PolicySource(base), "ppo": PolicySource(base, "ppo")}
-    found = evaluate(prompts(4), policies, start="start", config=config, seed=5, metrics=METRICS, judge=judge.judge, resamples=100)
+    found = evaluate(
+        prompts(4),
+        policies,
+        start="start",
+        config=config,
+        seed=5,
+        metrics=METRICS,
+        judge=judge.judge,
+        resamples=100,
+    )
     win = found.policy("ppo").win
     assert win is not None
     assert (win.compared, win.ties, win.invalid) == (8, 8, 0)
@@ -181,7 +217,15 @@ def test_the_start_policy_alone_needs_no_judge(base: SharedBase) -> None:
         assert not comparisons
         return ()
 
-    found = evaluate(prompts(2), {"start": PolicySource(base)}, start="start", config=CONFIG, seed=0, judge=nobody, resamples=100)
+    found = evaluate(
+        prompts(2),
+        {"start": PolicySource(base)},
+        start="start",
+        config=CONFIG,
+        seed=0,
+        judge=nobody,
+        resamples=100,
+    )
     assert found.gold is None
     assert found.policies[0].win is None
 
@@ -190,7 +234,8 @@ def test_the_start_policy_alone_needs_no_judge(base: SharedBase) -> None:
 
 
 def test_flops_by_hand(base: SharedBase, found: Evaluation) -> None:
-    # Per layer: q and o 32 × 32, k and v 32 × 16, gate, up and down 32 × 64, two norms of 32; then the last norm and the head 32 × 20.
+    # Per layer: q and o 32 × 32, k and v 32 × 16, gate, up and down 32 × 64, two norms of 32; then the last
+    # norm and the head 32 × 20.
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32
     body, head = 2 * layer + 32, 32 * 20
     assert forward_flops(base, REFERENCE, tokens=10, logits=3) == 2 * (10 * body + 3 * head)
@@ -211,10 +256,22 @@ def test_time_and_memory_are_told(found: Evaluation) -> None:
 # Refusals
 
 
-def run(base: SharedBase, *, metrics: Metrics = METRICS, asked: Sequence[Prompt] | None = None, start: str = "start") -> PolicyResult:
+def run(
+    base: SharedBase,
+    *,
+    metrics: Metrics = METRICS,
+    asked: Sequence[Prompt] | None = None,
+    start: str = "start",
+) -> PolicyResult:
     policies = {"start": PolicySource(base)}
     return evaluate(
-        prompts(2) if asked is None else asked, policies, start=start, config=CONFIG, seed=0, metrics=metrics, resamples=100
+        prompts(2) if asked is None else asked,
+        policies,
+        start=start,
+        config=CONFIG,
+        seed=0,
+        metrics=metrics,
+        resamples=100,
     ).policies[0]
 
 
@@ -224,7 +281,9 @@ def test_a_metric_without_a_number_names_the_prompt(base: SharedBase) -> None:
         run(base, metrics=late)
 
 
-def test_a_metric_that_cannot_work_fails_before_anything_is_sampled(base: SharedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_cannot_work_fails_before_anything_is_sampled(
+    base: SharedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Sampler, "sample", lambda *_, **__: pytest.fail("sampled"))
     with pytest.raises(DataError, match="completion p0/empty: the metric mean failed: ZeroDivisionError"):
         run(base, metrics=Metrics({"mean": lambda prompt, completion: 1 / len(completion.text)}))
@@ -250,9 +309,13 @@ def test_the_kl_is_left_out_between_tokenizers(base: SharedBase) -> None:
     tokenizer.add_tokens(["z"])
     other = SharedBase.from_model(toy_base().model, tokenizer)
     policies = {"start": PolicySource(base), "other": PolicySource(other)}
-    found = evaluate(prompts(2), policies, start="start", config=CONFIG, seed=0, metrics=METRICS, resamples=100)
+    found = evaluate(
+        prompts(2), policies, start="start", config=CONFIG, seed=0, metrics=METRICS, resamples=100
+    )
     assert "kl" not in found.policy("other").rows.measures
-    assert found.notes == ("other has another tokenizer than the reference, so its KL has no meaning and is left out",)
+    assert found.notes == (
+        "other has another tokenizer than the reference, so its KL has no meaning and is left out",
+    )
 
 
 def test_metrics_from_settings() -> None:

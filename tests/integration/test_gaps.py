@@ -1,4 +1,5 @@
-"""A server that fails and heals: a stage with unanswered questions says so, and the same command asks them again, and only them."""
+"""A server that fails and heals: a stage with unanswered questions says so, and the same command asks them
+again, and only them."""
 
 from __future__ import annotations
 
@@ -52,14 +53,19 @@ class Illness:
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Path]:
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text("".join(
-        json.dumps({"prompt": f"Say {n}.", "chosen": f"Gladly: {n}.", "rejected": "No."}) + "\n" for n in range(10)
-    ))
+    pairs.write_text(
+        "".join(
+            json.dumps({"prompt": f"Say {n}.", "chosen": f"Gladly: {n}.", "rejected": "No."}) + "\n"
+            for n in range(10)
+        )
+    )
     return {"pairs": pairs, "model": save_tiny(tmp_path / "model")}
 
 
 def results(run: Path) -> list[Any]:
-    written = [json.loads((run / name).read_text()) for name in ("audit/audit.json", "evaluate/evaluation.json")]
+    written = [
+        json.loads((run / name).read_text()) for name in ("audit/audit.json", "evaluate/evaluation.json")
+    ]
     return [timeless(each) for each in written] + rows(run / "label" / "preferences.jsonl")
 
 
@@ -67,7 +73,9 @@ def gaps(run: Path) -> dict[str, int]:
     return {path.parent.name: json.loads(path.read_text())["gaps"] for path in run.glob("*/manifest.json")}
 
 
-def test_only_the_gaps_are_asked_again_and_the_end_is_that_of_a_healthy_server(tmp_path: Path, inputs: dict[str, Path]) -> None:
+def test_only_the_gaps_are_asked_again_and_the_end_is_that_of_a_healthy_server(
+    tmp_path: Path, inputs: dict[str, Path]
+) -> None:
     illness = Illness()
     with MisbehavingServer(always=illness) as server:
         recipe = tmp_path / "recipe.yaml"
@@ -85,7 +93,11 @@ def test_only_the_gaps_are_asked_again_and_the_end_is_that_of_a_healthy_server(t
         assert again.status == 0, again.err
         assert set(gaps(ill).values()) == {0}
         assert "questions got no answer" not in again.out
-        assert len(server.asked) - asked == len({question_of(body) for body in server.asked[asked:]}) <= sum(found.values())
+        assert (
+            len(server.asked) - asked
+            == len({question_of(body) for body in server.asked[asked:]})
+            <= sum(found.values())
+        )
         healthy = tmp_path / "healthy" / "run"
         assert call("run", recipe, "--out", healthy).status == 0
         assert results(ill) == results(healthy)

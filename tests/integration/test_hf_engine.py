@@ -1,4 +1,5 @@
-"""The torch engine against slow references: one row at a time, no padding, full logits; and `model.generate`."""
+"""The torch engine against slow references: one row at a time, no padding, full logits; and
+`model.generate`."""
 
 from __future__ import annotations
 
@@ -23,11 +24,29 @@ from rlaif.models.load import load_engine
 from rlaif.types import Message
 
 T = TypeVar("T")
-WORDS = ["the", "in", "there", "A", "B", "yes", "you", "out", "father", "2024", "naïve", "日本", "🙂", "\n\n", "x  y"]
+WORDS = [
+    "the",
+    "in",
+    "there",
+    "A",
+    "B",
+    "yes",
+    "you",
+    "out",
+    "father",
+    "2024",
+    "naïve",
+    "日本",
+    "🙂",
+    "\n\n",
+    "x  y",
+]
 
 
 def engine(kind: Kind = "llama", *, chat: bool = True, context: int = 1024, **options: Any) -> HFEngine:
-    card = EngineCard(name=f"tiny-{kind}", revision="0", kind="hf", dtype="float32", context=context, chat=chat)
+    card = EngineCard(
+        name=f"tiny-{kind}", revision="0", kind="hf", dtype="float32", context=context, chat=chat
+    )
     return HFEngine(tiny_model(kind, context=context), tiny_tokenizer(chat=chat), card, **options)
 
 
@@ -46,7 +65,11 @@ def questions(count: int, *, seed: int = 0, labels: tuple[str, ...] = ("A", "B")
 def samples(count: int, *, k: int = 1, seed: int = 0, **sampling: Any) -> list[GenerationRequest]:
     settings = Sampling(**{"max_new_tokens": 12, **sampling})
     prompts = [request.messages for request in questions(count, seed=seed)]
-    return [GenerationRequest(prompt, settings, seed=1000 * at + copy) for at, prompt in enumerate(prompts) for copy in range(k)]
+    return [
+        GenerationRequest(prompt, settings, seed=1000 * at + copy)
+        for at, prompt in enumerate(prompts)
+        for copy in range(k)
+    ]
 
 
 def gather(batches: Iterable[Mapping[int, T]]) -> dict[int, T]:
@@ -59,7 +82,8 @@ def gather(batches: Iterable[Mapping[int, T]]) -> dict[int, T]:
 
 
 def slow_label_logprobs(model: Any, tokenizer: Any, request: LabelRequest, prompt: str) -> list[float]:
-    """The definition, one label at a time: the log-probability of the first token in which the labelled sequences differ."""
+    """The definition, one label at a time: the log-probability of the first token in which the labelled
+    sequences differ."""
     sequences = [tokenizer(prompt + label, add_special_tokens=False)["input_ids"] for label in request.labels]
     at = next(i for i in range(min(map(len, sequences))) if len({ids[i] for ids in sequences}) > 1)
     with torch.no_grad():
@@ -107,7 +131,9 @@ def test_a_plan_is_sorted_and_within_its_budget() -> None:
     costs = [rng.randint(1, 90) for _ in range(200)]
     batches = plan(costs, budget=256, rows=7)
     assert sorted(index for batch in batches for index in batch) == list(range(200))
-    assert all(len(batch) <= 7 and len(batch) * max(costs[index] for index in batch) <= 256 for batch in batches)
+    assert all(
+        len(batch) <= 7 and len(batch) * max(costs[index] for index in batch) <= 256 for batch in batches
+    )
     order = [costs[index] for batch in batches for index in batch]
     assert order == sorted(order, reverse=True)
     assert plan([500, 3], budget=256) == [[0], [1]]
@@ -116,15 +142,21 @@ def test_a_plan_is_sorted_and_within_its_budget() -> None:
 
 def test_label_tokens_are_found_in_context() -> None:
     judge = engine(chat=False)
-    # "Assistant: t" + "he" merges into " the", one token: the prompt's last two tokens are not in the prefix that is fed.
+    # "Assistant: t" + "he" merges into " the", one token: the prompt's last two tokens are not in the prefix
+    # that is fed.
     request = LabelRequest((Message("user", "x"), Message("assistant", "t")), ("he", "ox"))
     reading = gather(judge.label_logprobs([request]))[0]
     text = judge.form.render(request.messages)
     assert reading.tokens == len(judge.form.encode([text])[0]) - 2
-    assert reading.logprobs == pytest.approx(slow_label_logprobs(judge.model, judge.tokenizer, request, text), abs=1e-5)
+    assert reading.logprobs == pytest.approx(
+        slow_label_logprobs(judge.model, judge.tokenizer, request, text), abs=1e-5
+    )
     # Labels with a first token in common: that token is fed.
     shared = LabelRequest(user("x"), ("!A", "!B"))
-    assert gather(judge.label_logprobs([shared]))[0].tokens == len(judge.form.encode([judge.form.render(shared.messages)])[0]) + 1
+    assert (
+        gather(judge.label_logprobs([shared]))[0].tokens
+        == len(judge.form.encode([judge.form.render(shared.messages)])[0]) + 1
+    )
 
 
 @pytest.mark.parametrize("labels", [("A", "A"), ("A", "AB"), ("A", ""), ("A",), ("A1", "B", "A2")])
@@ -136,13 +168,23 @@ def test_labels_that_cannot_be_told_apart(labels: tuple[str, ...]) -> None:
 def test_a_prompt_longer_than_the_context() -> None:
     judge = engine(context=64)
     long, short = "long " * 40, "short"
-    readings = gather(judge.label_logprobs([LabelRequest(user(long), ("A", "B")), LabelRequest(user(short), ("A", "B"))]))
+    readings = gather(
+        judge.label_logprobs([LabelRequest(user(long), ("A", "B")), LabelRequest(user(short), ("A", "B"))])
+    )
     assert (readings[0].reason, readings[0].logprobs) == ("prompt_too_long", ())
     assert readings[0].tokens > 64
     assert readings[1].reason == ""
     sampling = Sampling(max_new_tokens=20)
-    completions = gather(judge.generate([GenerationRequest(user(long), sampling, 0), GenerationRequest(user(short), sampling, 0)]))
-    assert (completions[0].finish, completions[0].reason, completions[0].tokens) == ("refused", "prompt_too_long", 0)
+    completions = gather(
+        judge.generate(
+            [GenerationRequest(user(long), sampling, 0), GenerationRequest(user(short), sampling, 0)]
+        )
+    )
+    assert (completions[0].finish, completions[0].reason, completions[0].tokens) == (
+        "refused",
+        "prompt_too_long",
+        0,
+    )
     assert completions[1].finish in ("stop", "length")
     assert gather(judge.generate([GenerationRequest(user(long), sampling, 0)], done={0})) == {}
 
@@ -164,10 +206,19 @@ def test_greedy_equals_model_generate(kind: Kind) -> None:
     found = gather(policy.generate(requests))
     for index, request in enumerate(requests):
         ids = torch.tensor(policy.form.encode([policy.form.render(request.messages)]))
-        settings = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": sorted(policy.ends), "pad_token_id": 0}
-        slow = policy.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, ids.shape[1] :].tolist()
+        settings = {
+            "max_new_tokens": 24,
+            "do_sample": False,
+            "eos_token_id": sorted(policy.ends),
+            "pad_token_id": 0,
+        }
+        slow = policy.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[
+            0, ids.shape[1] :
+        ].tolist()
         ended = bool(slow) and slow[-1] in policy.ends
-        assert found[index].text == policy.tokenizer.decode(slow[:-1] if ended else slow, skip_special_tokens=True)
+        assert found[index].text == policy.tokenizer.decode(
+            slow[:-1] if ended else slow, skip_special_tokens=True
+        )
         assert (found[index].finish, found[index].tokens) == ("stop" if ended else "length", len(slow))
 
 
@@ -200,7 +251,8 @@ def test_done_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(policy.decoder, "_forward", record)
     requests = [
-        GenerationRequest(user("the"), Sampling(max_new_tokens=length, temperature=0.0), 0) for length in (1, 2, 2, 4)
+        GenerationRequest(user("the"), Sampling(max_new_tokens=length, temperature=0.0), 0)
+        for length in (1, 2, 2, 4)
     ]
     results = gather(policy.generate(requests))
     assert [results[index].tokens for index in range(4)] == [1, 2, 2, 4]
@@ -237,7 +289,10 @@ def test_the_draw_follows_the_softmax() -> None:
     logits[::7] = -math.inf
     for temperature in (1.0, 0.7):
         chosen = draw(
-            logits.expand(rows, size), torch.rand(rows, generator=generator), torch.full((rows,), temperature), torch.ones(rows)
+            logits.expand(rows, size),
+            torch.rand(rows, generator=generator),
+            torch.full((rows,), temperature),
+            torch.ones(rows),
         )
         expected = (logits / temperature).softmax(0) * rows
         seen = torch.bincount(chosen, minlength=size).float()
@@ -252,14 +307,26 @@ def test_samples_are_distributed_as_those_of_model_generate() -> None:
     policy, count = engine(rows=2000), 2000
     prompt = user("the father")
     ids = torch.tensor(policy.form.encode([policy.form.render(prompt)]))
-    requests = [GenerationRequest(prompt, Sampling(max_new_tokens=2, temperature=0.8), seed) for seed in range(count)]
+    requests = [
+        GenerationRequest(prompt, Sampling(max_new_tokens=2, temperature=0.8), seed) for seed in range(count)
+    ]
     ours = Counter(result.text for result in gather(policy.generate(requests)).values())
     torch.manual_seed(0)
     rows = policy.model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=0.8, top_k=0, top_p=1.0, max_new_tokens=2,
-        num_return_sequences=count, eos_token_id=sorted(policy.ends), pad_token_id=0,
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=True,
+        temperature=0.8,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=2,
+        num_return_sequences=count,
+        eos_token_id=sorted(policy.ends),
+        pad_token_id=0,
     )
-    theirs = Counter(policy.tokenizer.decode(row, skip_special_tokens=True) for row in rows[:, ids.shape[1] :])
+    theirs = Counter(
+        policy.tokenizer.decode(row, skip_special_tokens=True) for row in rows[:, ids.shape[1] :]
+    )
     common = [text for text, seen in (ours + theirs).items() if seen >= 10]
     assert len(common) > 5
     # Two samples of one size from one distribution: (a - b)^2 / (a + b) sums to about the number of cells.
@@ -289,7 +356,12 @@ def test_special_tokens_in_a_message_are_inert() -> None:
 def test_a_folder_opens(tmp_path: Path) -> None:
     judge = load_engine(str(save_tiny(tmp_path / "tiny")), dtype="float32", device="cpu")
     assert judge.card == EngineCard(
-        name=str(tmp_path / "tiny"), revision=judge.card.revision, kind="hf", dtype="float32", context=1024, chat=True
+        name=str(tmp_path / "tiny"),
+        revision=judge.card.revision,
+        kind="hf",
+        dtype="float32",
+        context=1024,
+        chat=True,
     )
     requests = questions(3)
     same = gather(engine().label_logprobs(requests))
@@ -304,15 +376,23 @@ def test_label_logits_are_float32_in_a_bfloat16_model(kind: Kind) -> None:
     for prompt in find_labels(judge.form, questions(6)):
         reading = judge._read([prompt])[0]
         with torch.no_grad():
-            hidden = judge.model.base_model(input_ids=torch.tensor([prompt.ids.tolist()])).last_hidden_state[0, -1].float()
+            hidden = (
+                judge.model.base_model(input_ids=torch.tensor([prompt.ids.tolist()]))
+                .last_hidden_state[0, -1]
+                .float()
+            )
             logits = judge.model.get_output_embeddings().weight[list(prompt.labels)].float() @ hidden
         if cap := getattr(judge.model.config, "final_logit_softcapping", None):
             logits = cap * (logits / cap).tanh()
-        assert reading.logprobs[0] - reading.logprobs[1] == pytest.approx(float(logits[0] - logits[1]), abs=1e-4)
+        assert reading.logprobs[0] - reading.logprobs[1] == pytest.approx(
+            float(logits[0] - logits[1]), abs=1e-4
+        )
     assert not judge.model.get_output_embeddings()._forward_hooks
 
 
-def test_the_output_layer_is_given_contiguous_input_and_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_layer_is_given_contiguous_input_and_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     judge = engine()
     head = judge.model.get_output_embeddings()
     strided: list[bool] = []

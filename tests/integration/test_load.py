@@ -1,4 +1,5 @@
-"""Opening models: GGUF conversion against the original weights, and models that cannot serve, with one clear error each."""
+"""Opening models: GGUF conversion against the original weights, and models that cannot serve, with one clear
+error each."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from tiny import KINDS, Kind, save_tiny, tiny_model, tiny_tokenizer
 
 from rlaif.errors import ModelError
 from rlaif.models.devices import pick_device, pick_dtype
-from rlaif.models.load import count_parameters, load_engine, load_model, load_token_count, load_tokenizer, resolve
+from rlaif.models.load import (
+    count_parameters,
+    load_engine,
+    load_model,
+    load_token_count,
+    load_tokenizer,
+    resolve,
+)
 from rlaif.types import Message
 
 
@@ -48,8 +56,14 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     writer.add_pad_token_id(0)
     writer.add_chat_template(tokenizer.chat_template)
     names = {
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
         "post_attention_layernorm": "ffn_norm",
     }
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -84,7 +98,8 @@ def test_a_gguf_file_becomes_the_same_model(
     assert engine.card.context == 1024
     texts = ["the father in there", "naïve 🙂 日本", "<|im_start|>user\nyes<|im_end|>"]
     assert engine.form.encode(texts) == [tokenizer(text)["input_ids"] for text in texts]
-    # Converted once: the second time the folder is there, and one file alone in a folder may be named by the folder.
+    # Converted once: the second time the folder is there, and one file alone in a folder may be named by the
+    # folder.
     first = resolve(str(tmp_path / "tiny.gguf"))
     stamp = (first.path / "model.safetensors").stat().st_mtime_ns
     assert resolve(str(tmp_path)).path == first.path

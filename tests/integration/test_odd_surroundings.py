@@ -1,4 +1,5 @@
-"""What a shell may do to a command: no room for its output, a folder that is gone, no standard streams; one message each."""
+"""What a shell may do to a command: no room for its output, a folder that is gone, no standard streams; one
+message each."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from rlaif.rl.rollout import Sampler
 from rlaif.types import Message, Prompt
 
 STRICT = (
-    "{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
-    + CHAT_TEMPLATE
+    "{% for m in messages %}{% if 'forbidden' in m['content'] %}{{ raise_exception('no') }}{% endif %}{% "
+    "endfor %}" + CHAT_TEMPLATE
 )
 TEXTS = ("hello there", "a forbidden word", "good day to you")
 
@@ -79,7 +79,8 @@ def _with_a_token_of_nan(folder: Path) -> Path:
 
 
 def test_logits_that_are_not_finite_for_one_prompt(tmp_path: Path) -> None:
-    """The embedding of one byte is NaN: its prompt alone is refused, in whatever batch, and a rollout says which prompt it was."""
+    """The embedding of one byte is NaN: its prompt alone is refused, in whatever batch, and a rollout says
+    which prompt it was."""
     _with_a_token_of_nan(tmp_path)
     written = collect(engine(tmp_path).generate(asked(("hello", "50 % off", "good day"))))
     assert [written[at].reason for at in range(3)] == ["", "not_finite", ""]
@@ -94,15 +95,26 @@ def test_logits_that_are_not_finite_for_one_prompt(tmp_path: Path) -> None:
 
 
 def test_training_leaves_out_the_prompt_that_cannot_be_answered(tmp_path: Path) -> None:
-    """PPO and best of K: one prompt whose logits are NaN and one that the template refuses are listed; the others are learned."""
+    """PPO and best of K: one prompt whose logits are NaN and one that the template refuses are listed; the
+    others are learned."""
     folder = _with_a_token_of_nan(tmp_path / "model")
     (folder / "chat_template.jinja").write_text(STRICT)
     path = tmp_path / "prompts.jsonl"
     texts = ["hello", "50 % off", "good day", "a forbidden word", "one", "two"]
     path.write_text("".join(json.dumps({"id": text, "prompt": text}) + "\n" for text in texts))
     common = (
-        "--prompts", path, "--reward-function", "toy_policy:share_of_vowels", "--model", folder, "--dtype", "float32",
-        "--max-new-tokens", 12, "--set", "lora_rank=2",
+        "--prompts",
+        path,
+        "--reward-function",
+        "toy_policy:share_of_vowels",
+        "--model",
+        folder,
+        "--dtype",
+        "float32",
+        "--max-new-tokens",
+        12,
+        "--set",
+        "lora_rank=2",
     )
     for command in (("ppo", "--steps", 2, "--episodes", 4), ("best-of-k", "--k", 4)):
         out = tmp_path / command[0]
@@ -121,7 +133,9 @@ PAIR = {"chosen": "Gladly: it is done.", "rejected": "No."}
 
 
 @pytest.mark.parametrize("command", ["sft", "dpo", "reward"])
-def test_a_row_that_the_template_refuses_is_left_out_when_that_is_allowed(tmp_path: Path, command: str) -> None:
+def test_a_row_that_the_template_refuses_is_left_out_when_that_is_allowed(
+    tmp_path: Path, command: str
+) -> None:
     folder = save_tiny(tmp_path / "model")
     (folder / "chat_template.jinja").write_text(STRICT)
     path = tmp_path / "rows.jsonl"
@@ -129,8 +143,17 @@ def test_a_row_that_the_template_refuses_is_left_out_when_that_is_allowed(tmp_pa
     texts = ["one", "a forbidden word", "two", "three", "four"]
     path.write_text("".join(json.dumps({"prompt": f"Say {text}.", **rest}) + "\n" for text in texts))
     arguments = (
-        command, "--data" if command == "sft" else "--preferences", path, "--model", folder, "--dtype", "float32",
-        "--set", "lora_rank=2", "--out", tmp_path / "run",
+        command,
+        "--data" if command == "sft" else "--preferences",
+        path,
+        "--model",
+        folder,
+        "--dtype",
+        "float32",
+        "--set",
+        "lora_rank=2",
+        "--out",
+        tmp_path / "run",
     )
     refused = call(*arguments)
     assert refused.status == 1, refused.out

@@ -1,4 +1,5 @@
-"""The engine against a server that misbehaves on purpose: every request ends in exactly one result, its own, or a reason."""
+"""The engine against a server that misbehaves on purpose: every request ends in exactly one result, its own,
+or a reason."""
 
 from __future__ import annotations
 
@@ -43,12 +44,26 @@ from rlaif.types import Message
 
 Result = TypeVar("Result")
 SECRET = "sk-verysecret-123456789"
-FAST: dict[str, Any] = {"backoff": 0.01, "retries": 3, "timeout": 5.0, "reads": "logprobs", "continues": False}
+FAST: dict[str, Any] = {
+    "backoff": 0.01,
+    "retries": 3,
+    "timeout": 5.0,
+    "reads": "logprobs",
+    "continues": False,
+}
 
 
-def engine_for(*servers: MisbehavingServer, key: ApiKey | None = None, log: list[str] | None = None, **settings: Any) -> OpenAIEngine:
+def engine_for(
+    *servers: MisbehavingServer, key: ApiKey | None = None, log: list[str] | None = None, **settings: Any
+) -> OpenAIEngine:
     heard = log if log is not None else []
-    return OpenAIEngine("toy", [each.url for each in servers], key=key, settings=ApiSettings(**FAST | settings), log=heard.append)
+    return OpenAIEngine(
+        "toy",
+        [each.url for each in servers],
+        key=key,
+        settings=ApiSettings(**FAST | settings),
+        log=heard.append,
+    )
 
 
 def questions(count: int, text: str = "question") -> list[LabelRequest]:
@@ -57,7 +72,10 @@ def questions(count: int, text: str = "question") -> list[LabelRequest]:
 
 def prompts(count: int) -> list[GenerationRequest]:
     sampling = Sampling(max_new_tokens=64, temperature=0.0)
-    return [GenerationRequest((Message("user", f"prompt {number}"),), sampling, seed=number) for number in range(count)]
+    return [
+        GenerationRequest((Message("user", f"prompt {number}"),), sampling, seed=number)
+        for number in range(count)
+    ]
 
 
 def collect(batches: Iterable[Mapping[int, Result]]) -> dict[int, Result]:
@@ -74,10 +92,12 @@ def assert_all_true(engine: OpenAIEngine, count: int = 30) -> None:
     found = collect(engine.label_logprobs(asked))
     assert sorted(found) == list(range(count))
     for number, request in enumerate(asked):
-        assert found[number].logprobs == pytest.approx(truth(request.messages[-1].content)), "each gets its own answer"
+        assert found[number].logprobs == pytest.approx(truth(request.messages[-1].content)), (
+            "each gets its own answer"
+        )
 
 
-# Well behaved -------------------------------------------------------------------------------------------------------------------
+# Well behaved -----------------------------------------------------------------------------------------------
 
 
 def test_labels_and_completions_come_from_the_chat_api() -> None:
@@ -85,7 +105,9 @@ def test_labels_and_completions_come_from_the_chat_api() -> None:
         engine = engine_for(server)
         assert_all_true(engine)
         found = collect(engine.generate(prompts(9)))
-        assert [found[number].text for number in range(9)] == [echo(f"prompt {number}") for number in range(9)]
+        assert [found[number].text for number in range(9)] == [
+            echo(f"prompt {number}") for number in range(9)
+        ]
         assert {each.finish for each in found.values()} == {"stop"}
         assert found[0].tokens == 4
         card = engine.card
@@ -133,16 +155,37 @@ def test_it_works_where_an_event_loop_is_running() -> None:
         asyncio.run(notebook(engine_for(server)))
 
 
-# Faults that pass ---------------------------------------------------------------------------------------------------------------
+# Faults that pass -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [
-    status(429, retry_after=0.02), status(429), status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), status(503), status(500),
-    status(502), status(408), cut(), cut(after=0), hang_up(), body_of(b"<html>busy</html>"), body_of(b""),
-    body_of(b'{"choices": [{"index"'), body_of(b"[" * 100_000), body_of(b"\xff\xfe\x00"), body_of(b"null"),
-    answer(lambda reply: reply | {"choices": []}), answer(lambda reply: {"error": {"message": "CUDA out of memory"}}),
-    answer(lambda reply: reply | {"choices": [reply["choices"][0], {**reply["choices"][0], "finish_reason": "length"}]}),
-])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        status(429, retry_after=0.02),
+        status(429),
+        status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"),
+        status(503),
+        status(500),
+        status(502),
+        status(408),
+        cut(),
+        cut(after=0),
+        hang_up(),
+        body_of(b"<html>busy</html>"),
+        body_of(b""),
+        body_of(b'{"choices": [{"index"'),
+        body_of(b"[" * 100_000),
+        body_of(b"\xff\xfe\x00"),
+        body_of(b"null"),
+        answer(lambda reply: reply | {"choices": []}),
+        answer(lambda reply: {"error": {"message": "CUDA out of memory"}}),
+        answer(
+            lambda reply: (
+                reply | {"choices": [reply["choices"][0], {**reply["choices"][0], "finish_reason": "length"}]}
+            )
+        ),
+    ],
+)
 def test_a_fault_that_passes_changes_no_answer(fault: Action) -> None:
     with MisbehavingServer() as server:
         engine = engine_for(server)
@@ -182,7 +225,9 @@ def test_concurrency_adapts_to_what_the_server_holds() -> None:
         engine = engine_for(server, concurrency=16, retries=12)
         assert_all_true(engine, 60)
         assert engine._servers[0].window.limit < 12
-        assert len(server.asked) < 200, "a fixed window of 16 against a capacity of 3 is refused far more often"
+        assert len(server.asked) < 200, (
+            "a fixed window of 16 against a capacity of 3 is refused far more often"
+        )
 
 
 def test_concurrency_is_bounded() -> None:
@@ -191,19 +236,34 @@ def test_concurrency_is_bounded() -> None:
         assert 2 <= server.most_at_once <= 4
 
 
-# Faults that stay ---------------------------------------------------------------------------------------------------------------
+# Faults that stay -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("fault", "reason"), [
-    (status(429), "transient:rate_limited"), (status(503), "transient:overloaded"), (status(500), "transient:http_500"),
-    (hang_up(), "transient:connection"), (cut(), "transient:connection"), (body_of(b"<html>"), "transient:bad_json"),
-    (body_of(b"{}"), "transient:no_choices"), (body_of(b"7"), "transient:not_an_object"),
-    (answer(lambda reply: {"choices": ["A"]}), "transient:bad_choice"), (status(400, "bad request"), "rejected_400"),
-    (status(422), "rejected_422"), (status(400, "This model's maximum context length is 10 tokens"), "prompt_too_long"),
-    (status(307), "rejected_307"), (logprobs((" A", float("nan")), (" B", -1.0)), "not_finite"),
-    (logprobs((" A", "x"), (" B", -1.0)), "not_finite"), (logprobs((" C", -0.1), (" D", -3.0)), "labels_not_in_top"),
-    (answer(lambda reply: reply | {"choices": [{**reply["choices"][0], "logprobs": None}]}), "no_logprobs"),
-])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (status(429), "transient:rate_limited"),
+        (status(503), "transient:overloaded"),
+        (status(500), "transient:http_500"),
+        (hang_up(), "transient:connection"),
+        (cut(), "transient:connection"),
+        (body_of(b"<html>"), "transient:bad_json"),
+        (body_of(b"{}"), "transient:no_choices"),
+        (body_of(b"7"), "transient:not_an_object"),
+        (answer(lambda reply: {"choices": ["A"]}), "transient:bad_choice"),
+        (status(400, "bad request"), "rejected_400"),
+        (status(422), "rejected_422"),
+        (status(400, "This model's maximum context length is 10 tokens"), "prompt_too_long"),
+        (status(307), "rejected_307"),
+        (logprobs((" A", float("nan")), (" B", -1.0)), "not_finite"),
+        (logprobs((" A", "x"), (" B", -1.0)), "not_finite"),
+        (logprobs((" C", -0.1), (" D", -3.0)), "labels_not_in_top"),
+        (
+            answer(lambda reply: reply | {"choices": [{**reply["choices"][0], "logprobs": None}]}),
+            "no_logprobs",
+        ),
+    ],
+)
 def test_a_fault_that_stays_is_told_as_the_reason(fault: Action, reason: str) -> None:
     with MisbehavingServer(always=fault) as server:
         found = collect(engine_for(server, retries=1).label_logprobs(questions(4)))
@@ -216,10 +276,22 @@ def test_a_label_outside_the_top_gets_its_bound() -> None:
         assert collect(engine_for(server).label_logprobs(questions(1)))[0].logprobs == (-0.1, -6.0)
 
 
-@pytest.mark.parametrize(("fault", "reason"), [
-    (status(500), "transient:http_500"), (status(400), "rejected_400"), (status(400, "input is too long"), "prompt_too_long"),
-    (answer(lambda reply: reply | {"choices": [{**reply["choices"][0], "finish_reason": "content_filter"}]}), "content_filter"),
-])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (status(500), "transient:http_500"),
+        (status(400), "rejected_400"),
+        (status(400, "input is too long"), "prompt_too_long"),
+        (
+            answer(
+                lambda reply: (
+                    reply | {"choices": [{**reply["choices"][0], "finish_reason": "content_filter"}]}
+                )
+            ),
+            "content_filter",
+        ),
+    ],
+)
 def test_a_completion_that_cannot_be_had_is_refused_with_its_reason(fault: Action, reason: str) -> None:
     with MisbehavingServer(always=fault) as server:
         refused = collect(engine_for(server, retries=0).generate(prompts(1)))[0]
@@ -228,8 +300,18 @@ def test_a_completion_that_cannot_be_had_is_refused_with_its_reason(fault: Actio
 
 def test_a_chaotic_server_loses_and_invents_nothing() -> None:
     faults = [
-        status(429), cut(), hang_up(), body_of(b"nonsense"), status(500), answer(), logprobs((" A", float("nan"))), status(400),
-        answer(), body_of(b'{"choices": []}'), status(503, retry_after=0.01), answer(),
+        status(429),
+        cut(),
+        hang_up(),
+        body_of(b"nonsense"),
+        status(500),
+        answer(),
+        logprobs((" A", float("nan"))),
+        status(400),
+        answer(),
+        body_of(b'{"choices": []}'),
+        status(503, retry_after=0.01),
+        answer(),
     ]
     with MisbehavingServer() as server:
         engine = engine_for(server, retries=1)
@@ -269,31 +351,41 @@ def test_a_server_that_stopped_answering_ends_the_run() -> None:
         assert len(server.asked) < 100
 
 
-@pytest.mark.parametrize(("code", "words"), [(401, "refuses the key"), (403, "refuses the key"), (404, "no such model")])
+@pytest.mark.parametrize(
+    ("code", "words"), [(401, "refuses the key"), (403, "refuses the key"), (404, "no such model")]
+)
 def test_what_no_request_can_survive_ends_the_run(code: int, words: str) -> None:
     with MisbehavingServer(always=status(code)) as server, pytest.raises(ModelError, match=words):
         collect(engine_for(server).label_logprobs(questions(50)))
 
 
-# Several servers ----------------------------------------------------------------------------------------------------------------
+# Several servers --------------------------------------------------------------------------------------------
 
 
 def test_servers_share_the_load_and_equal_prefixes_go_together() -> None:
     with MisbehavingServer(work=0.005) as one, MisbehavingServer(work=0.005) as two:
         engine = engine_for(one, two, concurrency=4)
         asked = [
-            LabelRequest((Message("user", f"conversation {each}: {'x' * 80} principle {number}"),), ("A", "B"))
-            for number in range(4) for each in range(24)
+            LabelRequest(
+                (Message("user", f"conversation {each}: {'x' * 80} principle {number}"),), ("A", "B")
+            )
+            for number in range(4)
+            for each in range(24)
         ]
         found = collect(engine.label_logprobs(asked))
-        assert all(found[number].logprobs == pytest.approx(truth(asked[number].messages[-1].content)) for number in range(96))
+        assert all(
+            found[number].logprobs == pytest.approx(truth(asked[number].messages[-1].content))
+            for number in range(96)
+        )
         places: dict[str, set[int]] = {}
         for place, server in enumerate((one, two)):
             for body in server.asked:
                 places.setdefault(question_of(body).split(":")[0], set()).add(place)
         assert one.asked
         assert two.asked
-        assert sum(len(where) == 1 for where in places.values()) >= 16, "most conversations stay on one server"
+        assert sum(len(where) == 1 for where in places.values()) >= 16, (
+            "most conversations stay on one server"
+        )
 
 
 def test_a_server_that_dies_hands_its_share_over() -> None:
@@ -329,11 +421,13 @@ def test_servers_that_serve_different_weights_are_refused() -> None:
         assert engine_for(one).card.revision != engine_for(two).card.revision
 
 
-# What the servers can do --------------------------------------------------------------------------------------------------------
+# What the servers can do ------------------------------------------------------------------------------------
 
 
 def without_logprobs(reply: dict[str, Any]) -> dict[str, Any]:
-    return reply | {"choices": [{name: value for name, value in reply["choices"][0].items() if name != "logprobs"}]}
+    return reply | {
+        "choices": [{name: value for name, value in reply["choices"][0].items() if name != "logprobs"}]
+    }
 
 
 def test_a_server_without_log_probabilities_is_read_by_votes() -> None:
@@ -343,7 +437,9 @@ def test_a_server_without_log_probabilities_is_read_by_votes() -> None:
         a, b = truth("question 0")
         assert (reading.logprobs[0] > reading.logprobs[1]) == (a > b)
         assert engine.card.reads == "chat, 4 votes, turns folded"
-        assert [body["n"] for body in server.asked] == [4, 3, 2, 1], "a server that ignores n is asked for the rest"
+        assert [body["n"] for body in server.asked] == [4, 3, 2, 1], (
+            "a server that ignores n is asked for the rest"
+        )
         assert len({body["seed"] for body in server.asked}) == 4
         with pytest.raises(ModelError, match="no log-probabilities"):
             _ = engine_for(server, reads="logprobs").card
@@ -372,7 +468,9 @@ def test_a_server_with_fewer_log_probabilities_is_asked_for_fewer() -> None:
 def test_the_newer_name_of_the_token_limit_is_found() -> None:
     def picky(handler: Any, body: dict[str, Any]) -> None:
         wrong = "max_completion_tokens" not in body
-        (status(400, "Unsupported parameter: use 'max_completion_tokens'") if wrong else answer())(handler, body)
+        (status(400, "Unsupported parameter: use 'max_completion_tokens'") if wrong else answer())(
+            handler, body
+        )
 
     with MisbehavingServer(always=picky, probes=picky) as server:
         assert_all_true(engine_for(server), 3)
@@ -399,9 +497,12 @@ def test_continuation_is_found_out_by_the_number_of_prompt_tokens() -> None:
             assert [turn["role"] for turn in server.asked[0]["messages"]] == ["user"]
 
 
-@pytest.mark.parametrize(("written", "continues"), [(" five six seven eight", True), ("One two three four five", False)])
+@pytest.mark.parametrize(
+    ("written", "continues"), [(" five six seven eight", True), ("One two three four five", False)]
+)
 def test_continuation_is_found_out_by_what_is_written(written: str, continues: bool) -> None:
-    """llama.cpp's server continues an assistant's turn with the flag and without it, so that both take as many tokens."""
+    """llama.cpp's server continues an assistant's turn with the flag and without it, so that both take as
+    many tokens."""
     told: list[str] = []
 
     def counting(handler: Any, body: dict[str, Any]) -> None:
@@ -438,7 +539,8 @@ def test_a_reply_that_unfolds_a_thousandfold_is_refused_before_it_is_read() -> N
 
 
 def test_a_body_without_end_is_cut_off_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells no length, and comes as fast as it can; the time allowed for a request would fill the memory."""
+    """It tells no length, and comes as fast as it can; the time allowed for a request would fill the
+    memory."""
     monkeypatch.setattr("rlaif.engines.api.calls.LARGEST_BODY", 1 << 20)
 
     def endless(handler: Any, _body: dict[str, Any]) -> None:
@@ -459,7 +561,6 @@ def test_a_body_without_end_is_cut_off_by_its_size(monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - began < 20
 
 
-
 def test_a_model_that_is_not_listed_is_told() -> None:
     heard: list[str] = []
     with MisbehavingServer(models=[{"id": "other"}]) as server:
@@ -468,9 +569,15 @@ def test_a_model_that_is_not_listed_is_told() -> None:
 
 
 def test_a_server_that_fails_the_first_question_is_told() -> None:
-    with MisbehavingServer(probes=status(500)) as server, pytest.raises(ModelError, match="short question: http_500"):
+    with (
+        MisbehavingServer(probes=status(500)) as server,
+        pytest.raises(ModelError, match="short question: http_500"),
+    ):
         _ = engine_for(server, retries=0).card
-    with MisbehavingServer(probes=status(404, "no toy here")) as server, pytest.raises(ModelError, match="no toy here"):
+    with (
+        MisbehavingServer(probes=status(404, "no toy here")) as server,
+        pytest.raises(ModelError, match="no toy here"),
+    ):
         _ = engine_for(server).card
 
 
@@ -480,7 +587,7 @@ def consume(stream: Iterator[Mapping[int, Result]], found: dict[int, Result]) ->
         found.update(batch)
 
 
-# Money --------------------------------------------------------------------------------------------------------------------------
+# Money ------------------------------------------------------------------------------------------------------
 
 
 def test_the_cost_limit_is_kept_and_what_was_answered_is_yielded() -> None:
@@ -497,12 +604,14 @@ def test_the_cost_limit_is_kept_and_what_was_answered_is_yielded() -> None:
         assert engine.usage.as_dict()["requests"] == len(server.asked) + len(server.probed)
 
 
-# The key ------------------------------------------------------------------------------------------------------------------------
+# The key ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 422, 429, 500])
 @pytest.mark.parametrize("at", ["always", "probes"])
-def test_a_key_that_the_server_echoes_is_in_no_error_log_or_card(code: int, at: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_that_the_server_echoes_is_in_no_error_log_or_card(
+    code: int, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[str] = []
     shown: list[str] = []
     with MisbehavingServer(**{at: echo_key(code)}) as server, caplog.at_level("INFO"):
@@ -520,7 +629,9 @@ def test_a_key_that_the_server_echoes_is_in_no_error_log_or_card(code: int, at: 
     assert SECRET not in "".join(shown)
 
 
-def test_the_key_reaches_the_server_and_open_openai_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_key_reaches_the_server_and_open_openai_reads_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: list[str] = []
 
     def see(handler: Any, body: dict[str, Any]) -> None:
@@ -531,11 +642,13 @@ def test_the_key_reaches_the_server_and_open_openai_reads_it(monkeypatch: pytest
     with MisbehavingServer(probes=see) as server:
         open_openai("openai:toy", base_urls=[server.url], settings=ApiSettings(**FAST))
         (tmp_path / "key").write_text(SECRET, encoding="utf-8")
-        open_openai("openai:toy", base_urls=[server.url], api_key_file=tmp_path / "key", settings=ApiSettings(**FAST))
+        open_openai(
+            "openai:toy", base_urls=[server.url], api_key_file=tmp_path / "key", settings=ApiSettings(**FAST)
+        )
     assert seen == ["Bearer none", f"Bearer {SECRET}"]
 
 
-# Ends ---------------------------------------------------------------------------------------------------------------------------
+# Ends -------------------------------------------------------------------------------------------------------
 
 
 def test_a_caller_that_stops_early_leaves_nothing_running() -> None:
@@ -556,9 +669,12 @@ def test_a_caller_that_stops_early_leaves_nothing_running() -> None:
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for module in [name for name in sys.modules if name.startswith("rlaif.engines.") and name.rsplit(".", 1)[1] in (
-        "session", "asker", "calls", "handshake",
-    )]:
+    for module in [
+        name
+        for name in sys.modules
+        if name.startswith("rlaif.engines.")
+        and name.rsplit(".", 1)[1] in ("session", "asker", "calls", "handshake")
+    ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ModelError, match="needs the package openai") as caught:

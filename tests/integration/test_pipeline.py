@@ -1,4 +1,5 @@
-"""Label, sample and revise from end to end: the files they leave, that everything adds up, and what a change asks again."""
+"""Label, sample and revise from end to end: the files they leave, that everything adds up, and what a change
+asks again."""
 
 from __future__ import annotations
 
@@ -21,8 +22,25 @@ from rlaif.pipeline.run import RunResult, run_recipe
 
 MODEL = "scripted:spine:swift"
 COLUMNS = {
-    "id", "prompt_id", "prompt", "chosen", "rejected", "p_chosen", "log_odds", "chosen_id", "rejected_id", "verdicts", "chosen_policy",
-    "rejected_policy", "tags", "protocol", "judge", "constitution", "constitution_digest", "template_digest", "seed",
+    "id",
+    "prompt_id",
+    "prompt",
+    "chosen",
+    "rejected",
+    "p_chosen",
+    "log_odds",
+    "chosen_id",
+    "rejected_id",
+    "verdicts",
+    "chosen_policy",
+    "rejected_policy",
+    "tags",
+    "protocol",
+    "judge",
+    "constitution",
+    "constitution_digest",
+    "template_digest",
+    "seed",
 }
 LABEL = """
 name: label
@@ -45,10 +63,17 @@ def labels(request):
 
 
 def run(
-    out: Path, *overrides: str, constitution: object = "default", principles: str = "all", seed: int = 0, text: str = LABEL
+    out: Path,
+    *overrides: str,
+    constitution: object = "default",
+    principles: str = "all",
+    seed: int = 0,
+    text: str = LABEL,
 ) -> RunResult:
     filled = text.format(constitution=constitution, principles=principles, seed=seed)
-    return run_recipe(parse_recipe(filled, source="test", overrides=overrides), out=out, command=["rlaif", "run"])
+    return run_recipe(
+        parse_recipe(filled, source="test", overrides=overrides), out=out, command=["rlaif", "run"]
+    )
 
 
 def rules(path: Path, *comparisons: str) -> Path:
@@ -70,25 +95,54 @@ def labels(out: Path) -> list[dict[str, Any]]:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `rlaif label` left."""
     out = tmp_path_factory.mktemp("runs") / "label"
-    said = call("label", "--model", MODEL, "--principles", "all", "--limit", 6, "--k", 4, "--max-new-tokens", 12, "--out", out)
+    said = call(
+        "label",
+        "--model",
+        MODEL,
+        "--principles",
+        "all",
+        "--limit",
+        6,
+        "--k",
+        4,
+        "--max-new-tokens",
+        12,
+        "--out",
+        out,
+    )
     assert said.status == 0, said.err
     return out
 
 
-# What label leaves ----------------------------------------------------------------------------------------------------------------
+# What label leaves ------------------------------------------------------------------------------------------
 
 
 def test_label_leaves_all_its_files_and_no_others(labelled: Path) -> None:
-    files = sorted(path.relative_to(labelled).as_posix() for path in labelled.rglob("*") if path.is_file() and path.name != ".lock")
+    files = sorted(
+        path.relative_to(labelled).as_posix()
+        for path in labelled.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    )
     assert files == [
-        "label/manifest.json", "label/preferences.jsonl", "label/samples.md", "label/statistics.json", "label/unlabelled.jsonl",
-        "label/verdicts.jsonl", "recipe.yaml", "run.json", "sample/completions.jsonl", "sample/manifest.json", "sample/samples.md",
+        "label/manifest.json",
+        "label/preferences.jsonl",
+        "label/samples.md",
+        "label/statistics.json",
+        "label/unlabelled.jsonl",
+        "label/verdicts.jsonl",
+        "recipe.yaml",
+        "run.json",
+        "sample/completions.jsonl",
+        "sample/manifest.json",
+        "sample/samples.md",
     ]
     assert (labelled.parent / "rlaif-journal.sqlite").exists()
 
 
 def test_every_preference_has_the_columns_and_their_meaning(labelled: Path) -> None:
-    texts = {row["id"]: row["completion"][0]["content"] for row in rows(labelled / "sample" / "completions.jsonl")}
+    texts = {
+        row["id"]: row["completion"][0]["content"] for row in rows(labelled / "sample" / "completions.jsonl")
+    }
     constitution = load_constitution("default")
     assert len(labels(labelled)) == 36
     for row in labels(labelled):
@@ -108,7 +162,13 @@ def test_the_counts_add_up(labelled: Path) -> None:
     manifest = json.loads((labelled / "label" / "manifest.json").read_text(encoding="utf-8"))
     counts = manifest["counts"]
     assert counts["completions"] == len(rows(labelled / "sample" / "completions.jsonl")) == 6 * 4
-    assert counts["comparisons"] + counts["identical_pairs"] + counts["pairs_not_drawn"] + counts["repeated_pairs"] == 6 * 6
+    assert (
+        counts["comparisons"]
+        + counts["identical_pairs"]
+        + counts["pairs_not_drawn"]
+        + counts["repeated_pairs"]
+        == 6 * 6
+    )
     assert counts["comparisons"] == counts["preferences"] + counts["unlabelled"] + counts["not_best_worst"]
     assert counts["preferences"] == manifest["outputs"]["preferences.jsonl"]["rows"] == len(labels(labelled))
     assert counts["verdicts"] == len(rows(labelled / "label" / "verdicts.jsonl"))
@@ -130,7 +190,9 @@ def test_the_manifests_tell_files_versions_and_models(labelled: Path) -> None:
 def test_the_statistics_are_those_of_the_verdicts(labelled: Path) -> None:
     statistics = json.loads((labelled / "label" / "statistics.json").read_text(encoding="utf-8"))
     verdicts = rows(labelled / "label" / "verdicts.jsonl")
-    assert Counter(row["principle"] for row in verdicts) == {name: row["verdicts"] for name, row in statistics["principles"].items()}
+    assert Counter(row["principle"] for row in verdicts) == {
+        name: row["verdicts"] for name, row in statistics["principles"].items()
+    }
     both: dict[tuple[str, str], list[float]] = {}
     for row in verdicts:
         both.setdefault((row["comparison_id"], row["principle"]), []).append(row["logit_a"])
@@ -140,7 +202,9 @@ def test_the_statistics_are_those_of_the_verdicts(labelled: Path) -> None:
     preferences = labels(labelled)
     strength = sum(row["p_chosen"] - 0.5 for row in preferences) / len(preferences)
     assert statistics["mean_strength"] == pytest.approx(strength, abs=1e-5)
-    assert statistics["tie_rate"] == pytest.approx(sum(row["p_chosen"] < 0.505 for row in preferences) / len(preferences))
+    assert statistics["tie_rate"] == pytest.approx(
+        sum(row["p_chosen"] < 0.505 for row in preferences) / len(preferences)
+    )
     assert (statistics["invalid"], statistics["invalid_reasons"]) == (0, {})
 
 
@@ -164,7 +228,13 @@ def test_the_recipe_of_a_run_does_it_again(labelled: Path, tmp_path: Path) -> No
     again = call("run", labelled / "recipe.yaml", "--out", tmp_path / "again")
     assert again.status == 0
     assert "had an answer already" not in again.out
-    for name in ("sample/completions.jsonl", "label/preferences.jsonl", "label/verdicts.jsonl", "label/samples.md", "recipe.yaml"):
+    for name in (
+        "sample/completions.jsonl",
+        "label/preferences.jsonl",
+        "label/verdicts.jsonl",
+        "label/samples.md",
+        "recipe.yaml",
+    ):
         assert (tmp_path / "again" / name).read_bytes() == (labelled / name).read_bytes()
 
 
@@ -177,16 +247,23 @@ def test_a_finished_run_has_nothing_to_do(labelled: Path) -> None:
 
 
 def test_parquet_holds_the_same_rows(labelled: Path, tmp_path: Path) -> None:
-    said = call("run", labelled / "recipe.yaml", "--set", "stages.label.format=parquet", "--out", tmp_path / "run")
+    said = call(
+        "run", labelled / "recipe.yaml", "--set", "stages.label.format=parquet", "--out", tmp_path / "run"
+    )
     assert said.status == 0, said.err
-    assert pyarrow.parquet.read_table(tmp_path / "run" / "label" / "preferences.parquet").to_pylist() == labels(labelled)
+    assert pyarrow.parquet.read_table(
+        tmp_path / "run" / "label" / "preferences.parquet"
+    ).to_pylist() == labels(labelled)
 
 
-# What a change asks again ---------------------------------------------------------------------------------------------------------
+# What a change asks again -----------------------------------------------------------------------------------
 
 
 def test_another_constitution_reuses_every_completion(tmp_path: Path) -> None:
-    one, other = rules(tmp_path / "one.yaml", "Which is kinder?"), rules(tmp_path / "other.yaml", "Which is shorter?")
+    one, other = (
+        rules(tmp_path / "one.yaml", "Which is kinder?"),
+        rules(tmp_path / "other.yaml", "Which is shorter?"),
+    )
     assert said(run(tmp_path / "a", constitution=one)) == (24 + 72, 0)
     swapped = run(tmp_path / "b", constitution=other)
     assert said(swapped) == (72, 24)
@@ -231,11 +308,13 @@ def test_more_completions_keep_the_ones_there_are(tmp_path: Path) -> None:
     assert said(more) == (2 * 6 + 60, 2 * 6 + 12)
 
 
-# Pairs ----------------------------------------------------------------------------------------------------------------------------
+# Pairs ------------------------------------------------------------------------------------------------------
 
 
 def test_best_against_worst_judges_all_and_keeps_one_a_prompt(labelled: Path, tmp_path: Path) -> None:
-    said = call("run", labelled / "recipe.yaml", "--set", "stages.label.pairs=best-worst", "--out", tmp_path / "run")
+    said = call(
+        "run", labelled / "recipe.yaml", "--set", "stages.label.pairs=best-worst", "--out", tmp_path / "run"
+    )
     assert said.status == 0, said.err
     kept, everything = labels(tmp_path / "run"), {row["id"]: row for row in labels(labelled)}
     assert len({row["prompt_id"] for row in kept}) == len(kept) == 6
@@ -248,7 +327,14 @@ def test_best_against_worst_judges_all_and_keeps_one_a_prompt(labelled: Path, tm
 def test_weak_labels_are_set_aside_and_counted(labelled: Path, tmp_path: Path) -> None:
     everything = labels(labelled)
     least = sorted(row["p_chosen"] for row in everything)[len(everything) // 2] - 0.5
-    said = call("run", labelled / "recipe.yaml", "--set", f"stages.label.min_strength={least}", "--out", tmp_path / "run")
+    said = call(
+        "run",
+        labelled / "recipe.yaml",
+        "--set",
+        f"stages.label.min_strength={least}",
+        "--out",
+        tmp_path / "run",
+    )
     assert said.status == 0, said.err
     weak = rows(tmp_path / "run/label/weak.jsonl")
     assert labels(tmp_path / "run") == [row for row in everything if row["p_chosen"] - 0.5 >= least]
@@ -263,7 +349,14 @@ def test_weak_labels_are_set_aside_and_counted(labelled: Path, tmp_path: Path) -
 
 
 def test_labels_that_are_all_too_weak_are_an_error(labelled: Path, tmp_path: Path) -> None:
-    said = call("run", labelled / "recipe.yaml", "--set", "stages.label.min_strength=0.4999999", "--out", tmp_path / "run")
+    said = call(
+        "run",
+        labelled / "recipe.yaml",
+        "--set",
+        "stages.label.min_strength=0.4999999",
+        "--out",
+        tmp_path / "run",
+    )
     assert said.status == 1
     assert "labels are weaker than min_strength" in said.err
 
@@ -279,8 +372,10 @@ def test_a_number_of_pairs_is_drawn_from_all(labelled: Path, tmp_path: Path) -> 
 
 def test_your_own_pairs_are_judged_as_they_are(tmp_path: Path) -> None:
     pairs = [
-        {"prompt": "One?", "chosen": "yes", "rejected": "no"}, {"prompt": "One?", "chosen": "no", "rejected": "yes"},
-        {"prompt": "One?", "chosen": "yes", "rejected": "perhaps"}, {"prompt": "Two?", "chosen": "same", "rejected": "same "},
+        {"prompt": "One?", "chosen": "yes", "rejected": "no"},
+        {"prompt": "One?", "chosen": "no", "rejected": "yes"},
+        {"prompt": "One?", "chosen": "yes", "rejected": "perhaps"},
+        {"prompt": "Two?", "chosen": "same", "rejected": "same "},
     ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in pairs), encoding="utf-8")
     said = call("label", "--model", MODEL, "--responses", tmp_path / "pairs.jsonl", "--out", tmp_path / "run")
@@ -296,13 +391,15 @@ def test_your_own_pairs_are_judged_as_they_are(tmp_path: Path) -> None:
 def test_documents_reach_the_policy_and_the_preferences(tmp_path: Path) -> None:
     rows_ = [{"prompt": f"What is {name}?", "context": [f"{name} is a river."]} for name in ("Ob", "Po")]
     (tmp_path / "asked.json").write_text(json.dumps(rows_), encoding="utf-8")
-    said = call("label", "--model", MODEL, "--prompts", tmp_path / "asked.json", "--k", 2, "--out", tmp_path / "run")
+    said = call(
+        "label", "--model", MODEL, "--prompts", tmp_path / "asked.json", "--k", 2, "--out", tmp_path / "run"
+    )
     assert said.status == 0, said.err
     for row in labels(tmp_path / "run"):
         assert "is a river." in row["prompt"][-1]["content"]
 
 
-# Invalid verdicts -----------------------------------------------------------------------------------------------------------------
+# Invalid verdicts -------------------------------------------------------------------------------------------
 
 
 def test_too_many_invalid_verdicts_fail_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,13 +407,17 @@ def test_too_many_invalid_verdicts_fail_the_stage(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     path = rules(tmp_path / "c.yaml", "Which is more upright?", "Which is kinder?")
     options = ("stages.label.judge=scripted:spoilt:make",)
-    with pytest.raises(JudgingError, match=r"72 of 144 verdicts are invalid \(50%, limit 5%\): not_finite 72"):
+    with pytest.raises(
+        JudgingError, match=r"72 of 144 verdicts are invalid \(50%, limit 5%\): not_finite 72"
+    ):
         run(tmp_path / "run", *options, constitution=path)
     assert not (tmp_path / "run" / "label").exists()
     assert (tmp_path / "run" / "sample").is_dir()
     run(tmp_path / "run", *options, "stages.label.max_invalid=1", constitution=path)
     bad = [verdict for row in labels(tmp_path / "run") for verdict in row["verdicts"] if not verdict["valid"]]
-    assert {(verdict["principle"], verdict["p_chosen"], verdict["reason"]) for verdict in bad} == {("p0", None, "not_finite")}
+    assert {(verdict["principle"], verdict["p_chosen"], verdict["reason"]) for verdict in bad} == {
+        ("p0", None, "not_finite")
+    }
     assert len(bad) == 72
 
 
@@ -324,14 +425,19 @@ def test_what_no_principle_could_judge_is_listed(tmp_path: Path, monkeypatch: py
     (tmp_path / "spoilt.py").write_text(SPOILT, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     path = rules(tmp_path / "c.yaml", "Which is more upright?")
-    run(tmp_path / "run", "stages.label.judge=scripted:spoilt:make", "stages.label.max_invalid=1", constitution=path)
+    run(
+        tmp_path / "run",
+        "stages.label.judge=scripted:spoilt:make",
+        "stages.label.max_invalid=1",
+        constitution=path,
+    )
     assert labels(tmp_path / "run") == []
     unlabelled = rows(tmp_path / "run" / "label" / "unlabelled.jsonl")
     assert len(unlabelled) == 36
     assert {reason for row in unlabelled for reason in row["reasons"]} == {"not_finite"}
 
 
-# Revise ---------------------------------------------------------------------------------------------------------------------------
+# Revise -----------------------------------------------------------------------------------------------------
 
 
 def test_revise_keeps_every_text_and_draws_a_principle_a_round(tmp_path: Path) -> None:
@@ -343,7 +449,9 @@ def test_revise_keeps_every_text_and_draws_a_principle_a_round(tmp_path: Path) -
     for chain in chains:
         assert chain["initial"]
         assert len(chain["rounds"]) == 3
-        assert all(step["critique"] and step["revision"] and step["principle"] in known for step in chain["rounds"])
+        assert all(
+            step["critique"] and step["revision"] and step["principle"] in known for step in chain["rounds"]
+        )
         assert chain["final"] == chain["rounds"][-1]["revision"]
     assert len({step["principle"] for chain in chains for step in chain["rounds"]}) > 3
     sft = rows(tmp_path / "run" / "revise" / "sft.jsonl")
@@ -368,13 +476,18 @@ stages:
     assert run(tmp_path / "run", "allow_prompt_overlap=true", text=text).asked > 0
 
 
-# Dry runs -------------------------------------------------------------------------------------------------------------------------
+# Dry runs ---------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_asks_and_writes_nothing(tmp_path: Path) -> None:
     said = call("label", "--model", MODEL, "--limit", 5, "--dry-run", "--out", tmp_path / "run")
     assert said.status == 0, said.err
-    for part in ("one policy prompt", "one judge_pairwise prompt", "nothing was asked, nothing was written", "Answer:"):
+    for part in (
+        "one policy prompt",
+        "one judge_pairwise prompt",
+        "nothing was asked, nothing was written",
+        "Answer:",
+    ):
         assert part in said.out
     assert list(tmp_path.iterdir()) == []
 

@@ -19,20 +19,37 @@ from rlaif.stages.ppo import PpoResult, draw_prompts, ptx_rows, reward_of, train
 from rlaif.types import Completion, Message
 
 QUICK: dict[str, Any] = {
-    "episodes": 16, "samples_per_prompt": 2, "max_new_tokens": 6, "missing_eos_penalty": 0.0, "lora_rank": 4, "lora_alpha": 8.0,
-    "micro_batch": 16, "learning_rate": 1e-2, "value_learning_rate": 1e-2, "steps": 2,
+    "episodes": 16,
+    "samples_per_prompt": 2,
+    "max_new_tokens": 6,
+    "missing_eos_penalty": 0.0,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "micro_batch": 16,
+    "learning_rate": 1e-2,
+    "value_learning_rate": 1e-2,
+    "steps": 2,
 }
 LEARN: dict[str, Any] = QUICK | {
-    "episodes": 32, "samples_per_prompt": 4, "micro_batch": 32, "epochs": 3, "beta": 0.02, "kl": "lagrangian",
+    "episodes": 32,
+    "samples_per_prompt": 4,
+    "micro_batch": 32,
+    "epochs": 3,
+    "beta": 0.02,
+    "kl": "lagrangian",
 }
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def train(base: SharedBase, *, sign: float = 1.0, seed: int = 0, ptx_rows: Sequence[PtxRow] = (), **settings: Any) -> PpoResult:
+def train(
+    base: SharedBase, *, sign: float = 1.0, seed: int = 0, ptx_rows: Sequence[PtxRow] = (), **settings: Any
+) -> PpoResult:
     reward = FunctionReward(lambda prompt, given: sign * share_of_vowels(prompt, given))
-    return train_ppo(prompts(), base=base, reward=reward, config=PpoConfig(**QUICK | settings), seed=seed, ptx=ptx_rows)
+    return train_ppo(
+        prompts(), base=base, reward=reward, config=PpoConfig(**QUICK | settings), seed=seed, ptx=ptx_rows
+    )
 
 
 def reference_logits(base: SharedBase) -> torch.Tensor:
@@ -73,7 +90,9 @@ def test_a_value_adapter_learns_too() -> None:
 
 
 def test_the_adaptive_controller_moves_beta_towards_its_target() -> None:
-    result = train(toy_base(), **LEARN | {"steps": 6, "kl": "adaptive", "kl_target": 1.0, "kl_horizon": 64, "beta": 0.05})
+    result = train(
+        toy_base(), **LEARN | {"steps": 6, "kl": "adaptive", "kl_target": 1.0, "kl_horizon": 64, "beta": 0.05}
+    )
     betas = [float(metrics["beta"] or 0) for metrics in result.history]
     assert betas[1] < betas[0], "no KL yet: less of it is charged"
     assert betas[-1] > min(betas), "past the target: more of it is charged"
@@ -85,7 +104,9 @@ def test_gradients_reach_the_policy_and_the_value_head_only() -> None:
     asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts()]
     weights = {name: weight.detach().clone() for name, weight in base.model.named_parameters()}
     ppo_step(learner, asked, FunctionReward(share_of_vowels), step=0)
-    changed = {name for name, weight in base.model.named_parameters() if not torch.equal(weight, weights[name])}
+    changed = {
+        name for name, weight in base.model.named_parameters() if not torch.equal(weight, weights[name])
+    }
     with_gradient = {name for name, weight in base.model.named_parameters() if weight.grad is not None}
     assert changed
     assert all(".policy." in name for name in changed | with_gradient)
@@ -149,7 +170,10 @@ def test_a_gradient_that_is_no_number_takes_no_step(monkeypatch: pytest.MonkeyPa
     base, untouched = toy_base(), toy_base()
     assert "the norm of the policy's gradient is nan" in train(base).stopped
     Learner(untouched, PpoConfig(**QUICK), seed=0)
-    assert all(torch.equal(one, two) for one, two in zip(base.trainable(POLICY), untouched.trainable(POLICY), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(base.trainable(POLICY), untouched.trainable(POLICY), strict=True)
+    )
 
 
 def test_value_warmup_leaves_the_policy_alone() -> None:
@@ -172,22 +196,28 @@ def test_a_cut_completion_is_penalised_and_real_ends_are_reported() -> None:
     metrics = train(toy_base(), steps=1, missing_eos_penalty=5.0).history[0]
     assert 0 < float(metrics["ended"] or 0) < 1
     assert metrics["reward_ended"] is not None
-    assert float(metrics["reward"] or 0) >= 0, "the penalty is PPO's, the reward is reported as the function gave it"
+    assert float(metrics["reward"] or 0) >= 0, (
+        "the penalty is PPO's, the reward is reported as the function gave it"
+    )
 
 
 def test_parts_of_the_reward_are_logged_apart() -> None:
     long = FunctionReward(lambda prompt, completion: float(len(completion.text)))
     reward = RewardSum({"vowels": (2.0, FunctionReward(share_of_vowels)), "long": (-1.0, long)})
-    result = train_ppo(prompts(), base=toy_base(), reward=reward, config=PpoConfig(**QUICK | {"steps": 1}), seed=0)
+    result = train_ppo(
+        prompts(), base=toy_base(), reward=reward, config=PpoConfig(**QUICK | {"steps": 1}), seed=0
+    )
     metrics = {name: float(value or 0) for name, value in result.history[0].items()}
     assert metrics["reward"] == pytest.approx(2 * metrics["reward/vowels"] - metrics["reward/long"], abs=1e-5)
 
 
 def test_the_reward_that_the_settings_describe() -> None:
     parts = {
-        "m": {"kind": "model", "weight": 2.0}, "j": {"kind": "judge"},
+        "m": {"kind": "model", "weight": 2.0},
+        "j": {"kind": "judge"},
         "f": {"kind": "function", "function": "toy_policy:share_of_vowels"},
-        "l": {"kind": "length", "max_words": 1}, "x": {"kind": "pattern", "pattern": "b"},
+        "l": {"kind": "length", "max_words": 1},
+        "x": {"kind": "pattern", "pattern": "b"},
         "y": {"kind": "format", "pattern": "[a-z]+"},
     }
     config = PpoConfig.model_validate({"reward": parts})
@@ -210,7 +240,9 @@ def test_every_prompt_is_asked_before_any_comes_again() -> None:
     learner = Learner(base, PpoConfig(**QUICK), seed=0)
     asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts(12)]
     config = PpoConfig(**QUICK | {"episodes": 8, "samples_per_prompt": 2})
-    drawn = [question.prompt.id for step in range(6) for question in draw_prompts(asked, config, seed=1, step=step)]
+    drawn = [
+        question.prompt.id for step in range(6) for question in draw_prompts(asked, config, seed=1, step=step)
+    ]
     assert sorted(drawn[:12]) == sorted(drawn[12:]) == sorted(question.prompt.id for question in asked)
     assert drawn[:12] != drawn[12:]
 
@@ -223,7 +255,9 @@ def test_a_constant_reward_is_refused() -> None:
 
 def test_missing_data_is_refused() -> None:
     with pytest.raises(DataError, match="no prompts to train on"):
-        train_ppo([], base=toy_base(), reward=FunctionReward(share_of_vowels), config=PpoConfig(**QUICK), seed=0)
+        train_ppo(
+            [], base=toy_base(), reward=FunctionReward(share_of_vowels), config=PpoConfig(**QUICK), seed=0
+        )
     with pytest.raises(ConfigError, match="PPO-ptx has no data"):
         train(toy_base(), ptx={"data": "sft"})
     with pytest.raises(DataError, match="no prompt or no completion"):

@@ -20,8 +20,19 @@ from rlaif.rl.learner import POLICY
 from rlaif.stages.ppo import Metrics, PpoResult, train_ppo
 
 SETTINGS: dict[str, Any] = {
-    "steps": 5, "episodes": 8, "samples_per_prompt": 2, "max_new_tokens": 4, "lora_rank": 4, "lora_alpha": 8.0, "micro_batch": 8,
-    "learning_rate": 1e-2, "value_learning_rate": 1e-2, "kl": "lagrangian", "kl_target": 4.0, "checkpoint_every": 1, "minibatches": 2,
+    "steps": 5,
+    "episodes": 8,
+    "samples_per_prompt": 2,
+    "max_new_tokens": 4,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "micro_batch": 8,
+    "learning_rate": 1e-2,
+    "value_learning_rate": 1e-2,
+    "kl": "lagrangian",
+    "kl_target": 4.0,
+    "checkpoint_every": 1,
+    "minibatches": 2,
 }
 
 
@@ -29,10 +40,21 @@ class Killed(Exception):
     """Stands for the process's end."""
 
 
-def train(base: SharedBase, folder: Path | None, *, on_step: Callable[[Metrics], None] = lambda m: None, **changed: Any) -> PpoResult:
+def train(
+    base: SharedBase,
+    folder: Path | None,
+    *,
+    on_step: Callable[[Metrics], None] = lambda m: None,
+    **changed: Any,
+) -> PpoResult:
     return train_ppo(
-        prompts(6), base=base, reward=FunctionReward(share_of_vowels), config=PpoConfig(**SETTINGS | changed), seed=7,
-        checkpoint_folder=folder, on_step=on_step,
+        prompts(6),
+        base=base,
+        reward=FunctionReward(share_of_vowels),
+        config=PpoConfig(**SETTINGS | changed),
+        seed=7,
+        checkpoint_folder=folder,
+        on_step=on_step,
     )
 
 
@@ -56,13 +78,15 @@ def undisturbed() -> tuple[dict[str, list[torch.Tensor]], list[Metrics]]:
         base = toy_base()
         result = train(base, None, value=value)
         found[value] = [weight.detach().clone() for weight in base.trainable(POLICY)]
-        history = [without_seconds(metrics) for metrics in result.history] if value == "reference" else history
+        history = (
+            [without_seconds(metrics) for metrics in result.history] if value == "reference" else history
+        )
     return found, history
 
 
 @pytest.mark.parametrize("at", range(1, 5))
 def test_killed_at_any_step_it_ends_with_the_same_weights(
-    tmp_path: Path, at: int, undisturbed: tuple[dict[str, list[torch.Tensor]], list[Metrics]],
+    tmp_path: Path, at: int, undisturbed: tuple[dict[str, list[torch.Tensor]], list[Metrics]]
 ) -> None:
     with pytest.raises(Killed):
         train(toy_base(), tmp_path, on_step=killer(at))
@@ -70,16 +94,24 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(
     result = train(base, tmp_path)
     assert result.first_step == at
     assert result.steps == SETTINGS["steps"]
-    assert all(torch.equal(one, two) for one, two in zip(base.trainable(POLICY), undisturbed[0]["reference"], strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(base.trainable(POLICY), undisturbed[0]["reference"], strict=True)
+    )
     assert [without_seconds(metrics) for metrics in result.history] == undisturbed[1][at:]
 
 
-def test_a_value_adapter_resumes_too(tmp_path: Path, undisturbed: tuple[dict[str, list[torch.Tensor]], list[Metrics]]) -> None:
+def test_a_value_adapter_resumes_too(
+    tmp_path: Path, undisturbed: tuple[dict[str, list[torch.Tensor]], list[Metrics]]
+) -> None:
     with pytest.raises(Killed):
         train(toy_base(), tmp_path, on_step=killer(3), value="adapter", checkpoint_every=2)
     base = toy_base()
     assert train(base, tmp_path, value="adapter", checkpoint_every=2).first_step == 2
-    assert all(torch.equal(one, two) for one, two in zip(base.trainable(POLICY), undisturbed[0]["adapter"], strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(base.trainable(POLICY), undisturbed[0]["adapter"], strict=True)
+    )
 
 
 def test_a_rollback_after_resumption_returns_to_the_same_weights(tmp_path: Path) -> None:
@@ -94,7 +126,10 @@ def test_a_rollback_after_resumption_returns_to_the_same_weights(tmp_path: Path)
         train(toy_base(), tmp_path, on_step=killer(1), max_kl=limit, **runaway)
     train(toy_base(), tmp_path, max_kl=limit, **runaway)  # goes on from step 1 and writes step 2
     assert "step 2" in train(resumed, tmp_path, max_kl=limit, **runaway).stopped
-    assert all(torch.equal(one, two) for one, two in zip(straight.trainable(POLICY), resumed.trainable(POLICY), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(straight.trainable(POLICY), resumed.trainable(POLICY), strict=True)
+    )
 
 
 def finished(folder: Path) -> Path:

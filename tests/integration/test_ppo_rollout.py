@@ -25,7 +25,15 @@ def moved_base(seed: int = 0) -> SharedBase:
     return base
 
 
-def sampled(base: SharedBase, *, count: int = 6, samples: int = 2, tokens: int = 8, temperature: float = 0.7, rows: int = 64):
+def sampled(
+    base: SharedBase,
+    *,
+    count: int = 6,
+    samples: int = 2,
+    tokens: int = 8,
+    temperature: float = 0.7,
+    rows: int = 64,
+):
     sampler = Sampler(base, max_new_tokens=tokens, temperature=temperature, rows=rows)
     questions = [sampler.question(prompt, prompt.messages) for prompt in prompts(count)]
     with base.role("policy"):
@@ -48,7 +56,9 @@ def test_logprobs_are_those_of_a_plain_pass_at_the_temperature() -> None:
             logits = plain_logits(base, [*episode.prompt_ids, *ids])[start - 1 : -1]
             wanted = (logits / 0.7).log_softmax(-1).gather(1, torch.tensor(ids).unsqueeze(1)).squeeze(1)
             torch.testing.assert_close(episodes.logprobs[row, : len(ids)], wanted, atol=2e-5, rtol=1e-4)
-            torch.testing.assert_close(base.logits_at(episodes.states[row, : len(ids)]), logits, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                base.logits_at(episodes.states[row, : len(ids)]), logits, atol=2e-5, rtol=1e-4
+            )
     assert not episodes.logprobs[~episodes.is_real].any()
 
 
@@ -91,7 +101,9 @@ def test_draws_follow_the_distribution() -> None:
     sampler = Sampler(base, max_new_tokens=1, temperature=1.0, rows=4096)
     question = sampler.question(prompts(1)[0], prompts(1)[0].messages)
     with base.role("policy"):
-        found = sampler.sample([question], samples=4096, seed=0).tokens.flatten().bincount(minlength=20) / 4096
+        found = (
+            sampler.sample([question], samples=4096, seed=0).tokens.flatten().bincount(minlength=20) / 4096
+        )
         wanted = plain_logits(base, list(question.ids))[-1].softmax(-1)
     assert float((found - wanted).abs().max()) < 4 * (0.25 / 4096) ** 0.5
 
@@ -99,7 +111,9 @@ def test_draws_follow_the_distribution() -> None:
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     sampler = Sampler(toy_base(), max_new_tokens=64, temperature=1.0)
     prompt = Prompt(id="long", messages=(Message("user", "a" * 80),))
-    with pytest.raises(DataError, match=r"prompt long: a prompt of 82 tokens and 64 new ones pass the model's context of 128"):
+    with pytest.raises(
+        DataError, match=r"prompt long: a prompt of 82 tokens and 64 new ones pass the model's context of 128"
+    ):
         sampler.question(prompt, prompt.messages)
 
 
@@ -109,7 +123,12 @@ def test_states_and_gradients_do_not_depend_on_sharing_padding_or_company(kind: 
     base.add_adapter("policy", LoraSettings(rank=4, alpha=8), seed=0)
     sampler = Sampler(base, max_new_tokens=6, temperature=1.0)
     asked: list[Question] = []
-    for text in ("Tell me about the sea", "Tell me", "Tell me about the other", "Tell me about the sea and the other"):
+    for text in (
+        "Tell me about the sea",
+        "Tell me",
+        "Tell me about the other",
+        "Tell me about the sea and the other",
+    ):
         message = (Message("user", text),)
         asked.append(sampler.question(Prompt(id=text, messages=message), message))
     with base.role("policy"):
@@ -120,10 +139,15 @@ def test_states_and_gradients_do_not_depend_on_sharing_padding_or_company(kind: 
             for part in rows:
                 states = response_states(base, *episodes.part(part), share=len(part) > 1)
                 torch.testing.assert_close(
-                    states[episodes.is_real[part]], episodes.states[part][episodes.is_real[part]], atol=3e-4, rtol=1e-3
+                    states[episodes.is_real[part]],
+                    episodes.states[part][episodes.is_real[part]],
+                    atol=3e-4,
+                    rtol=1e-3,
                 )
                 total = total + base.logits_at(states)[episodes.is_real[part]].square().mean(-1).sum()
-            gradients.append(torch.autograd.grad(total, [w for w in base.trainable("policy") if w.shape[1] == 4]))
+            gradients.append(
+                torch.autograd.grad(total, [w for w in base.trainable("policy") if w.shape[1] == 4])
+            )
     for shared, alone in zip(*gradients, strict=True):
         torch.testing.assert_close(shared, alone, atol=1e-3 * float(alone.abs().max()), rtol=1e-2)
 

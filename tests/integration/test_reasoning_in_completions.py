@@ -1,4 +1,5 @@
-"""Completions of models that reason: what the judge reads, and what the preferences keep, by the setting `reasoning`."""
+"""Completions of models that reason: what the judge reads, and what the preferences keep, by the setting
+`reasoning`."""
 
 from __future__ import annotations
 
@@ -17,11 +18,19 @@ PLAIN = "Hi."
 CUT = "<think>\nThey want a gre"
 
 
-@pytest.mark.parametrize(("text", "answer"), [
-    (PLAIN, PLAIN), (THOUGHT, "Good morning to you."), ("hm, a greeting.</think>Hello.", "Hello."), (CUT, ""), ("", ""),
-    ("Write <think> before </think>.", "Write <think> before </think>."), ("<think></think>", ""),
-    ("<think>a</think>b</think>c", "b</think>c"),
-])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (PLAIN, PLAIN),
+        (THOUGHT, "Good morning to you."),
+        ("hm, a greeting.</think>Hello.", "Hello."),
+        (CUT, ""),
+        ("", ""),
+        ("Write <think> before </think>.", "Write <think> before </think>."),
+        ("<think></think>", ""),
+        ("<think>a</think>b</think>c", "b</think>c"),
+    ],
+)
 def test_the_answer_of_a_text(text: str, answer: str) -> None:
     assert answer_of(text) == answer
 
@@ -52,16 +61,24 @@ def label(folder: Path, how: str | None, monkeypatch: pytest.MonkeyPatch, respon
     recipe = folder / "recipe.yaml"
     setting = "" if how is None else f", reasoning: {how}"
     recipe.write_text(
-        f"name: r\nconstitution: default\nmodel: {ENGINE}\nstages: [{{stage: label, responses: {path}{setting}}}]", encoding="utf-8"
+        f"name: r\nconstitution: default\nmodel: {ENGINE}\nstages: "
+        f"[{{stage: label, responses: {path}{setting}}}]",
+        encoding="utf-8",
     )
     said = call("run", recipe, "--out", folder / "run")
     assert said.status == 0, said.err
     return folder / "run" / "label"
 
 
-@pytest.mark.parametrize(("how", "chosen", "rejected"), [
-    (None, THOUGHT, PLAIN), ("keep", THOUGHT, PLAIN), ("judge", PLAIN, THOUGHT), ("strip", "Good morning to you.", PLAIN),
-])
+@pytest.mark.parametrize(
+    ("how", "chosen", "rejected"),
+    [
+        (None, THOUGHT, PLAIN),
+        ("keep", THOUGHT, PLAIN),
+        ("judge", PLAIN, THOUGHT),
+        ("strip", "Good morning to you.", PLAIN),
+    ],
+)
 def test_what_is_judged_and_what_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str | None, chosen: str, rejected: str
 ) -> None:
@@ -79,11 +96,18 @@ def test_an_answer_that_was_never_given_loses(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("how", ["keep", "strip"])
-def test_samples_keep_their_reasoning_or_lose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_samples_keep_their_reasoning_or_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"name: r\nmodel: {ENGINE}\nstages: [{{stage: sample, limit: 4, k: 3, reasoning: {how}}}]", encoding="utf-8")
+    recipe.write_text(
+        f"name: r\nmodel: {ENGINE}\nstages: [{{stage: sample, limit: 4, k: 3, reasoning: {how}}}]",
+        encoding="utf-8",
+    )
     said = call("run", recipe, "--out", tmp_path / "run")
     assert said.status == 0, said.err
-    texts = {row["completion"][-1]["content"] for row in rows(tmp_path / "run" / "sample" / "completions.jsonl")}
+    texts = {
+        row["completion"][-1]["content"] for row in rows(tmp_path / "run" / "sample" / "completions.jsonl")
+    }
     assert texts == ({THOUGHT, PLAIN, CUT} if how == "keep" else {"Good morning to you.", PLAIN, ""})

@@ -1,4 +1,5 @@
-"""A run that is killed, interrupted or starved continues to the same files as one that was left alone, and asks nothing twice."""
+"""A run that is killed, interrupted or starved continues to the same files as one that was left alone, and
+asks nothing twice."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def results(run: Path) -> dict[str, bytes]:
     """Every file of the finished stages that does not tell the time."""
     return {
         path.relative_to(run).as_posix(): path.read_bytes()
-        for path in sorted(run.glob("*/*")) if path.name != "manifest.json" and path.parent.name != "superseded"
+        for path in sorted(run.glob("*/*"))
+        if path.name != "manifest.json" and path.parent.name != "superseded"
     }
 
 
@@ -75,7 +77,10 @@ def test_killed_at_random_moments_it_ends_as_if_left_alone(tmp_path: Path, proto
 
 def test_a_killed_run_of_a_torch_model_ends_as_if_left_alone(tmp_path: Path) -> None:
     path, model = recipe(tmp_path), save_tiny(tmp_path / "model", context=4096)
-    options = [f"--set={each}" for each in (f"model={model}", "dtype=float32", "stages.sample.limit=3", "stages.revise.limit=2")]
+    options = [
+        f"--set={each}"
+        for each in (f"model={model}", "dtype=float32", "stages.sample.limit=3", "stages.revise.limit=2")
+    ]
     log = tmp_path / "said"
     calm = processes().start("run", path, *options, "--out", tmp_path / "calm" / "run", said=log)
     calm.join()
@@ -103,8 +108,20 @@ def test_a_killed_run_of_a_torch_model_ends_as_if_left_alone(tmp_path: Path) -> 
 
 def test_ctrl_c_says_so_and_the_run_is_listed_as_interrupted(tmp_path: Path) -> None:
     run, asked = tmp_path / "runs" / "run", tmp_path / "asked"
-    command = [sys.executable, "-m", "rlaif", "run", str(recipe(tmp_path)), "--set", "model=scripted:spine:slow", "--out", str(run)]
-    with subprocess.Popen(command, env=environment() | {"RLAIF_TEST_ASKED": str(asked)}, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "rlaif",
+        "run",
+        str(recipe(tmp_path)),
+        "--set",
+        "model=scripted:spine:slow",
+        "--out",
+        str(run),
+    ]
+    with subprocess.Popen(
+        command, env=environment() | {"RLAIF_TEST_ASKED": str(asked)}, stderr=subprocess.PIPE, text=True
+    ) as process:
         wait_for(lambda: len(asked_of(asked)) > 20 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -115,13 +132,20 @@ def test_ctrl_c_says_so_and_the_run_is_listed_as_interrupted(tmp_path: Path) -> 
     assert listed.status == 0
     assert "interrupted" in listed.out
     before = len(asked_of(asked))
-    assert call("run", tmp_path / "recipe.yaml", "--set", "model=scripted:spine:swift", "--out", run).status == 0
+    assert (
+        call("run", tmp_path / "recipe.yaml", "--set", "model=scripted:spine:swift", "--out", run).status == 0
+    )
     assert "finished" in call("runs", "list", tmp_path / "runs").out
     assert len(set(asked_of(asked))) == before
 
 
 def test_no_space_is_one_message_and_what_was_answered_is_kept(tmp_path: Path) -> None:
-    path, run, log, asked = recipe(tmp_path), tmp_path / "harsh" / "run", tmp_path / "said", tmp_path / "asked"
+    path, run, log, asked = (
+        recipe(tmp_path),
+        tmp_path / "harsh" / "run",
+        tmp_path / "said",
+        tmp_path / "asked",
+    )
     arguments = ("run", path, "--set", "model=scripted:spine:swift", "--out", run)
     process = processes().start(*arguments, said=log, asked=asked, largest_file=50_000)
     process.join()

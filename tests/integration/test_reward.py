@@ -30,7 +30,9 @@ GOOD, BAD = ("kind", "glad", "warm"), ("rude", "cold", "grim")
 FILL = ("stone", "river", "table", "cloud", "paper", "north")
 
 
-def base_of(kind: Any = "llama", *, chat: bool = True, seed: int = 0, context: int = 1024, name: str = "tiny") -> SharedBase:
+def base_of(
+    kind: Any = "llama", *, chat: bool = True, seed: int = 0, context: int = 1024, name: str = "tiny"
+) -> SharedBase:
     model = tiny_model(kind, seed=seed, context=context, sharpness=2.0)
     return SharedBase.from_model(model, tiny_tokenizer(chat=chat), name=name, identity=f"{kind}-{seed}")
 
@@ -40,7 +42,8 @@ def conversation(prompt: str, completion: str) -> Conversation:
 
 
 def toy_rows(prompts: int, *, p: float = 0.9, each: int = 1, seed: int = 0) -> list[dict[str, Any]]:
-    """The chosen completion has a good word among filling, the rejected one a bad word; either may be the longer one."""
+    """The chosen completion has a good word among filling, the rejected one a bad word; either may be the
+    longer one."""
     draw = random.Random(seed)
 
     def text(words: Sequence[str]) -> str:
@@ -50,17 +53,26 @@ def toy_rows(prompts: int, *, p: float = 0.9, each: int = 1, seed: int = 0) -> l
 
     return [
         {
-            "id": f"{n}/{k}", "prompt": [{"role": "user", "content": f"Say {FILL[n % 6]} {n}"}],
-            "chosen": [{"role": "assistant", "content": text(GOOD)}], "rejected": [{"role": "assistant", "content": text(BAD)}],
-            "p_chosen": p, "verdicts": [{"principle": "warmth", "valid": True}], "constitution_digest": "c0ffee",
+            "id": f"{n}/{k}",
+            "prompt": [{"role": "user", "content": f"Say {FILL[n % 6]} {n}"}],
+            "chosen": [{"role": "assistant", "content": text(GOOD)}],
+            "rejected": [{"role": "assistant", "content": text(BAD)}],
+            "p_chosen": p,
+            "verdicts": [{"principle": "warmth", "valid": True}],
+            "constitution_digest": "c0ffee",
         }
-        for n in range(prompts) for k in range(each)
+        for n in range(prompts)
+        for k in range(each)
     ]
 
 
-def learn(base: SharedBase, rows: Sequence[dict[str, Any]], *, seed: int = 0, **settings: Any) -> RewardResult:
+def learn(
+    base: SharedBase, rows: Sequence[dict[str, Any]], *, seed: int = 0, **settings: Any
+) -> RewardResult:
     fast = {"learning_rate": 3e-3, "lora_rank": 4, "epochs": 3, "held_out": 0.25}
-    return train_reward(pairs_from_rows(rows), base=base, config=RewardConfig(**{**fast, **settings}), seed=seed)
+    return train_reward(
+        pairs_from_rows(rows), base=base, config=RewardConfig(**{**fast, **settings}), seed=seed
+    )
 
 
 # Packing
@@ -79,12 +91,17 @@ def some_trees(count: int = 5, seed: int = 0) -> list[Tree]:
 @pytest.mark.parametrize("tokens", [1, 40, 10_000])
 def test_features_depend_neither_on_sharing_nor_on_the_batch(pooling: Any, tokens: int) -> None:
     base, trees = base_of(), some_trees()
-    alone = torch.cat([
-        features(base, [Tree(tree.prompt, (completion,))], pooling=pooling, tokens=1, share=False)
-        for tree in trees for completion in tree.completions
-    ])
+    alone = torch.cat(
+        [
+            features(base, [Tree(tree.prompt, (completion,))], pooling=pooling, tokens=1, share=False)
+            for tree in trees
+            for completion in tree.completions
+        ]
+    )
     for share in (False, True):
-        torch.testing.assert_close(features(base, trees, pooling=pooling, tokens=tokens, share=share), alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            features(base, trees, pooling=pooling, tokens=tokens, share=share), alone, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_the_gradient_through_a_shared_prompt_is_that_of_separate_rows() -> None:
@@ -94,7 +111,9 @@ def test_the_gradient_through_a_shared_prompt_is_that_of_separate_rows() -> None
         base.add_adapter("reward", seed=1)
         with base.role("reward"):
             for batch in whole_trees(some_trees(), tokens=60, share=share, device=base.device):
-                base.hidden(batch.input_ids, batch.attention_mask, batch.position_ids)[batch.group >= 0].square().sum().backward()
+                base.hidden(batch.input_ids, batch.attention_mask, batch.position_ids)[
+                    batch.group >= 0
+                ].square().sum().backward()
         grads.append([parameter.grad for parameter in base.trainable("reward")])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -111,7 +130,8 @@ def test_micro_batches_keep_to_their_tokens_and_hold_every_completion_once() -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("llama", True), ("qwen2", True), ("gpt2", True), ("gemma2", False), ("gemma3", False)]
+    ("kind", "expected"),
+    [("llama", True), ("qwen2", True), ("gpt2", True), ("gemma2", False), ("gemma3", False)],
 )
 def test_a_prompt_is_shared_only_where_the_states_stay_the_same(kind: Any, expected: bool) -> None:
     long = [Tree(tuple(range(3, 23)), ((5, 6, 7), (8, 9)))]
@@ -127,7 +147,10 @@ def model_of(base: SharedBase, *, pooling: Any = "mean", **options: Any) -> Rewa
     return RewardModel(base, [Member(role=REFERENCE, head=head)], pooling=pooling, **options)
 
 
-TEXTS = [conversation(f"Say {word}", " ".join([word] * (i + 1))) for i, word in enumerate((*GOOD, *BAD, "", "<|im_end|>"))]
+TEXTS = [
+    conversation(f"Say {word}", " ".join([word] * (i + 1)))
+    for i, word in enumerate((*GOOD, *BAD, "", "<|im_end|>"))
+]
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -150,10 +173,12 @@ def test_the_padding_token_being_the_end_token_changes_nothing() -> None:
 
 def test_a_completion_that_was_cut_is_read_as_a_closed_turn() -> None:
     model = model_of(base_of(), pooling="last")
-    (prompt, completion), = model.format.encode([TEXTS[0]])
+    ((prompt, completion),) = model.format.encode([TEXTS[0]])
     end = model.base.tokenizer.eos_token_id
     assert completion[-1] == end
-    scores = model.score_tokens([(prompt, completion), (prompt, completion[:-1]), (prompt, [*completion, end])])
+    scores = model.score_tokens(
+        [(prompt, completion), (prompt, completion[:-1]), (prompt, [*completion, end])]
+    )
     assert scores.tolist() == pytest.approx([scores[0].item()] * 3, abs=1e-5)
 
 
@@ -195,7 +220,9 @@ def test_an_ensemble_is_combined_as_it_says(combine: Any) -> None:
         members.append(Member(role=REFERENCE, head=head))
     alone = torch.tensor([RewardModel(base, [member], pooling="mean").score(TEXTS) for member in members])
     expected = {
-        "mean": alone.mean(0), "min": alone.min(0).values, "mean-variance": alone.mean(0) - 2.0 * alone.var(0, unbiased=False),
+        "mean": alone.mean(0),
+        "min": alone.min(0).values,
+        "mean-variance": alone.mean(0) - 2.0 * alone.var(0, unbiased=False),
     }
     model = RewardModel(base, members, pooling="mean", combine=combine, variance_penalty=2.0)
     assert model.score(TEXTS) == pytest.approx(expected[combine].tolist(), abs=1e-4)
@@ -214,7 +241,10 @@ def test_a_separable_preference_is_learned_and_the_reference_does_not_move() -> 
     assert held_out["head"].accuracy >= 0.7
     assert held_out["lora"].loss < held_out["length"].loss
     assert held_out["judge"].loss == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1), abs=1e-3)
-    good, bad = (result.model.score([conversation("Say hello", f"{word} stone") for word in words]) for words in (GOOD, BAD))
+    good, bad = (
+        result.model.score([conversation("Say hello", f"{word} stone") for word in words])
+        for words in (GOOD, BAD)
+    )
     assert min(good) > max(bad)
     assert torch.equal(base.hidden(ids, torch.ones_like(ids)), before)
     assert base.roles == ("reward",)
@@ -229,7 +259,8 @@ def test_the_last_token_and_a_drawn_head_learn_too() -> None:
 
 def test_soft_labels_set_the_size_of_the_difference() -> None:
     small, large = (
-        torch.tensor([learn(base_of(), toy_rows(60, p=p), keep="head").report.held_out["head"].loss]) for p in (0.6, 0.95)
+        torch.tensor([learn(base_of(), toy_rows(60, p=p), keep="head").report.held_out["head"].loss])
+        for p in (0.6, 0.95)
     )
     assert small.item() == pytest.approx(-0.6 * math.log(0.6) - 0.4 * math.log(0.4), abs=0.03)
     assert large.item() < small.item()
@@ -281,13 +312,22 @@ def test_the_report_breaks_the_accuracy_down() -> None:
     human = pairs_from_rows(toy_rows(10, seed=9))
     steps: list[RewardStep] = []
     result = train_reward(
-        pairs_from_rows(rows), base=base_of(), config=RewardConfig(held_out=0.25, lora_rank=4), seed=0, human=human,
-        gold=lambda prompt, completion: float(any(word in completion for word in GOOD)), log=steps.append,
+        pairs_from_rows(rows),
+        base=base_of(),
+        config=RewardConfig(held_out=0.25, lora_rank=4),
+        seed=0,
+        human=human,
+        gold=lambda prompt, completion: float(any(word in completion for word in GOOD)),
+        log=steps.append,
     )
     report = result.report
     assert report.pairs + report.held_out_pairs == 40
     assert [group.group for group in report.principles] == ["warmth"]
-    assert sum(group.pairs for group in report.lengths) == sum(group.pairs for group in report.margins) == report.held_out_pairs
+    assert (
+        sum(group.pairs for group in report.lengths)
+        == sum(group.pairs for group in report.margins)
+        == report.held_out_pairs
+    )
     assert report.gold["judge"].accuracy == 1.0
     assert report.human is not None
     assert report.human.pairs == 10
@@ -297,10 +337,14 @@ def test_the_report_breaks_the_accuracy_down() -> None:
 
 def test_an_ensemble_has_members_that_differ() -> None:
     base = base_of()
-    result = learn(base, toy_rows(30), epochs=1, keep="lora", ensemble=EnsembleSettings(members=2, combine="min"))
+    result = learn(
+        base, toy_rows(30), epochs=1, keep="lora", ensemble=EnsembleSettings(members=2, combine="min")
+    )
     assert base.roles == ("reward-0", "reward-1")
     one, two = (dataclasses.replace(member, mean=0.0, std=1.0) for member in result.model.members)
-    assert RewardModel(base, [one], pooling="mean").score(TEXTS) != RewardModel(base, [two], pooling="mean").score(TEXTS)
+    assert RewardModel(base, [one], pooling="mean").score(TEXTS) != RewardModel(
+        base, [two], pooling="mean"
+    ).score(TEXTS)
 
 
 # Bad input
@@ -323,18 +367,29 @@ def test_labels_that_say_nothing_are_refused() -> None:
         learn(base_of(), toy_rows(2))
 
 
-@pytest.mark.parametrize(("column", "value", "said"), [
-    ("p_chosen", math.nan, "not a finite number"), ("p_chosen", 1.2, "not a probability"), ("p_chosen", "0.7", "not a finite number"),
-    ("weight", -1, "neither 0 nor"), ("prompt", [], "user's turn"), ("chosen", [], "one assistant message"),
-    ("rejected", "text", "one assistant"), ("chosen", [{"role": "user", "content": "x"}], "not the assistant's"),
-    ("prompt", [{"role": "robot", "content": "x"}], "chat message"),
-])
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("p_chosen", math.nan, "not a finite number"),
+        ("p_chosen", 1.2, "not a probability"),
+        ("p_chosen", "0.7", "not a finite number"),
+        ("weight", -1, "neither 0 nor"),
+        ("prompt", [], "user's turn"),
+        ("chosen", [], "one assistant message"),
+        ("rejected", "text", "one assistant"),
+        ("chosen", [{"role": "user", "content": "x"}], "not the assistant's"),
+        ("prompt", [{"role": "robot", "content": "x"}], "chat message"),
+    ],
+)
 def test_bad_rows_are_all_named(column: str, value: Any, said: str) -> None:
     rows = toy_rows(4)
     rows[1][column] = rows[3][column] = value
     with pytest.raises(DataError, match=said) as caught:
         pairs_from_rows(rows, source="labels.jsonl")
-    assert [problem.where for problem in caught.value.problems] == ["labels.jsonl, row 2", "labels.jsonl, row 4"]
+    assert [problem.where for problem in caught.value.problems] == [
+        "labels.jsonl, row 2",
+        "labels.jsonl, row 4",
+    ]
 
 
 def test_missing_columns_and_equal_completions_are_named() -> None:
@@ -346,8 +401,11 @@ def test_missing_columns_and_equal_completions_are_named() -> None:
     assert "same text" in str(caught.value)
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)  # no setting that is allowed makes such a loss
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No setting that is allowed makes such a loss.
+    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)
     with pytest.raises(ModelError, match="at step"):
         learn(base_of(), toy_rows(40), learning_rate=1e30, keep="lora")
 
@@ -363,7 +421,9 @@ def test_a_prompt_is_never_on_both_sides_of_the_split() -> None:
 def test_files_are_mixed_by_weight() -> None:
     pairs: list[PreferencePair] = pairs_from_rows(toy_rows(3), source="a", weight=2.0)
     pairs += pairs_from_rows(toy_rows(2), source="b", hard=True)
-    assert [(pair.source, pair.weight, pair.p_chosen) for pair in pairs] == [("a", 2.0, 0.9)] * 3 + [("b", 1.0, 1.0)] * 2
+    assert [(pair.source, pair.weight, pair.p_chosen) for pair in pairs] == [("a", 2.0, 0.9)] * 3 + [
+        ("b", 1.0, 1.0)
+    ] * 2
 
 
 # Files
@@ -399,7 +459,13 @@ def test_a_saved_model_gives_the_same_scores_on_a_fresh_base(trained: tuple[Rewa
 
 
 def test_an_ensemble_is_saved_whole(tmp_path: Path) -> None:
-    result = learn(base_of(), toy_rows(24), epochs=1, keep="lora", ensemble=EnsembleSettings(members=2, combine="mean-variance"))
+    result = learn(
+        base_of(),
+        toy_rows(24),
+        epochs=1,
+        keep="lora",
+        ensemble=EnsembleSettings(members=2, combine="mean-variance"),
+    )
     save_reward_model(result.model, tmp_path / "rm", probes=result.probes)
     assert load_reward_model(base_of(), tmp_path / "rm").score(TEXTS) == result.model.score(TEXTS)
 
@@ -433,7 +499,13 @@ def test_a_save_that_does_not_come_back_alike_fails_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", ["reward.json", "heads.safetensors", "adapter-0/adapter_model.safetensors", "adapter-0/adapter_config.json"]
+    "name",
+    [
+        "reward.json",
+        "heads.safetensors",
+        "adapter-0/adapter_model.safetensors",
+        "adapter-0/adapter_config.json",
+    ],
 )
 @pytest.mark.parametrize("keep", [0.0, 0.5])
 def test_a_folder_cut_short_is_refused_and_leaves_the_base_clean(

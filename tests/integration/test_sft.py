@@ -1,4 +1,5 @@
-"""Supervised fine-tuning on the resident base: it learns as plain TRL does, and changes nothing but its adapter."""
+"""Supervised fine-tuning on the resident base: it learns as plain TRL does, and changes nothing but its
+adapter."""
 
 from __future__ import annotations
 
@@ -26,7 +27,13 @@ from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.stages.sft import SftResult, completion_logprobs, lessons_from_rows, train_sft
 
 QUICK: dict[str, Any] = {
-    "epochs": 4, "learning_rate": 1e-2, "lora_rank": 4, "lora_alpha": 8.0, "batch_size": 8, "micro_batch": 8, "held_out": 0.25,
+    "epochs": 4,
+    "learning_rate": 1e-2,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "batch_size": 8,
+    "micro_batch": 8,
+    "held_out": 0.25,
 }
 
 
@@ -34,15 +41,26 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def row(prompt: str, completion: str, **columns: Any) -> dict[str, Any]:
-    return {"prompt": [{"role": "user", "content": prompt}], "completion": [{"role": "assistant", "content": completion}], **columns}
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "completion": [{"role": "assistant", "content": completion}],
+        **columns,
+    }
 
 
 def some_rows(count: int = 16) -> list[dict[str, Any]]:
-    return [row(prompt.messages[0].content, "aei" * (1 + number % 2)) for number, prompt in enumerate(prompts(count))]
+    return [
+        row(prompt.messages[0].content, "aei" * (1 + number % 2))
+        for number, prompt in enumerate(prompts(count))
+    ]
 
 
-def train(base: SharedBase, rows: Sequence[dict[str, Any]] | None = None, *, seed: int = 0, **settings: Any) -> SftResult:
-    return train_sft(some_rows() if rows is None else rows, base=base, config=SftConfig(**QUICK | settings), seed=seed)
+def train(
+    base: SharedBase, rows: Sequence[dict[str, Any]] | None = None, *, seed: int = 0, **settings: Any
+) -> SftResult:
+    return train_sft(
+        some_rows() if rows is None else rows, base=base, config=SftConfig(**QUICK | settings), seed=seed
+    )
 
 
 def probability(base: SharedBase, role: str, prompt: str, completion: str) -> float:
@@ -72,7 +90,9 @@ def test_the_loss_falls_and_the_completions_become_likely(dtype: torch.dtype) ->
     result = train(base)
     assert result.report.loss_after < 0.2 * result.report.loss_before
     assert result.steps[-1].loss < 0.3 * result.steps[0].loss
-    assert probability(base, "policy", "abcdefghijp", "aei") > 100 * probability(base, "reference", "abcdefghijp", "aei")
+    assert probability(base, "policy", "abcdefghijp", "aei") > 100 * probability(
+        base, "reference", "abcdefghijp", "aei"
+    )
     assert torch.equal(reference_logits(base), before), "the reference must not move by a bit"
     assert all(weight.dtype == torch.float32 for weight in base.trainable("policy"))
 
@@ -87,7 +107,9 @@ def test_only_the_adapter_changes_and_all_else_is_put_back() -> None:
     draws = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
     train(base, epochs=1)
     after = weights(base)
-    assert {name for name in after if not torch.equal(after[name], before[name])} == {name for name in after if ".policy." in name}
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        name for name in after if ".policy." in name
+    }
     assert all(weight.grad is None for weight in base.model.parameters())
     assert base.model.__dict__ == state
     assert (base.model.config.__dict__, base.model.generation_config.__dict__) == (config, generation)
@@ -114,11 +136,25 @@ def test_it_is_the_training_of_plain_trl(tmp_path: Path) -> None:
     theirs.add_adapter("policy", LoraSettings(rank=4, alpha=8.0), seed=3)
     result = train_sft(rows, base=ours, config=SftConfig(**QUICK | {"held_out": 0, "micro_batch": 4}), seed=0)
     trainer = SFTTrainer(
-        model=plain_peft(theirs), processing_class=theirs.tokenizer, train_dataset=Dataset.from_list(rows),
+        model=plain_peft(theirs),
+        processing_class=theirs.tokenizer,
+        train_dataset=Dataset.from_list(rows),
         args=TrlConfig(
-            output_dir=str(tmp_path), seed=seed_from(0, "sft") % (1 << 31), num_train_epochs=4, learning_rate=1e-2,
-            per_device_train_batch_size=4, gradient_accumulation_steps=2, weight_decay=0.0, lr_scheduler_type="linear",
-            warmup_steps=0, report_to="none", use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True, logging_steps=1,
+            output_dir=str(tmp_path),
+            seed=seed_from(0, "sft") % (1 << 31),
+            num_train_epochs=4,
+            learning_rate=1e-2,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            weight_decay=0.0,
+            lr_scheduler_type="linear",
+            warmup_steps=0,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=1,
         ),
     )
     trainer.train()
@@ -153,13 +189,19 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_order() -> 
     one, two, other = toy_base(), toy_base(), toy_base()
     results = [train(one), train(two), train(other, seed=1)]
     assert results[0].steps == results[1].steps != results[2].steps
-    assert all(torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.trainable("policy"), two.trainable("policy"), strict=True)
+    )
 
 
 def test_weights_are_learned_as_proportions() -> None:
     base = toy_base()
     asked = [prompt.messages[0].content for prompt in prompts(4)]
-    rows = [row(text, letter, weight=weight) for text in asked for letter, weight in (("a", 3.0), ("b", 1.0), ("c", 0.0))]
+    rows = [
+        row(text, letter, weight=weight)
+        for text in asked
+        for letter, weight in (("a", 3.0), ("b", 1.0), ("c", 0.0))
+    ]
     train(base, rows, epochs=40, held_out=0, learning_rate=5e-3)
     a, b, c = (probability(base, "policy", asked[0], letter) for letter in "abc")
     assert a == pytest.approx(0.75, abs=0.05)
@@ -203,24 +245,37 @@ def test_no_rows_and_rows_of_one_prompt_are_refused() -> None:
         train(toy_base(), [row("ab", "a"), row("ab", "b")])
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"prompt": [{"role": "user", "content": "a"}]}, "column 'completion' is missing"),
-    (row("a", "  "), "the completion is empty"),
-    (row("a", "b", weight=float("nan")), "weight is nan"),
-    (row("a", "b", weight=-1), "weight is -1"),
-    (row("a", "b") | {"prompt": "a"}, "not a list of messages"),
-    (row("a", "b") | {"prompt": [{"role": "assistant", "content": "a"}]}, "the last message is not the user's"),
-    (row("a", "b") | {"completion": [{"role": "robot", "content": "a"}]}, "not a chat message"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"prompt": [{"role": "user", "content": "a"}]}, "column 'completion' is missing"),
+        (row("a", "  "), "the completion is empty"),
+        (row("a", "b", weight=float("nan")), "weight is nan"),
+        (row("a", "b", weight=-1), "weight is -1"),
+        (row("a", "b") | {"prompt": "a"}, "not a list of messages"),
+        (
+            row("a", "b") | {"prompt": [{"role": "assistant", "content": "a"}]},
+            "the last message is not the user's",
+        ),
+        (row("a", "b") | {"completion": [{"role": "robot", "content": "a"}]}, "not a chat message"),
+    ],
+)
 def test_rows_that_cannot_be_read_are_listed(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match="1 of 3 rows cannot be learned from") as caught:
-        train_sft([row("a", "b"), bad, row("c", "d")], base=toy_base(), config=SftConfig(**QUICK), seed=0, source="rows.jsonl")
+        train_sft(
+            [row("a", "b"), bad, row("c", "d")],
+            base=toy_base(),
+            config=SftConfig(**QUICK),
+            seed=0,
+            source="rows.jsonl",
+        )
     assert message in str(caught.value)
     assert "rows.jsonl, row 2" in str(caught.value)
 
 
 def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)  # no setting that is allowed makes such a loss
+    # No setting that is allowed makes such a loss.
+    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)
     base = toy_base()
     base.add_adapter("policy", LoraSettings(rank=4), seed=0)
     before = base.adapter_state("policy")

@@ -17,9 +17,17 @@ from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 
 
 def tiny_model(seed: int = 0, **options: Any) -> LlamaForCausalLM:
-    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**{**sizes, "num_key_value_heads": 2, "max_position_embeddings": 128, **options}))
+    return LlamaForCausalLM(
+        LlamaConfig(**{**sizes, "num_key_value_heads": 2, "max_position_embeddings": 128, **options})
+    )
 
 
 def tiny_base(**options: Any) -> SharedBase:
@@ -88,7 +96,9 @@ def test_gradients_reach_the_active_adapter_only() -> None:
     base.add_adapter("reward")
     with base.role("policy"):
         base.hidden(IDS, MASK).square().mean().backward()
-    assert any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in base.trainable("policy"))
+    assert any(
+        parameter.grad is not None and bool(parameter.grad.any()) for parameter in base.trainable("policy")
+    )
     assert all(parameter.grad is None for parameter in base.trainable("reward"))
     assert all(parameter.grad is None for parameter in base.model.parameters() if not parameter.requires_grad)
 
@@ -122,7 +132,9 @@ def test_the_fused_layer_passes_gradcheck() -> None:
     torch.nn.init.normal_(layer.lora_B["policy"].weight)
     layer.base_layer.requires_grad_(False)
     x = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, a, b: layer(x), (x, layer.lora_A["policy"].weight, layer.lora_B["policy"].weight))
+    assert torch.autograd.gradcheck(
+        lambda x, a, b: layer(x), (x, layer.lora_A["policy"].weight, layer.lora_B["policy"].weight)
+    )
 
 
 def test_adapters_stay_fp32_on_a_bfloat16_base() -> None:
@@ -134,7 +146,9 @@ def test_adapters_stay_fp32_on_a_bfloat16_base() -> None:
         hidden = base.hidden(IDS, MASK)
     hidden.float().square().mean().backward()
     assert hidden.dtype == torch.bfloat16
-    assert {parameter.grad.dtype for parameter in base.trainable("policy") if parameter.grad is not None} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in base.trainable("policy") if parameter.grad is not None} == {
+        torch.float32
+    }
 
 
 def test_padding_on_either_side_changes_nothing() -> None:
@@ -142,7 +156,9 @@ def test_padding_on_either_side_changes_nothing() -> None:
     pad = torch.zeros(2, 3, dtype=torch.long)
     for order in (lambda x: torch.cat([pad, x], 1), lambda x: torch.cat([x, pad], 1)):
         padded = base.hidden(order(IDS), order(MASK))
-        torch.testing.assert_close(padded[order(MASK).bool()].view(2, 6, -1), base.hidden(IDS, MASK), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            padded[order(MASK).bool()].view(2, 6, -1), base.hidden(IDS, MASK), rtol=1e-5, atol=1e-5
+        )
 
 
 @PEFT_WARNS
@@ -157,7 +173,9 @@ def test_a_saved_adapter_is_a_peft_adapter_and_comes_back(tmp_path: Path) -> Non
     assert torch.equal(states(again, "other"), expected)
     again.assert_only_trainable([])
     foreign = peft.PeftModel.from_pretrained(tiny_model(), str(tmp_path / "a"))
-    torch.testing.assert_close(foreign(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states[-1], expected)
+    torch.testing.assert_close(
+        foreign(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states[-1], expected
+    )
 
 
 def test_merging_makes_the_role_the_reference_and_changes_the_identity() -> None:
@@ -267,7 +285,9 @@ def test_adapter_state_is_a_copy_that_can_be_put_back() -> None:
 
 def test_logits_are_the_models_own() -> None:
     base = tiny_base()
-    torch.testing.assert_close(base.logits_at(base.hidden(IDS, MASK)), base.model(input_ids=IDS, attention_mask=MASK).logits)
+    torch.testing.assert_close(
+        base.logits_at(base.hidden(IDS, MASK)), base.model(input_ids=IDS, attention_mask=MASK).logits
+    )
 
 
 def test_logits_scaled_in_an_unknown_way_are_noticed() -> None:

@@ -55,10 +55,17 @@ def test_numbers_are_logged_by_step(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(tracking, "Accelerator", Accelerated)
     monkeypatch.setattr(tracking, "LOGGER_TYPE_TO_CLASS", {"kept": Kept})
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["kept"])
-    with Trackers(["kept"], project="p", folder=tmp_path, config={"steps": 2, "kl": {"beta": 0.05}}) as trackers:
+    with Trackers(
+        ["kept"], project="p", folder=tmp_path, config={"steps": 2, "kl": {"beta": 0.05}}
+    ) as trackers:
         trackers.log({"step": 0, "reward": 0.5, "note": "x", "nothing": None})
         trackers.log({"step": 1, "reward": 0.7})
-    assert Kept.told == [(None, {"project": "p", "steps": 2}), (0, {"reward": 0.5}), (1, {"reward": 0.7}), (None, {"ended": 1})]
+    assert Kept.told == [
+        (None, {"project": "p", "steps": 2}),
+        (0, {"reward": 0.5}),
+        (1, {"reward": 0.7}),
+        (None, {"ended": 1}),
+    ]
 
 
 def test_no_tracker_is_no_work(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The training stages from end to end on a tiny model: the recipes that ship, resumption, merging, and bad input."""
+"""The training stages from end to end on a tiny model: the recipes that ship, resumption, merging, and bad
+input."""
 
 from __future__ import annotations
 
@@ -26,10 +27,15 @@ from rlaif.runs.journal import Journal
 
 JUDGE = "scripted:spine:swift"
 SHORT = {
-    "revise": {"limit": 4, "rounds": 1, "max_new_tokens": 4, "policy": JUDGE}, "sft": {"lora_rank": 2},
-    "sample": {"limit": 8, "k": 3, "max_new_tokens": 6}, "label": {"judge": JUDGE}, "audit": {"variants": 2},
-    "reward": {"lora_rank": 2}, "best-of-k": {"limit": 4, "k": 2, "max_new_tokens": 4, "lora_rank": 2},
-    "ppo": {"limit": 4, "steps": 2, "episodes": 4, "max_new_tokens": 4, "lora_rank": 2}, "dpo": {"lora_rank": 2},
+    "revise": {"limit": 4, "rounds": 1, "max_new_tokens": 4, "policy": JUDGE},
+    "sft": {"lora_rank": 2},
+    "sample": {"limit": 8, "k": 3, "max_new_tokens": 6},
+    "label": {"judge": JUDGE},
+    "audit": {"variants": 2},
+    "reward": {"lora_rank": 2},
+    "best-of-k": {"limit": 4, "k": 2, "max_new_tokens": 4, "lora_rank": 2},
+    "ppo": {"limit": 4, "steps": 2, "episodes": 4, "max_new_tokens": 4, "lora_rank": 2},
+    "dpo": {"lora_rank": 2},
     "evaluate": {"limit": 3, "samples": 2, "max_new_tokens": 4, "judge": JUDGE},
     "compare": {"resamples": 100},
 }
@@ -86,7 +92,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts that are short for a tokenizer of bytes."""
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"Say {word}."}) + "\n" for word in ["one", "two", "three", "four", "five", "six"]))
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"Say {word}."}) + "\n"
+            for word in ["one", "two", "three", "four", "five", "six"]
+        )
+    )
     return path
 
 
@@ -112,14 +123,16 @@ def full(folder: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder)
 
 
-# The recipes that ship ------------------------------------------------------------------------------------------------------------
+# The recipes that ship --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def chain(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The constitutional recipe, run; its folder, and what it printed."""
     out = tmp_path_factory.mktemp("chain") / "run"
-    said = call("run", "recipes/constitutional.yaml", *shortened("recipes/constitutional.yaml", model), "--out", out)
+    said = call(
+        "run", "recipes/constitutional.yaml", *shortened("recipes/constitutional.yaml", model), "--out", out
+    )
     assert said.status == 0, said.err
     return out, said.out + said.err
 
@@ -135,9 +148,14 @@ def test_the_whole_chain_prints_its_tables_and_its_memory(chain: tuple[Path, str
     assert all(sentence in said for sentence in verdict)
 
 
-def test_after_sft_every_later_stage_starts_from_the_policy_that_it_made(chain: tuple[Path, str], model: Path) -> None:
+def test_after_sft_every_later_stage_starts_from_the_policy_that_it_made(
+    chain: tuple[Path, str], model: Path
+) -> None:
     out, _ = chain
-    parts = {name: json.loads((out / name / "manifest.json").read_text())["parts"] for name in ("sft", "reward", "ppo", "evaluate")}
+    parts = {
+        name: json.loads((out / name / "manifest.json").read_text())["parts"]
+        for name in ("sft", "reward", "ppo", "evaluate")
+    }
     assert parts["sft"]["base"] != parts["ppo"]["base"]
     assert parts["reward"]["base"] == parts["ppo"]["base"] == parts["evaluate"]["base"]
     tuned = SharedBase.load(str(model), dtype="float32", merge_adapter=out / "sft" / "adapter")
@@ -147,15 +165,30 @@ def test_after_sft_every_later_stage_starts_from_the_policy_that_it_made(chain: 
     assert not torch.equal(logits(tuned.model), logits(full(model)))
 
 
-def test_an_adapter_trained_after_sft_is_refused_on_the_model_before_it(chain: tuple[Path, str], model: Path, tmp_path: Path) -> None:
+def test_an_adapter_trained_after_sft_is_refused_on_the_model_before_it(
+    chain: tuple[Path, str], model: Path, tmp_path: Path
+) -> None:
     out, _ = chain
-    said = call("evaluate", "--policy", out / "ppo", "--model", model, "--no-win-rate", "--dtype", "float32", "--out", tmp_path / "e")
+    said = call(
+        "evaluate",
+        "--policy",
+        out / "ppo",
+        "--model",
+        model,
+        "--no-win-rate",
+        "--dtype",
+        "float32",
+        "--out",
+        tmp_path / "e",
+    )
     assert said.status == 1
     assert "trained on other weights" in said.err
     assert "SFT stage" in said.err
 
 
-def test_a_finished_chain_is_skipped_and_its_reward_model_is_read_from_its_folder(chain: tuple[Path, str], model: Path) -> None:
+def test_a_finished_chain_is_skipped_and_its_reward_model_is_read_from_its_folder(
+    chain: tuple[Path, str], model: Path
+) -> None:
     out, _ = chain
     overrides = [each for each in shortened("recipes/constitutional.yaml", model) if each != "--set"]
     before = (out / "reward" / "manifest.json").stat().st_mtime_ns
@@ -163,7 +196,14 @@ def test_a_finished_chain_is_skipped_and_its_reward_model_is_read_from_its_folde
     recipe = load_recipe("recipes/constitutional.yaml", [*overrides, "stages.ppo.steps=1"])
     result = run_recipe(recipe, out=out, progress=notes)
     assert {stage.config.name: stage.skipped for stage in result.stages} == {
-        "revise": True, "sft": True, "sample": True, "audit": True, "label": True, "reward": True, "ppo": False, "evaluate": False,
+        "revise": True,
+        "sft": True,
+        "sample": True,
+        "audit": True,
+        "label": True,
+        "reward": True,
+        "ppo": False,
+        "evaluate": False,
         "compare": False,
     }
     assert (out / "reward" / "manifest.json").stat().st_mtime_ns == before
@@ -185,15 +225,15 @@ def test_the_memory_of_a_recipe_is_told_without_loading_it(model: Path) -> None:
     said = call("memory", "recipes/constitutional.yaml", *shortened("recipes/constitutional.yaml", model))
     assert said.status == 0, said.err
     heads = [line for line in said.out.splitlines() if not line.startswith(" ")]
-    assert [line for line in heads if line in ("sft (sft)", "reward (reward)", "ppo (ppo)", "evaluate (evaluate)")] == [
-        "sft (sft)", "reward (reward)", "ppo (ppo)", "evaluate (evaluate)",
-    ]
+    assert [
+        line for line in heads if line in ("sft (sft)", "reward (reward)", "ppo (ppo)", "evaluate (evaluate)")
+    ] == ["sft (sft)", "reward (reward)", "ppo (ppo)", "evaluate (evaluate)"]
     assert heads[-1].startswith("the whole run: ")
     assert "as it was before fine-tuning" in said.out
     assert "adapter policy" in said.out
 
 
-# Adapters and full models ---------------------------------------------------------------------------------------------------------
+# Adapters and full models -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +241,27 @@ def policy(model: Path, asked: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The stage folder of a policy that `rlaif ppo --merge` left."""
     out = tmp_path_factory.mktemp("policy") / "run"
     said = call(
-        "ppo", "--model", model, "--dtype", "float32", "--reward-function", "toy_policy:share_of_vowels", "--prompts", asked,
-        "--steps", 2, "--episodes", 4, "--max-new-tokens", 4, "--set", "learning_rate=0.01", "--set", "lora_rank=2", "--out", out,
+        "ppo",
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--reward-function",
+        "toy_policy:share_of_vowels",
+        "--prompts",
+        asked,
+        "--steps",
+        2,
+        "--episodes",
+        4,
+        "--max-new-tokens",
+        4,
+        "--set",
+        "learning_rate=0.01",
+        "--set",
+        "lora_rank=2",
+        "--out",
+        out,
         "--merge",
     )
     assert said.status == 0, said.err
@@ -210,7 +269,8 @@ def policy(model: Path, asked: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out / "ppo"
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21 asks transformers for it
+# PEFT 0.21 asks transformers for it.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_two_lines_load_the_adapter_and_one_the_full_model(policy: Path, model: Path) -> None:
     base = SharedBase.load(str(model), dtype="float32")
     base.load_adapter("policy", policy / "adapter")
@@ -239,9 +299,26 @@ def test_merging_after_sft_folds_in_both_adapters(chain: tuple[Path, str], model
 
 def test_policies_of_one_name_are_told_apart(policy: Path, model: Path, asked: Path, tmp_path: Path) -> None:
     said = call(
-        "evaluate", "--policy", policy, "--policy", policy / "adapter" / ".." / ".." / "ppo", "--model", model, "--dtype", "float32",
-        "--prompts", asked, "--no-win-rate", "--gold", "rlaif.metrics:length_words", "--samples", 2, "--max-new-tokens", 4,
-        "--out", tmp_path / "e",
+        "evaluate",
+        "--policy",
+        policy,
+        "--policy",
+        policy / "adapter" / ".." / ".." / "ppo",
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--prompts",
+        asked,
+        "--no-win-rate",
+        "--gold",
+        "rlaif.metrics:length_words",
+        "--samples",
+        2,
+        "--max-new-tokens",
+        4,
+        "--out",
+        tmp_path / "e",
     )
     assert said.status == 0, said.err
     assert "length_words (gold)" in said.out
@@ -253,26 +330,59 @@ def test_policies_of_one_name_are_told_apart(policy: Path, model: Path, asked: P
 @pytest.mark.parametrize(("command", "key"), [("sft", "--data"), ("dpo", "--preferences")])
 def test_the_small_commands_train_on_a_file(command: str, key: str, model: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs() + pairs(4)))
-    said = call(command, key, tmp_path / "rows.jsonl", "--model", model, "--dtype", "float32", "--set", "lora_rank=2",
-                "--out", tmp_path / "run", "--merge")
+    said = call(
+        command,
+        key,
+        tmp_path / "rows.jsonl",
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--set",
+        "lora_rank=2",
+        "--out",
+        tmp_path / "run",
+        "--merge",
+    )
     assert said.status == 0, said.err
     assert (tmp_path / "run" / command / "merged" / "README.md").is_file()
 
 
 def test_best_of_k_from_the_command_line(model: Path, asked: Path, tmp_path: Path) -> None:
     said = call(
-        "best-of-k", "--reward-function", "toy_policy:share_of_vowels", "--prompts", asked, "--k", 4, "--max-new-tokens", 4,
-        "--model", model, "--dtype", "float32", "--set", "lora_rank=2", "--out", tmp_path / "run",
+        "best-of-k",
+        "--reward-function",
+        "toy_policy:share_of_vowels",
+        "--prompts",
+        asked,
+        "--k",
+        4,
+        "--max-new-tokens",
+        4,
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--set",
+        "lora_rank=2",
+        "--out",
+        tmp_path / "run",
     )
     assert said.status == 0, said.err
     assert "reward of the best" in said.out
-    assert set(json.loads((tmp_path / "run" / "best-of-k" / "report.json").read_text())) == {"rounds", "student", "counts"}
+    assert set(json.loads((tmp_path / "run" / "best-of-k" / "report.json").read_text())) == {
+        "rounds",
+        "student",
+        "counts",
+    }
 
 
-# Resumption -----------------------------------------------------------------------------------------------------------------------
+# Resumption -------------------------------------------------------------------------------------------------
 
 
-def test_a_ppo_stage_that_was_cut_off_ends_as_an_undisturbed_one(model: Path, asked: Path, tmp_path: Path) -> None:
+def test_a_ppo_stage_that_was_cut_off_ends_as_an_undisturbed_one(
+    model: Path, asked: Path, tmp_path: Path
+) -> None:
     text = LONE_PPO.format(model=model, prompts=asked)
     whole = run(text, tmp_path / "whole" / "run").stages[0].folder
     with pytest.raises(Cut):
@@ -281,7 +391,9 @@ def test_a_ppo_stage_that_was_cut_off_ends_as_an_undisturbed_one(model: Path, as
     resumed = run(text, tmp_path / "cut" / "run").stages[0].folder
     for name in ("adapter_model.safetensors", "adapter_config.json", "rlaif.json", "README.md"):
         assert (resumed / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
-    told, expected = ([without_seconds(row) for row in rows(folder / "metrics.jsonl")] for folder in (resumed, whole))
+    told, expected = (
+        [without_seconds(row) for row in rows(folder / "metrics.jsonl")] for folder in (resumed, whole)
+    )
     assert told == expected
     assert [row["step"] for row in told] == [0, 1, 2, 3]
     assert rows(resumed / "completions.jsonl") == rows(whole / "completions.jsonl")
@@ -292,17 +404,25 @@ def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not name.startswith("seconds/")}
 
 
-# Bad input ------------------------------------------------------------------------------------------------------------------------
+# Bad input --------------------------------------------------------------------------------------------------
 
 
 def pairs(count: int = 8, **changed: Any) -> list[dict[str, Any]]:
     """Preference rows, which are rows for SFT as well."""
+
     def turn(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
     return [
-        {"id": f"r{number}", "prompt": [{"role": "user", "content": f"Say {number} of {count}."}], "p_chosen": 0.9,
-         "chosen": turn("aei" * (1 + number % 2)), "rejected": turn("bcd" * (1 + number % 3)), "completion": turn("aei"), **changed}
+        {
+            "id": f"r{number}",
+            "prompt": [{"role": "user", "content": f"Say {number} of {count}."}],
+            "p_chosen": 0.9,
+            "chosen": turn("aei" * (1 + number % 2)),
+            "rejected": turn("bcd" * (1 + number % 3)),
+            "completion": turn("aei"),
+            **changed,
+        }
         for number in range(count)
     ]
 
@@ -311,13 +431,42 @@ def reward(folder: Path, model: Path, table: list[dict[str, Any]], *settings: st
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     overrides = [part for each in ("lora_rank=2", *settings) for part in ("--set", each)]
-    return call("reward", "--preferences", folder / "labels.jsonl", "--model", model, "--dtype", "float32", *overrides,
-                "--out", folder / "run")
+    return call(
+        "reward",
+        "--preferences",
+        folder / "labels.jsonl",
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        *overrides,
+        "--out",
+        folder / "run",
+    )
 
 
 def ppo_with(folder: Path, model: Path, asked: Path, out: Path) -> Any:
-    return call("ppo", "--reward", folder, "--model", model, "--dtype", "float32", "--prompts", asked, "--steps", 4, "--episodes", 4,
-                "--max-new-tokens", 4, "--set", "lora_rank=2", "--out", out)
+    return call(
+        "ppo",
+        "--reward",
+        folder,
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--prompts",
+        asked,
+        "--steps",
+        4,
+        "--episodes",
+        4,
+        "--max-new-tokens",
+        4,
+        "--set",
+        "lora_rank=2",
+        "--out",
+        out,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +485,9 @@ def test_a_reward_model_of_another_base_is_refused(reward_model: Path, asked: Pa
     assert not (tmp_path / "run" / "ppo").exists()
 
 
-def test_a_reward_model_cut_short_is_refused(reward_model: Path, model: Path, asked: Path, tmp_path: Path) -> None:
+def test_a_reward_model_cut_short_is_refused(
+    reward_model: Path, model: Path, asked: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "model"
     cut.mkdir()
     for path in reward_model.iterdir():
@@ -364,16 +515,24 @@ def test_a_constant_reward_is_refused(model: Path, asked: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["reward", "dpo"])
-def test_labels_that_are_no_numbers_are_refused_with_their_rows(command: str, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*pairs(), *pairs(1, p_chosen=float("nan"))]))
-    said = call(command, "--preferences", tmp_path / "labels.jsonl", "--model", model, "--out", tmp_path / "run")
+def test_labels_that_are_no_numbers_are_refused_with_their_rows(
+    command: str, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*pairs(), *pairs(1, p_chosen=float("nan"))])
+    )
+    said = call(
+        command, "--preferences", tmp_path / "labels.jsonl", "--model", model, "--out", tmp_path / "run"
+    )
     assert said.status == 1
     assert "9" in said.err
     assert not (tmp_path / "run" / command).exists()
 
 
 def test_prompts_used_for_labels_are_refused_for_ppo(model: Path, asked: Path, tmp_path: Path) -> None:
-    text = LONE_PPO.format(model=model, prompts=asked).replace("stages:", f"stages:\n  - stage: sample\n    prompts: {asked}")
+    text = LONE_PPO.format(model=model, prompts=asked).replace(
+        "stages:", f"stages:\n  - stage: sample\n    prompts: {asked}"
+    )
     with pytest.raises(DataError, match=r"(?s)label.*rl"):
         run(text, tmp_path / "run")
     short = ("stages.sample.k=1", "stages.sample.max_new_tokens=2", "stages.ppo.steps=1")
@@ -387,7 +546,9 @@ def test_a_stage_without_its_source_is_told(model: Path, tmp_path: Path) -> None
         run(f"model: {model}\nstages:\n  - stage: evaluate\n", tmp_path / "run")
 
 
-def test_an_adapter_cut_short_is_refused_at_evaluation(policy: Path, model: Path, asked: Path, tmp_path: Path) -> None:
+def test_an_adapter_cut_short_is_refused_at_evaluation(
+    policy: Path, model: Path, asked: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "cut"
     cut.mkdir()
     for path in (policy / "adapter").iterdir():
@@ -410,19 +571,40 @@ def test_a_4bit_base_is_refused_where_it_cannot_work(tmp_path: Path) -> None:
 
 
 def with_bad(folder: Path) -> Path:
-    """Rows for every training stage, and three bad ones: not JSON, without an answer, and an identical pair."""
+    """Rows for every training stage, and three bad ones: not JSON, without an answer, and an identical
+    pair."""
     folder.mkdir(parents=True, exist_ok=True)
     good = [json.dumps(row) for row in pairs()]
     same = [{"role": "assistant", "content": " "}]
-    bad = ["{", '{"prompt": "Why?"}', json.dumps({**pairs(1)[0], "chosen": same, "rejected": same, "completion": same})]
+    bad = [
+        "{",
+        '{"prompt": "Why?"}',
+        json.dumps({**pairs(1)[0], "chosen": same, "rejected": same, "completion": same}),
+    ]
     (folder / "rows.jsonl").write_text("\n".join([*good, *bad]) + "\n")
     return folder / "rows.jsonl"
 
 
-@pytest.mark.parametrize(("command", "key"), [("sft", "--data"), ("dpo", "--preferences"), ("reward", "--preferences")])
-def test_rows_that_are_left_out_are_counted_in_manifest_and_summary(command: str, key: str, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "key"), [("sft", "--data"), ("dpo", "--preferences"), ("reward", "--preferences")]
+)
+def test_rows_that_are_left_out_are_counted_in_manifest_and_summary(
+    command: str, key: str, model: Path, tmp_path: Path
+) -> None:
     rows = with_bad(tmp_path)
-    given = (command, key, rows, "--model", model, "--dtype", "float32", "--set", "lora_rank=2", "--out", tmp_path / "run")
+    given = (
+        command,
+        key,
+        rows,
+        "--model",
+        model,
+        "--dtype",
+        "float32",
+        "--set",
+        "lora_rank=2",
+        "--out",
+        tmp_path / "run",
+    )
     refused = call(*given)
     assert refused.status == 1
     assert "--skip-bad-rows" in refused.err
@@ -446,7 +628,9 @@ def test_pairs_by_people_that_were_learned_from_are_refused(model: Path, tmp_pat
 PTX = {
     "text.jsonl": {"prompt": "Say it.", "completion": "aei"},
     "alpaca.jsonl": {"instruction": "Say", "input": "it", "output": "aei"},
-    "share.jsonl": {"conversations": [{"from": "human", "value": "Say it."}, {"from": "gpt", "value": "aei"}]},
+    "share.jsonl": {
+        "conversations": [{"from": "human", "value": "Say it."}, {"from": "gpt", "value": "aei"}]
+    },
     "hh.jsonl": {"prompt": "\n\nHuman: Say it.\n\nAssistant:", "completion": " aei"},
 }
 
@@ -464,7 +648,11 @@ def test_ppo_mixes_in_the_forms_that_sft_takes(model: Path, asked: Path, tmp_pat
 
 
 def ppo_job(data: Path, model: Path, asked: Path) -> PpoJob:
-    recipe = parse_recipe(LONE_PPO.format(model=model, prompts=asked), source="r.yaml", overrides=[f"stages.ppo.ptx={{data: {data}}}"])
+    recipe = parse_recipe(
+        LONE_PPO.format(model=model, prompts=asked),
+        source="r.yaml",
+        overrides=[f"stages.ppo.ptx={{data: {data}}}"],
+    )
     with Journal(data.with_suffix(".sqlite")) as journal:
         context = Context(recipe, memo=journal, progress=Silent())
         (config,) = recipe.stages

@@ -1,4 +1,5 @@
-"""Judge prompts that share their starts, against one prompt at a time: all protocols, modes and families of models."""
+"""Judge prompts that share their starts, against one prompt at a time: all protocols, modes and families of
+models."""
 
 from __future__ import annotations
 
@@ -27,17 +28,37 @@ from rlaif.types import Comparison, Completion, Constitution, Example, Message, 
 
 T = TypeVar("T")
 CONTEXT = 8192
-WORDS = ["the", "in", "there", "A", "B", "yes", "you", "out", "father", "2024", "naïve", "日本", "🙂", "\n\n", "x  y"]
+WORDS = [
+    "the",
+    "in",
+    "there",
+    "A",
+    "B",
+    "yes",
+    "you",
+    "out",
+    "father",
+    "2024",
+    "naïve",
+    "日本",
+    "🙂",
+    "\n\n",
+    "x  y",
+]
 
 
 def engine(model: Any = None, *, kind: Kind = "llama", **options: Any) -> HFEngine:
-    card = EngineCard(name=f"tiny-{kind}", revision="0", kind="hf", dtype="float32", context=CONTEXT, chat=True)
+    card = EngineCard(
+        name=f"tiny-{kind}", revision="0", kind="hf", dtype="float32", context=CONTEXT, chat=True
+    )
     return HFEngine(model or tiny_model(kind, context=CONTEXT), tiny_tokenizer(), card, **options)
 
 
 def constitution(*, shots: int = 0) -> Constitution:
     shipped = load_constitution("default")
-    example = Example(conversation=(Message("user", "Hello."),), a="Hi!", b="Go.", principle="Which is kinder?", answer="A")
+    example = Example(
+        conversation=(Message("user", "Hello."),), a="Hi!", b="Go.", principle="Which is kinder?", answer="A"
+    )
     return dataclasses.replace(shipped, principles=shipped.principles[:3], examples=(example,) * shots)
 
 
@@ -49,14 +70,23 @@ def comparisons(count: int, *, seed: int = 0) -> list[Comparison]:
         texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 25))) for _ in range(3)]
         prompt = Prompt(id=f"p{number}", messages=(Message("user", texts[0]),))
         a, b = (
-            Completion(id=f"p{number}/{at}", prompt_id=prompt.id, index=at, text=texts[1 + at], finish="given", model="given")
+            Completion(
+                id=f"p{number}/{at}",
+                prompt_id=prompt.id,
+                index=at,
+                text=texts[1 + at],
+                finish="given",
+                model="given",
+            )
             for at in range(2)
         )
         found.append(Comparison(prompt, a, b))
     return found
 
 
-def requests(protocol: str, mode: PrincipleMode = "all", *, count: int = 2, shots: int = 0) -> list[LabelRequest]:
+def requests(
+    protocol: str, mode: PrincipleMode = "all", *, count: int = 2, shots: int = 0
+) -> list[LabelRequest]:
     rules = constitution(shots=shots)
     asked = protocol_named(protocol, library=PromptLibrary(), constitution=rules)
     judge = Judge(engine(), asked, rules, principles=mode, seed=0)
@@ -119,7 +149,11 @@ def test_each_shared_token_is_computed_once(
     gather(judge.label_logprobs(asked[:1]))  # tries whether the model can be run so
     counts = tokens_computed(judge, monkeypatch)
     assert_same(gather(judge.label_logprobs(asked)), slow)
-    assert sum(counts) == len({tuple(ids[: end + 1]) for ids in prompts for end in range(len(ids))}) < sum(map(len, prompts))
+    assert (
+        sum(counts)
+        == len({tuple(ids[: end + 1]) for ids in prompts for end in range(len(ids))})
+        < sum(map(len, prompts))
+    )
 
 
 def test_what_is_done_changes_nothing_that_is_left() -> None:
@@ -138,8 +172,11 @@ def test_what_is_done_changes_nothing_that_is_left() -> None:
 def test_equal_prompts_and_prompts_within_prompts() -> None:
     judge = engine()
     texts = ["the", "the", "", "there you", "there", "there you are"]
-    asked = [LabelRequest((Message("user", "x"), Message("assistant", text)), labels) for text in texts
-             for labels in ((" A", " B"), (" yes", " no", " in"))]
+    asked = [
+        LabelRequest((Message("user", "x"), Message("assistant", text)), labels)
+        for text in texts
+        for labels in ((" A", " B"), (" yes", " no", " in"))
+    ]
     assert_same(gather(judge.label_logprobs(asked)), alone(judge, asked))
 
 
@@ -190,13 +227,25 @@ def leaking() -> Any:
     return model
 
 
-@pytest.mark.parametrize(("model", "reason"), [
-    (recurrent, "its attention cannot be replaced"),
-    (lambda: with_config(layer_types=["full_attention", "chunked_attention"]), "it has layers of the kind chunked_attention"),
-    (lambda: with_config(rope_parameters={"rope_type": "dynamic"}), "its positions depend on the length of the whole prompt"),
-    (lambda: with_config(layer_types=["sliding_attention"] * 2), "not all of its layers tell what they attend to"),
-    (leaking, "shared and separate prompts give different results"),
-])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (recurrent, "its attention cannot be replaced"),
+        (
+            lambda: with_config(layer_types=["full_attention", "chunked_attention"]),
+            "it has layers of the kind chunked_attention",
+        ),
+        (
+            lambda: with_config(rope_parameters={"rope_type": "dynamic"}),
+            "its positions depend on the length of the whole prompt",
+        ),
+        (
+            lambda: with_config(layer_types=["sliding_attention"] * 2),
+            "not all of its layers tell what they attend to",
+        ),
+        (leaking, "shared and separate prompts give different results"),
+    ],
+)
 def test_models_that_cannot_share(model: Any, reason: str) -> None:
     assert unshareable(model(), np.arange(9, 40, dtype=np.int32)) == reason
 
@@ -214,5 +263,9 @@ def test_an_attention_with_inputs_of_its_own_is_refused(monkeypatch: pytest.Monk
     model = tiny_model("llama", context=CONTEXT)
     for layer in model.model.layers:
         forward = layer.self_attn.forward
-        monkeypatch.setattr(layer.self_attn, "forward", lambda *args, forward=forward, **kw: forward(*args, s_aux=torch.ones(4), **kw))
+        monkeypatch.setattr(
+            layer.self_attn,
+            "forward",
+            lambda *args, forward=forward, **kw: forward(*args, s_aux=torch.ones(4), **kw),
+        )
     assert unshareable(model, np.arange(9, 40, dtype=np.int32)) == "its attention has s_aux"

@@ -1,4 +1,5 @@
-"""What `rlaif label` and `rlaif revise` write goes into TRL's trainers unchanged: one step of each on a tiny model."""
+"""What `rlaif label` and `rlaif revise` write goes into TRL's trainers unchanged: one step of each on a tiny
+model."""
 
 from __future__ import annotations
 
@@ -16,11 +17,21 @@ from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, S
 # TRL itself still uses names that transformers is about to drop.
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated and will be:FutureWarning:transformers"),
+    pytest.mark.filterwarnings(
+        "ignore:.*gradient_checkpointing.* is deprecated and will be:FutureWarning:transformers"
+    ),
 ]
 COMMON: dict[str, Any] = {
-    "max_steps": 1, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no",
-    "disable_tqdm": True, "learning_rate": 1e-3, "max_length": 256, "seed": 0,
+    "max_steps": 1,
+    "per_device_train_batch_size": 4,
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "learning_rate": 1e-3,
+    "max_length": 256,
+    "seed": 0,
 }
 
 
@@ -35,7 +46,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     common = ("--model", "scripted", "--prompts", "builtin:everyday", "--max-new-tokens", 12)
     for name, *arguments in (
-        ("jsonl", "label", "--limit", 4, "--k", 3), ("parquet", "label", "--limit", 4, "--k", 3, "--format", "parquet"),
+        ("jsonl", "label", "--limit", 4, "--k", 3),
+        ("parquet", "label", "--limit", 4, "--k", 3, "--format", "parquet"),
         ("sft", "revise", "--limit", 4, "--rounds", 2),
     ):
         said = call(*arguments, *common, "--out", out / name)
@@ -62,18 +74,27 @@ def test_dpo_takes_the_preferences_as_they_are(form: str, tiny: str, files: Path
     data = opened(files / form / "label" / f"preferences.{form}", tmp_path)
     assert len(data) == 12
     trainer = DPOTrainer(
-        model=transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32), train_dataset=data,
-        processing_class=transformers.AutoTokenizer.from_pretrained(tiny), args=DPOConfig(output_dir=str(tmp_path / "out"), **COMMON),
+        model=transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32),
+        train_dataset=data,
+        processing_class=transformers.AutoTokenizer.from_pretrained(tiny),
+        args=DPOConfig(output_dir=str(tmp_path / "out"), **COMMON),
     )
-    assert trained(trainer) == pytest.approx(0.693, abs=0.01)  # log 2: policy and reference are the same at the first step
+    # Log 2: policy and reference are the same at the first step.
+    assert trained(trainer) == pytest.approx(0.693, abs=0.01)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_the_reward_trainer_takes_the_preferences_as_they_are(form: str, tiny: str, files: Path, tmp_path: Path) -> None:
+def test_the_reward_trainer_takes_the_preferences_as_they_are(
+    form: str, tiny: str, files: Path, tmp_path: Path
+) -> None:
     data = opened(files / form / "label" / f"preferences.{form}", tmp_path)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1, dtype=torch.float32)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tiny, num_labels=1, dtype=torch.float32
+    )
     trainer = RewardTrainer(
-        model=model, train_dataset=data, processing_class=transformers.AutoTokenizer.from_pretrained(tiny),
+        model=model,
+        train_dataset=data,
+        processing_class=transformers.AutoTokenizer.from_pretrained(tiny),
         args=RewardConfig(output_dir=str(tmp_path / "out"), **COMMON),
     )
     assert 0 < trained(trainer) < 3
@@ -83,30 +104,48 @@ def test_sft_takes_the_revisions_as_they_are(tiny: str, files: Path, tmp_path: P
     data = opened(files / "sft" / "revise" / "sft.jsonl", tmp_path)
     assert len(data) == 8
     trainer = SFTTrainer(
-        model=transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32), train_dataset=data,
-        processing_class=transformers.AutoTokenizer.from_pretrained(tiny), args=SFTConfig(output_dir=str(tmp_path / "out"), **COMMON),
+        model=transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32),
+        train_dataset=data,
+        processing_class=transformers.AutoTokenizer.from_pretrained(tiny),
+        args=SFTConfig(output_dir=str(tmp_path / "out"), **COMMON),
     )
     assert trained(trainer) > 1
 
 
 def the_loss(kind: str, data: Any, tiny: str, folder: Path) -> float:
     """One step of a trainer of TRL; the same start for the same data."""
-    tokenizer, common = transformers.AutoTokenizer.from_pretrained(tiny), {"output_dir": str(folder), **COMMON}
+    tokenizer, common = (
+        transformers.AutoTokenizer.from_pretrained(tiny),
+        {"output_dir": str(folder), **COMMON},
+    )
     transformers.set_seed(0)
     if kind == "reward":
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1, dtype=torch.float32)
-        return trained(RewardTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=RewardConfig(**common)))
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            tiny, num_labels=1, dtype=torch.float32
+        )
+        return trained(
+            RewardTrainer(
+                model=model, train_dataset=data, processing_class=tokenizer, args=RewardConfig(**common)
+            )
+        )
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     if kind == "dpo":
-        return trained(DPOTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=DPOConfig(**common)))
-    return trained(SFTTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=SFTConfig(**common)))
+        return trained(
+            DPOTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=DPOConfig(**common))
+        )
+    return trained(
+        SFTTrainer(model=model, train_dataset=data, processing_class=tokenizer, args=SFTConfig(**common))
+    )
 
 
-@pytest.mark.parametrize(("kind", "file", "columns"), [
-    ("reward", "jsonl/label/preferences.jsonl", ["prompt", "chosen", "rejected"]),
-    ("dpo", "jsonl/label/preferences.jsonl", ["prompt", "chosen", "rejected"]),
-    ("sft", "sft/revise/sft.jsonl", ["prompt", "completion"]),
-])
+@pytest.mark.parametrize(
+    ("kind", "file", "columns"),
+    [
+        ("reward", "jsonl/label/preferences.jsonl", ["prompt", "chosen", "rejected"]),
+        ("dpo", "jsonl/label/preferences.jsonl", ["prompt", "chosen", "rejected"]),
+        ("sft", "sft/revise/sft.jsonl", ["prompt", "completion"]),
+    ],
+)
 def test_no_column_of_ours_changes_what_trl_learns(
     kind: str, file: str, columns: list[str], tiny: str, files: Path, tmp_path: Path
 ) -> None:

@@ -39,9 +39,18 @@ def recipe(**label: Any) -> Recipe:
 def calibration(path: Path, **changes: Any) -> str:
     """A calibration that halves log-odds, for the scripted judge under `warmth`."""
     values = {
-        "method": "temperature", "slope": 0.5, "intercept": 0.0, "rows": 10, "nll_before": 0.7, "nll_after": 0.6,
-        "judge_revision": ScriptedEngine().card.revision, "constitution_digest": load_constitution("warmth").digest,
-        "template_digest": PromptLibrary().digest("judge_pointwise"), "protocol": "pointwise", "principles": "all", **changes,
+        "method": "temperature",
+        "slope": 0.5,
+        "intercept": 0.0,
+        "rows": 10,
+        "nll_before": 0.7,
+        "nll_after": 0.6,
+        "judge_revision": ScriptedEngine().card.revision,
+        "constitution_digest": load_constitution("warmth").digest,
+        "template_digest": PromptLibrary().digest("judge_pointwise"),
+        "protocol": "pointwise",
+        "principles": "all",
+        **changes,
     }
     path.write_text(json.dumps(values), encoding="utf-8")
     return str(path)
@@ -62,21 +71,29 @@ def test_without_an_audit_labelling_says_so_and_can_be_refused(tmp_path: Path) -
 
 def test_an_audit_is_found_and_a_bad_one_refuses(tmp_path: Path) -> None:
     settings = AuditSettings(
-        judge="scripted", constitution="warmth", protocol="pointwise", out=tmp_path / "audits", journal=tmp_path / "journal.sqlite",
+        judge="scripted",
+        constitution="warmth",
+        protocol="pointwise",
+        out=tmp_path / "audits",
+        journal=tmp_path / "journal.sqlite",
     )
     run_audit(settings, Silent())
     heard = Heard()
     run_recipe(recipe(), out=tmp_path / "run", progress=heard)
     assert any(str(tmp_path / "audits") in note for note in heard.notes)
-    with pytest.raises(JudgingError, match="the audit says"):  # a judge that draws its answers by hash is no judge
+    # A judge that draws its answers by hash is no judge.
+    with pytest.raises(JudgingError, match="the audit says"):
         run_recipe(recipe(require_audit=True), out=tmp_path / "refused")
 
 
-def audited(*, data: str | None = None, judge: str = "scripted", rules: str = "warmth", **label: Any) -> Recipe:
+def audited(
+    *, data: str | None = None, judge: str = "scripted", rules: str = "warmth", **label: Any
+) -> Recipe:
     """A recipe that audits its judge first, on a few probes or on `data`."""
     label = {"protocol": "pointwise", "principles": "all", "judge": judge, **label}
     stages = (
-        AuditConfig(data=data, probes="none" if data else "on-topic", variants=2), SampleConfig(limit=3, k=2),
+        AuditConfig(data=data, probes="none" if data else "on-topic", variants=2),
+        SampleConfig(limit=3, k=2),
         LabelConfig.model_validate(label),
     )
     return Recipe(name="trust", model="scripted", constitution=rules, stages=stages)
@@ -87,9 +104,19 @@ def test_a_recipe_audits_its_judge_as_its_label_stage_asks_it(tmp_path: Path) ->
     first = run_recipe(audited(), out=tmp_path / "run", progress=heard)
     audit, _, labelled = first.stages
     assert (audit.manifest.parts["protocol"], audit.manifest.parts["principles"]) == ("pointwise", "all")
-    assert audit.manifest.counts == {"pairs": 0, "labelled_pairs": 0, "probes": 20, "verdicts": 60, "invalid_verdicts": 0}
+    assert audit.manifest.counts == {
+        "pairs": 0,
+        "labelled_pairs": 0,
+        "probes": 20,
+        "verdicts": 60,
+        "invalid_verdicts": 0,
+    }
     report = json.loads((audit.folder / "audit.json").read_text(encoding="utf-8"))
-    assert (tmp_path / "run" / "audit" / "audit.md").read_text(encoding="utf-8").startswith("# Audit of scripted")
+    assert (
+        (tmp_path / "run" / "audit" / "audit.md")
+        .read_text(encoding="utf-8")
+        .startswith("# Audit of scripted")
+    )
     assert (audit.folder / "samples.md").read_text(encoding="utf-8").startswith("# Audited comparisons")
     line = f"warning: audit (pointwise): {report['protocols'][0]['judgement']['words']}"
     assert heard.notes.count(line) == 1
@@ -107,7 +134,10 @@ def test_an_audit_stage_satisfies_or_refuses(tmp_path: Path) -> None:
     assert (tmp_path / "refused" / "audit" / "audit.json").is_file()  # the report stays, to be read
     rules, data = tmp_path / "rules.yaml", tmp_path / "pairs.jsonl"
     rules.write_text(to_yaml(constitution("kind")), encoding="utf-8")
-    rows = [{"prompt": f"Q{number}?", "chosen": f"q1 {number}", "rejected": f"q0 {number}"} for number in range(110)]
+    rows = [
+        {"prompt": f"Q{number}?", "chosen": f"q1 {number}", "rejected": f"q0 {number}"}
+        for number in range(110)
+    ]
     data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     good = audited(data=str(data), judge="scripted:judges:reader", rules=str(rules), require_audit=True)
     result = run_recipe(good, out=tmp_path / "good")
@@ -116,7 +146,9 @@ def test_an_audit_stage_satisfies_or_refuses(tmp_path: Path) -> None:
 
 
 def test_an_audit_that_cannot_be_done_is_told_before_anything_runs(tmp_path: Path) -> None:
-    nothing = Recipe(name="none", model="scripted", constitution="warmth", stages=(AuditConfig(probes="none"),))
+    nothing = Recipe(
+        name="none", model="scripted", constitution="warmth", stages=(AuditConfig(probes="none"),)
+    )
     with pytest.raises(DataError, match="nothing to audit on"):
         run_recipe(nothing, out=tmp_path / "none")
     missing = audited(data=str(tmp_path / "missing.jsonl"))
@@ -134,7 +166,10 @@ def test_a_dry_run_counts_the_questions_of_an_audit() -> None:
 
 def test_the_summary_of_a_run_shows_the_audit(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("model: scripted\nconstitution: warmth\nstages: [{stage: audit, protocol: both, probes: on-topic, variants: 0}]\n")
+    path.write_text(
+        "model: scripted\nconstitution: warmth\nstages: [{stage: audit, protocol: both, probes: on-topic, "
+        "variants: 0}]\n"
+    )
     said = call("run", path, "--out", tmp_path / "run")
     assert said.status == 0, said.err
     assert "audit  0 pairs" in said.out
@@ -147,7 +182,9 @@ def test_a_calibration_scales_labels_and_leaves_verdicts(tmp_path: Path) -> None
     scaled = run_recipe(recipe(calibration=calibration(tmp_path / "c.json")), out=tmp_path / "scaled")
     before, after = margins(plain.folder), margins(scaled.folder)
     assert before
-    assert {id: after[id] for id in before} == pytest.approx({id: margin / 2 for id, margin in before.items()}, abs=2e-6)
+    assert {id: after[id] for id in before} == pytest.approx(
+        {id: margin / 2 for id, margin in before.items()}, abs=2e-6
+    )
     verdicts = [(each.folder / "label" / "verdicts.jsonl").read_bytes() for each in (plain, scaled)]
     assert verdicts[0] == verdicts[1]
 

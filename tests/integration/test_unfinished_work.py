@@ -1,4 +1,5 @@
-"""What a run finds when it begins again: changed inputs, damaged files, gaps. Nothing is mixed, and nothing is taken for finished."""
+"""What a run finds when it begins again: changed inputs, damaged files, gaps. Nothing is mixed, and nothing
+is taken for finished."""
 
 from __future__ import annotations
 
@@ -151,13 +152,7 @@ def test_gaps_hand_made_keys_and_changed_files_are_reasons_to_run_again(
 
 @pytest.mark.parametrize(
     ("missing", "asked", "limit", "refused"),
-    [
-        (0, 8, 0.1, False),
-        (1, 20, 0.1, False),
-        (2, 8, 0.1, True),
-        (8, 8, 1.0, True),
-        (7, 8, 1.0, False),
-    ],
+    [(0, 8, 0.1, False), (1, 20, 0.1, False), (2, 8, 0.1, True), (8, 8, 1.0, True), (7, 8, 1.0, False)],
 )
 def test_too_many_missing_completions_fail(missing: int, asked: int, limit: float, refused: bool) -> None:
     reasons = ["transient:timeout"] * missing
@@ -241,7 +236,10 @@ def test_a_reward_that_is_not_there_is_found_before_a_model_is_loaded(
 
 def test_a_tracker_that_is_not_there_is_found_before_a_model_is_loaded(prompts: Path, tmp_path: Path) -> None:
     rule = "r: {kind: length, max_words: 3}"
-    text = f"model: no/such/model\nstages: [{{stage: ppo, prompts: {prompts}, reward: {{{rule}}}, trackers: [nosuch]}}]"
+    text = (
+        "model: no/such/model\nstages: "
+        f"[{{stage: ppo, prompts: {prompts}, reward: {{{rule}}}, trackers: [nosuch]}}]"
+    )
     with pytest.raises(ConfigError, match="there is no tracker nosuch"):
         run(text, tmp_path / "run")
 

@@ -1,4 +1,5 @@
-"""Hypothesis for every property test: the same examples at each run, and no deadline, since a busy machine is not a bug."""
+"""Hypothesis for every property test: the same examples at each run, and no deadline, since a busy machine is
+not a bug."""
 
 from __future__ import annotations
 

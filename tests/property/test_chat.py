@@ -18,9 +18,33 @@ from rlaif.errors import ModelError
 from rlaif.types import Message
 
 PIECES = [
-    "<|im_start|>", "<|im_end|>", "<|pad|>", "<|im_", "end|>", "<", "|", ">", "start", "<|", "|>", "assistant", "\n", "\n\n", " ",
-    "Human:", "Assistant:", "HUMAN :", "the", "A", "{{ messages }}", "{% raw %}", "\u200b", "[\u2060open end\u2060]", "<think>",
-    "naïve", "🙂",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|pad|>",
+    "<|im_",
+    "end|>",
+    "<",
+    "|",
+    ">",
+    "start",
+    "<|",
+    "|>",
+    "assistant",
+    "\n",
+    "\n\n",
+    " ",
+    "Human:",
+    "Assistant:",
+    "HUMAN :",
+    "the",
+    "A",
+    "{{ messages }}",
+    "{% raw %}",
+    "\u200b",
+    "[\u2060open end\u2060]",
+    "<think>",
+    "naïve",
+    "🙂",
 ]
 HOSTILE = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
 CHAT, PLAIN = ChatFormat(tiny_tokenizer()), ChatFormat(tiny_tokenizer(chat=False))
@@ -95,20 +119,30 @@ def with_template(template: str) -> ChatFormat:
 def test_a_template_without_a_system_role() -> None:
     refuse = "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     opening = "{% if add_generation_prompt %}<assistant>{% endif %}"
-    form = with_template("{% for m in messages %}" + refuse + "<{{ m.role }}>{{ m.content }}{% endfor %}" + opening)
+    form = with_template(
+        "{% for m in messages %}" + refuse + "<{{ m.role }}>{{ m.content }}{% endfor %}" + opening
+    )
     system, user = Message("system", "S"), Message("user", "U")
     assert form.render([system, user]) == "<user>S\n\nU<assistant>"
     assert form.render([system]) == "<user>S<assistant>"
-    ignoring = with_template("{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}")
+    ignoring = with_template(
+        "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor "
+        "%}"
+    )
     assert ignoring.render([system, user]) == "<user>S\n\nU"
 
 
 def test_a_template_that_trims_or_drops_the_last_answer() -> None:
     trims = with_template("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }};{% endfor %}")
-    assert trims.render([Message("user", " U "), Message("assistant", "It is ")]) == "<user>U;<assistant>It is "
+    assert (
+        trims.render([Message("user", " U "), Message("assistant", "It is ")]) == "<user>U;<assistant>It is "
+    )
     drops = "{% for m in messages if m.role == 'user' %}<user>{{ m.content }}{% endfor %}"
     drops += "{% if add_generation_prompt %}<assistant>{% endif %}"
-    assert with_template(drops).render([Message("user", "U"), Message("assistant", "It is ")]) == "<user>U<assistant>It is "
+    assert (
+        with_template(drops).render([Message("user", "U"), Message("assistant", "It is ")])
+        == "<user>U<assistant>It is "
+    )
 
 
 def test_a_template_that_refuses() -> None:
@@ -129,10 +163,17 @@ def test_the_end_of_a_turn_is_read_off_the_template() -> None:
 
 
 def test_the_plain_form() -> None:
-    turns = [Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
+    turns = [
+        Message("system", "Be kind."),
+        Message("user", "Hi"),
+        Message("assistant", "Hello"),
+        Message("user", "Bye"),
+    ]
     assert PLAIN.render(turns) == "Be kind.\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:"
     assert PLAIN.render([*turns[:2], Message("assistant", "")]) == "Be kind.\n\nHuman: Hi\n\nAssistant:"
-    assert PLAIN.render([*turns[:2], Message("assistant", "A: ")]) == "Be kind.\n\nHuman: Hi\n\nAssistant: A: "
+    assert (
+        PLAIN.render([*turns[:2], Message("assistant", "A: ")]) == "Be kind.\n\nHuman: Hi\n\nAssistant: A: "
+    )
     assert PLAIN.stops == ("\n\nHuman:",)
     assert CHAT.stops == ()
 
@@ -140,10 +181,14 @@ def test_the_plain_form() -> None:
 def test_a_tokenizer_that_adds_bos() -> None:
     tokenizer = tiny_tokenizer(chat=False)
     ends = [("<|im_start|>", 1), ("<|im_end|>", 2)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A <|im_end|>", special_tokens=ends)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=ends
+    )
     form = ChatFormat(tokenizer)
     assert form.encode(["in"]) == [[1, *form.encode_raw(["in"])[0]]]
-    assert form.count([Message("user", "x")]) == 1 + len(form.encode_raw([form.render([Message("user", "x")])])[0])
+    assert form.count([Message("user", "x")]) == 1 + len(
+        form.encode_raw([form.render([Message("user", "x")])])[0]
+    )
 
 
 def loose_tokenizer() -> Any:

@@ -1,4 +1,5 @@
-"""Whatever a constitution holds, YAML keeps it; whatever a file holds, reading ends in a constitution or a `ConstitutionError`."""
+"""Whatever a constitution holds, YAML keeps it; whatever a file holds, reading ends in a constitution or a
+`ConstitutionError`."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def principles(draw: st.DrawFn, id: str) -> Principle:
     texts = draw(st.tuples(maybe, maybe, st.none() | questions, maybe).filter(any))
     answers = st.tuples(printable, printable).filter(lambda pair: pair[0].casefold() != pair[1].casefold())
     return Principle(
-        id, *texts,
+        id,
+        *texts,
         answers=Answers(*draw(answers)) if texts[3] is not None and draw(st.booleans()) else None,
         weight=draw(st.floats(min_value=1e-6, max_value=1e6)),
         tags=tuple(draw(st.lists(printable, max_size=3))),
@@ -35,13 +37,20 @@ def principles(draw: st.DrawFn, id: str) -> Principle:
 @st.composite
 def constitutions(draw: st.DrawFn) -> Constitution:
     examples = st.builds(
-        Example, st.builds(lambda text: (Message("user", text),), printable), a=printable, b=printable, principle=questions,
+        Example,
+        st.builds(lambda text: (Message("user", text),), printable),
+        a=printable,
+        b=printable,
+        principle=questions,
         answer=st.sampled_from(["A", "B"]),
     )
     names = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
     return Constitution(
-        name=draw(printable), principles=tuple(draw(principles(id)) for id in names), description=draw(st.just("") | printable),
-        language=draw(st.sampled_from(["en", "zh", "no", "pt-BR"])), protocol=draw(st.sampled_from(["pairwise", "pointwise"])),
+        name=draw(printable),
+        principles=tuple(draw(principles(id)) for id in names),
+        description=draw(st.just("") | printable),
+        language=draw(st.sampled_from(["en", "zh", "no", "pt-BR"])),
+        protocol=draw(st.sampled_from(["pairwise", "pointwise"])),
         examples=tuple(draw(st.lists(examples, max_size=2))),
     )
 
@@ -54,9 +63,13 @@ def test_a_constitution_survives_yaml(constitution: Constitution) -> None:
 
 
 @given(constitutions(), printable, st.lists(printable, max_size=2))
-def test_name_description_and_tags_are_not_in_the_digest(constitution: Constitution, text: str, tags: list[str]) -> None:
+def test_name_description_and_tags_are_not_in_the_digest(
+    constitution: Constitution, text: str, tags: list[str]
+) -> None:
     retagged = tuple(replace(principle, tags=tuple(tags)) for principle in constitution.principles)
-    assert replace(constitution, name=text, description=text, principles=retagged).digest == constitution.digest
+    assert (
+        replace(constitution, name=text, description=text, principles=retagged).digest == constitution.digest
+    )
 
 
 @given(constitutions(), printable)
@@ -91,12 +104,14 @@ def test_a_damaged_file_ends_well(data: st.DataObject) -> None:
     text = SHIPPED
     for _ in range(data.draw(st.integers(1, 4))):
         at, cut = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 5))
-        text = text[:at] + data.draw(st.sampled_from(PIECES)) + text[at + cut:]
+        text = text[:at] + data.draw(st.sampled_from(PIECES)) + text[at + cut :]
     ends_well(text)
 
 
 def test_a_hundred_thousand_principles_load() -> None:
-    text = "principles:\n" + "".join(f"  - {{id: p{n}, comparison: Which one is {n}?}}\n" for n in range(100_000))
+    text = "principles:\n" + "".join(
+        f"  - {{id: p{n}, comparison: Which one is {n}?}}\n" for n in range(100_000)
+    )
     begun = time.process_time()
     constitution = parse_constitution(text, source="c.yaml")
     assert len(constitution.principles) == 100_000

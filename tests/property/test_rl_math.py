@@ -43,7 +43,8 @@ def slow_gae(rewards: list[float], values: list[float], *, gamma: float, lam: fl
     after = [*values[1:], 0.0]
     deltas = [r + gamma * after_v - v for r, v, after_v in zip(rewards, values, after, strict=True)]
     return [
-        math.fsum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, len(deltas))) for t in range(len(deltas))
+        math.fsum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, len(deltas)))
+        for t in range(len(deltas))
     ]
 
 
@@ -54,7 +55,9 @@ def test_gae_is_the_sum_over_real_tokens(is_real: Tensor, seed: int, gamma: floa
     for b, real in enumerate(is_real):
         expected = slow_gae(rewards[b, real].tolist(), values[b, real].tolist(), gamma=gamma, lam=lam)
         assert result.advantages[b, real].tolist() == pytest.approx(expected, abs=1e-9)
-        assert result.returns[b, real].tolist() == pytest.approx((result.advantages + values)[b, real].tolist())
+        assert result.returns[b, real].tolist() == pytest.approx(
+            (result.advantages + values)[b, real].tolist()
+        )
         assert not result.advantages[b, ~real].any()
         assert not result.returns[b, ~real].any()
 
@@ -71,7 +74,9 @@ def test_whitening_moves_real_entries_only(is_real: Tensor, seed: int, keep_mean
 
 
 @given(masks(), seeds, st.floats(0.0, 2.0))
-def test_rewards_of_an_episode_add_up_to_its_score_less_its_kl(is_real: Tensor, seed: int, beta: float) -> None:
+def test_rewards_of_an_episode_add_up_to_its_score_less_its_kl(
+    is_real: Tensor, seed: int, beta: float
+) -> None:
     kl, scores = tensor(*is_real.shape, seed=seed), tensor(is_real.shape[0], seed=seed + 1)
     rewards = rl.token_rewards(scores, kl, is_real, beta=beta)
     expected = scores - beta * rl.masked_sum(kl, is_real, 1)
@@ -86,7 +91,9 @@ def test_nothing_at_padding_matters(is_real: Tensor, seed: int) -> None:
     assert rl.policy_loss(*x, is_real=is_real) == rl.policy_loss(*y, is_real=is_real)
     assert rl.value_loss(*x, is_real=is_real) == rl.value_loss(*y, is_real=is_real)
     assert torch.equal(rl.gae(x[0], x[1], is_real).returns, rl.gae(y[0], y[1], is_real).returns)
-    assert torch.equal(rl.token_rewards(scores, x[0], is_real, beta=1), rl.token_rewards(scores, y[0], is_real, beta=1))
+    assert torch.equal(
+        rl.token_rewards(scores, x[0], is_real, beta=1), rl.token_rewards(scores, y[0], is_real, beta=1)
+    )
 
 
 def slow_policy_loss(new: list[float], old: list[float], advantages: list[float], clip: float) -> float:
@@ -100,7 +107,8 @@ def slow_policy_loss(new: list[float], old: list[float], advantages: list[float]
 
 def slow_value_loss(values: list[float], old: list[float], returns: list[float], clip: float) -> float:
     terms = [
-        max((v - r) ** 2, (o + min(max(v - o, -clip), clip) - r) ** 2) for v, o, r in zip(values, old, returns, strict=True)
+        max((v - r) ** 2, (o + min(max(v - o, -clip), clip) - r) ** 2)
+        for v, o, r in zip(values, old, returns, strict=True)
     ]
     return math.fsum(terms) / len(terms) / 2
 
@@ -109,8 +117,12 @@ def slow_value_loss(values: list[float], old: list[float], returns: list[float],
 def test_losses_equal_their_loops(is_real: Tensor, seed: int, clip: float) -> None:
     x, y, z = (tensor(*is_real.shape, seed=seed + i) for i in range(3))
     rows = [t[is_real].tolist() for t in (x, y, z)]
-    assert float(rl.policy_loss(x, y, z, is_real=is_real, clip=clip).loss) == pytest.approx(slow_policy_loss(*rows, clip))
-    assert float(rl.value_loss(x, y, z, is_real=is_real, clip=clip).loss) == pytest.approx(slow_value_loss(*rows, clip))
+    assert float(rl.policy_loss(x, y, z, is_real=is_real, clip=clip).loss) == pytest.approx(
+        slow_policy_loss(*rows, clip)
+    )
+    assert float(rl.value_loss(x, y, z, is_real=is_real, clip=clip).loss) == pytest.approx(
+        slow_value_loss(*rows, clip)
+    )
 
 
 @given(masks(), seeds)
@@ -120,14 +132,17 @@ def test_losses_of_micro_batches_add_up(is_real: Tensor, seed: int) -> None:
     for loss in (rl.policy_loss, rl.value_loss):
         whole = loss(x, y, z, is_real=is_real)
         parts = [
-            loss(x[b : b + 1], y[b : b + 1], z[b : b + 1], is_real=is_real[b : b + 1], count=count) for b in range(len(x))
+            loss(x[b : b + 1], y[b : b + 1], z[b : b + 1], is_real=is_real[b : b + 1], count=count)
+            for b in range(len(x))
         ]
         for i, value in enumerate(whole):
             assert sum(float(part[i]) for part in parts) == pytest.approx(float(value), abs=1e-6)
 
 
 @given(seeds, st.floats(0.2, 3.0), st.integers(1, 40))
-def test_formulas_over_the_vocabulary_do_not_depend_on_the_chunk(seed: int, temperature: float, chunk: int) -> None:
+def test_formulas_over_the_vocabulary_do_not_depend_on_the_chunk(
+    seed: int, temperature: float, chunk: int
+) -> None:
     logits, other = tensor(2, 3, 8, seed=seed, scale=4), tensor(2, 3, 8, seed=seed + 1, scale=4)
     tokens = torch.randint(8, (2, 3), generator=torch.Generator().manual_seed(seed))
 
@@ -180,7 +195,9 @@ def test_wilson_is_symmetric_and_holds_the_share(counts: tuple[int, int]) -> Non
     assert ours.low == pytest.approx(1 - theirs.high, abs=1e-12)
 
 
-@given(st.lists(st.tuples(unit, st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=30), st.integers(1, 20))
+@given(
+    st.lists(st.tuples(unit, st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=30), st.integers(1, 20)
+)
 def test_calibration_does_not_care_which_is_a(rows: list[tuple[float, float]], bins: int) -> None:
     p, won = (np.array(column) for column in zip(*rows, strict=True))
     result = calibration(p, won, bins=bins)
@@ -190,7 +207,10 @@ def test_calibration_does_not_care_which_is_a(rows: list[tuple[float, float]], b
     assert swapped.ece == pytest.approx(result.ece)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=20), st.permutations(range(3)))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=20),
+    st.permutations(range(3)),
+)
 def test_agreement_depends_on_neither_names_nor_order(pairs: list[tuple[int, int]], names: list[int]) -> None:
     renamed = [(names[y], names[x]) for x, y in reversed(pairs)]
     kappa, alpha = cohen_kappa(*zip(*pairs, strict=True)), krippendorff_alpha(pairs)

@@ -18,7 +18,9 @@ def prompts_of(texts: list[str]) -> list[Prompt]:
 @given(texts)
 def test_parts_are_disjoint_and_complete(texts: list[str]) -> None:
     prompts = prompts_of(texts)
-    parts = {name: [prompt for prompt in prompts if split_of(prompt.fingerprint()) == name] for name in FRACTIONS}
+    parts = {
+        name: [prompt for prompt in prompts if split_of(prompt.fingerprint()) == name] for name in FRACTIONS
+    }
     check_disjoint(parts)
     assert sum(len(part) for part in parts.values()) == len(prompts)
 

@@ -15,7 +15,10 @@ orders = st.sampled_from(list(Order))
 @given(a=st.text(), b=st.text())
 def test_comparison_swap_is_an_involution(a: str, b: str) -> None:
     prompt = Prompt(id="p", messages=(Message("user", "?"),))
-    first, second = (Completion(id=f"p/{i}", prompt_id="p", index=i, text=t, finish="stop", model="m") for i, t in enumerate((a, b)))
+    first, second = (
+        Completion(id=f"p/{i}", prompt_id="p", index=i, text=t, finish="stop", model="m")
+        for i, t in enumerate((a, b))
+    )
     comparison = Comparison(prompt=prompt, a=first, b=second)
     assert comparison.swap() != comparison
     assert comparison.swap().swap() == comparison

@@ -1,4 +1,5 @@
-"""Whatever is given as a recipe, a `--set` value or a constitution: a value or one of our errors, soon, and nothing else."""
+"""Whatever is given as a recipe, a `--set` value or a constitution: a value or one of our errors, soon, and
+nothing else."""
 
 from __future__ import annotations
 
@@ -17,19 +18,102 @@ from rlaif.types import Constitution
 SECONDS = 5.0
 """Of processor time for one text; an idle machine takes milliseconds."""
 PIECES = (
-    "a", "name", "stages", "stage", "sample", "label", "principles", "id", "question", "weight", "answers", "examples", "k", ":",
-    ": ", "- ",
-    "\n", "\n  ", "\n    - ", "[", "]", "{", "}", ",", ", ", "&a", "*a", "!", "!!int", "!!python/object", "<<", "|", ">", "|-\n ",
-    "'", '"', "#", "%", "@", "`", "?", "? ", "---\n", "...\n", "~", "null", "true", "1", "-1", "1e999", ".nan", ".inf", "0x1F", "0o7",
-    "1_000", "2024-13-45", "12:30:45", "\t", "\r", "\x85", "\u2028", "\ufeff", "\x00", "\ud800", "\udcff", "\x1b[2J", "\\", "\\ud800",
-    "é", "文", "😀", "9" * 50, "9" * 5000, "[" * 40, "{a: " * 40, "- " * 40,
+    "a",
+    "name",
+    "stages",
+    "stage",
+    "sample",
+    "label",
+    "principles",
+    "id",
+    "question",
+    "weight",
+    "answers",
+    "examples",
+    "k",
+    ":",
+    ": ",
+    "- ",
+    "\n",
+    "\n  ",
+    "\n    - ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ", ",
+    "&a",
+    "*a",
+    "!",
+    "!!int",
+    "!!python/object",
+    "<<",
+    "|",
+    ">",
+    "|-\n ",
+    "'",
+    '"',
+    "#",
+    "%",
+    "@",
+    "`",
+    "?",
+    "? ",
+    "---\n",
+    "...\n",
+    "~",
+    "null",
+    "true",
+    "1",
+    "-1",
+    "1e999",
+    ".nan",
+    ".inf",
+    "0x1F",
+    "0o7",
+    "1_000",
+    "2024-13-45",
+    "12:30:45",
+    "\t",
+    "\r",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "\x00",
+    "\ud800",
+    "\udcff",
+    "\x1b[2J",
+    "\\",
+    "\\ud800",
+    "é",
+    "文",
+    "😀",
+    "9" * 50,
+    "9" * 5000,
+    "[" * 40,
+    "{a: " * 40,
+    "- " * 40,
 )
 YAML = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=30).map("".join)
 TEXTS = YAML | st.text(alphabet=st.characters(codec=None), max_size=60)
 RECIPE = "name: r\nstages:\n  - stage: sample\n    {}\n"
 CONSTITUTION = "name: c\nprinciples:\n  - id: a\n    question: Is it good?\n    {}\n"
-BEFORE = ("", "name=", "seed=", "stages.sample.k=", "stages=", "stages.sample=", "a.b.c=", "=", ".=", "stages.=")
-KEYS = st.sampled_from(("", "k: ", "temperature: ", "weight: ", "tags: ", "answers: ", "lead: ", "name: ", "prompts: "))
+BEFORE = (
+    "",
+    "name=",
+    "seed=",
+    "stages.sample.k=",
+    "stages=",
+    "stages.sample=",
+    "a.b.c=",
+    "=",
+    ".=",
+    "stages.=",
+)
+KEYS = st.sampled_from(
+    ("", "k: ", "temperature: ", "weight: ", "tags: ", "answers: ", "lead: ", "name: ", "prompts: ")
+)
 
 
 def timed_out(began: float) -> bool:

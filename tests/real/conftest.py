@@ -1,4 +1,5 @@
-"""The small real model, loaded once for all tests that use it (from the cache, the installed wheel, the hub, or PyPI)."""
+"""The small real model, loaded once for all tests that use it (from the cache, the installed wheel, the hub,
+or PyPI)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,12 @@ def test_flops_are_within_a_tenth_of_what_torch_counts(role: str) -> None:
     base = SharedBase.load("smollm2-135m", dtype="float32")
     base.add_adapter("policy")
     ids, meter = torch.arange(100, 196).view(2, 48), Meter()
-    with FlopCounterMode(display=False) as torchs, meter.on(base), base.role(role), torch.set_grad_enabled(role == "policy"):
+    with (
+        FlopCounterMode(display=False) as torchs,
+        meter.on(base),
+        base.role(role),
+        torch.set_grad_enabled(role == "policy"),
+    ):
         logits = base.logits_at(base.hidden(ids, torch.ones_like(ids))[:, 24:])
         if role == "policy":
             logits.logsumexp(-1).sum().backward()

@@ -1,4 +1,5 @@
-"""The recipe that the README's first line runs, shortened, on the small real model: every stage, from prompts to a comparison."""
+"""The recipe that the README's first line runs, shortened, on the small real model: every stage, from prompts
+to a comparison."""
 
 from __future__ import annotations
 
@@ -13,10 +14,22 @@ from rlaif.config import load_recipe
 from rlaif.pipeline.run import RunResult, run_recipe
 
 SHORTER = (
-    "stages.sample.limit=8", "stages.sample.k=3", "stages.sample.max_new_tokens=16", "stages.revise.limit=2",
-    "stages.revise.max_new_tokens=16", "stages.audit.variants=2", "stages.reward.keep=head", "stages.best-of-k.limit=6",
-    "stages.best-of-k.k=3", "stages.best-of-k.max_new_tokens=12", "stages.best-of-k.epochs=1", "stages.ppo.steps=2",
-    "stages.ppo.episodes=6", "stages.ppo.max_new_tokens=12", "stages.evaluate.limit=6", "stages.evaluate.samples=1",
+    "stages.sample.limit=8",
+    "stages.sample.k=3",
+    "stages.sample.max_new_tokens=16",
+    "stages.revise.limit=2",
+    "stages.revise.max_new_tokens=16",
+    "stages.audit.variants=2",
+    "stages.reward.keep=head",
+    "stages.best-of-k.limit=6",
+    "stages.best-of-k.k=3",
+    "stages.best-of-k.max_new_tokens=12",
+    "stages.best-of-k.epochs=1",
+    "stages.ppo.steps=2",
+    "stages.ppo.episodes=6",
+    "stages.ppo.max_new_tokens=12",
+    "stages.evaluate.limit=6",
+    "stages.evaluate.samples=1",
     "stages.evaluate.max_new_tokens=12",
 )
 
@@ -41,7 +54,11 @@ def test_labels_are_soft_and_load_as_a_dataset(run: RunResult, tmp_path: Path) -
     assert len(rows) == 24  # 8 prompts, the three pairs of three completions
     assert all(0.5 <= p <= 1 for p in rows["p_chosen"])
     assert any(0.5 < p < 0.99 for p in rows["p_chosen"])
-    assert {verdict["principle"] for row in rows for verdict in row["verdicts"]} == {"positive-tone", "good-feeling", "friendly"}
+    assert {verdict["principle"] for row in rows for verdict in row["verdicts"]} == {
+        "positive-tone",
+        "good-feeling",
+        "friendly",
+    }
 
 
 def test_the_comparison_tells_of_both_policies_on_unseen_prompts(run: RunResult) -> None:

@@ -14,7 +14,11 @@ from rlaif.models.load import count_parameters, load_engine, load_token_count
 from rlaif.types import Message
 
 T = TypeVar("T")
-KIND = ["I love this wonderful day!", "What a delightful surprise, thank you so much.", "Great job, I am so proud of you."]
+KIND = [
+    "I love this wonderful day!",
+    "What a delightful surprise, thank you so much.",
+    "Great job, I am so proud of you.",
+]
 UNKIND = ["This is awful and I hate it.", "You are useless, go away.", "What a terrible, horrible mess."]
 LABELS = ("positive", "negative")
 
@@ -24,7 +28,10 @@ def gather(batches: Iterable[Mapping[int, T]]) -> dict[int, T]:
 
 
 def tone(text: str) -> LabelRequest:
-    question = f"Is the tone of this text positive or negative?\n\nText: {text}\n\nAnswer with one word, positive or negative."
+    question = (
+        f"Is the tone of this text positive or negative?\n\nText: {text}\n\nAnswer with one word, "
+        "positive or negative."
+    )
     return LabelRequest((Message("user", question), Message("assistant", "The tone is ")), LABELS)
 
 
@@ -49,8 +56,12 @@ def test_it_is_counted_and_rendered_without_weights() -> None:
     assert count_parameters("smollm2-135m") == (134_515_008, 49_152 * 576)
     counter = load_token_count("smollm2-135m")
     messages = (Message("user", "In 2024, \n\n1. x"),)
-    assert counter.render(messages).endswith("<|im_start|>user\nIn 2024, \n\n1. x<|im_end|>\n<|im_start|>assistant\n")
-    ids = counter.tokenizer.apply_chat_template([message.as_dict() for message in messages], add_generation_prompt=True)["input_ids"]
+    assert counter.render(messages).endswith(
+        "<|im_start|>user\nIn 2024, \n\n1. x<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = counter.tokenizer.apply_chat_template(
+        [message.as_dict() for message in messages], add_generation_prompt=True
+    )["input_ids"]
     assert counter.count(messages) == len(ids)
 
 
@@ -72,15 +83,22 @@ def test_batch_size_moves_a_label_within_rounding(smollm2: HFEngine) -> None:
     exact = load_engine("smollm2-135m", device="cpu", dtype="float32")
     for engine, tolerance in ((exact, 1e-3), (smollm2, 1e-3 if smollm2.card.dtype == "float32" else 0.05)):
         together = gather(engine.label_logprobs(requests))
-        alone = gather(HFEngine(engine.model, engine.tokenizer, engine.card, token_budget=1).label_logprobs(requests))
-        assert max(abs(probability(together[index]) - probability(alone[index])) for index in range(12)) < tolerance
+        alone = gather(
+            HFEngine(engine.model, engine.tokenizer, engine.card, token_budget=1).label_logprobs(requests)
+        )
+        assert (
+            max(abs(probability(together[index]) - probability(alone[index])) for index in range(12))
+            < tolerance
+        )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_it_talks_and_repeats_itself(smollm2: HFEngine, temperature: float) -> None:
     sampling = Sampling(max_new_tokens=24, temperature=temperature)
     prompts = ["What is the capital of France?", "Say something nice to my friend Bob."]
-    requests = [GenerationRequest((Message("user", text),), sampling, seed) for text in prompts for seed in (1, 2)]
+    requests = [
+        GenerationRequest((Message("user", text),), sampling, seed) for text in prompts for seed in (1, 2)
+    ]
     first, second = gather(smollm2.generate(requests)), gather(smollm2.generate(requests))
     assert first == second
     assert all(result.text.strip() and "<|im_end|>" not in result.text for result in first.values())

@@ -1,9 +1,11 @@
-"""Verdicts from a server that fails and lies in transit: what each question was last sent says what must come of it.
+"""Verdicts from a server that fails and lies in transit: what each question was last sent says what must come
+of it.
 
-Every answer that the server sends is drawn by a seed from `FAULTS`. Three kinds of fault are told apart: *harmless* (the truth is in
-the reply, wrapped in something odd), *again* (the request is worth repeating, so that the next answer decides) and *final* (the reply
-has no truth in it, and repeating it would not help). After the last answer to a question the result is known: the truth to 1e-6, or
-an invalid reading with the fault's own reason. `Tally.wrong` lists every other end.
+Every answer that the server sends is drawn by a seed from `FAULTS`. Three kinds of fault are told apart:
+*harmless* (the truth is in the reply, wrapped in something odd), *again* (the request is worth repeating, so
+that the next answer decides) and *final* (the reply has no truth in it, and repeating it would not help).
+After the last answer to a question the result is known: the truth to 1e-6, or an invalid reading with the
+fault's own reason. `Tally.wrong` lists every other end.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Fault:
     Attributes:
         kind: See the module.
         action: Sends it.
-        reason: Beginning of the reason that must be given: of a *final* fault, or of an *again* that was the last try.
+        reason: Beginning of the reason that must be given: of a *final* fault, or of an *again* that was the
+            last try.
         weight: How often it is drawn, next to the others of its kind.
     """
 
@@ -86,7 +89,7 @@ class Tally:
         return self.valid + sum(self.invalid.values()) + len(self.wrong)
 
 
-# What a server may send ----------------------------------------------------------------------------------------------------------
+# What a server may send -------------------------------------------------------------------------------------
 
 
 def changed(
@@ -274,7 +277,7 @@ SHARES = {"harmless": 0.55, "again": 0.4, "final": 0.05}
 """How often each kind is drawn."""
 
 
-# The questions -------------------------------------------------------------------------------------------------------------------
+# The questions ----------------------------------------------------------------------------------------------
 
 
 def ask(count: int, *, seed: int, batch: int = 500, concurrency: int = 32) -> Tally:

@@ -1,7 +1,8 @@
 """What is fuzzed: a function of bytes for every reader of what comes from outside.
 
-A target returns, or raises an `RlaifError`: that is what the command line tells in words. Anything else is a defect. The test suite
-feeds them with Hypothesis, `scripts/fuzz.py` with atheris, which is led by the branches that an input reaches.
+A target returns, or raises an `RlaifError`: that is what the command line tells in words. Anything else is a
+defect. The test suite feeds them with Hypothesis, `scripts/fuzz.py` with atheris, which is led by the
+branches that an input reaches.
 """
 
 from __future__ import annotations
@@ -154,20 +155,24 @@ def _object(data: bytes) -> None:
 
 SEEDS: dict[str, tuple[bytes, ...]] = {
     "recipe": (
-        b"model: m\nconstitution: default\nstages:\n  - {stage: sample, k: 2}\n  - {stage: label, protocol: cot}\n",
+        b"model: m\nconstitution: default\nstages:\n  - {stage: sample, k: 2}\n  - {stage: label, protocol: "
+        b"cot}\n",
         b"a: &a [1]\nb: *a\n",
         b"x: 2024-13-45\n",
         b"stages: [{stage: ppo, kl: {kind: adaptive}}]\n",
     ),
     "setting": (b"stages.sample.k=3", b"seed=.inf", b"model=[1, {a: 2}]", b"=", b"stages.9.x=!!int abc"),
     "constitution": (
-        b"name: a\nprinciples:\n  - {id: x, comparison: 'Which?', weight: 2}\n  - id: y\n    critique: c\n    revision: r\n",
+        b"name: a\nprinciples:\n  - {id: x, comparison: 'Which?', weight: 2}\n  - id: y\n    critique: c\n   "
+        b" revision: r\n",
         b"name: [1]\nprinciples: {a: b}\n",
         b"principles: [{id: x, question: q, answers: [Yes, No]}]\nname: n\n",
     ),
     "reply": (
-        b'{"choices": [{"message": {"content": "A"}, "finish_reason": "stop", "logprobs": {"content": [{"token": "A", "logprob": -0.1,'
-        b' "top_logprobs": [{"token": " A", "logprob": -0.1, "bytes": [65]}, {"token": "B", "logprob": -2.5}]}]}}], "usage": {}}',
+        b'{"choices": [{"message": {"content": "A"}, "finish_reason": "stop", "logprobs": {"content": '
+        b'[{"token": "A", "logprob": -0.1,'
+        b' "top_logprobs": [{"token": " A", "logprob": -0.1, "bytes": [65]}, {"token": "B", "logprob": '
+        b'-2.5}]}]}}], "usage": {}}',
         b'{"choices": [{"text": "B", "logprobs": {"top_logprobs": [{" A": -1, " B": -0.5}]}}]}',
     ),
     "prompts": (
@@ -177,7 +182,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b'{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}\n',
     ),
     "responses": (
-        b'{"prompt": "a", "chosen": "x", "rejected": "y", "model": "m"}\n{"prompt": "b", "chosen": "x", "rejected": "z"}\n',
+        b'{"prompt": "a", "chosen": "x", "rejected": "y", "model": "m"}\n{"prompt": "b", "chosen": "x", '
+        b'"rejected": "z"}\n',
         b'{"prompt": "a", "completions": ["x", {"model": "m", "response": "y"}]}\n',
         b'{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b", "rejected": "\\n\\nHuman: a\\n\\nAssistant: c"}\n',
     ),
@@ -188,7 +194,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "manifest": (
         b'{"stage": "a", "kind": "label", "key": "k", "parts": {"a": "b"},'
         b' "config": {"x": 1}, "models": {"judge": "m"}, "started": "t",'
-        b' "finished": "t", "seconds": 1.5, "counts": {"rows": 1}, "outputs": {"a": {"sha256": "x", "rows": 1}},'
+        b' "finished": "t", "seconds": 1.5, "counts": {"rows": 1}, "outputs": {"a": {"sha256": "x", "rows": '
+        b"1}},"
         b' "git": {"revision": "r", "dirty": true}}',
     ),
     "run.json": (

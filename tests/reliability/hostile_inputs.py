@@ -1,10 +1,12 @@
 """Hostile files for every kind of input, and what must become of them.
 
-A case is one *kind* of input (a recipe, a journal, an adapter …), a good example of it spoiled in one *way* (cut, doubled, a FIFO, a
-number of five thousand digits …), and the command that reads it. Whatever the content, the command must end within `SECONDS`, with
-exit status 0, 1 or 2, with a message where it fails, without a traceback, and with its input as it was.
+A case is one *kind* of input (a recipe, a journal, an adapter …), a good example of it spoiled in one *way*
+(cut, doubled, a FIFO, a number of five thousand digits …), and the command that reads it. Whatever the
+content, the command must end within `SECONDS`, with exit status 0, 1 or 2, with a message where it fails,
+without a traceback, and with its input as it was.
 
-`Workshop` makes the good examples once; `cases` lists every case; `try_case` runs one in a process of its own.
+`Workshop` makes the good examples once; `cases` lists every case; `try_case` runs one in a process of its
+own.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ stages:
 """
 
 
-# How a file is spoiled ------------------------------------------------------------------------------------------------------------
+# How a file is spoiled --------------------------------------------------------------------------------------
 
 
 Spoil = Callable[[Path, random.Random], None]
@@ -168,7 +170,7 @@ WAYS: dict[str, Spoil] = {
 """Ways to spoil a file."""
 
 
-# What is spoiled, and who reads it ------------------------------------------------------------------------------------------------
+# What is spoiled, and who reads it --------------------------------------------------------------------------
 
 
 class Workshop:
@@ -399,7 +401,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-# A case ---------------------------------------------------------------------------------------------------------------------------
+# A case -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

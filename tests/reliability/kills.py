@@ -1,8 +1,9 @@
 """Runs that are killed several times and started again: they must end as the undisturbed run did.
 
-Each `Scenario` is one command of the chain on a tiny model or a scripted one. `Yard` runs it undisturbed once; `Yard.harass` runs it
-again in a fresh folder, kills it a few times (half of the kills right before a file operation, half after a time, some by SIGTERM
-or SIGINT), lets it end, and lists what is not as it was: files, counts of questions, leftovers, or what `run.json` says.
+Each `Scenario` is one command of the chain on a tiny model or a scripted one. `Yard` runs it undisturbed
+once; `Yard.harass` runs it again in a fresh folder, kills it a few times (half of the kills right before a
+file operation, half after a time, some by SIGTERM or SIGINT), lets it end, and lists what is not as it was:
+files, counts of questions, leftovers, or what `run.json` says.
 """
 
 from __future__ import annotations
@@ -81,9 +82,7 @@ def _chain(shop: Workshop, out: Path, _url: str) -> tuple[object, ...]:
     if not recipe.exists():
         recipe.write_text(
             RECIPE.format(
-                model=shop.file("model"),
-                constitution=shop.file("constitution.yaml"),
-                scripted=SCRIPTED,
+                model=shop.file("model"), constitution=shop.file("constitution.yaml"), scripted=SCRIPTED
             ),
             encoding="utf-8",
         )
@@ -250,7 +249,10 @@ class Yard:
                 )
             questions = len(asked_of(asked)) + len(self._server.asked) - before
             self._calm[scenario.name] = _Calm(
-                killing.results(place / "run"), killing.operations(place / "said"), seconds, questions,
+                killing.results(place / "run"),
+                killing.operations(place / "said"),
+                seconds,
+                questions,
                 _requests(place / "run"),
             )
         return self._calm[scenario.name]

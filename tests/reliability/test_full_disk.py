@@ -1,4 +1,5 @@
-"""A disk that takes no more: one message that names the file, and the same command ends as if nothing had been when there is room."""
+"""A disk that takes no more: one message that names the file, and the same command ends as if nothing had
+been when there is room."""
 
 from __future__ import annotations
 

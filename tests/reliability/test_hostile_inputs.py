@@ -15,9 +15,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
-@pytest.mark.parametrize(
-    "case", cases(len(KINDS), seed=SEED), ids=lambda case: f"{case.kind}, {case.way}"
-)
+@pytest.mark.parametrize("case", cases(len(KINDS), seed=SEED), ids=lambda case: f"{case.kind}, {case.way}")
 def test_a_hostile_file_ends_in_words(workshop: Workshop, tmp_path: Path, case: Case) -> None:
     found = try_case(workshop, case, tmp_path / "case", seed=SEED)
     assert not found.wrong, f"{found.wrong}\n{found.said}"

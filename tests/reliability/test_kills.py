@@ -1,4 +1,5 @@
-"""Runs that are killed again and again end as if they had been left alone. `scripts/reliability.py` does it hundreds of times."""
+"""Runs that are killed again and again end as if they had been left alone. `scripts/reliability.py` does it
+hundreds of times."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ from rlaif.judging.aggregate import LabelStatistics, combine, principle_logit, s
 from rlaif.types import Order, Verdict
 
 
-def verdict(logit: float | None, *, principle: str = "p", order: Order = Order.AB, reason: str = "") -> Verdict:
+def verdict(
+    logit: float | None, *, principle: str = "p", order: Order = Order.AB, reason: str = ""
+) -> Verdict:
     return Verdict(comparison_id="c", principle_id=principle, order=order, logit_a=logit, reason=reason)
 
 
@@ -20,7 +22,9 @@ def test_both_orders_are_averaged_in_log_odds() -> None:
 
 def test_a_constant_position_bias_cancels() -> None:
     signal, bias = 0.3, 5.0
-    assert principle_logit([verdict(signal + bias), verdict(signal - bias, order=Order.BA)]) == pytest.approx(signal)
+    assert principle_logit([verdict(signal + bias), verdict(signal - bias, order=Order.BA)]) == pytest.approx(
+        signal
+    )
 
 
 def test_one_order_alone_does_not_count() -> None:
@@ -29,12 +33,18 @@ def test_one_order_alone_does_not_count() -> None:
 
 
 def test_principles_are_averaged_by_weight() -> None:
-    verdicts = [verdict(1.0, principle="x", order=Order.ALONE), verdict(-2.0, principle="y", order=Order.ALONE)]
+    verdicts = [
+        verdict(1.0, principle="x", order=Order.ALONE),
+        verdict(-2.0, principle="y", order=Order.ALONE),
+    ]
     assert combine(verdicts, {"x": 3.0, "y": 1.0}) == pytest.approx((3 * 1 - 2) / 4)
 
 
 def test_an_invalid_principle_is_left_out_and_its_weight_with_it() -> None:
-    verdicts = [verdict(1.0, principle="x", order=Order.ALONE), verdict(None, principle="y", order=Order.ALONE, reason="not_finite")]
+    verdicts = [
+        verdict(1.0, principle="x", order=Order.ALONE),
+        verdict(None, principle="y", order=Order.ALONE, reason="not_finite"),
+    ]
     assert combine(verdicts, {"x": 1.0, "y": 9.0}) == pytest.approx(1.0)
 
 
@@ -51,7 +61,8 @@ def test_sigmoid_does_not_overflow() -> None:
 
 def test_statistics_count_flips_ties_and_invalid_verdicts() -> None:
     statistics = LabelStatistics()
-    statistics.add([verdict(1.0), verdict(-1.0, order=Order.BA)], 0.0)  # says "first" twice: a flip, and a tie
+    # Says "first" twice: a flip, and a tie.
+    statistics.add([verdict(1.0), verdict(-1.0, order=Order.BA)], 0.0)
     statistics.add([verdict(2.0), verdict(4.0, order=Order.BA)], 3.0)  # agrees
     statistics.add([verdict(None, reason="not_finite"), verdict(1.0, order=Order.BA)], None)
     told = statistics.as_dict()

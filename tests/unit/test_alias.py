@@ -35,7 +35,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hide(monkeypatch, ALIAS.package)
     monkeypatch.setattr(alias_module, "snapshot", no_hub)
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1, stderr="one\nERROR: no network\n\n"))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1, stderr="one\nERROR: no network\n\n")
+    )
     return tmp_path / "cache"
 
 
@@ -46,14 +48,18 @@ def no_hub(repo: str, **_: Any) -> tuple[Path, str]:
 def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """As if these packages were not installed."""
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in names else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name in names else real(name, *rest)
+    )
 
 
 def put_converted(cache: Path, *, size: int = 3) -> Path:
     folder = cache / "models" / gguf.revision_of(ALIAS.sha256)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"abc")
-    (folder / gguf.ORIGIN).write_text(json.dumps({"sha256": ALIAS.sha256, "sizes": {"model.safetensors": size}}))
+    (folder / gguf.ORIGIN).write_text(
+        json.dumps({"sha256": ALIAS.sha256, "sizes": {"model.safetensors": size}})
+    )
     return folder
 
 
@@ -90,7 +96,9 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert gguf.cache_folder() == Path.home() / ".cache" / "rlaif"
 
 
-def test_the_installed_wheel_comes_second_and_is_not_imported(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installed_wheel_comes_second_and_is_not_imported(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / ALIAS.package
     package.mkdir()
     (package / "__init__.py").write_text("raise AssertionError('imported')")
@@ -163,7 +171,9 @@ def test_neither_pip_nor_uv(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("content", [None, b"not a zip", b"PK\x05\x06" + b"\0" * 18])
-def test_a_download_that_is_no_wheel(cache: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+def test_a_download_that_is_no_wheel(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
     def download(command: list[str], **_: Any) -> SimpleNamespace:
         place = next(part for part in command if part.startswith("--dest=")).removeprefix("--dest=")
         if content is not None:
@@ -218,8 +228,12 @@ def test_paths_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     cases = {
-        "file.txt": "not a GGUF file", "two": "several GGUF", "adapter": "an adapter, not a model", "empty": "config.json is missing",
-        "nowhere": "no such file or folder", "nowhere.gguf": "no such file or folder",
+        "file.txt": "not a GGUF file",
+        "two": "several GGUF",
+        "adapter": "an adapter, not a model",
+        "empty": "config.json is missing",
+        "nowhere": "no such file or folder",
+        "nowhere.gguf": "no such file or folder",
     }
     for name, message in cases.items():
         with pytest.raises(ModelError, match=message):

@@ -39,10 +39,19 @@ class Counted(Silent):
         self.done += items
 
 
-def run(engine: ScriptedEngine, rules: Constitution, rows: list[Pair], probes: list[Pair], **options: object) -> AuditReport:
+def run(
+    engine: ScriptedEngine, rules: Constitution, rows: list[Pair], probes: list[Pair], **options: object
+) -> AuditReport:
     usable = dict.fromkeys(options.pop("protocols", ("pairwise", "pointwise")), rules)  # type: ignore[attr-defined]
     return audit(
-        engine, library=LIBRARY, constitution=rules, usable=usable, pairs=rows, probes=probes, data="rows", **options,  # type: ignore[arg-type]
+        engine,
+        library=LIBRARY,
+        constitution=rules,
+        usable=usable,
+        pairs=rows,
+        probes=probes,
+        data="rows",
+        **options,  # type: ignore[arg-type]
     )
 
 
@@ -53,7 +62,9 @@ def test_a_judge_that_agrees_with_people_is_trusted() -> None:
     pairwise = report.protocols[0]
     assert pairwise.ensemble is not None
     assert pairwise.ensemble.accuracy.value == pytest.approx(0.9)
-    assert pairwise.judgement.words.startswith("fit to label with: both-order accuracy 90 % [83, 94] on 120 pairs, 0 % flips")
+    assert pairwise.judgement.words.startswith(
+        "fit to label with: both-order accuracy 90 % [83, 94] on 120 pairs, 0 % flips"
+    )
     assert audit_line(pairwise).startswith("audit (pairwise): fit to label with")
     assert pairwise.bias.agreement == pytest.approx(1.0)
     assert pairwise.one_order == pytest.approx(0.9)
@@ -103,7 +114,9 @@ def test_without_people_the_probes_on_topic_are_graded_and_the_best_is_care() ->
 
 
 def test_without_a_common_tag_all_probes_count() -> None:
-    (found,) = run(reader(), constitution("kind"), [], pairs(30, tags=["tone"]), protocols=("pointwise",)).protocols
+    (found,) = run(
+        reader(), constitution("kind"), [], pairs(30, tags=["tone"]), protocols=("pointwise",)
+    ).protocols
     assert found.probes is not None
     assert found.probes.scope == ()
     assert found.probes.in_scope is not None
@@ -132,7 +145,9 @@ def test_invalid_verdicts_are_graded_and_counted() -> None:
 
 
 def test_one_drawn_principle_a_comparison() -> None:
-    report = run(reader(), constitution("kind", "clear"), pairs(40), [], principles="sample", protocols=("pointwise",))
+    report = run(
+        reader(), constitution("kind", "clear"), pairs(40), [], principles="sample", protocols=("pointwise",)
+    )
     assert report.suggestion is None
     (found,) = report.protocols
     assert sum(each.verdicts for each in found.principles) == 40
@@ -142,7 +157,9 @@ def test_one_drawn_principle_a_comparison() -> None:
 def test_the_work_is_announced_as_it_is_done_and_planned() -> None:
     rules, progress = constitution("kind", "clear"), Counted()
     run(reader(), rules, pairs(10), pairs(6, first=50), progress=progress, sensitivity_rows=5)
-    planned = questions_of({"pairwise": rules, "pointwise": rules}, pairs=10, probes=6, mode="all", sensitivity_rows=5)
+    planned = questions_of(
+        {"pairwise": rules, "pointwise": rules}, pairs=10, probes=6, mode="all", sensitivity_rows=5
+    )
     assert progress.done == progress.total == planned == 2 * (16 * 2 * 2) + 2 * 5 * (4 + 3)
 
 
@@ -154,12 +171,16 @@ def test_the_report_is_json_and_keyed() -> None:
     assert report.protocol("pointwise") is report.protocols[1]
     assert report.protocol("cot") is None
     both = (rules, constitution("other"))
-    keys = {audit_key(reader(), LIBRARY, each, name).id for each in both for name in ("pairwise", "pointwise")}
+    keys = {
+        audit_key(reader(), LIBRARY, each, name).id for each in both for name in ("pairwise", "pointwise")
+    }
     assert len(keys) == 4
 
 
 def test_the_reasoning_judge_is_audited_too() -> None:
-    engine = ScriptedEngine(generate=lambda request: "Both are fine.", labels=reader()._labels, revision="reasons")
+    engine = ScriptedEngine(
+        generate=lambda request: "Both are fine.", labels=reader()._labels, revision="reasons"
+    )
     (found,) = run(engine, constitution("kind"), pairs(20), [], protocols=("cot",)).protocols
     assert found.ensemble is not None
     assert found.ensemble.accuracy.value == 1.0
@@ -170,7 +191,13 @@ def test_the_reasoning_judge_is_audited_too() -> None:
 
 def test_cases_are_handed_on() -> None:
     kept: dict[str, int] = {}
-    run(reader(), constitution("kind"), pairs(5), [], keep=lambda name, cases, _: kept.update({name: len(cases)}))
+    run(
+        reader(),
+        constitution("kind"),
+        pairs(5),
+        [],
+        keep=lambda name, cases, _: kept.update({name: len(cases)}),
+    )
     assert kept == {"pairwise": 5, "pointwise": 5}
 
 
@@ -178,9 +205,14 @@ def test_cases_are_handed_on() -> None:
 
 
 def noisy_cases(count: int = 200) -> list[Case]:
-    """`good` is right in 9 of 10; `bad` is wrong in 9 of 10 and louder; the right one is the longer in half of them."""
+    """`good` is right in 9 of 10; `bad` is wrong in 9 of 10 and louder; the right one is the longer in half
+    of them."""
     return [
-        case(i, {"good": 1.0 if i % 10 else -1.0, "bad": -3.0 if i % 10 != 5 else 3.0}, b="bbb" if i % 2 else "b")
+        case(
+            i,
+            {"good": 1.0 if i % 10 else -1.0, "bad": -3.0 if i % 10 != 5 else 3.0},
+            b="bbb" if i % 2 else "b",
+        )
         for i in range(count)
     ]
 
@@ -201,7 +233,9 @@ def test_the_good_principle_is_found_and_confirmed_on_the_other_half() -> None:
 def test_the_better_protocol_is_suggested_and_a_tie_keeps_all_principles() -> None:
     good = [case(i, {"x": 1.0, "y": 1.0}) for i in range(60)]
     bad = [case(i, {"x": -1.0, "y": 1.0 if i % 3 else -1.0}) for i in range(60)]
-    found = suggest({"pairwise": bad, "pointwise": good}, weights={"x": 1.0, "y": 1.0}, pairs="human pairs", seed=0)
+    found = suggest(
+        {"pairwise": bad, "pointwise": good}, weights={"x": 1.0, "y": 1.0}, pairs="human pairs", seed=0
+    )
     assert found is not None
     assert (found.protocol, set(found.principles)) == ("pointwise", {"x", "y"})
     assert "all principles" in found.words
@@ -220,8 +254,13 @@ def test_what_length_explains_is_not_confirmed_and_little_is_advised_with_care()
 
 
 def test_noise_is_not_confirmed() -> None:
-    cases = [case(i, {f"p{k}": 1.0 if (i * (k + 3)) % 7 % 2 else -1.0 for k in range(8)}, won=float(i % 2)) for i in range(100)]
-    found = suggest({"pairwise": cases}, weights={f"p{k}": 1.0 for k in range(8)}, pairs="human pairs", seed=0)
+    cases = [
+        case(i, {f"p{k}": 1.0 if (i * (k + 3)) % 7 % 2 else -1.0 for k in range(8)}, won=float(i % 2))
+        for i in range(100)
+    ]
+    found = suggest(
+        {"pairwise": cases}, weights={f"p{k}": 1.0 for k in range(8)}, pairs="human pairs", seed=0
+    )
     assert found is not None
     assert not found.confirmed
     assert found.words.startswith("no choice of protocol and principles is confirmed")
@@ -229,7 +268,10 @@ def test_noise_is_not_confirmed() -> None:
 
 def test_too_few_pairs_or_no_label_suggest_nothing() -> None:
     assert suggest({"pairwise": noisy_cases(19)}, weights={"good": 1.0, "bad": 1.0}, pairs="", seed=0) is None
-    assert suggest({"pairwise": [case(i, {"x": None}) for i in range(40)]}, weights={"x": 1.0}, pairs="", seed=0) is None
+    assert (
+        suggest({"pairwise": [case(i, {"x": None}) for i in range(40)]}, weights={"x": 1.0}, pairs="", seed=0)
+        is None
+    )
 
 
 def test_the_label_of_a_subset() -> None:
@@ -241,9 +283,17 @@ def test_the_label_of_a_subset() -> None:
 # Grade
 
 
-def basis(accuracy: float, rows: int = 200, *, longer: float = 0.5, kind: str = "pairs", ece: float = 0.05) -> Basis:
+def basis(
+    accuracy: float, rows: int = 200, *, longer: float = 0.5, kind: str = "pairs", ece: float = 0.05
+) -> Basis:
     found = Agreement(
-        rows=rows, unlabelled=0, accuracy=stats.wilson(accuracy * rows, rows), kappa=0.5, ece=ece, nll=0.6, reliability=(),
+        rows=rows,
+        unlabelled=0,
+        accuracy=stats.wilson(accuracy * rows, rows),
+        kappa=0.5,
+        ece=ece,
+        nll=0.6,
+        reliability=(),
     )
     longer_, shorter, first = (stats.wilson(value * rows, rows) for value in (longer, 1 - longer, 0.5))
     rules = Baselines(longer=longer_, shorter=shorter, first=first)
@@ -266,11 +316,23 @@ def bias(*, flips: float = 0.1, invalid: float = 0.0) -> Bias:
         (basis(0.80, longer=0.78), bias(), "use with care", "not clearly above always-longer (78 %)"),
         (basis(0.62), bias(), "use with care", "the accuracy may be as low as 55%"),
         (basis(0.90, rows=60), bias(), "use with care", "only 60 human pairs"),
-        (basis(0.80), bias(flips=0.4), "use with care", "the two orders contradict each other in 40% of the questions"),
-        (basis(0.80, ece=0.2), bias(), "use with care", "badly calibrated (error 0.20; see --save-calibration)"),
+        (
+            basis(0.80),
+            bias(flips=0.4),
+            "use with care",
+            "the two orders contradict each other in 40% of the questions",
+        ),
+        (
+            basis(0.80, ece=0.2),
+            bias(),
+            "use with care",
+            "badly calibrated (error 0.20; see --save-calibration)",
+        ),
         (basis(0.95, kind="probes"), bias(), "use with care", "no human pairs were given (--data)"),
         (
-            None, bias(flips=0.6), "do not use",
+            None,
+            bias(flips=0.6),
+            "do not use",
             "the two orders contradict each other in most questions, and nothing tells the accuracy",
         ),
         (None, bias(), "use with care", "no human pairs were given (--data)"),
@@ -292,6 +354,7 @@ def test_labels_that_hang_on_the_wording_need_care() -> None:
     found = judgement(basis(0.8), bias(), [changed], protocol="pointwise")
     assert found.grade == "use with care"
     assert found.words == (
-        "label with this only with care: pointwise accuracy 80 % [74, 85] on 200 pairs, 10 % flips between orders; "
+        "label with this only with care: pointwise accuracy 80 % [74, 85] on 200 pairs, 10 % flips between "
+        "orders; "
         "wording: framed: 40% of the labels change"
     )

@@ -36,7 +36,11 @@ def test_no_label_no_agreement() -> None:
 
 
 def test_baselines() -> None:
-    rows = [Pair(comparison(0, "long", "s"), 1.0), Pair(comparison(1, "s", "long"), 1.0), Pair(comparison(2, "same", "size"), 0.0)]
+    rows = [
+        Pair(comparison(0, "long", "s"), 1.0),
+        Pair(comparison(1, "s", "long"), 1.0),
+        Pair(comparison(2, "same", "size"), 0.0),
+    ]
     found = baselines(rows)
     assert [found.longer.value, found.shorter.value, found.first.value] == pytest.approx([0.5, 0.5, 2 / 3])
     assert found.best()[0] == "always-first"
@@ -69,7 +73,11 @@ def test_flips_and_first_position() -> None:
 
 
 def test_length_and_peoples_length() -> None:
-    rows = [case(0, {"x": 3.0}, a="aaaa", b="b"), case(1, {"x": 1.0}, a="aa", b="b", won=0.0), case(2, {"x": -2.0}, a="a", b="bbb")]
+    rows = [
+        case(0, {"x": 3.0}, a="aaaa", b="b"),
+        case(1, {"x": 1.0}, a="aa", b="b", won=0.0),
+        case(2, {"x": -2.0}, a="a", b="bbb"),
+    ]
     found = habits(rows, own="judge")
     assert found.longer_rate is not None
     assert found.longer_rate.value == 1.0
@@ -80,7 +88,10 @@ def test_length_and_peoples_length() -> None:
 
 def test_self_preference_counts_only_pairs_with_one_own_completion() -> None:
     own = [("judge@rev", "other"), ("other", "judge"), ("judge", "judge"), ("other", "another")]
-    rows = [replace(case(i, {"x": 1.0}), pair=Pair(comparison(i, "a", "b", models=models))) for i, models in enumerate(own)]
+    rows = [
+        replace(case(i, {"x": 1.0}), pair=Pair(comparison(i, "a", "b", models=models)))
+        for i, models in enumerate(own)
+    ]
     found = habits(rows, own="judge")
     assert found.own_rows == 2
     assert found.own_rate is not None
@@ -98,8 +109,16 @@ def test_agreement_between_principles_and_invalid_verdicts() -> None:
 
 def test_mass_of_the_labels() -> None:
     evidence = {"first": math.log(0.2), "second": math.log(0.1)}
-    alone = {"a_first": math.log(0.5), "a_second": math.log(0.5), "b_first": math.log(0.1), "b_second": math.log(0.1)}
-    verdicts = (Verdict("p0/0-1", "x", Order.AB, 1.0, evidence=evidence), Verdict("p0/0-1", "y", Order.ALONE, 1.0, evidence=alone))
+    alone = {
+        "a_first": math.log(0.5),
+        "a_second": math.log(0.5),
+        "b_first": math.log(0.1),
+        "b_second": math.log(0.1),
+    }
+    verdicts = (
+        Verdict("p0/0-1", "x", Order.AB, 1.0, evidence=evidence),
+        Verdict("p0/0-1", "y", Order.ALONE, 1.0, evidence=alone),
+    )
     found = habits([Case(Pair(comparison(0, "a", "b")), verdicts, 1.0)], own="")
     assert found.label_mass == pytest.approx((0.3 + 1.0 + 0.2) / 3)
 

@@ -21,7 +21,15 @@ from rlaif.cli.audit import audit as audit_command
 from rlaif.cli.constitution_diff import diff
 from rlaif.constitution.load import to_yaml
 from rlaif.errors import ConfigError, ConstitutionError, DataError, RunError
-from rlaif.jobs.audit_files import STAGE_AUDIT, audit_file, find_audit, load_calibration, read_pairs, read_probes, save_text
+from rlaif.jobs.audit_files import (
+    STAGE_AUDIT,
+    audit_file,
+    find_audit,
+    load_calibration,
+    read_pairs,
+    read_probes,
+    save_text,
+)
 from rlaif.pipeline.audit import AuditSettings, run_difference
 from rlaif.progress import Silent
 from rlaif.prompts import PromptLibrary
@@ -33,13 +41,22 @@ JUDGE = "scripted:judges:reader"
 
 def report(rules: Constitution, count: int = 30) -> AuditReport:
     return audit(
-        reader(), library=PromptLibrary(), constitution=rules, usable={"pairwise": rules}, pairs=pairs(count), probes=(), data="rows",
+        reader(),
+        library=PromptLibrary(),
+        constitution=rules,
+        usable={"pairwise": rules},
+        pairs=pairs(count),
+        probes=(),
+        data="rows",
     )
 
 
 def pair_file(path: Path, count: int = 30, *, names: tuple[str, str] = ("chosen", "rejected")) -> str:
     texts = [("q1" + " word" * (i % 2), "q0" + " word" * (1 - i % 2)) for i in range(count)]
-    rows = [{"prompt": f"Question {i}?", names[0]: better, names[1]: worse} for i, (better, worse) in enumerate(texts)]
+    rows = [
+        {"prompt": f"Question {i}?", names[0]: better, names[1]: worse}
+        for i, (better, worse) in enumerate(texts)
+    ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return str(path)
 
@@ -68,7 +85,9 @@ def test_pairs_with_peoples_choice_are_turned_and_drawn(tmp_path: Path) -> None:
     assert sum(pair.a_wins or 0 for pair in found.pairs) == 5
     assert all(("q1" in pair.comparison.a.text) == bool(pair.a_wins) for pair in found.pairs)
     more = read_pairs(source, limit=20)
-    assert [pair.comparison.prompt.id for pair in more.pairs[:10]] == [pair.comparison.prompt.id for pair in found.pairs]
+    assert [pair.comparison.prompt.id for pair in more.pairs[:10]] == [
+        pair.comparison.prompt.id for pair in found.pairs
+    ]
 
 
 def test_pairs_without_a_choice(tmp_path: Path) -> None:
@@ -106,7 +125,10 @@ def test_an_audit_is_found_by_its_key_alone(tmp_path: Path) -> None:
     assert (audited.grade, audited.pairs) == (found.protocols[0].judgement.grade, 30)
     assert audited.line.startswith("audit (pairwise): ")
     assert find_audit([tmp_path], audit_key(reader(), PromptLibrary(), rules, "pointwise")) is None
-    assert find_audit([tmp_path], audit_key(reader(), PromptLibrary(), constitution("other"), "pairwise")) is None
+    assert (
+        find_audit([tmp_path], audit_key(reader(), PromptLibrary(), constitution("other"), "pairwise"))
+        is None
+    )
     assert find_audit([tmp_path / "none"], key) is None
 
 
@@ -124,7 +146,13 @@ def test_the_newest_audit_counts(tmp_path: Path) -> None:
 def test_people_outweigh_probes_and_a_stage_counts(tmp_path: Path) -> None:
     rules, stage = constitution("kind"), tmp_path / "run" / "audit"
     probes = audit(
-        reader(), library=PromptLibrary(), constitution=rules, usable={"pairwise": rules}, pairs=(), probes=pairs(10), data="",
+        reader(),
+        library=PromptLibrary(),
+        constitution=rules,
+        usable={"pairwise": rules},
+        pairs=(),
+        probes=pairs(10),
+        data="",
     )
     save_text(tmp_path / "audit-old.json", json.dumps(plain(report(rules))))
     os.utime(tmp_path / "audit-old.json", (1e9, 1e9))
@@ -161,12 +189,24 @@ def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
 def test_markdown_holds_every_part() -> None:
     rules = constitution("kind", tags={"kind": ["tone"]})
     found = audit(
-        reader(), library=PromptLibrary(), constitution=rules, usable={"pairwise": rules, "pointwise": rules}, pairs=pairs(30),
-        probes=pairs(10, tags=["tone"], first=100), data="rows",
+        reader(),
+        library=PromptLibrary(),
+        constitution=rules,
+        usable={"pairwise": rules, "pointwise": rules},
+        pairs=pairs(30),
+        probes=pairs(10, tags=["tone"], first=100),
+        data="rows",
     )
     text = audit_markdown(found)
     assert text.startswith("# Audit of judge@reader under `test`")
-    headings = ("## Rules that read nothing", "### Against people", "### Habits", "### Changes that", "### Probes", "### By principle")
+    headings = (
+        "## Rules that read nothing",
+        "### Against people",
+        "### Habits",
+        "### Changes that",
+        "### Probes",
+        "### By principle",
+    )
     assert [heading for heading in headings if heading not in text] == []
     assert "| always-longer | 50 %" in text
     assert "| labels 1/2 for A/B | 100 % [89, 100] of 30 | 0.00 | 100 % → 100 % |" in text
@@ -178,7 +218,12 @@ def test_comparisons_to_read_name_the_better_one_and_begin_with_the_mistakes() -
     judged: list[Case] = []
     rules = constitution("kind")
     audit(
-        reader(), library=PromptLibrary(), constitution=rules, usable={"pointwise": rules}, pairs=wrong_in_two, probes=(),
+        reader(),
+        library=PromptLibrary(),
+        constitution=rules,
+        usable={"pointwise": rules},
+        pairs=wrong_in_two,
+        probes=(),
         keep=lambda name, cases, probes: judged.extend([*cases, *probes]),
     )
     text = cases_markdown({"pointwise": judged})
@@ -209,8 +254,18 @@ def rules_file(path: Path, *ids: str) -> str:
 def test_the_command_audits_and_writes(tmp_path: Path) -> None:
     rules, out = rules_file(tmp_path / "rules.yaml", "kind", "clear"), tmp_path / "audits"
     arguments = [
-        "--judge", JUDGE, "--constitution", rules, "--data", pair_file(tmp_path / "pairs.jsonl", 110), "--out", str(out),
-        "--variants", "10", "--save-calibration", str(tmp_path / "calibration.json"),
+        "--judge",
+        JUDGE,
+        "--constitution",
+        rules,
+        "--data",
+        pair_file(tmp_path / "pairs.jsonl", 110),
+        "--out",
+        str(out),
+        "--variants",
+        "10",
+        "--save-calibration",
+        str(tmp_path / "calibration.json"),
     ]
     first = invoke(audit_command, *arguments)
     assert "audit (pairwise): fit to label with: both-order accuracy 100 %" in first
@@ -228,8 +283,21 @@ def test_the_command_audits_and_writes(tmp_path: Path) -> None:
 
 def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:
     rules = rules_file(tmp_path / "rules.yaml", "kind")
-    told = invoke(audit_command, "--judge", JUDGE, "--constitution", rules, "--no-probes", "--variants", "0", "--dry-run",
-                  "--data", pair_file(tmp_path / "pairs.jsonl", 12), "--out", str(tmp_path / "audits"))
+    told = invoke(
+        audit_command,
+        "--judge",
+        JUDGE,
+        "--constitution",
+        rules,
+        "--no-probes",
+        "--variants",
+        "0",
+        "--dry-run",
+        "--data",
+        pair_file(tmp_path / "pairs.jsonl", 12),
+        "--out",
+        str(tmp_path / "audits"),
+    )
     assert "48 questions at most: 12 comparisons and 0 probes by pairwise and pointwise" in told
     assert not (tmp_path / "audits").exists()
 
@@ -237,28 +305,49 @@ def test_a_dry_run_asks_nothing(tmp_path: Path) -> None:
 def test_probes_alone_and_one_protocol_for_want_of_texts(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text("name: one\nprinciples:\n  - id: kind\n    comparison: Which response is kinder?\n")
-    told = invoke(audit_command, "--judge", JUDGE, "--constitution", str(path), "--out", str(tmp_path / "audits"), "--variants", "5")
+    told = invoke(
+        audit_command,
+        "--judge",
+        JUDGE,
+        "--constitution",
+        str(path),
+        "--out",
+        str(tmp_path / "audits"),
+        "--variants",
+        "5",
+    )
     assert "only pairwise is audited" in told
     assert "built-in probes" in told
 
 
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
     rules, out = rules_file(tmp_path / "rules.yaml", "kind"), str(tmp_path / "audits")
-    run = CliRunner().invoke(audit_command, ["--judge", JUDGE, "--constitution", rules, "--no-probes", "--out", out])
+    run = CliRunner().invoke(
+        audit_command, ["--judge", JUDGE, "--constitution", rules, "--no-probes", "--out", out]
+    )
     assert isinstance(run.exception, DataError)
     assert "nothing to audit on" in str(run.exception)
-    run = CliRunner().invoke(audit_command, ["--judge", JUDGE, "--constitution", rules, "--out", out, "--save-calibration", "x.json"])
+    run = CliRunner().invoke(
+        audit_command,
+        ["--judge", JUDGE, "--constitution", rules, "--out", out, "--save-calibration", "x.json"],
+    )
     assert "needs human labels" in str(run.exception)
     path = tmp_path / "revision.yaml"
-    path.write_text("name: one\nprinciples:\n  - id: kind\n    critique: Find fault.\n    revision: Mend it.\n")
+    path.write_text(
+        "name: one\nprinciples:\n  - id: kind\n    critique: Find fault.\n    revision: Mend it.\n"
+    )
     run = CliRunner().invoke(audit_command, ["--judge", JUDGE, "--constitution", str(path), "--out", out])
     assert isinstance(run.exception, ConstitutionError)
-    run = CliRunner().invoke(audit_command, ["--judge", JUDGE, "--constitution", str(tmp_path / "none.yaml"), "--out", out])
+    run = CliRunner().invoke(
+        audit_command, ["--judge", JUDGE, "--constitution", str(tmp_path / "none.yaml"), "--out", out]
+    )
     assert isinstance(run.exception, ConfigError)
 
 
 def test_two_constitutions_need_comparisons(tmp_path: Path) -> None:
-    settings = AuditSettings(judge="scripted", constitution="warmth", journal=tmp_path / "j.sqlite", out=tmp_path)
+    settings = AuditSettings(
+        judge="scripted", constitution="warmth", journal=tmp_path / "j.sqlite", out=tmp_path
+    )
     with pytest.raises(DataError, match="nothing to compare"):
         run_difference(settings, "concise", Silent())
 
@@ -268,15 +357,37 @@ def test_skipped_rows_and_equal_pairs_are_told(tmp_path: Path) -> None:
     pair_file(path, 12)
     more = [{"prompt": "", "chosen": "x", "rejected": "y"}, {"prompt": "p", "chosen": "x", "rejected": "x"}]
     path.write_text("\n".join([path.read_text(), *map(json.dumps, more)]))
-    told = invoke(audit_command, "--judge", JUDGE, "--constitution", rules_file(tmp_path / "rules.yaml", "kind"), "--data", str(path),
-                  "--skip-bad-rows", "--no-probes", "--variants", "0", "--out", str(tmp_path / "audits"))
+    told = invoke(
+        audit_command,
+        "--judge",
+        JUDGE,
+        "--constitution",
+        rules_file(tmp_path / "rules.yaml", "kind"),
+        "--data",
+        str(path),
+        "--skip-bad-rows",
+        "--no-probes",
+        "--variants",
+        "0",
+        "--out",
+        str(tmp_path / "audits"),
+    )
     assert "1 of 14 rows could not be read and were skipped" in told
     assert "1 pairs with equal completions were left out" in told
 
 
 def test_diff_prints_tables_or_json_and_writes(tmp_path: Path) -> None:
     ours, theirs = rules_file(tmp_path / "a.yaml", "kind"), rules_file(tmp_path / "b.yaml", "kind", "clear")
-    arguments = [ours, theirs, "--judge", JUDGE, "--on", pair_file(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "audits")]
+    arguments = [
+        ours,
+        theirs,
+        "--judge",
+        JUDGE,
+        "--on",
+        pair_file(tmp_path / "pairs.jsonl"),
+        "--out",
+        str(tmp_path / "audits"),
+    ]
     told = invoke(diff, *arguments)
     assert "0 % [0, 11] of 30 labels flip" in told
     assert "principles, by what they drive" in told
@@ -284,5 +395,7 @@ def test_diff_prints_tables_or_json_and_writes(tmp_path: Path) -> None:
     assert json.loads(written.read_text())["both"] == 30
     assert "From constitution" in written.with_suffix(".md").read_text()
     assert "180 questions at most" in invoke(diff, *arguments, "--dry-run")
-    result = CliRunner().invoke(diff, [*arguments, "--json", "--protocol", "pointwise"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        diff, [*arguments, "--json", "--protocol", "pointwise"], catch_exceptions=False
+    )
     assert json.loads(result.stdout)["protocol"] == "pointwise"

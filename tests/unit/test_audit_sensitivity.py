@@ -18,13 +18,19 @@ from rlaif.types import Constitution, Example, Message, Principle
 LIBRARY = PromptLibrary()
 
 
-def found_variants(name: str, rules: Constitution, library: PromptLibrary = LIBRARY) -> list[Variant | Sensitivity]:
+def found_variants(
+    name: str, rules: Constitution, library: PromptLibrary = LIBRARY
+) -> list[Variant | Sensitivity]:
     return list(variants(name, library=library, constitution=rules, sample=comparison(0, "q1", "q0")))
 
 
 def test_labels_are_renamed_in_the_instruction_alone() -> None:
-    example = Example(conversation=(Message("user", "Hi"),), a="Good A.", b="B", principle="Plan A or B?", answer="A")
-    rules = Constitution(name="c", principles=(Principle(id="x", comparison="Is A or B better?"),), examples=(example,))
+    example = Example(
+        conversation=(Message("user", "Hi"),), a="Good A.", b="B", principle="Plan A or B?", answer="A"
+    )
+    rules = Constitution(
+        name="c", principles=(Principle(id="x", comparison="Is A or B better?"),), examples=(example,)
+    )
     relabelled = Relabelled(LIBRARY, replace(rules, examples=(replace(example, answer="B"),)), ("B", "A"))
     request = relabelled.questions(comparison(0, "A said it", "B did"), rules.principles[0])[0]
     text = request.messages[-2].content
@@ -58,9 +64,16 @@ def test_chinese_labels_stand_between_chinese_characters() -> None:
 def test_what_each_protocol_tries() -> None:
     rules = constitution("kind")
     assert [each.name for each in found_variants("pairwise", rules)] == [
-        "labels 1/2 for A/B", "labels exchanged", "wording: synonyms", "wording: framed",
+        "labels 1/2 for A/B",
+        "labels exchanged",
+        "wording: synonyms",
+        "wording: framed",
     ]
-    assert [each.name for each in found_variants("pointwise", rules)] == ["answers exchanged", "wording: synonyms", "wording: framed"]
+    assert [each.name for each in found_variants("pointwise", rules)] == [
+        "answers exchanged",
+        "wording: synonyms",
+        "wording: framed",
+    ]
 
 
 def test_a_language_without_rewordings_says_so() -> None:
@@ -71,7 +84,8 @@ def test_a_language_without_rewordings_says_so() -> None:
 
 def test_a_template_without_labels_after_the_fence_says_so(tmp_path) -> None:
     (tmp_path / "judge_pairwise.j2").write_text(
-        "{% block user %}A or B? {{ a }} / {{ b }} {{ question }}{% endblock %}{% block labels %}\nA\nB\n{% endblock %}"
+        "{% block user %}A or B? {{ a }} / {{ b }} {{ question }}{% endblock %}{% block labels %}\nA\nB\n{% "
+        "endblock %}"
     )
     found = found_variants("pairwise", constitution("kind"), PromptLibrary(folder=tmp_path))
     notes = [each for each in found if isinstance(each, Sensitivity)]
@@ -97,7 +111,9 @@ def test_synonyms(before: str, after: str) -> None:
 @pytest.mark.parametrize("name", ["pairwise", "pointwise"])
 def test_a_steady_judge_keeps_every_label(name: str) -> None:
     rules, engine = constitution("kind", "clear"), reader()
-    judge = Judge(engine, protocol_named(name, library=LIBRARY, constitution=rules), rules, principles="all", seed=0)
+    judge = Judge(
+        engine, protocol_named(name, library=LIBRARY, constitution=rules), rules, principles="all", seed=0
+    )
     cases = list(judge_pairs(judge, pairs(8)))
     for each in found_variants(name, rules):
         assert isinstance(each, Variant)
@@ -125,6 +141,8 @@ def test_nothing_valid_is_noted() -> None:
     rules = constitution("kind")
     framed = found_variants("pairwise", rules)[3]
     assert isinstance(framed, Variant)
-    found = measure(framed, [case(0, {"kind": None}, a="q1", b="q0")], engine=reader(), seed=0, progress=Silent())
+    found = measure(
+        framed, [case(0, {"kind": None}, a="q1", b="q0")], engine=reader(), seed=0, progress=Silent()
+    )
     assert found.rows == 0
     assert "validly" in found.note

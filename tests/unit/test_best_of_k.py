@@ -10,7 +10,15 @@ import pytest
 from pydantic import ValidationError
 
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
-from rlaif.results.best_of_k import Candidate, expected_best, growth, mean_and_error, round_report, select, tied
+from rlaif.results.best_of_k import (
+    Candidate,
+    expected_best,
+    growth,
+    mean_and_error,
+    round_report,
+    select,
+    tied,
+)
 from rlaif.rl.episodes import Row
 from rlaif.rl.kl import best_of_n_kl_bound
 from rlaif.types import Completion, Message, Prompt
@@ -18,10 +26,16 @@ from rlaif.types import Completion, Message, Prompt
 PROMPT = Prompt(id="p", messages=(Message("user", "hi"),))
 
 
-def candidate(score: float, *, reward: float | None = None, index: int = 0, finish: Any = "stop", logprob: float = -20.0) -> Candidate:
-    completion = Completion(id=f"p/{index}", prompt_id="p", index=index, text="x", finish=finish, model="toy", tokens=2)
+def candidate(
+    score: float, *, reward: float | None = None, index: int = 0, finish: Any = "stop", logprob: float = -20.0
+) -> Candidate:
+    completion = Completion(
+        id=f"p/{index}", prompt_id="p", index=index, text="x", finish=finish, model="toy", tokens=2
+    )
     row = Row(prompt=PROMPT, prompt_ids=(1,), completion=completion)
-    return Candidate(row=row, tokens=(2, 3), reward=score if reward is None else reward, score=score, logprob=logprob)
+    return Candidate(
+        row=row, tokens=(2, 3), reward=score if reward is None else reward, score=score, logprob=logprob
+    )
 
 
 def config(**settings: Any) -> BestOfKConfig:
@@ -65,7 +79,12 @@ def test_growth_reports_the_reward_of_what_the_penalised_score_chooses() -> None
 
 
 def test_the_best_is_the_first_drawn_among_equals() -> None:
-    group = [candidate(1.0, index=0), candidate(2.0, index=1), candidate(2.0, index=2), candidate(0.0, index=3)]
+    group = [
+        candidate(1.0, index=0),
+        candidate(2.0, index=1),
+        candidate(2.0, index=2),
+        candidate(0.0, index=3),
+    ]
     (kept,) = select(group, config())
     assert (kept.candidate.row.completion.index, kept.weight) == (1, 1.0)
 
@@ -80,7 +99,9 @@ def test_weights_are_a_softmax_of_the_scores() -> None:
     kept = scores_of(select(group, config(keep="weighted", weight_temperature=0.5)))
     total = sum(math.exp(score / 0.5) for score in (0.0, 1.0, 0.5, -1.0))
     assert [score for score, _ in kept] == [1.0, 0.5, 0.0, -1.0]
-    assert [weight for _, weight in kept] == pytest.approx([math.exp(score / 0.5) / total for score, _ in kept])
+    assert [weight for _, weight in kept] == pytest.approx(
+        [math.exp(score / 0.5) / total for score, _ in kept]
+    )
 
 
 def test_completions_of_negligible_weight_are_left_out() -> None:
@@ -106,7 +127,9 @@ def test_a_round_is_counted() -> None:
 
 def test_where_one_completion_is_nearly_sure_the_estimate_is_far_below_the_bound() -> None:
     groups = [[candidate(float(at), logprob=-0.01) for at in range(4)]]
-    report = round_report(0, groups, select(groups[0], config()), learned=1, overlong=0, loss_before=1.0, loss_after=1.0)
+    report = round_report(
+        0, groups, select(groups[0], config()), learned=1, overlong=0, loss_before=1.0, loss_after=1.0
+    )
     assert report.kl_estimate < 0.1 * best_of_n_kl_bound(4)
 
 
@@ -115,13 +138,16 @@ def test_mean_and_standard_error() -> None:
     assert math.isnan(mean_and_error([1.0])[1])
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"k": 1}, "greater than or equal to 2"),
-    ({"k": 4, "keep": 4}, "leaves out none"),
-    ({"keep": 0}, "greater than or equal to 1"),
-    ({"temperature": 0}, "greater than 0"),
-    ({"batch_size": 12, "micro_batch": 8}, "cannot be cut into micro-batches of 8"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 1}, "greater than or equal to 2"),
+        ({"k": 4, "keep": 4}, "leaves out none"),
+        ({"keep": 0}, "greater than or equal to 1"),
+        ({"temperature": 0}, "greater than 0"),
+        ({"batch_size": 12, "micro_batch": 8}, "cannot be cut into micro-batches of 8"),
+    ],
+)
 def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         BestOfKConfig(**settings)
@@ -130,7 +156,9 @@ def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any], mes
 @pytest.mark.parametrize("kind", [BestOfKConfig, DpoConfig, SftConfig])
 def test_every_field_has_a_line_of_documentation_and_a_default(kind: Any) -> None:
     assert kind()
-    undocumented = [name for name, field in kind.model_fields.items() if name != "stage" and not field.description]
+    undocumented = [
+        name for name, field in kind.model_fields.items() if name != "stage" and not field.description
+    ]
     assert undocumented == []
     assert kind.model_validate_json(kind().model_dump_json()) == kind()
 

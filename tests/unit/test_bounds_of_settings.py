@@ -1,4 +1,5 @@
-"""No setting takes a number that arithmetic would lose: NaN, infinity, 1e308, 1e-38, or whole numbers of hundreds of digits."""
+"""No setting takes a number that arithmetic would lose: NaN, infinity, 1e308, 1e-38, or whole numbers of
+hundreds of digits."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def _inner(annotation: Any) -> set[Any]:
     return {part for each in get_args(annotation) for part in get_args(each)}
 
 
-@pytest.mark.parametrize(("kind", "name"), numbers(), ids=lambda value: value if isinstance(value, str) else value.__name__)
+@pytest.mark.parametrize(
+    ("kind", "name"), numbers(), ids=lambda value: value if isinstance(value, str) else value.__name__
+)
 def test_a_number_that_would_be_lost_is_refused(kind: type[BaseModel], name: str) -> None:
     for value in LOST:
         with pytest.raises(ValidationError) as caught:

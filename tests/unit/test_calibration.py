@@ -16,7 +16,9 @@ from rlaif.jobs.audit_files import load_calibration, save_calibration
 from rlaif.judging.aggregate import sigmoid
 
 
-def drawn(count: int, *, slope: float, intercept: float = 0.0, seed: int = 1) -> tuple[list[float], list[float]]:
+def drawn(
+    count: int, *, slope: float, intercept: float = 0.0, seed: int = 1
+) -> tuple[list[float], list[float]]:
     """Log-odds and outcomes with P(a wins) = sigmoid(slope · logit + intercept)."""
     random_ = random.Random(seed)
     logits = [random_.gauss(0, 2) for _ in range(count)]
@@ -79,14 +81,21 @@ def test_too_few_labels_are_refused() -> None:
 
 def test_through_a_file(tmp_path: Path) -> None:
     logits, won = drawn(40, slope=1.0)
-    found = fit_calibration(logits, won, [str(row) for row in range(40)], judge_revision="r", protocol="pairwise")
+    found = fit_calibration(
+        logits, won, [str(row) for row in range(40)], judge_revision="r", protocol="pairwise"
+    )
     save_calibration(tmp_path / "new" / "calibration.json", found)
     assert load_calibration(tmp_path / "new" / "calibration.json") == found
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"slope": "1"}, "`slope`"), ({"rows": True}, "`rows`"), ({"method": None}, "`method`"), ({"more": 1}, "no `more`")],
+    [
+        ({"slope": "1"}, "`slope`"),
+        ({"rows": True}, "`rows`"),
+        ({"method": None}, "`method`"),
+        ({"more": 1}, "no `more`"),
+    ],
 )
 def test_a_damaged_calibration_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     good = plain(Calibration("temperature", 1.0, 0.0, 10, 0.7, 0.6))

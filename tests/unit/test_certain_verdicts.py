@@ -1,4 +1,5 @@
-"""A certain judge is read as certain, a judge that says something else as invalid, and nothing in between is invented."""
+"""A certain judge is read as certain, a judge that says something else as invalid, and nothing in between is
+invented."""
 
 from __future__ import annotations
 

@@ -12,7 +12,12 @@ from pydantic import ValidationError
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.errors import DataError
-from rlaif.report.comparison import comparison_markdown, comparison_tables, evaluation_markdown, evaluation_table
+from rlaif.report.comparison import (
+    comparison_markdown,
+    comparison_tables,
+    evaluation_markdown,
+    evaluation_table,
+)
 from rlaif.results.comparison import AtBudget, Difference, Optimisation, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.results.evaluation import Cost, Evaluation, PolicyResult, Rows, WinRate, estimates
@@ -24,38 +29,61 @@ PROMPTS = ("p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3")
 COST = Cost(tokens=100, prompt_tokens=40, flops=2.5e9, seconds=1.5, peak_bytes=2_000_000_000)
 
 
-def policy(name: str, *, text: str = "", win: WinRate | None = None, **measures: Sequence[float | None]) -> PolicyResult:
+def policy(
+    name: str, *, text: str = "", win: WinRate | None = None, **measures: Sequence[float | None]
+) -> PolicyResult:
     rows = Rows(
-        prompts=PROMPTS, texts=tuple(f"{text or name} {i}" for i in range(8)),
+        prompts=PROMPTS,
+        texts=tuple(f"{text or name} {i}" for i in range(8)),
         measures={measure: tuple(values) for measure, values in measures.items()},
     )
     return PolicyResult(
-        name=name, model="tiny", estimates=estimates(rows, resamples=200, seed=0), win=win, cost=COST, rows=rows,
+        name=name,
+        model="tiny",
+        estimates=estimates(rows, resamples=200, seed=0),
+        win=win,
+        cost=COST,
+        rows=rows,
     )
 
 
 def evaluation(*policies: PolicyResult, gold: str | None = "gold") -> Evaluation:
     return Evaluation(
-        start="start", gold=gold, prompts=4, samples=2, max_new_tokens=8, temperature=1.0, seed=0, policies=policies, notes=(),
+        start="start",
+        gold=gold,
+        prompts=4,
+        samples=2,
+        max_new_tokens=8,
+        temperature=1.0,
+        seed=0,
+        policies=policies,
+        notes=(),
     )
 
 
-# The start policy's prompts differ much; `up` is 0.2 to 0.4 above it on each of them, `same` now above, now below.
+# The start policy's prompts differ much; `up` is 0.2 to 0.4 above it on each of them, `same` now above, now
+# below.
 START = policy("start", gold=(0, 0, 1, 1, 2, 2, 3, 3), reward=[0.0] * 8)
 UP = policy("up", gold=(0.2, 0.2, 1.4, 1.4, 2.2, 2.2, 3.4, 3.4), reward=(1, 1, 2, 2, 1, 1, 2, 2))
 SAME = policy("same", gold=(0.1, 0.1, 0.9, 0.9, 2.1, 2.1, 2.9, 2.9), reward=[1.0] * 8)
 DOWN = policy("down", gold=(-1, -1, 0, 0, 0, 0, 2, 2), reward=(1, 1, 2, 2, 1, 1, 2, 2))
 
 
-def difference(found_differences: Sequence[Difference], policy: str, against: str, measure: str = "gold") -> Difference:
-    return next(x for x in found_differences if (x.policy, x.against, x.measure) == (policy, against, measure))
+def difference(
+    found_differences: Sequence[Difference], policy: str, against: str, measure: str = "gold"
+) -> Difference:
+    return next(
+        x for x in found_differences if (x.policy, x.against, x.measure) == (policy, against, measure)
+    )
 
 
 def test_differences_are_paired_by_prompt() -> None:
     found = compare([evaluation(START, UP, SAME)], resamples=500)
     up, same = (difference(found.differences, name, "start") for name in ("up", "same"))
     assert up.estimate.value == pytest.approx(0.3)  # (0.2 + 0.4 + 0.2 + 0.4) / 4
-    assert 0.2 <= up.estimate.low < up.estimate.high <= 0.4 + 1e-9, "unpaired, prompts from 0 to 3 would swamp this"
+    assert 0.2 <= up.estimate.low < up.estimate.high <= 0.4 + 1e-9, (
+        "unpaired, prompts from 0 to 3 would swamp this"
+    )
     assert same.estimate.value == pytest.approx(0.0, abs=1e-12)
     assert same.estimate.low < 0 < same.estimate.high
     assert difference(found.differences, "up", "same").estimate.value == pytest.approx(0.3)
@@ -65,8 +93,12 @@ def test_differences_are_paired_by_prompt() -> None:
 def test_the_verdict_says_who_won_and_whether_the_interval_excludes_zero() -> None:
     found = compare([evaluation(START, UP, SAME)], resamples=500)
     assert found.winner == "up"
-    assert found.verdict[0] == "Winner on gold: `up`, ahead of every other policy, each interval excluding zero."
-    assert found.verdict[1].startswith("`up` is ahead of `start` on gold by 0.3 [0.2, 0.4]: the interval excludes zero.")
+    assert (
+        found.verdict[0] == "Winner on gold: `up`, ahead of every other policy, each interval excluding zero."
+    )
+    assert found.verdict[1].startswith(
+        "`up` is ahead of `start` on gold by 0.3 [0.2, 0.4]: the interval excludes zero."
+    )
     assert found.verdict[2].startswith("`same` and `start` cannot be told apart on gold: ")
     assert "the interval includes zero" in found.verdict[2]
     none = compare([evaluation(START, SAME)], resamples=200)
@@ -81,17 +113,27 @@ def test_a_policy_that_fell_behind_is_told_from_the_other_side() -> None:
     assert words.startswith("`start` is ahead of `down` on gold by 1.25 [1, ")  # mean of 1, 1, 2, 1
 
 
-@pytest.mark.parametrize(("proxy", "gold", "finding", "words"), [
-    ((1, 0.5, 1.5), (-0.3, -0.5, -0.1), "over-optimised", "the proxy went up and gold went down, and both intervals exclude zero"),
-    ((1, 0.5, 1.5), (-0.1, -0.5, 0.3), "sign of over-optimisation", "gold's interval includes zero"),
-    ((1, 0.5, 1.5), (0.1, -0.5, 0.3), "not shown to carry over", "gold is not shown to have moved"),
-    ((1, 0.5, 1.5), (0.1, 0.05, 0.3), "carried over", "gained on the proxy and on gold"),
-    ((1, -0.5, 1.5), (0.1, 0.05, 0.3), "no gain", "not shown to have gained on the proxy"),
-])
+@pytest.mark.parametrize(
+    ("proxy", "gold", "finding", "words"),
+    [
+        (
+            (1, 0.5, 1.5),
+            (-0.3, -0.5, -0.1),
+            "over-optimised",
+            "the proxy went up and gold went down, and both intervals exclude zero",
+        ),
+        ((1, 0.5, 1.5), (-0.1, -0.5, 0.3), "sign of over-optimisation", "gold's interval includes zero"),
+        ((1, 0.5, 1.5), (0.1, -0.5, 0.3), "not shown to carry over", "gold is not shown to have moved"),
+        ((1, 0.5, 1.5), (0.1, 0.05, 0.3), "carried over", "gained on the proxy and on gold"),
+        ((1, -0.5, 1.5), (0.1, 0.05, 0.3), "no gain", "not shown to have gained on the proxy"),
+    ],
+)
 def test_proxy_and_gold_beside_each_other(
-    proxy: tuple[float, float, float], gold: tuple[float, float, float], finding: str, words: str,
+    proxy: tuple[float, float, float], gold: tuple[float, float, float], finding: str, words: str
 ) -> None:
-    found = Optimisation(policy="ppo", proxy_name="reward", gold_name="vader", proxy=Estimate(*proxy), gold=Estimate(*gold))
+    found = Optimisation(
+        policy="ppo", proxy_name="reward", gold_name="vader", proxy=Estimate(*proxy), gold=Estimate(*gold)
+    )
     assert found.finding == finding
     assert words in found.words
     assert f"reward {proxy[0]:+.3g}" in found.words
@@ -99,23 +141,41 @@ def test_proxy_and_gold_beside_each_other(
 
 def test_over_optimisation_is_found_in_the_rows() -> None:
     found = compare([evaluation(START, DOWN, UP)], resamples=200)
-    assert {each.policy: each.finding for each in found.optimisations} == {"down": "over-optimised", "up": "carried over"}
+    assert {each.policy: each.finding for each in found.optimisations} == {
+        "down": "over-optimised",
+        "up": "carried over",
+    }
     assert any("`down` is over-optimised" in line for line in found.verdict)
 
 
 def win_rate(rate: tuple[float, float, float], controlled: tuple[float, float, float]) -> WinRate:
     return WinRate(
-        compared=8, wins=5, losses=1, ties=1, identical=1, invalid=1, invalid_reasons={"lost": 1}, flip_rate=0.25,
-        rate=Estimate(*rate), length_controlled=Estimate(*controlled), length_effect=1.0,
+        compared=8,
+        wins=5,
+        losses=1,
+        ties=1,
+        identical=1,
+        invalid=1,
+        invalid_reasons={"lost": 1},
+        flip_rate=0.25,
+        rate=Estimate(*rate),
+        length_controlled=Estimate(*controlled),
+        length_effect=1.0,
     )
 
 
 def test_the_judge_decides_where_there_is_no_gold_and_invalid_verdicts_are_left_out() -> None:
     start = policy("start")
-    start = replace(start, rows=replace(start.rows, measures={"win": (0.5,) * 8}), estimates={"win": Estimate(0.5, 0.5, 0.5)})
+    start = replace(
+        start,
+        rows=replace(start.rows, measures={"win": (0.5,) * 8}),
+        estimates={"win": Estimate(0.5, 0.5, 0.5)},
+    )
     values = (1, 1, 1, None, 1, 0.5, None, None)
     ours = replace(
-        policy("ppo"), win=win_rate((0.79, 0.6, 0.9), (0.55, 0.45, 0.7)), estimates={"win": Estimate(0.9, 0.7, 1)},
+        policy("ppo"),
+        win=win_rate((0.79, 0.6, 0.9), (0.55, 0.45, 0.7)),
+        estimates={"win": Estimate(0.9, 0.7, 1)},
         rows=Rows(prompts=PROMPTS, texts=("x",) * 8, measures={"win": values}),
     )
     found = compare([evaluation(start, ours, gold=None)], resamples=200)
@@ -123,10 +183,18 @@ def test_the_judge_decides_where_there_is_no_gold_and_invalid_verdicts_are_left_
     assert found.headline == "win"
     assert only.prompts == 3, "no verdict on p3 was valid"
     assert only.estimate.value == pytest.approx(4.5 / 5 - 0.5)
-    assert found.verdict[0] == "Winner on the judge's win rate: `ppo`, ahead of every other policy, each interval excluding zero."
-    counted = "in 79 % [60, 90] of pairs (the interval excludes one half; 5 wins, 1 losses, 1 ties, 1 invalid)"
+    assert (
+        found.verdict[0]
+        == "Winner on the judge's win rate: `ppo`, ahead of every other policy, each interval excluding zero."
+    )
+    counted = (
+        "in 79 % [60, 90] of pairs (the interval excludes one half; 5 wins, 1 losses, 1 ties, 1 invalid)"
+    )
     assert any(counted in line for line in found.verdict)
-    assert "Length may explain that win rate of `ppo`: controlled for it, the interval includes one half." in found.verdict
+    assert (
+        "Length may explain that win rate of `ppo`: controlled for it, the interval includes one half."
+        in found.verdict
+    )
     assert found.optimisations == ()
 
 
@@ -135,11 +203,16 @@ def test_the_judge_decides_where_there_is_no_gold_and_invalid_verdicts_are_left_
 
 def cost(tokens: int, *points: tuple[float, float, float], basis: str = "b") -> TrainingCost:
     curve = tuple(CurvePoint(*x) for x in points)
-    return TrainingCost(tokens=tokens, seconds=60, flops=1e12, peak_bytes=3_000_000_000, curve=curve, shows=SHOWS, basis=basis)
+    return TrainingCost(
+        tokens=tokens, seconds=60, flops=1e12, peak_bytes=3_000_000_000, curve=curve, shows=SHOWS, basis=basis
+    )
 
 
 def test_curves_are_compared_where_the_shortest_ends() -> None:
-    costs = {"up": cost(400, (0, 0, 0.0), (200, 20, 0.4), (400, 60, 0.8)), "same": cost(300, (100, 10, 0.2), (300, 40, 0.3))}
+    costs = {
+        "up": cost(400, (0, 0, 0.0), (200, 20, 0.4), (400, 60, 0.8)),
+        "same": cost(300, (100, 10, 0.2), (300, 40, 0.3)),
+    }
     found = compare([evaluation(START, UP, SAME)], costs, resamples=200)
     tokens, seconds = found.at_budgets
     assert (tokens.budget, tokens.amount) == ("tokens", 300)
@@ -149,12 +222,17 @@ def test_curves_are_compared_where_the_shortest_ends() -> None:
     assert seconds.readings["up"] == (pytest.approx(0.6), (20, 60))  # half way from 20 s to 60 s
     assert found.endpoints == ""
     assert tokens.words == (
-        "At 300 generated tokens of training, by the reward-model score of training prompts: `up` 0.6 (on the line between its points "
-        "at 200 and 400), `same` 0.3; `up` is ahead. This is the reward in training, not the held-out measure, and each is a single "
+        "At 300 generated tokens of training, by the reward-model score of training prompts: `up` 0.6 (on "
+        "the line between its points "
+        "at 200 and 400), `same` 0.3; `up` is ahead. This is the reward in training, not the held-out "
+        "measure, and each is a single "
         "figure of a curve, without an interval."
     )
     assert {tokens.words, seconds.words} <= set(found.verdict)
-    assert any(x.startswith("`up` generated 1.3 times as many tokens in training as `same` (400 against 300)") for x in found.verdict)
+    assert any(
+        x.startswith("`up` generated 1.3 times as many tokens in training as `same` (400 against 300)")
+        for x in found.verdict
+    )
 
 
 def test_a_curve_that_begins_later_has_no_figure_there() -> None:
@@ -166,7 +244,10 @@ def test_a_curve_that_begins_later_has_no_figure_there() -> None:
 
 def test_a_tie_at_a_budget_names_nobody() -> None:
     same = Reading(value=1.0, between=(5, 5))
-    assert "`a` 1, `b` 1; none is ahead." in AtBudget(budget="tokens", amount=5, shows=SHOWS, readings={"a": same, "b": same}).words
+    assert (
+        "`a` 1, `b` 1; none is ahead."
+        in AtBudget(budget="tokens", amount=5, shows=SHOWS, readings={"a": same, "b": same}).words
+    )
 
 
 def test_points_that_lie_close_need_no_word() -> None:
@@ -175,13 +256,23 @@ def test_points_that_lie_close_need_no_word() -> None:
 
 
 def test_curves_of_different_rewards_are_not_compared() -> None:
-    curve, other = cost(10, (0, 0, 0.1), (10, 1, 0.2)), cost(10, (0, 0, 0.1), (10, 1, 0.2), basis="another reward")
+    curve, other = (
+        cost(10, (0, 0, 0.1), (10, 1, 0.2)),
+        cost(10, (0, 0, 0.1), (10, 1, 0.2), basis="another reward"),
+    )
     found = compare([evaluation(START, UP, SAME)], {"up": curve, "same": other}, resamples=200)
     assert found.at_budgets == ()
-    assert "the training curve of `up`, `same` shows a reward, or samples, that no other curve does." in found.endpoints
-    found = compare([evaluation(START, UP, SAME, DOWN)], {"up": curve, "same": curve, "down": other}, resamples=200)
+    assert (
+        "the training curve of `up`, `same` shows a reward, or samples, that no other curve does."
+        in found.endpoints
+    )
+    found = compare(
+        [evaluation(START, UP, SAME, DOWN)], {"up": curve, "same": curve, "down": other}, resamples=200
+    )
     assert list(found.at_budgets[0].readings) == ["up", "same"]
-    assert found.endpoints.startswith("Only the endpoint of `down` is compared: the training curve of `down` shows a reward")
+    assert found.endpoints.startswith(
+        "Only the endpoint of `down` is compared: the training curve of `down` shows a reward"
+    )
 
 
 def test_a_training_cost_survives_json() -> None:
@@ -199,20 +290,33 @@ def test_one_point_is_no_curve() -> None:
 
 def test_only_endpoints_are_compared_where_curves_are_missing() -> None:
     both, curve = [evaluation(START, UP, SAME)], cost(10, (0, 0, 0.1), (10, 1, 0.2))
-    words = "Only the endpoints of training are compared, not equal budgets: there is no training curve of `up`, `same`."
+    words = (
+        "Only the endpoints of training are compared, not equal budgets: there is no training curve of "
+        "`up`, `same`."
+    )
     assert words in compare(both, resamples=200).verdict
     assert "there is no training curve of `same`" in compare(both, {"up": curve}, resamples=200).endpoints
-    assert "no budget was asked for" in compare(both, {"up": curve, "same": curve}, budgets=(), resamples=200).endpoints
+    assert (
+        "no budget was asked for"
+        in compare(both, {"up": curve, "same": curve}, budgets=(), resamples=200).endpoints
+    )
     assert "a single trained policy" in compare([evaluation(START, UP)], resamples=200).endpoints
     three = [evaluation(START, UP, SAME, DOWN)]
-    assert compare(three, {"up": curve, "same": curve}, resamples=200).endpoints.startswith("Only the endpoint of `down`")
+    assert compare(three, {"up": curve, "same": curve}, resamples=200).endpoints.startswith(
+        "Only the endpoint of `down`"
+    )
 
 
-@pytest.mark.parametrize(("points", "message"), [
-    ([(0, 0, 0), (5, 1, math.nan)], "policy up: the training curve has a point that is no number"),
-    ([(5, 0, 0), (4, 1, 0)], "policy up: the training curve goes back"),
-])
-def test_a_curve_that_cannot_be_right_is_refused(points: list[tuple[float, float, float]], message: str) -> None:
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([(0, 0, 0), (5, 1, math.nan)], "policy up: the training curve has a point that is no number"),
+        ([(5, 0, 0), (4, 1, 0)], "policy up: the training curve goes back"),
+    ],
+)
+def test_a_curve_that_cannot_be_right_is_refused(
+    points: list[tuple[float, float, float]], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         compare([evaluation(START, UP)], {"up": cost(5, *points)})
 
@@ -225,15 +329,18 @@ def test_several_evaluations_are_joined() -> None:
     assert [each.name for each in found.policies] == ["start", "up", "same"]
 
 
-@pytest.mark.parametrize(("other", "message"), [
-    (evaluation(policy("start", text="else", gold=[0.0] * 8)), "other completions of the policy 'start'"),
-    (replace(evaluation(START), seed=1), "differ in `seed`: 0 and 1"),
-    (replace(evaluation(START), gold="vader"), "differ in `gold`"),
-    (
-        evaluation(replace(START, rows=replace(START.rows, prompts=("q9", *PROMPTS[1:])))),
-        "different prompts: 1 are in one only, the first q9",
-    ),
-])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (evaluation(policy("start", text="else", gold=[0.0] * 8)), "other completions of the policy 'start'"),
+        (replace(evaluation(START), seed=1), "differ in `seed`: 0 and 1"),
+        (replace(evaluation(START), gold="vader"), "differ in `gold`"),
+        (
+            evaluation(replace(START, rows=replace(START.rows, prompts=("q9", *PROMPTS[1:])))),
+            "different prompts: 1 are in one only, the first q9",
+        ),
+    ],
+)
 def test_what_does_not_fit_together_is_refused(other: Evaluation, message: str) -> None:
     with pytest.raises(DataError, match=message):
         compare([evaluation(START, UP), other])
@@ -310,10 +417,15 @@ def test_the_tables() -> None:
 # Settings
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"temperature": 0}, "greater than 0"), ({"gold": "no_colon"}, "pattern"), ({"judged": 5}, "5 of 4 completions"),
-    ({"gold": "a:f", "metrics": ["b:f"]}, "two metrics are called f"),
-])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"temperature": 0}, "greater than 0"),
+        ({"gold": "no_colon"}, "pattern"),
+        ({"judged": 5}, "5 of 4 completions"),
+        ({"gold": "a:f", "metrics": ["b:f"]}, "two metrics are called f"),
+    ],
+)
 def test_settings_that_cannot_be_right_are_refused(changed: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         EvaluateConfig.model_validate(changed)

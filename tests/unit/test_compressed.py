@@ -19,7 +19,14 @@ from rlaif.io.tables import read_table
 ROWS = [{"prompt": f"prompt {number}"} for number in range(50)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 CSV = ("prompt\n" + "".join(row["prompt"] + "\n" for row in ROWS)).encode()
-CONTENTS = {".jsonl": JSONL, ".ndjson": JSONL, ".json": json.dumps(ROWS).encode(), ".csv": CSV, ".tsv": CSV, ".txt": CSV[7:]}
+CONTENTS = {
+    ".jsonl": JSONL,
+    ".ndjson": JSONL,
+    ".json": json.dumps(ROWS).encode(),
+    ".csv": CSV,
+    ".tsv": CSV,
+    ".txt": CSV[7:],
+}
 
 
 def packed(path: Path, content: bytes) -> Path:
@@ -40,9 +47,17 @@ def test_several_members_are_one_file(tmp_path: Path) -> None:
     assert len(read_prompts(path).items) == 51
 
 
-@pytest.mark.parametrize("content", [
-    gzip.compress(JSONL)[:-12], gzip.compress(JSONL)[:20] + b"\0" * 50, JSONL, b"", gzip.compress(JSONL)[:-8] + b"\0" * 8,
-], ids=["cut", "damaged", "not packed", "empty", "wrong checksum"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(JSONL)[:-12],
+        gzip.compress(JSONL)[:20] + b"\0" * 50,
+        JSONL,
+        b"",
+        gzip.compress(JSONL)[:-8] + b"\0" * 8,
+    ],
+    ids=["cut", "damaged", "not packed", "empty", "wrong checksum"],
+)
 def test_damage_is_said_and_nothing_of_the_file_taken(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
@@ -51,14 +66,18 @@ def test_damage_is_said_and_nothing_of_the_file_taken(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
-def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+def test_a_bomb_is_refused_before_it_unfolds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
     monkeypatch.setattr(compressed, "HARMLESS", 1 << 20)
     path = packed(tmp_path / f"bomb{suffix}.gz", b" " * (1 << 25))
     with pytest.raises(DataError, match="more than 200 times its size"):
         read_table(path)
 
 
-def test_the_limit_of_a_raw_file_holds_for_what_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_a_raw_file_holds_for_what_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RLAIF_MAX_FILE_MB", "1")
     path = packed(tmp_path / "rows.jsonl.gz", b'{"prompt": "' + b"x" * (1 << 21) + b'"}\n')
     with pytest.raises(DataError, match="unfolds to more than 1 MB"):
@@ -74,7 +93,9 @@ def test_parquet_and_unknown_formats_are_not_packed(tmp_path: Path) -> None:
             read_table(packed(tmp_path / name, JSONL))
 
 
-def test_without_a_reader_of_zstandard_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reader_of_zstandard_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     monkeypatch.setitem(sys.modules, "zstandard", None)
     path = tmp_path / "rows.jsonl.zst"

@@ -34,20 +34,29 @@ def test_every_problem_is_told_at_once_with_its_line() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_recipe(text, source="a.yaml")
     message = str(caught.value)
-    places = ("a.yaml:5: stages.0.k:", "a.yaml:6: stages.0.kk: unknown key `kk`", "did you mean `k`?", "a.yaml:8:", "a.yaml:9: seed:")
+    places = (
+        "a.yaml:5: stages.0.k:",
+        "a.yaml:6: stages.0.kk: unknown key `kk`",
+        "did you mean `k`?",
+        "a.yaml:8:",
+        "a.yaml:9: seed:",
+    )
     assert [place for place in places if place not in message] == []
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("stages: []", "`stages` is empty"),
-    ("stages:\n  - stage: label\n", "nothing to judge"),
-    ("stages:\n  - stage: sample\n  - stage: sample\n", "two stages are named sample"),
-    ("stages:\n  - stage: sample\n  - stage: label\n    input: other\n", "reads from 'other'"),
-    ("stages:\n  - stage: sampel\n", "sampel"),
-    ("name: [", "not valid YAML"),
-    ("- 1", "a recipe is a mapping"),
-    ("name: x", "`stages` is missing"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: []", "`stages` is empty"),
+        ("stages:\n  - stage: label\n", "nothing to judge"),
+        ("stages:\n  - stage: sample\n  - stage: sample\n", "two stages are named sample"),
+        ("stages:\n  - stage: sample\n  - stage: label\n    input: other\n", "reads from 'other'"),
+        ("stages:\n  - stage: sampel\n", "sampel"),
+        ("name: [", "not valid YAML"),
+        ("- 1", "a recipe is a mapping"),
+        ("name: x", "`stages` is missing"),
+    ],
+)
 def test_what_cannot_be_run_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_recipe(text, source="a.yaml")
@@ -59,14 +68,17 @@ def test_overrides_reach_a_stage_by_its_name_and_are_read_as_yaml() -> None:
     assert (recipe.stages[0].k, recipe.seed, recipe.stages[1].max_invalid) == (7, 3, 0.5)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("stages.sample", "not of the form a.b=c"),
-    ("stages.smaple.k=2", "no stage is named 'smaple'"),
-    ("seed.x=1", "names no setting|inside a plain value"),
-    ("stages.sample.kk=2", "unknown key `kk`"),
-    ("seed=[", "not valid YAML"),
-    ("name.a.b=1", "inside a plain value"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.sample", "not of the form a.b=c"),
+        ("stages.smaple.k=2", "no stage is named 'smaple'"),
+        ("seed.x=1", "names no setting|inside a plain value"),
+        ("stages.sample.kk=2", "unknown key `kk`"),
+        ("seed=[", "not valid YAML"),
+        ("name.a.b=1", "inside a plain value"),
+    ],
+)
 def test_a_wrong_override_is_told_plainly(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_recipe(GOOD + "seed: 1\n", source="a.yaml", overrides=[override])
@@ -87,7 +99,9 @@ def test_every_recipe_that_ships_loads() -> None:
         recipe = load_recipe(path)
         assert recipe.stages
         assert recipe.name == path.stem
-        assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=../docs/reference/recipe.schema.json\n")
+        assert path.read_text(encoding="utf-8").startswith(
+            "# yaml-language-server: $schema=../docs/reference/recipe.schema.json\n"
+        )
         assert f"rlaif run recipes/{path.name}" in path.read_text(encoding="utf-8")
 
 

@@ -72,15 +72,29 @@ def test_every_field_is_read() -> None:
     assert constitution.description == "How to be polite."
     assert (constitution.language, constitution.protocol) == ("en", "pointwise")
     assert constitution.principles[0] == Principle(
-        id="polite", critique="Identify where the assistant's last response is rude.",
-        revision="Rewrite the response so that it is polite.", comparison="Which response is more polite?",
-        question="Is the response polite?", answers=Answers("Yes", "No"), weight=2.5, tags=("tone", "manners"),
+        id="polite",
+        critique="Identify where the assistant's last response is rude.",
+        revision="Rewrite the response so that it is polite.",
+        comparison="Which response is more polite?",
+        question="Is the response polite?",
+        answers=Answers("Yes", "No"),
+        weight=2.5,
+        tags=("tone", "manners"),
     )
     assert constitution.principles[1] == Principle(id="brief", comparison="Which response is shorter?")
     assert constitution.examples[0] == Example(
-        conversation=asked, a="Straight on.", b="Look at a map, will you.", principle="Which response is more polite?", answer="A",
+        conversation=asked,
+        a="Straight on.",
+        b="Look at a map, will you.",
+        principle="Which response is more polite?",
+        answer="A",
     )
-    assert [message.role for message in constitution.examples[1].conversation] == ["system", "user", "assistant", "user"]
+    assert [message.role for message in constitution.examples[1].conversation] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
     assert constitution.examples[1].principle == "Which one is shorter?"
 
 
@@ -91,8 +105,12 @@ def test_what_may_be_left_out() -> None:
     assert constitution.examples == ()
 
 
-@pytest.mark.parametrize(("written", "read"), [("[Yes, No]", ("Yes", "No")), ("[on, off]", ("on", "off")), ("[1, 0]", ("1", "0"))])
-def test_unquoted_booleans_and_numbers_are_texts_where_text_is_due(written: str, read: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("written", "read"), [("[Yes, No]", ("Yes", "No")), ("[on, off]", ("on", "off")), ("[1, 0]", ("1", "0"))]
+)
+def test_unquoted_booleans_and_numbers_are_texts_where_text_is_due(
+    written: str, read: tuple[str, str]
+) -> None:
     answers = parse(f"principles: [{{id: a, question: Is it?, answers: {written}}}]").principles[0].answers
     assert answers == Answers(*read)
 
@@ -115,7 +133,9 @@ def test_the_shipped_files_are_as_documented() -> None:
     assert {"concise", "default", "default.zh", "warmth"} <= set(names("constitutions"))
     english, chinese = load_constitution("default"), load_constitution("default.zh")
     assert len(english.principles) >= 16
-    assert [principle.id for principle in chinese.principles] == [principle.id for principle in english.principles]
+    assert [principle.id for principle in chinese.principles] == [
+        principle.id for principle in english.principles
+    ]
     assert chinese.language == "zh"
     assert {principle.answers for principle in chinese.principles} == {Answers("是", "否")}
     assert load_constitution("warmth").protocol == "pointwise"
@@ -135,49 +155,134 @@ CASES = {
     "no principles": ("name: x\n", 1, "no `principles`", "principles:"),
     "empty list": ("name: x\nprinciples: []\n", 2, "`principles` is empty", "at least one"),
     "nothing after the key": ("principles:\n", 1, "`principles` is empty", "at least one"),
-    "principles a mapping": ("principles:\n  a: b\n", 2, "`principles` is of the wrong type: read a mapping", "list"),
+    "principles a mapping": (
+        "principles:\n  a: b\n",
+        2,
+        "`principles` is of the wrong type: read a mapping",
+        "list",
+    ),
     "bare text": ("principles:\n  - Be kind.\n", 2, "principle 1 is a bare text: `Be kind.`", "- id:"),
     "nothing as principle": ("principles:\n  -\n", 2, "principle 1 is of the wrong type", "mapping"),
     "unknown top key": ("nmae: x\n" + P, 1, "the file has an unknown key `nmae`", "did you mean `name`?"),
-    "unknown key": (P + "    critiqe: Find.\n", 4, "principle 1 has an unknown key `critiqe`", "did you mean `critique`?"),
+    "unknown key": (
+        P + "    critiqe: Find.\n",
+        4,
+        "principle 1 has an unknown key `critiqe`",
+        "did you mean `critique`?",
+    ),
     "no near key": (P + "    zzz: Find.\n", 4, "unknown key `zzz`", "its keys are id, critique"),
     "merge key": (P + "    <<: {id: b}\n", 4, "unknown key `<<`", "its keys are"),
-    "repeated key": (P + "    comparison: Which one?\n", 4, "`comparison` twice (first at line 3)", "keep one"),
+    "repeated key": (
+        P + "    comparison: Which one?\n",
+        4,
+        "`comparison` twice (first at line 3)",
+        "keep one",
+    ),
     "list as key": (P + "    ? [x]\n    : y\n", 4, "a list for a key", "its keys are"),
-    "repeated id": (P + "  - id: a\n    question: Is it?\n", 4, "the id `a` is taken by the principle at line 2", "its own id"),
-    "repeated id, one line": ("principles: [{id: a, question: x?}, {id: a, question: y?}]", 1, "the id `a` is taken", "its own id"),
+    "repeated id": (
+        P + "  - id: a\n    question: Is it?\n",
+        4,
+        "the id `a` is taken by the principle at line 2",
+        "its own id",
+    ),
+    "repeated id, one line": (
+        "principles: [{id: a, question: x?}, {id: a, question: y?}]",
+        1,
+        "the id `a` is taken",
+        "its own id",
+    ),
     "no id": ("principles:\n  - comparison: Which?\n", 2, "principle 1 has no `id`", "write `id:`"),
-    "capital in id": ("principles: [{id: Ab, question: x?}]", 1, "the id `Ab` of principle 1 is not a plain name", "small letters"),
+    "capital in id": (
+        "principles: [{id: Ab, question: x?}]",
+        1,
+        "the id `Ab` of principle 1 is not a plain name",
+        "small letters",
+    ),
     "space in id": ("principles: [{id: a b, question: x?}]", 1, "the id `a b`", "small letters"),
     "dot first in id": ("principles: [{id: .a, question: x?}]", 1, "the id `.a`", "a letter or digit first"),
-    "no text": ("principles:\n  - id: a\n    weight: 2\n", 2, "principle `a` has no text", "critique, revision, comparison"),
+    "no text": (
+        "principles:\n  - id: a\n    weight: 2\n",
+        2,
+        "principle `a` has no text",
+        "critique, revision, comparison",
+    ),
     "empty text": (P + "    question:\n", 4, "`question` of principle `a` is empty", "write its text"),
     "null text": (P + "    question: ~\n", 4, "`question` of principle `a` is empty", "write its text"),
-    "blank text": (P + '    question: " \\t "\n', 4, "`question` of principle `a` is empty", "write its text"),
+    "blank text": (
+        P + '    question: " \\t "\n',
+        4,
+        "`question` of principle `a` is empty",
+        "write its text",
+    ),
     "blank name": ("name: ''\n" + P, 1, "`name` is empty", "write its text"),
-    "list for text": (P + "    question: [a]\n", 4, "`question` of principle `a` is of the wrong type: read a list", "one text"),
+    "list for text": (
+        P + "    question: [a]\n",
+        4,
+        "`question` of principle `a` is of the wrong type: read a list",
+        "one text",
+    ),
     "mapping for text": (P + "    question: {a: b}\n", 4, "wrong type: read a mapping", "one text"),
-    "control character": (P + '    question: "a\\0b"\n', 4, "`question` of principle `a` holds a control character", "escape"),
+    "control character": (
+        P + '    question: "a\\0b"\n',
+        4,
+        "`question` of principle `a` holds a control character",
+        "escape",
+    ),
     "raw control character": (P + "    question: a\x07b\n", 4, "a control character (U+0007)", "delete"),
     "answers alone": (P + "    answers: [y, n]\n", 4, "`answers` but no `question`", "write the question"),
-    "equal answers": (P + "    question: Is it?\n    answers: [Yes, yes]\n", 5, "are equal: `Yes`, `yes`", "tell apart"),
-    "three answers": (P + "    question: Is it?\n    answers: [a, b, c]\n", 5, "has 3 items; two are due", "good answer"),
-    "answers a text": (P + "    question: Is it?\n    answers: Yes\n", 5, "wrong type: read `Yes`", "good answer"),
-    "empty answer": (P + "    question: Is it?\n    answers: [Yes, '']\n", 5, "the second of `answers` of principle", "text"),
+    "equal answers": (
+        P + "    question: Is it?\n    answers: [Yes, yes]\n",
+        5,
+        "are equal: `Yes`, `yes`",
+        "tell apart",
+    ),
+    "three answers": (
+        P + "    question: Is it?\n    answers: [a, b, c]\n",
+        5,
+        "has 3 items; two are due",
+        "good answer",
+    ),
+    "answers a text": (
+        P + "    question: Is it?\n    answers: Yes\n",
+        5,
+        "wrong type: read `Yes`",
+        "good answer",
+    ),
+    "empty answer": (
+        P + "    question: Is it?\n    answers: [Yes, '']\n",
+        5,
+        "the second of `answers` of principle",
+        "text",
+    ),
     "weight 0": (P + "    weight: 0\n", 4, "`weight` of principle `a` is `0`", "from 1e-06 to 1,000,000"),
-    "weight below 0": (P + "    weight: -1\n", 4, "`weight` of principle `a` is `-1`", "from 1e-06 to 1,000,000"),
+    "weight below 0": (
+        P + "    weight: -1\n",
+        4,
+        "`weight` of principle `a` is `-1`",
+        "from 1e-06 to 1,000,000",
+    ),
     "weight infinite": (P + "    weight: .inf\n", 4, "`weight` of principle `a` is `.inf`", "from 1e-06"),
     "weight too large": (P + "    weight: 1e999\n", 4, "`weight` of principle `a` is `1e999`", "from 1e-06"),
     "weight not a number": (P + "    weight: .nan\n", 4, "`weight` of principle `a` is `.nan`", "from 1e-06"),
     "weight a text": (P + "    weight: high\n", 4, "wrong type: read `high`", "a number"),
     "weight quoted": (P + '    weight: "2"\n', 4, "wrong type: read `2`", "without quotes"),
     "weight a list": (P + "    weight: [2]\n", 4, "wrong type: read a list", "a number"),
-    "tags a text": (P + "    tags: tone\n", 4, "`tags` of principle `a` is of the wrong type: read `tone`", "[one, two]"),
+    "tags a text": (
+        P + "    tags: tone\n",
+        4,
+        "`tags` of principle `a` is of the wrong type: read `tone`",
+        "[one, two]",
+    ),
     "empty tag": (P + "    tags: ['']\n", 4, "a tag of principle `a` is empty", "write its text"),
     "protocol": ("protocol: both\n" + P, 1, "`protocol` is `both`", "write pairwise or pointwise"),
     "language": ("language: ../zh\n" + P, 1, "`language` is `../zh`", "en, zh"),
     "tab indentation": ("principles:\n\t- id: a\n", 2, "a tab in the indentation", "spaces"),
-    "colon in text": (P + "    question: Is it: good?\n", 4, "not valid YAML: mapping values", "quote a text that holds"),
+    "colon in text": (
+        P + "    question: Is it: good?\n",
+        4,
+        "not valid YAML: mapping values",
+        "quote a text that holds",
+    ),
     "open quotation": (P + "    question: 'Is it\n", 5, "not valid YAML", "close the quotation"),
     "open bracket": (P + "    tags: [a\n", 5, "not valid YAML", "bracket"),
     "bad indentation": ("principles:\n  - id: a\n   comparison: x\n", 3, "not valid YAML", "indentation"),
@@ -185,7 +290,12 @@ CASES = {
     "unknown escape": (P + '    question: "\\q"\n', 4, "not valid YAML", "look at this line"),
     "anchor": (P + "    question: &x Is it?\n", 4, "a YAML anchor `&x`", "take it out"),
     "alias": (P + "    question: *x\n", 4, "a YAML alias `*x`", "write the text out"),
-    "python tag": (P + "    question: !!python/object:os.system x\n", 4, "a YAML tag `tag:yaml.org,2002:python/", "take it out"),
+    "python tag": (
+        P + "    question: !!python/object:os.system x\n",
+        4,
+        "a YAML tag `tag:yaml.org,2002:python/",
+        "take it out",
+    ),
     "tagged list": (P + "    tags: !!set {a}\n", 4, "a YAML tag `tag:yaml.org,2002:set`", "take it out"),
     "second document": (P + "---\nname: x\n", 4, "a second YAML document begins here", "one document"),
     "deep": ("principles: " + "[" * 100_000, 1, "nested more than 16 levels deep", "quote"),
@@ -193,26 +303,75 @@ CASES = {
     "example a text": (P + "examples: [none]\n", 4, "example 1 is of the wrong type", "mapping"),
 }
 
-EXAMPLE = P + "examples:\n  - conversation: Hi\n    a: Hello.\n    b: Go away.\n    principle: a\n    answer: A\n"
+EXAMPLE = (
+    P + "examples:\n  - conversation: Hi\n    a: Hello.\n    b: Go away.\n    principle: a\n    answer: A\n"
+)
 
 CASES |= {
-    "example key": (EXAMPLE.replace("answer:", "anwser:"), 9, "example 1 has an unknown key `anwser`", "did you mean `answer`?"),
-    "example without b": (EXAMPLE.replace("    b: Go away.\n", ""), 5, "example 1 has no `b`", "conversation, a, b"),
-    "example answer": (EXAMPLE.replace("answer: A", "answer: C"), 9, "`answer` of example 1 is `C`", "A or B"),
-    "example id": (EXAMPLE.replace("principle: a", "principle: ab"), 8, "names a principle `ab`", "did you mean `a`?"),
-    "example half": (EXAMPLE.replace("comparison", "question"), 8, "names `a`, which has no `comparison`", "give it one"),
+    "example key": (
+        EXAMPLE.replace("answer:", "anwser:"),
+        9,
+        "example 1 has an unknown key `anwser`",
+        "did you mean `answer`?",
+    ),
+    "example without b": (
+        EXAMPLE.replace("    b: Go away.\n", ""),
+        5,
+        "example 1 has no `b`",
+        "conversation, a, b",
+    ),
+    "example answer": (
+        EXAMPLE.replace("answer: A", "answer: C"),
+        9,
+        "`answer` of example 1 is `C`",
+        "A or B",
+    ),
+    "example id": (
+        EXAMPLE.replace("principle: a", "principle: ab"),
+        8,
+        "names a principle `ab`",
+        "did you mean `a`?",
+    ),
+    "example half": (
+        EXAMPLE.replace("comparison", "question"),
+        8,
+        "names `a`, which has no `comparison`",
+        "give it one",
+    ),
     "example empty": (EXAMPLE.replace("a: Hello.", "a:"), 6, "`a` of example 1 is empty", "text"),
-    "no turn": (EXAMPLE.replace("conversation: Hi", "conversation: []"), 5, "does not end with the user's turn", "answer"),
-    "assistant last": (EXAMPLE.replace(": Hi", ": [{role: assistant, content: Hi}]"), 5, "does not end with the user's", "end it"),
-    "role": (EXAMPLE.replace(": Hi", ": [{role: human, content: Hi}]"), 5, "`role` in", "system or user or assistant"),
+    "no turn": (
+        EXAMPLE.replace("conversation: Hi", "conversation: []"),
+        5,
+        "does not end with the user's turn",
+        "answer",
+    ),
+    "assistant last": (
+        EXAMPLE.replace(": Hi", ": [{role: assistant, content: Hi}]"),
+        5,
+        "does not end with the user's",
+        "end it",
+    ),
+    "role": (
+        EXAMPLE.replace(": Hi", ": [{role: human, content: Hi}]"),
+        5,
+        "`role` in",
+        "system or user or assistant",
+    ),
     "no content": (EXAMPLE.replace(": Hi", ": [{role: user}]"), 5, "has no `content`", "both"),
-    "message a text": (EXAMPLE.replace(": Hi", ": [Hi]"), 5, "a message of example 1 is of the wrong type", "role"),
+    "message a text": (
+        EXAMPLE.replace(": Hi", ": [Hi]"),
+        5,
+        "a message of example 1 is of the wrong type",
+        "role",
+    ),
     "conversation a mapping": (EXAMPLE.replace(": Hi", ": {role: user}"), 5, "read a mapping", "a list"),
 }
 
 
 @pytest.mark.parametrize(("text", "line", "what", "remedy"), CASES.values(), ids=list(CASES))
-def test_each_problem_has_its_line_what_was_read_and_a_remedy(text: str, line: int, what: str, remedy: str) -> None:
+def test_each_problem_has_its_line_what_was_read_and_a_remedy(
+    text: str, line: int, what: str, remedy: str
+) -> None:
     found = problems(text)
     assert any(at == line and what in said and remedy in advice for at, said, advice in found), found
 
@@ -320,14 +479,25 @@ principles:
     id: polite
   - {comparison: Which response is shorter?, id: brief}
 """
-    same = reordered + FULL[FULL.index("examples:"):] + "protocol: pointwise\nname: other\ndescription: other\n"
+    same = (
+        reordered + FULL[FULL.index("examples:") :] + "protocol: pointwise\nname: other\ndescription: other\n"
+    )
     assert parse(same).digest == digest
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("more polite?", "most polite?"), ("[Yes, No]", "[No, Yes]"), ("weight: 2.5", "weight: 2"), ("id: brief", "id: short"),
-    ("pointwise", "pairwise"), ("language: en", "language: fr"), ("Straight on.", "Straight."), ("answer: A\n  -", "answer: B\n  -"),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("more polite?", "most polite?"),
+        ("[Yes, No]", "[No, Yes]"),
+        ("weight: 2.5", "weight: 2"),
+        ("id: brief", "id: short"),
+        ("pointwise", "pairwise"),
+        ("language: en", "language: fr"),
+        ("Straight on.", "Straight."),
+        ("answer: A\n  -", "answer: B\n  -"),
+    ],
+)
 def test_a_changed_word_changes_the_digest(old: str, new: str) -> None:
     assert old in FULL
     assert parse(FULL.replace(old, new)).digest != parse(FULL).digest
@@ -337,10 +507,15 @@ def test_yaml_is_written_and_read_back() -> None:
     assert parse(to_yaml(parse(FULL))) == parse(FULL)
 
 
-MIXED = Constitution("mixed", (
-    Principle("revise-only", critique="c", revision="r"), Principle("compare-only", comparison="Which?"),
-    Principle("ask-only", question="Is it?"), Principle("half", critique="c", comparison="Which one?"),
-))
+MIXED = Constitution(
+    "mixed",
+    (
+        Principle("revise-only", critique="c", revision="r"),
+        Principle("compare-only", comparison="Which?"),
+        Principle("ask-only", question="Is it?"),
+        Principle("half", critique="c", comparison="Which one?"),
+    ),
+)
 
 
 def test_require_leaves_aside_what_is_for_the_other_side() -> None:
@@ -349,11 +524,14 @@ def test_require_leaves_aside_what_is_for_the_other_side() -> None:
     assert [p.id for p in require(constitution, "critique_revision")] == ["revise-only"]
 
 
-@pytest.mark.parametrize(("half", "lacking"), [
-    ("critique_revision", ["principle `half` has no `revision`"]),
-    ("comparison", ["principle `ask-only` has no `comparison`"]),
-    ("question", ["principle `compare-only` has no `question`", "principle `half` has no `question`"]),
-])
+@pytest.mark.parametrize(
+    ("half", "lacking"),
+    [
+        ("critique_revision", ["principle `half` has no `revision`"]),
+        ("comparison", ["principle `ask-only` has no `comparison`"]),
+        ("question", ["principle `compare-only` has no `question`", "principle `half` has no `question`"]),
+    ],
+)
 def test_require_names_each_principle_that_lacks_the_half(half: module.Half, lacking: list[str]) -> None:
     with pytest.raises(ConstitutionError) as caught:
         require(MIXED, half, source="c.yaml")
@@ -364,12 +542,17 @@ def test_require_names_each_principle_that_lacks_the_half(half: module.Half, lac
 
 def test_require_refuses_a_constitution_with_nothing_for_the_stage() -> None:
     constitution = Constitution("judge only", (Principle("a", comparison="Which?"),) * 60)
-    with pytest.raises(ConstitutionError, match="principle `a` has no `critique` and no `revision`") as caught:
+    with pytest.raises(
+        ConstitutionError, match="principle `a` has no `critique` and no `revision`"
+    ) as caught:
         require(constitution, "critique_revision")
     assert str(caught.value.problems[-1]) == "… and 10 more"
 
 
 def test_reading_a_constitution_does_not_import_torch() -> None:
-    code = "import sys, rlaif.cli.constitution; print(sorted({'torch', 'transformers', 'rich', 'datasets'} & set(sys.modules)))"
+    code = (
+        "import sys, rlaif.cli.constitution; print(sorted({'torch', 'transformers', 'rich', 'datasets'} "
+        "& set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -21,14 +21,19 @@ def call(*arguments: str | Path) -> Result:
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     path = tmp_path / "mine.yaml"
-    path.write_text("principles:\n  - {id: 'a', comparison: 'Which response is [b]bolder?', tags: ['[/b]']}\n")
+    path.write_text(
+        "principles:\n  - {id: 'a', comparison: 'Which response is [b]bolder?', tags: ['[/b]']}\n"
+    )
     return path
 
 
 def test_show_lists_the_principles() -> None:
     output = call("show", "warmth").output
     assert "positive / negative" in output
-    assert f"warmth: 3 principles, 0 examples, language en, protocol pointwise, digest {load_constitution('warmth').digest}" in output
+    assert (
+        "warmth: 3 principles, 0 examples, language en, protocol pointwise, digest "
+        f"{load_constitution('warmth').digest}" in output
+    )
 
 
 def test_show_prints_markup_as_it_is(mine: Path) -> None:

@@ -15,7 +15,13 @@ from rlaif.constitution.schema import constitution_schema
 from rlaif.resources import names, shipped
 
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "reference" / "constitution.schema.json"
-TYPES: dict[str, type | tuple[type, ...]] = {"object": dict, "array": list, "string": str, "boolean": bool, "number": (int, float)}
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "number": (int, float),
+}
 
 
 def accepts(schema: dict[str, Any], value: Any) -> bool:
@@ -35,7 +41,11 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
         known = schema.get("properties", {})
         checks.append(set(schema.get("required", ())) <= set(value))
         checks += [key in known and accepts(known[key], item) for key, item in value.items()] if known else []
-        checks += [set(needed) <= set(value) for key, needed in schema.get("dependentRequired", {}).items() if key in value]
+        checks += [
+            set(needed) <= set(value)
+            for key, needed in schema.get("dependentRequired", {}).items()
+            if key in value
+        ]
     elif isinstance(value, int | float):
         checks.append(schema.get("minimum", float("-inf")) <= value <= schema.get("maximum", float("inf")))
     return all(checks)
@@ -43,7 +53,9 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
 
 def test_the_file_is_the_schema_in_the_code() -> None:
     written = json.dumps(constitution_schema(), indent=2) + "\n"
-    assert SCHEMA_FILE.read_text("utf-8") == written, "rlaif constitution schema > docs/reference/constitution.schema.json"
+    assert SCHEMA_FILE.read_text("utf-8") == written, (
+        "rlaif constitution schema > docs/reference/constitution.schema.json"
+    )
 
 
 def test_schema_and_reader_know_the_same_keys() -> None:
@@ -59,11 +71,21 @@ def test_the_schema_accepts_what_ships(name: str) -> None:
     assert accepts(constitution_schema(), yaml.safe_load(text))
 
 
-@pytest.mark.parametrize("text", [
-    "name: x", "principles: []", "principles: [{id: a}]", "principles: [{id: A, question: x}]", "principles: [{id: a, question: ' '}]",
-    "principles: [{id: a, comparison: x, answers: [a, b]}]", "principles: [{id: a, question: x, weight: 0}]",
-    "principles: [{id: a, question: x, answers: [a, a]}]", "principles: [{id: a, question: x, other: y}]",
-    "{principles: [{id: a, question: x}], protocol: both}", "{principles: [{id: a, question: x}], examples: [{a: x}]}",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: x",
+        "principles: []",
+        "principles: [{id: a}]",
+        "principles: [{id: A, question: x}]",
+        "principles: [{id: a, question: ' '}]",
+        "principles: [{id: a, comparison: x, answers: [a, b]}]",
+        "principles: [{id: a, question: x, weight: 0}]",
+        "principles: [{id: a, question: x, answers: [a, a]}]",
+        "principles: [{id: a, question: x, other: y}]",
+        "{principles: [{id: a, question: x}], protocol: both}",
+        "{principles: [{id: a, question: x}], examples: [{a: x}]}",
+    ],
+)
 def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
     assert not accepts(constitution_schema(), yaml.safe_load(text))

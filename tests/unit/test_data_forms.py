@@ -1,4 +1,5 @@
-"""The forms of data that people have: each file of docs/reference/data-forms.md is read with its meaning kept, or refused."""
+"""The forms of data that people have: each file of docs/reference/data-forms.md is read with its meaning
+kept, or refused."""
 
 from __future__ import annotations
 
@@ -25,11 +26,16 @@ PAIRS: dict[str, dict[str, Any]] = {
     "TRL conversational": {"prompt": [USER], "chosen": [PEAR], "rejected": [SPOON]},
     "TRL implicit": {"chosen": [USER, PEAR], "rejected": [USER, SPOON]},
     "UltraFeedback binarised": {
-        "prompt": "Name a fruit.", "chosen": [USER, PEAR], "rejected": [USER, SPOON], "messages": [USER, PEAR], "score_chosen": 8.5,
+        "prompt": "Name a fruit.",
+        "chosen": [USER, PEAR],
+        "rejected": [USER, SPOON],
+        "messages": [USER, PEAR],
+        "score_chosen": 8.5,
     },
     "HH pairs": {"chosen": f"{HH} A pear.", "rejected": f"{HH} A spoon."},
     "ShareGPT": {
-        "conversations": [{"from": "human", "value": "Name a fruit."}], "chosen": {"from": "gpt", "value": "A pear."},
+        "conversations": [{"from": "human", "value": "Name a fruit."}],
+        "chosen": {"from": "gpt", "value": "A pear."},
         "rejected": {"from": "gpt", "value": "A spoon."},
     },
 }
@@ -66,17 +72,25 @@ def test_completions_of_every_form(tmp_path: Path, row: dict[str, Any]) -> None:
 
 def test_the_writer_of_a_completion_is_kept(tmp_path: Path) -> None:
     told = [{"model": "m1", "response": "A pear."}, {"model": "m2", "response": "A spoon."}]
-    (item,) = read_responses(write(tmp_path / "u.jsonl", {"instruction": "Name a fruit.", "completions": told})).items
+    (item,) = read_responses(
+        write(tmp_path / "u.jsonl", {"instruction": "Name a fruit.", "completions": told})
+    ).items
     assert [completion.model for completion in item.completions] == ["m1", "m2"]
-    (item,) = read_responses(write(tmp_path / "a.jsonl", {"instruction": "x", "output": "y", "generator": "m3"})).items
+    (item,) = read_responses(
+        write(tmp_path / "a.jsonl", {"instruction": "x", "output": "y", "generator": "m3"})
+    ).items
     assert [completion.model for completion in item.completions] == ["m3"]
 
 
 def test_the_input_of_an_instruction_is_asked_too(tmp_path: Path) -> None:
-    rows = [{"instruction": "Translate to French.", "input": text, "output": "…"} for text in ("good night", "good day")]
+    rows = [
+        {"instruction": "Translate to French.", "input": text, "output": "…"}
+        for text in ("good night", "good day")
+    ]
     found = read_prompts(write(tmp_path / "alpaca.jsonl", *rows)).items
     assert [prompt.messages[-1].content for prompt in found] == [
-        "Translate to French.\n\ngood night", "Translate to French.\n\ngood day",
+        "Translate to French.\n\ngood night",
+        "Translate to French.\n\ngood day",
     ]
 
 
@@ -89,7 +103,9 @@ def test_a_transcript_is_a_conversation(tmp_path: Path) -> None:
 
 def test_a_system_column_is_the_system_message(tmp_path: Path) -> None:
     system = Message("system", "Be brief.")
-    (prompt,) = read_prompts(write(tmp_path / "p.jsonl", {"system": "Be brief.", "prompt": "Name a fruit."})).items
+    (prompt,) = read_prompts(
+        write(tmp_path / "p.jsonl", {"system": "Be brief.", "prompt": "Name a fruit."})
+    ).items
     assert prompt.messages == (system, *FRUIT)
     row = {"system": "Be brief.", "chosen": [USER, PEAR], "rejected": [USER, SPOON]}
     (item,) = read_responses(write(tmp_path / "r.jsonl", row)).items
@@ -102,7 +118,9 @@ def test_a_system_column_is_the_system_message(tmp_path: Path) -> None:
 
 def test_content_in_parts_is_joined_and_a_part_that_is_no_text_refused(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "Name "}, {"type": "text", "text": "a fruit."}]
-    (prompt,) = read_prompts(write(tmp_path / "parts.jsonl", {"prompt": [{"role": "user", "content": parts}]})).items
+    (prompt,) = read_prompts(
+        write(tmp_path / "parts.jsonl", {"prompt": [{"role": "user", "content": parts}]})
+    ).items
     assert prompt.messages == FRUIT
     image = [*parts, {"type": "image_url", "image_url": "x"}]
     with pytest.raises(DataError) as error:
@@ -129,7 +147,16 @@ def test_a_column_that_is_not_read_breaks_no_row(tmp_path: Path) -> None:
 def test_a_quotation_mark_that_is_not_closed_costs_its_own_row_only(tmp_path: Path) -> None:
     path = tmp_path / "prompts.csv"
     good = [f"prompt {number}" for number in range(1000)]
-    path.write_text("\n".join(["prompt,note", *(f"{each},x" for each in good[:5]), '"open,x', *(f"{each},x" for each in good[5:])]))
+    path.write_text(
+        "\n".join(
+            [
+                "prompt,note",
+                *(f"{each},x" for each in good[:5]),
+                '"open,x',
+                *(f"{each},x" for each in good[5:]),
+            ]
+        )
+    )
     table = read_table(path)
     assert [row.values["prompt"] for row in table.rows] == good
     assert [problem.where for problem in table.problems] == [f"{path}:7"]
@@ -140,12 +167,15 @@ def test_cells_of_several_lines_are_still_one_row(tmp_path: Path) -> None:
     path = tmp_path / "prompts.csv"
     path.write_text('prompt,note\n"a\nb\nc",x\nd,y\n')
     table = read_table(path)
-    assert [(row.where, row.values["prompt"]) for row in table.rows] == [(f"{path}:2", "a\nb\nc"), (f"{path}:5", "d")]
+    assert [(row.where, row.values["prompt"]) for row in table.rows] == [
+        (f"{path}:2", "a\nb\nc"),
+        (f"{path}:5", "d"),
+    ]
 
 
 def test_text_that_begins_like_a_list_stays_text(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
-    texts = ['[{x: 1}] is not JSON. Why?', '[{"a": 1}]', "[{", '[{"role"} what is this?']
+    texts = ["[{x: 1}] is not JSON. Why?", '[{"a": 1}]', "[{", '[{"role"} what is this?']
     path.write_text("prompt\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts))
     assert [prompt.messages[0].content for prompt in read_prompts(path).items] == texts
     path.write_text("prompt\n" + '"[{""role"": ""user"", ""content"": ""Name a fruit.""}]"\n')
@@ -180,7 +210,7 @@ def test_text_is_made_well_formed_once_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(
         '{"prompt": "half \\ud83d", "id": "one"}\n'
-        '{"prompt": "whole \\ud83d\\ude00"}\n{"prompt": "x", "\\udc00": {"a": ["\\u0000"]}}\n',
+        '{"prompt": "whole \\ud83d\\ude00"}\n{"prompt": "x", "\\udc00": {"a": ["\\u0000"]}}\n'
     )
     read = read_prompts(path)
     assert [prompt.messages[0].content for prompt in read.items] == ["half �", "whole 😀", "x"]
@@ -201,21 +231,40 @@ def test_an_id_of_a_training_row_is_one_printable_line(tmp_path: Path) -> None:
         read_pairs(str(path))
 
 
-@pytest.mark.parametrize(("columns", "p"), [
-    ({}, 1.0), ({"p_chosen": 0.7}, 0.7), ({"p_chosen": None, "log_odds": 1.5}, 0.8175744761936437),
-    ({"margin": 1.5, "constitution_digest": "x"}, 0.8175744761936437),
-    ({"log_odds": -1.0}, 0.2689414213699951), ({"p_chosen": 0.9, "margin": 4.0}, 0.9),
-    ({"margin": 0, "constitution_digest": "x"}, 0.5), ({"margin": 3.0}, 1.0),
-])
+@pytest.mark.parametrize(
+    ("columns", "p"),
+    [
+        ({}, 1.0),
+        ({"p_chosen": 0.7}, 0.7),
+        ({"p_chosen": None, "log_odds": 1.5}, 0.8175744761936437),
+        ({"margin": 1.5, "constitution_digest": "x"}, 0.8175744761936437),
+        ({"log_odds": -1.0}, 0.2689414213699951),
+        ({"p_chosen": 0.9, "margin": 4.0}, 0.9),
+        ({"margin": 0, "constitution_digest": "x"}, 0.5),
+        ({"margin": 3.0}, 1.0),
+    ],
+)
 def test_the_label_of_a_row(tmp_path: Path, columns: dict[str, Any], p: float) -> None:
     (pair,) = read_pairs(str(write(tmp_path / "p.jsonl", {**PAIRS["TRL conversational"], **columns})))
     assert pair.p_chosen == pytest.approx(p)
 
 
-@pytest.mark.parametrize("columns", [
-    {"weight": 1e308}, {"weight": -1}, {"weight": "heavy"}, {"weight": float("nan")}, {"weight": True}, {"p_chosen": 1.5},
-    {"margin": 1e308, "constitution_digest": "x"}, {"p_chosen": float("inf")}, {"weight": [1]}, {"log_odds": "x"}, {"weight": 10**400},
-])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"weight": 1e308},
+        {"weight": -1},
+        {"weight": "heavy"},
+        {"weight": float("nan")},
+        {"weight": True},
+        {"p_chosen": 1.5},
+        {"margin": 1e308, "constitution_digest": "x"},
+        {"p_chosen": float("inf")},
+        {"weight": [1]},
+        {"log_odds": "x"},
+        {"weight": 10**400},
+    ],
+)
 def test_numbers_out_of_bounds_are_refused_in_words(tmp_path: Path, columns: dict[str, Any]) -> None:
     path = write(tmp_path / "p.jsonl", {**PAIRS["TRL plain"], **columns})
     with pytest.raises(DataError, match=f"`{next(iter(columns))}` is "):
@@ -240,9 +289,13 @@ def test_messages_beside_a_pair(tmp_path: Path) -> None:
 
 def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(3)]
-    path = write(tmp_path / "d.jsonl", *rows, {"prompt": "q", "completion": " "}, {"text": "t"}, {
-        "prompt": [USER], "completion": [{"role": "assistant", "content": ""}],
-    })
+    path = write(
+        tmp_path / "d.jsonl",
+        *rows,
+        {"prompt": "q", "completion": " "},
+        {"text": "t"},
+        {"prompt": [USER], "completion": [{"role": "assistant", "content": ""}]},
+    )
     with pytest.raises(DataError, match="3 of 6 rows cannot be learned from"):
         read_demonstrations(str(path))
     told: list[Problem] = []
@@ -258,7 +311,10 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
 def test_a_cell_of_json_that_no_reader_knows_stays_text(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text('prompt\n"[{""name"": ""x""}]"\n"[{""value"": 1}]"\n')
-    assert [prompt.messages[0].content for prompt in read_prompts(path).items] == ['[{"name": "x"}]', '[{"value": 1}]']
+    assert [prompt.messages[0].content for prompt in read_prompts(path).items] == [
+        '[{"name": "x"}]',
+        '[{"value": 1}]',
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".txt"])
@@ -287,10 +343,13 @@ def test_completions_that_are_other_objects_are_named(tmp_path: Path) -> None:
         read_responses(path)
 
 
-@pytest.mark.parametrize(("column", "value", "said"), [
-    ("history", [["x", "y"]], "earlier turns"), ("tools", [{"name": "f"}], "tool turns are not read"),
-])
-def test_what_is_part_of_the_question_and_not_read_is_refused(tmp_path: Path, column: str, value: Any, said: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [("history", [["x", "y"]], "earlier turns"), ("tools", [{"name": "f"}], "tool turns are not read")],
+)
+def test_what_is_part_of_the_question_and_not_read_is_refused(
+    tmp_path: Path, column: str, value: Any, said: str
+) -> None:
     row = {"instruction": "q", "chosen": "a", "rejected": "b", column: value}
     path = write(tmp_path / "p.jsonl", row)
     for read in (read_prompts, read_responses, read_pairs):
@@ -305,7 +364,10 @@ def test_what_is_part_of_the_question_and_not_read_is_refused(tmp_path: Path, co
 
 
 def test_the_column_system_prompt_is_the_system_message_too(tmp_path: Path) -> None:
-    path = write(tmp_path / "orca.jsonl", {"system_prompt": "Be brief.", "question": "Name a fruit.", "response": "A pear."})
+    path = write(
+        tmp_path / "orca.jsonl",
+        {"system_prompt": "Be brief.", "question": "Name a fruit.", "response": "A pear."},
+    )
     asked = (Message("system", "Be brief."), *FRUIT)
     assert read_prompts(path).items[0].messages == read_responses(path).items[0].prompt.messages == asked
     assert read_demonstrations(str(path))[0]["prompt"] == [message.as_dict() for message in asked]
@@ -315,6 +377,8 @@ def test_the_column_system_prompt_is_the_system_message_too(tmp_path: Path) -> N
 
 
 def test_an_answer_that_is_marked_as_bad_is_not_imitated(tmp_path: Path) -> None:
-    path = write(tmp_path / "kto.jsonl", *({"prompt": "q", "completion": "a", "label": good} for good in (True, False)))
+    path = write(
+        tmp_path / "kto.jsonl", *({"prompt": "q", "completion": "a", "label": good} for good in (True, False))
+    )
     with pytest.raises(DataError, match="its `label` says that the answer is bad"):
         read_demonstrations(str(path))

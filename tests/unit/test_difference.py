@@ -24,7 +24,10 @@ def side(rules: Constitution, rows: Sequence[Mapping[str, float | None]]) -> Sid
 def opposed(count: int = 20) -> tuple[Side, Side]:
     """Both have `kind`, always for a; B has `blunt` too, which turns every fourth label."""
     ours = side(constitution("kind"), [{"kind": 1.0 + i / 100} for i in range(count)])
-    theirs = side(constitution("kind", "blunt"), [{"kind": 1.0 + i / 100, "blunt": -4.0 if i % 4 == 0 else 0.5} for i in range(count)])
+    theirs = side(
+        constitution("kind", "blunt"),
+        [{"kind": 1.0 + i / 100, "blunt": -4.0 if i % 4 == 0 else 0.5} for i in range(count)],
+    )
     return ours, theirs
 
 
@@ -74,14 +77,21 @@ def test_a_changed_principle_stands_on_both_sides() -> None:
 
 def test_added_removed_and_same() -> None:
     found = changes(constitution("kind", "old"), constitution("new", "kind"))
-    assert [(each.id, each.change) for each in found] == [("kind", "same"), ("old", "removed"), ("new", "added")]
+    assert [(each.id, each.change) for each in found] == [
+        ("kind", "same"),
+        ("old", "removed"),
+        ("new", "added"),
+    ]
 
 
 def test_redundant_principles_are_found_by_correlation() -> None:
     rules = constitution("x", "y", "z")
     rows = [{"x": float(i - 6), "y": 2.0 * (i - 6) + 1, "z": float((i * 7) % 5)} for i in range(12)]
     found = difference(side(rules, rows), side(rules, rows))
-    assert [(each.side, each.first, each.second) for each in found.redundant] == [("a", "x", "y"), ("b", "x", "y")]
+    assert [(each.side, each.first, each.second) for each in found.redundant] == [
+        ("a", "x", "y"),
+        ("b", "x", "y"),
+    ]
     assert found.redundant[0].correlation == pytest.approx(1.0)
     few = difference(side(rules, rows[:9]), side(rules, rows[:9]))
     assert few.redundant == ()

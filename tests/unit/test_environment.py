@@ -1,4 +1,5 @@
-"""Environment variables of ours with values that cannot be meant: one message that names the variable, before anything is fetched."""
+"""Environment variables of ours with values that cannot be meant: one message that names the variable, before
+anything is fetched."""
 
 from __future__ import annotations
 
@@ -18,12 +19,24 @@ ABSURD = {
 }
 COMMANDS = {
     "RLAIF_CACHE": ("models", "fetch", "smollm2-135m"),
-    "RLAIF_API_KEY": ("label", "--model", "openai:x", "--base-url", "http://127.0.0.1:9/v1", "--limit", "1", "--out", "out"),
+    "RLAIF_API_KEY": (
+        "label",
+        "--model",
+        "openai:x",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--limit",
+        "1",
+        "--out",
+        "out",
+    ),
 }
 READ = ("label", "--model", "scripted", "--prompts", "p.jsonl", "--dry-run")
 
 
-@pytest.mark.parametrize(("variable", "value"), [(name, value) for name, values in ABSURD.items() for value in values])
+@pytest.mark.parametrize(
+    ("variable", "value"), [(name, value) for name, values in ABSURD.items() for value in values]
+)
 def test_absurd_values(variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, value)
@@ -42,16 +55,31 @@ def test_absurd_values(variable: str, value: str, tmp_path: Path, monkeypatch: p
 def test_the_shells_of_the_how_to_are_given_their_script(shell: str) -> None:
     told = (ROOT / "docs" / "how-to" / "shell-completion.md").read_text(encoding="utf-8")
     assert f"_RLAIF_COMPLETE={shell}_source rlaif" in told
-    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'rlaif'; from rlaif.cli.main import main; main()"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'rlaif'; from rlaif.cli.main import main; main()",
+    ]
     ran = subprocess.run(
-        command, env=environment() | {"_RLAIF_COMPLETE": f"{shell}_source"}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=environment() | {"_RLAIF_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ran.returncode == 0
     assert "_RLAIF_COMPLETE" in ran.stdout
 
 
 def test_a_command_is_completed() -> None:
-    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'rlaif'; from rlaif.cli.main import main; main()"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'rlaif'; from rlaif.cli.main import main; main()",
+    ]
     asked = {"_RLAIF_COMPLETE": "bash_complete", "COMP_WORDS": "rlaif au", "COMP_CWORD": "1"}
-    ran = subprocess.run(command, env=environment() | asked, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        command, env=environment() | asked, capture_output=True, text=True, timeout=60, check=False
+    )
     assert ran.stdout.split() == ["plain,audit"]

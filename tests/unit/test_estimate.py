@@ -1,4 +1,5 @@
-"""How long so many tokens take: shared beginnings are read once, and models that run elsewhere have no estimate."""
+"""How long so many tokens take: shared beginnings are read once, and models that run elsewhere have no
+estimate."""
 
 from __future__ import annotations
 
@@ -7,10 +8,16 @@ import pytest
 from rlaif.jobs import estimate
 
 
-@pytest.mark.parametrize(("groups", "share"), [
-    ([], 1.0), ([["abcd"]], 1.0), ([["abcd", "abcd"]], 0.5), ([["abcd", "abxy"], ["abcd"]], 10 / 12),
-    ([["abx", "b", "aby", "a"]], 5 / 8),
-])
+@pytest.mark.parametrize(
+    ("groups", "share"),
+    [
+        ([], 1.0),
+        ([["abcd"]], 1.0),
+        ([["abcd", "abcd"]], 0.5),
+        ([["abcd", "abxy"], ["abcd"]], 10 / 12),
+        ([["abx", "b", "aby", "a"]], 5 / 8),
+    ],
+)
 def test_a_beginning_is_read_once_within_a_group(groups: list[list[str]], share: float) -> None:
     assert estimate.shared(groups) == pytest.approx(share)
 
@@ -24,4 +31,6 @@ def test_writing_costs_more_than_reading(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(estimate, "matmul_rate", lambda dtype, device: 1e12)
     read = estimate.seconds("smollm2-135m", dtype="auto", device="cpu", read=1000)
     assert read == pytest.approx(2 * 106e6 / 1e12 * 1000 / 0.35, rel=0.01)
-    assert estimate.seconds("smollm2-135m", dtype="auto", device="cpu", read=0, write=1000) == pytest.approx(read * 7)
+    assert estimate.seconds("smollm2-135m", dtype="auto", device="cpu", read=0, write=1000) == pytest.approx(
+        read * 7
+    )

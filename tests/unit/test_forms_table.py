@@ -1,4 +1,5 @@
-"""The table of docs/reference/data-forms.md, tried cell by cell: each file is read with its meaning kept, or refused in words."""
+"""The table of docs/reference/data-forms.md, tried cell by cell: each file is read with its meaning kept, or
+refused in words."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Cell(NamedTuple):
 
 def cells() -> Iterator[Cell]:
     lines = (ROOT / "docs" / "reference" / "data-forms.md").read_text("utf-8").splitlines()
-    header, _, *table = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
+    header, _, *table = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")
+    )
     for row in table:
         named = dict(zip(header, row, strict=True))
         for place in READ:
@@ -69,7 +72,10 @@ def demonstrations(path: Path, asked: tuple[Message, ...]) -> None:
 
 
 READ: dict[str, Callable[[Path, tuple[Message, ...]], None]] = {
-    "prompts": prompts, "responses": responses, "preferences": preferences, "demonstrations": demonstrations,
+    "prompts": prompts,
+    "responses": responses,
+    "preferences": preferences,
+    "demonstrations": demonstrations,
 }
 ZSTANDARD = sys.version_info >= (3, 14) or importlib.util.find_spec("zstandard") is not None
 TABLE = [cell for cell in cells() if ZSTANDARD or not cell.file.endswith(".zst")]
@@ -94,15 +100,18 @@ def test_every_cell_of_the_table(cell: Cell) -> None:
         assert "tool turns are not read" in str(caught.value)
 
 
-@pytest.mark.parametrize(("file", "read", "said"), [
-    ("ultrafeedback-raw.jsonl", read_pairs, "raw UltraFeedback.*rlaif label --responses"),
-    ("ultrafeedback-raw.jsonl", read_demonstrations, "raw UltraFeedback"),
-    ("pair-without-choice.jsonl", read_pairs, "pair without a choice.*rlaif label --responses"),
-    ("messages.jsonl", read_pairs, "demonstration.*rlaif sft"),
-    ("trl-plain.jsonl", read_demonstrations, "preference.*rlaif dpo"),
-    ("language-modelling.jsonl", read_demonstrations, "language-modelling"),
-    ("hh-prompt.jsonl", read_pairs, "no `chosen` and `rejected`"),
-])
+@pytest.mark.parametrize(
+    ("file", "read", "said"),
+    [
+        ("ultrafeedback-raw.jsonl", read_pairs, "raw UltraFeedback.*rlaif label --responses"),
+        ("ultrafeedback-raw.jsonl", read_demonstrations, "raw UltraFeedback"),
+        ("pair-without-choice.jsonl", read_pairs, "pair without a choice.*rlaif label --responses"),
+        ("messages.jsonl", read_pairs, "demonstration.*rlaif sft"),
+        ("trl-plain.jsonl", read_demonstrations, "preference.*rlaif dpo"),
+        ("language-modelling.jsonl", read_demonstrations, "language-modelling"),
+        ("hh-prompt.jsonl", read_pairs, "no `chosen` and `rejected`"),
+    ],
+)
 def test_the_nearest_form_is_named(file: str, read: Callable[[str], Any], said: str) -> None:
     with pytest.raises(DataError, match=f"(?s){said}"):
         read(str(FORMS / file))

@@ -1,4 +1,5 @@
-"""The closed-form head: it is the ridge solution, finds what there is to find, and says when there is nothing."""
+"""The closed-form head: it is the ridge solution, finds what there is to find, and says when there is
+nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ def pairs(n: int, h: int, *, signal: float, seed: int = 0) -> tuple[torch.Tensor
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
 def test_both_gram_matrices_give_the_ridge_solution(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    x, t, w = torch.randn(*shape).double(), torch.randn(shape[0]).double(), torch.rand(shape[0]).double() + 0.1
+    x, t, w = (
+        torch.randn(*shape).double(),
+        torch.randn(shape[0]).double(),
+        torch.rand(shape[0]).double() + 0.1,
+    )
     for penalty, got in zip((1.0, 50.0), _ridge(x, t, w, (1.0, 50.0)), strict=True):
         normal = x.t() @ (w.unsqueeze(1) * x) + penalty * torch.eye(shape[1]).double()
         torch.testing.assert_close(got, torch.linalg.solve(normal, x.t() @ (w * t)))
@@ -58,7 +63,13 @@ def test_telling_a_pair_from_the_other_side_changes_nothing() -> None:
     x, p, prompts = pairs(60, 8, signal=1.0)
     flip = torch.arange(60) % 2 == 0
     even = torch.ones(60)
-    turned = fit_head(torch.where(flip.unsqueeze(1), -x, x), torch.where(flip, 1 - p, p), weight=even, prompts=prompts, seed=0)
+    turned = fit_head(
+        torch.where(flip.unsqueeze(1), -x, x),
+        torch.where(flip, 1 - p, p),
+        weight=even,
+        prompts=prompts,
+        seed=0,
+    )
     straight = fit_head(x, p, weight=even, prompts=prompts, seed=0)
     torch.testing.assert_close(turned.weight, straight.weight, rtol=1e-4, atol=1e-5)
 
@@ -73,7 +84,10 @@ def test_weight_0_leaves_a_pair_out() -> None:
 
 def test_the_best_scale_has_no_slope_and_is_never_negative() -> None:
     x, p, _ = pairs(100, 1, signal=2.0)
-    prediction, weight = x[:, 0].double() * torch.sign((torch.logit(p) / x[:, 0])[0]), torch.ones(100).double()
+    prediction, weight = (
+        x[:, 0].double() * torch.sign((torch.logit(p) / x[:, 0])[0]),
+        torch.ones(100).double(),
+    )
     loss, scale = fit_scale(prediction, p.double(), weight)
     for near in (scale * 0.9, scale * 1.1):
         assert bradley_terry_loss(near * prediction, torch.zeros(100).double(), p.double()) > loss

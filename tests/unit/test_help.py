@@ -15,13 +15,28 @@ import pytest
 from rlaif.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow", "pandas", "numpy", "rich.progress")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "pyarrow",
+    "pandas",
+    "numpy",
+    "rich.progress",
+)
 TIMES_ITS_LIBRARIES = 4.0
-"""Processor time of a command's help, as a multiple of importing the libraries that every command needs: click, pydantic and YAML. A
-machine's speed cancels out, and changes between two seconds: the least of a few tries is taken."""
+"""Processor time of a command's help, as a multiple of importing the libraries that every command needs:
+click, pydantic and YAML. A machine's speed cancels out, and changes between two seconds: the least of a few
+tries is taken."""
 
 IMPORT = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
-HELP = "import sys\nfrom rlaif.cli.main import main\ntry: main([*sys.argv[1:], '--help'])\nexcept SystemExit: pass\n"
+HELP = (
+    "import sys\nfrom rlaif.cli.main import main\ntry: main([*sys.argv[1:], '--help'])\nexcept "
+    "SystemExit: pass\n"
+)
 TELL = "print('\\0' + ' '.join(sys.modules))"
 
 
@@ -36,8 +51,8 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 
 class Ran(NamedTuple):
-    """What a fresh Python printed, the modules that it had loaded at the end, and the CPU seconds that it took: unlike the clock,
-    they do not depend on who else is busy."""
+    """What a fresh Python printed, the modules that it had loaded at the end, and the CPU seconds that it
+    took: unlike the clock, they do not depend on who else is busy."""
 
     text: str
     modules: frozenset[str]
@@ -51,7 +66,9 @@ def python(code: str, *arguments: str) -> Ran:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     text, _, modules = done.stdout.partition("\0")
-    return Ran(text, frozenset(modules.split()), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Ran(
+        text, frozenset(modules.split()), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    )
 
 
 def heavy(modules: frozenset[str]) -> list[str]:
@@ -82,7 +99,9 @@ SELF_EVIDENT = {"dtype"}
 @pytest.fixture(scope="module")
 def libraries() -> float:
     """Processor seconds of importing what every command needs."""
-    return max(python(IMPORT, "click", "pydantic._internal._generate_schema", "yaml").seconds for _ in range(3))
+    return max(
+        python(IMPORT, "click", "pydantic._internal._generate_schema", "yaml").seconds for _ in range(3)
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -92,17 +111,43 @@ def test_help_is_quick_and_loads_nothing_heavy(name: str, libraries: float) -> N
     assert COMMANDS[name][0].partition(":")[0] in ran.modules
     assert heavy(ran.modules) == []
     tries = [ran.seconds]
-    while tries[-1] >= TIMES_ITS_LIBRARIES * libraries and len(tries) < 4:  # the first time may have compiled the modules
+    # The first time may have compiled the modules.
+    while tries[-1] >= TIMES_ITS_LIBRARIES * libraries and len(tries) < 4:
         tries.append(python(HELP, name).seconds)
     assert min(tries) < TIMES_ITS_LIBRARIES * libraries
 
 
 def test_the_light_parts_stay_light() -> None:
-    """These never import torch: a person can check a constitution, read a run or plan a recipe on a small machine."""
-    names = ("errors", "types", "digest", "constitution.load", "constitution.importers", "constitution.lint", "prompts", "config", "resources",
-             "progress", "stats", "runs.run", "runs.journal", "io.readers", "io.writers", "io.splits", "judging.judge",
-             "judging.aggregate", "judging.protocols", "engines.base", "engines.scripted", "engines.journaled", "stages.label",
-             "stages.sample", "stages.revise", "results.rows")
+    """These never import torch: a person can check a constitution, read a run or plan a recipe on a small
+    machine."""
+    names = (
+        "errors",
+        "types",
+        "digest",
+        "constitution.load",
+        "constitution.importers",
+        "constitution.lint",
+        "prompts",
+        "config",
+        "resources",
+        "progress",
+        "stats",
+        "runs.run",
+        "runs.journal",
+        "io.readers",
+        "io.writers",
+        "io.splits",
+        "judging.judge",
+        "judging.aggregate",
+        "judging.protocols",
+        "engines.base",
+        "engines.scripted",
+        "engines.journaled",
+        "stages.label",
+        "stages.sample",
+        "stages.revise",
+        "results.rows",
+    )
     loaded = python(IMPORT, *(f"rlaif.{name}" for name in names)).modules
     assert [name for name in heavy(loaded) if name != "numpy"] == []
     assert "rlaif.stages.label" in loaded

@@ -1,4 +1,5 @@
-"""Files that are no constitutions: each ends in one message with its place, soon, and within bounded memory."""
+"""Files that are no constitutions: each ends in one message with its place, soon, and within bounded
+memory."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ SECONDS = 5.0
 """Of processor time; all but the largest take a hundredth of one on an idle machine."""
 MEMORY = 1 << 30
 A = "principles:\n  - id: a\n    question: Is it good?\n"
-LAUGHS = "a: &a [x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(12))
+LAUGHS = "a: &a [x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(12)
+)
 HOSTILE: dict[str, str | bytes] = {
     "nothing": "",
     "comments": "# nothing\n",
@@ -100,9 +103,15 @@ HOSTILE: dict[str, str | bytes] = {
     "an example as text": A + "examples: [hello]\n",
     "an example of nobody": A + "examples: [{conversation: c, a: a, b: b, principle: nosuch, answer: A}]\n",
     "a conversation that ends with the assistant": (
-        A + "examples: [{conversation: [{role: assistant, content: x}], a: a, b: b, principle: Which?, answer: A}]\n"
+        A
+        + (
+            "examples: [{conversation: [{role: assistant, content: x}], a: a, b: b, principle: Which?, "
+            "answer: "
+            "A}]\n"
+        )
     ),
-    "a role": A + "examples: [{conversation: [{role: root, content: x}], a: a, b: b, principle: Which?, answer: A}]\n",
+    "a role": A
+    + "examples: [{conversation: [{role: root, content: x}], a: a, b: b, principle: Which?, answer: A}]\n",
     "utf-16": A.encode("utf-16"),
     "utf-16 without its mark": A.encode("utf-16-le"),
     "latin-1": "name: caf\xe9\n".encode("latin-1") + A.encode(),
@@ -159,7 +168,9 @@ def test_a_byte_order_mark_and_many_principles_are_read(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(b"\xef\xbb\xbf" + A.encode())
     assert load_constitution(file).principles[0].id == "a"
-    file.write_text("principles:\n" + "".join(f"  - id: p{n}\n    question: Is it {n}?\n" for n in range(100_000)))
+    file.write_text(
+        "principles:\n" + "".join(f"  - id: p{n}\n    question: Is it {n}?\n" for n in range(100_000))
+    )
     began = time.process_time()
     assert len(load_constitution(file).principles) == 100_000
     assert time.process_time() - began < 4 * SECONDS

@@ -1,4 +1,5 @@
-"""No control character of a path, a name, a value or an answer reaches the terminal, whatever command shows it and where."""
+"""No control character of a path, a name, a value or an answer reaches the terminal, whatever command shows
+it and where."""
 
 from __future__ import annotations
 
@@ -45,9 +46,29 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "a prompt file": ("label", "--model", "scripted", "--prompts", "{}.jsonl", "--dry-run"),
     "a tag": ("label", "--model", "scripted", "--prompts", "builtin:{}", "--dry-run"),
     "responses": ("label", "--model", "scripted", "--responses", "{}.jsonl", "--dry-run"),
-    "a column": ("label", "--model", "scripted", "--prompt-column", "{}", "--prompts", "builtin", "--dry-run"),
+    "a column": (
+        "label",
+        "--model",
+        "scripted",
+        "--prompt-column",
+        "{}",
+        "--prompts",
+        "builtin",
+        "--dry-run",
+    ),
     "a judge": ("label", "--model", "scripted", "--judge", "scripted:{}", "--out", "{out}"),
-    "an output folder": ("label", "--model", "scripted", "--limit", "2", "--k", "2", "--dry-run", "--out", "{}"),
+    "an output folder": (
+        "label",
+        "--model",
+        "scripted",
+        "--limit",
+        "2",
+        "--k",
+        "2",
+        "--dry-run",
+        "--out",
+        "{}",
+    ),
     "a server": ("label", "--model", "openai:x", "--base-url", "http://{}", "--dry-run"),
     "a setting of the server": ("label", "--model", "openai:x", "--server", "{}=1", "--dry-run"),
     "a key variable": ("label", "--model", "openai:x", "--api-key-env", "{}", "--dry-run"),
@@ -73,7 +94,9 @@ def test_commands_show_what_they_were_given_escaped(
     assert "Traceback" not in said.err
 
 
-def test_a_run_on_hostile_rows_shows_them_escaped_and_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_hostile_rows_shows_them_escaped_and_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"{n} {ESCAPES}", "a": f"a {ESCAPES}", "b": f"b {ESCAPES}"} for n in range(3)]
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

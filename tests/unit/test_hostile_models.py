@@ -1,4 +1,5 @@
-"""Model folders and adapters that cannot be right: one `ModelError` each, before anything of the size that they claim is allocated."""
+"""Model folders and adapters that cannot be right: one `ModelError` each, before anything of the size that
+they claim is allocated."""
 
 from __future__ import annotations
 

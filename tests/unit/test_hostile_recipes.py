@@ -1,4 +1,5 @@
-"""Recipes and `--set` values that are no recipes: one message each, with its place, and never anything else."""
+"""Recipes and `--set` values that are no recipes: one message each, with its place, and never anything
+else."""
 
 from __future__ import annotations
 

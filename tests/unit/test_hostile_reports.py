@@ -1,4 +1,5 @@
-"""Reports show what comes from outside as text: no id, tag, name or completion adds a row, a heading, an image, a link or HTML."""
+"""Reports show what comes from outside as text: no id, tag, name or completion adds a row, a heading, an
+image, a link or HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from rlaif.report.samples import completions_markdown, preferences_markdown, rev
 from rlaif.stats import Estimate
 
 HOSTILE = (
-    "a | b\n# Heading\n![i](http://evil.example/p.png)<script>x</script>`code` [l](javascript:x) https://evil.example "
+    "a | b\n# Heading\n![i](http://evil.example/p.png)<script>x</script>`code` [l](javascript:x) "
+    "https://evil.example "
     "www.evil.example me@evil.example &lt; **b** _i_ \x1b[2J\u202e\ud800"
 )
 LIVE = re.compile(
@@ -40,8 +42,18 @@ def test_samples() -> None:
     verdict = {"principle": HOSTILE, "order": HOSTILE, "p_chosen": 0.5, "valid": False, "reason": HOSTILE}
     step = {"principle": HOSTILE, "critique": HOSTILE, "revision": HOSTILE}
     row = {
-        "id": HOSTILE, "prompt_id": HOSTILE, "finish": HOSTILE, "tokens": 3, "prompt": turn, "completion": turn, "chosen": turn,
-        "rejected": turn, "p_chosen": 0.5, "verdicts": [verdict, verdict], "initial": HOSTILE, "rounds": [step],
+        "id": HOSTILE,
+        "prompt_id": HOSTILE,
+        "finish": HOSTILE,
+        "tokens": 3,
+        "prompt": turn,
+        "completion": turn,
+        "chosen": turn,
+        "rejected": turn,
+        "p_chosen": 0.5,
+        "verdicts": [verdict, verdict],
+        "initial": HOSTILE,
+        "rounds": [step],
     }
     for written in (completions_markdown, preferences_markdown, revisions_markdown):
         check(written([row]), headings=2)
@@ -49,8 +61,17 @@ def test_samples() -> None:
 
 def test_a_model_card() -> None:
     card = ModelCard(
-        name=HOSTILE, kind="ppo", method="PPO", base=HOSTILE, revision=HOSTILE, constitution=(HOSTILE, HOSTILE), judge=HOSTILE, first=[HOSTILE],
-        data={HOSTILE: HOSTILE}, settings={HOSTILE: HOSTILE}, results={HOSTILE: HOSTILE},
+        name=HOSTILE,
+        kind="ppo",
+        method="PPO",
+        base=HOSTILE,
+        revision=HOSTILE,
+        constitution=(HOSTILE, HOSTILE),
+        judge=HOSTILE,
+        first=[HOSTILE],
+        data={HOSTILE: HOSTILE},
+        settings={HOSTILE: HOSTILE},
+        results={HOSTILE: HOSTILE},
     )
     _, front, rest = card_markdown(card).split("---\n", 2)
     check(re.sub(r"```python.*?\n```\n", "", rest, flags=re.DOTALL), headings=6)
@@ -60,12 +81,30 @@ def test_a_model_card() -> None:
 
 def test_a_difference_of_constitutions() -> None:
     mover = Mover(
-        comparison_id=HOSTILE, prompt=HOSTILE, first=HOSTILE, second=HOSTILE, p_a=0.1, p_b=0.9, principle=HOSTILE,
+        comparison_id=HOSTILE,
+        prompt=HOSTILE,
+        first=HOSTILE,
+        second=HOSTILE,
+        p_a=0.1,
+        p_b=0.9,
+        principle=HOSTILE,
     )
     influence = Influence(id=HOSTILE, side="a", change="added", own_flips=0.0, drives=0.1)
     found = Difference(
-        a=HOSTILE, b=HOSTILE, judge=HOSTILE, protocol="pairwise", comparisons=1, both=1, flipped=Estimate(0.5, 0.1, 0.9), kappa=0.1,
-        shift=0.0, correlation=None, changes=(Change(HOSTILE, "added"),), influences=(influence,), redundant=(), movers=(mover,),
+        a=HOSTILE,
+        b=HOSTILE,
+        judge=HOSTILE,
+        protocol="pairwise",
+        comparisons=1,
+        both=1,
+        flipped=Estimate(0.5, 0.1, 0.9),
+        kappa=0.1,
+        shift=0.0,
+        correlation=None,
+        changes=(Change(HOSTILE, "added"),),
+        influences=(influence,),
+        redundant=(),
+        movers=(mover,),
     )
     check(difference_markdown(found), headings=5)
 
@@ -80,7 +119,13 @@ def test_a_cell_is_one_line_and_a_quotation_has_its_lines(text: str) -> None:
 
 
 def test_plain_names_stay_readable() -> None:
-    for name in ("no-harm", "flip_rate", "HuggingFaceTB/SmolLM2-135M-Instruct", "openai:gpt@1", "P(first) 0.52, 50 % (n = 3)"):
+    for name in (
+        "no-harm",
+        "flip_rate",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "openai:gpt@1",
+        "P(first) 0.52, 50 % (n = 3)",
+    ):
         assert named(name) == name
     assert code("no_harm") == "`no_harm`"
     assert code("a`b") == r"a\`b"

@@ -17,9 +17,13 @@ SECONDS = 5.0
 """Of processor time; each takes a fraction of one on an idle machine."""
 MEMORY = 1 << 30
 BOUNDED = {
-    "loops that print nothing": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
-    "loops that print": "{% for a in range(90000) %}{% for b in range(90000) %}{{ message }}{% endfor %}{% endfor %}",
-    "loops of long literals": "{% set x %}{% for a in range(90000) %}" + "long " * 1000 + "{% endfor %}{% endset %}",
+    "loops that print "
+    "nothing": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+    "loops that print": "{% for a in range(90000) %}{% for b in range(90000) %}{{ message }}{% endfor %}{% "
+    "endfor %}",
+    "loops of long literals": "{% set x %}{% for a in range(90000) %}"
+    + "long " * 1000
+    + "{% endfor %}{% endset %}",
     "a loop that calls itself": "{% for a in range(9) recursive %}{{ loop(range(9)) }}{% endfor %}",
     "a range that is endless": "{% for a in range(10 ** 12) %}{% endfor %}",
     "a text times a number": "{{ 'a' * 10 ** 10 }}",
@@ -27,17 +31,26 @@ BOUNDED = {
     "a list times a number": "{{ [message] * 10 ** 9 }}",
     "lists of lists": "{{ (([message] * 9000) * 9000)|length }}",
     "a power": "{{ 9 ** 9 ** 9 ** 9 ** 9 }}",
-    "powers one by one": "{% set n = namespace(x=9) %}{% for a in range(90) %}{% set n.x = n.x ** 9 %}{% endfor %}",
-    "products one by one": "{% set n = namespace(x=9) %}{% for a in range(900) %}{% set n.x = n.x * n.x %}{% endfor %}",
-    "doubling by ~": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-    "doubling by +": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "powers one by one": "{% set n = namespace(x=9) %}{% for a in range(90) %}{% set n.x = n.x ** 9 %}{% "
+    "endfor %}",
+    "products one by "
+    "one": "{% set n = namespace(x=9) %}{% for a in range(900) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "doubling by ~": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% "
+    "endfor %}",
+    "doubling by +": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x + n.x %}{% "
+    "endfor %}",
     "doubling by a block": (
-        "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}"
+        "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset "
+        "%}{% endfor %}"
     ),
-    "doubling by join": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = [n.x, n.x]|join %}{% endfor %}",
-    "doubling by a list": "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-    "doubling by replace": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x.replace('a', n.x) %}{% endfor %}",
-    "doubling by a filter": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = n.x|replace('a', n.x) %}{% endfor %}",
+    "doubling by join": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = [n.x, n.x]|join "
+    "%}{% endfor %}",
+    "doubling by a list": "{% set n = namespace(x=[1]) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] "
+    "%}{% endfor %}{{ n.x }}",
+    "doubling by replace": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = "
+    "n.x.replace('a', n.x) %}{% endfor %}",
+    "doubling by a filter": "{% set n = namespace(x='ab') %}{% for a in range(60) %}{% set n.x = "
+    "n.x|replace('a', n.x) %}{% endfor %}",
     "join of a method": "{{ ('x' * 9000000).join(range(90000)|map('string')|list) }}",
     "a width": "{{ 'a'.ljust(10 ** 10) }}",
     "a width of a filter": "{{ 'a'|center(10 ** 10) }}",
@@ -54,7 +67,8 @@ BOUNDED = {
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
     ),
     "a block that prints itself": "{{ self.user() }}",
-    "a file that includes itself": "{% include 'policy.j2' %}{% for a in range(9) %}{% include 'policy.j2' %}{% endfor %}",
+    "a file that includes "
+    "itself": "{% include 'policy.j2' %}{% for a in range(9) %}{% include 'policy.j2' %}{% endfor %}",
     "a class": "{{ message.__class__.__mro__[1].__subclasses__() }}",
     "a class by a filter": "{{ (message|attr('__class__')).__mro__ }}",
     "globals of a function": "{{ quote.__globals__ }}",
@@ -114,11 +128,14 @@ def test_what_stands_in_the_place_of_a_template(kind: str, tmp_path: Path) -> No
 
 def test_templates_of_the_usual_kind_still_work(tmp_path: Path) -> None:
     template = (
-        "{% set n = namespace(x=0) %}{% for d in context %}{% set n.x = n.x + loop.index * 2 %}{{ loop.last }}"
-        "{{ d ~ '!' ~ n.x }}{% endfor %}{{ '%s-%5.2f' % ('a', 1) }}{{ '-' * 3 }}{{ [1, 2]|join(', ') }}{{ 'a'|center(5)|trim }}"
+        "{% set n = namespace(x=0) %}{% for d in context %}{% set n.x = n.x + loop.index * 2 %}{{ loop.last "
+        "}}"
+        "{{ d ~ '!' ~ n.x }}{% endfor %}{{ '%s-%5.2f' % ('a', 1) }}{{ '-' * 3 }}{{ [1, 2]|join(', ') }}{{ "
+        "'a'|center(5)|trim }}"
         "{% for k, v in {'a': 1}|dictsort %}{{ k }}{{ v }}{% endfor %}{{ 2 ** 10 }}{{ '{:>3}'.format('b') }}"
         "{{ 'a'.replace('a', 'c') }}"
-        "{% macro m(t) %}<{{ t }}>{% endmacro %}{{ m('x') }}{% for i in range(3) if i %}{{ i }}{% else %}none{% endfor %}"
+        "{% macro m(t) %}<{{ t }}>{% endmacro %}{{ m('x') }}{% for i in range(3) if i %}{{ i }}{% else "
+        "%}none{% endfor %}"
     )
     (tmp_path / "policy.j2").write_text("{% block user %}" + template + "{% endblock %}", encoding="utf-8")
     prompt = Prompt(id="p", messages=(Message("user", "hello"),), context=("one", "two"))

@@ -68,7 +68,9 @@ def _write_many(path: Path, writer: int) -> None:
 
 def test_processes_share_a_journal(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_write_many, args=(tmp_path / "j.sqlite", number)) for number in range(3)]
+    workers = [
+        context.Process(target=_write_many, args=(tmp_path / "j.sqlite", number)) for number in range(3)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -250,7 +252,9 @@ def test_closed_journal(tmp_path: Path) -> None:
         journal.get_many(["k"])
 
 
-@pytest.mark.parametrize(("name", "said"), [("SQLITE_IOERR_FSYNC", "disk failed"), ("SQLITE_MISUSE", "journal failed")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("SQLITE_IOERR_FSYNC", "disk failed"), ("SQLITE_MISUSE", "journal failed")]
+)
 def test_rarer_errors_are_explained(name: str, said: str) -> None:
     error = sqlite3.OperationalError("boom")
     error.sqlite_errorname = name

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from rlaif.engines.base import Engine, EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest, Sampling
+from rlaif.engines.base import (
+    Engine,
+    EngineCard,
+    Generation,
+    GenerationRequest,
+    LabelReading,
+    LabelRequest,
+    Sampling,
+)
 from rlaif.engines.journaled import LOOKUP_CHUNK, JournaledEngine, Memo, journal_key
 from rlaif.engines.scripted import ScriptedCrash, ScriptedEngine
 from rlaif.runs.journal import Journal
@@ -35,7 +43,9 @@ def reads(number: object) -> LabelRequest:
 
 
 def asks(number: object, seed: int = 0) -> GenerationRequest:
-    return GenerationRequest(messages=(Message("user", f"question {number}"),), sampling=Sampling(max_new_tokens=20), seed=seed)
+    return GenerationRequest(
+        messages=(Message("user", f"question {number}"),), sampling=Sampling(max_new_tokens=20), seed=seed
+    )
 
 
 def collect(batches: Iterator[Mapping[int, Any]]) -> dict[int, Any]:
@@ -78,7 +88,9 @@ def test_a_crash_loses_no_finished_batch_and_the_rest_is_asked_in_the_same_batch
 def test_what_was_seen_is_on_record() -> None:
     memo = DictMemo()
     seen = 0
-    for batch in JournaledEngine(ScriptedEngine(batch_size=4), memo).generate([asks(number) for number in range(10)]):
+    for batch in JournaledEngine(ScriptedEngine(batch_size=4), memo).generate(
+        [asks(number) for number in range(10)]
+    ):
         seen += len(batch)
         assert len(memo.values) == seen
     assert memo.writes == [4, 4, 2]
@@ -130,7 +142,11 @@ def test_a_refusal_that_an_older_version_kept_is_asked_again() -> None:
     assert collect(engine.generate([asks(1)]))[0].finish != "refused"
 
 
-@pytest.mark.parametrize("value", [{}, [], None, 3, {"text": 1, "finish": "stop", "tokens": 1}, {"text": "a", "unknown": 1}], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [{}, [], None, 3, {"text": 1, "finish": "stop", "tokens": 1}, {"text": "a", "unknown": 1}],
+    ids=str,
+)
 def test_a_row_that_is_not_as_it_was_written_is_asked_again(value: Any) -> None:
     memo = DictMemo()
     engine = JournaledEngine(ScriptedEngine(), memo)
@@ -143,7 +159,12 @@ def test_a_row_that_is_not_as_it_was_written_is_asked_again(value: Any) -> None:
 def test_half_a_character_of_an_older_journal_is_replaced() -> None:
     memo = DictMemo()
     engine = JournaledEngine(ScriptedEngine(), memo)
-    memo.values[journal_key("generation", engine.card, asks(1))] = {"text": "a\ud800b", "finish": "stop", "tokens": 1, "reason": ""}
+    memo.values[journal_key("generation", engine.card, asks(1))] = {
+        "text": "a\ud800b",
+        "finish": "stop",
+        "tokens": 1,
+        "reason": "",
+    }
     assert collect(engine.generate([asks(1)]))[0].text == "a\ufffdb"
 
 
@@ -154,11 +175,15 @@ class Flaky:
     def card(self) -> EngineCard:
         return ScriptedEngine().card
 
-    def generate(self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()) -> Iterator[dict[int, Generation]]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
+    ) -> Iterator[dict[int, Generation]]:
         full = Generation(text="", finish="refused", tokens=0, reason="transient: server full")
         yield {0: full, 1: Generation(text="hi", finish="stop", tokens=2)}
 
-    def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Container[int] = ()) -> Iterator[dict[int, LabelReading]]:
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
+    ) -> Iterator[dict[int, LabelReading]]:
         yield {0: LabelReading(logprobs=(), reason="transient: timed out")}
 
 
@@ -190,8 +215,10 @@ def test_keys_tell_apart_what_matters() -> None:
     card = ScriptedEngine().card
     other = ScriptedEngine(revision="2").card
     keys = {
-        journal_key("generation", card, asks(1)), journal_key("generation", card, asks(2)),
-        journal_key("generation", card, asks(1, seed=1)), journal_key("generation", other, asks(1)),
+        journal_key("generation", card, asks(1)),
+        journal_key("generation", card, asks(2)),
+        journal_key("generation", card, asks(1, seed=1)),
+        journal_key("generation", other, asks(1)),
         journal_key("reading", card, reads(1)),
     }
     assert len(keys) == 5

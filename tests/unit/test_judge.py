@@ -16,7 +16,12 @@ from rlaif.prompts import PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt
 
 PRINCIPLES = tuple(
-    Principle(id=f"p{index}", comparison=f"Which is better in way {index}?", question=f"Is way {index} good?", weight=1.0 + index)
+    Principle(
+        id=f"p{index}",
+        comparison=f"Which is better in way {index}?",
+        question=f"Is way {index} good?",
+        weight=1.0 + index,
+    )
     for index in range(3)
 )
 CONSTITUTION = Constitution(name="c", principles=PRINCIPLES)
@@ -28,7 +33,14 @@ def comparisons(count: int) -> list[Comparison]:
     for number in range(count):
         prompt = Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),))
         a, b = (
-            Completion(id=f"{prompt.id}/{n}", prompt_id=prompt.id, index=n, text=f"say {n} " * (number + 1), finish="stop", model="m")
+            Completion(
+                id=f"{prompt.id}/{n}",
+                prompt_id=prompt.id,
+                index=n,
+                text=f"say {n} " * (number + 1),
+                finish="stop",
+                model="m",
+            )
             for n in range(2)
         )
         found.append(Comparison(prompt=prompt, a=a, b=b))
@@ -37,6 +49,7 @@ def comparisons(count: int) -> list[Comparison]:
 
 def slow_pairwise(comparison: Comparison, principle: Principle) -> tuple[float, float]:
     """The log-odds of `a` in both orders, one question at a time."""
+
     def ask(each: Comparison) -> float:
         prompt = LIBRARY.judge_pairwise(each, principle, CONSTITUTION)
         first, second = pseudo_labels(LabelRequest(prompt.messages, prompt.labels))
@@ -58,7 +71,9 @@ def test_both_order_labels_equal_the_slow_reference() -> None:
     judge = Judge(ScriptedEngine(), Pairwise(LIBRARY, CONSTITUTION), CONSTITUTION, principles="all", seed=0)
     for judged in judge.judge(comparisons(200)):
         logits = [slow_pairwise(judged.comparison, principle) for principle in PRINCIPLES]
-        assert [verdict.logit_a for verdict in judged.verdicts] == pytest.approx([each for pair in logits for each in pair])
+        assert [verdict.logit_a for verdict in judged.verdicts] == pytest.approx(
+            [each for pair in logits for each in pair]
+        )
         expected = sum(p.weight * (ab + ba) / 2 for p, (ab, ba) in zip(PRINCIPLES, logits, strict=True)) / 6.0
         assert judged.logit_a == pytest.approx(expected)
 
@@ -69,7 +84,9 @@ def test_pointwise_labels_equal_the_slow_reference() -> None:
         logits = [slow_pointwise(judged.comparison, principle) for principle in PRINCIPLES]
         assert [verdict.logit_a for verdict in judged.verdicts] == pytest.approx(logits)
         assert {verdict.order for verdict in judged.verdicts} == {Order.ALONE}
-        assert judged.logit_a == pytest.approx(sum(p.weight * logit for p, logit in zip(PRINCIPLES, logits, strict=True)) / 6.0)
+        assert judged.logit_a == pytest.approx(
+            sum(p.weight * logit for p, logit in zip(PRINCIPLES, logits, strict=True)) / 6.0
+        )
 
 
 @pytest.mark.parametrize("protocol", ["pairwise", "pointwise"])
@@ -88,7 +105,9 @@ def test_an_invalid_reading_becomes_an_invalid_verdict_with_its_reason() -> None
     def labels(request: LabelRequest) -> list[float]:
         return [math.nan, -1.0] if "way 1" in request.messages[1].content else pseudo_labels(request)
 
-    judge = Judge(ScriptedEngine(labels=labels), Pairwise(LIBRARY, CONSTITUTION), CONSTITUTION, principles="all", seed=0)
+    judge = Judge(
+        ScriptedEngine(labels=labels), Pairwise(LIBRARY, CONSTITUTION), CONSTITUTION, principles="all", seed=0
+    )
     for judged in judge.judge(comparisons(3)):
         bad = [verdict for verdict in judged.verdicts if not verdict.valid]
         assert [(verdict.principle_id, verdict.reason) for verdict in bad] == [("p1", "not_finite")] * 2

@@ -10,7 +10,14 @@ import sys
 import pytest
 
 from rlaif.errors import ConfigError, ModelError, RunError
-from rlaif.rl.kl import AdaptiveKL, FixedKL, KLController, LagrangianKL, best_of_n_kl_bound, best_of_n_kl_estimate
+from rlaif.rl.kl import (
+    AdaptiveKL,
+    FixedKL,
+    KLController,
+    LagrangianKL,
+    best_of_n_kl_bound,
+    best_of_n_kl_estimate,
+)
 
 
 def controllers() -> list[KLController]:
@@ -57,10 +64,13 @@ def test_lagrangian_stays_within_its_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    "controller", [AdaptiveKL(target=4, episodes=256, horizon=1000), LagrangianKL(target=4)], ids=lambda c: type(c).__name__,
+    "controller",
+    [AdaptiveKL(target=4, episodes=256, horizon=1000), LagrangianKL(target=4)],
+    ids=lambda c: type(c).__name__,
 )
 def test_the_loop_settles_at_the_target(controller: KLController) -> None:
-    """A policy whose KL is .4 / β, as it would be at the optimum of a quadratic reward: the target asks for β = .1."""
+    """A policy whose KL is .4 / β, as it would be at the optimum of a quadratic reward: the target asks for β
+    = .1."""
     for _ in range(400):
         controller.update(0.4 / controller.beta)
     assert controller.beta == pytest.approx(0.1, rel=1e-3)
@@ -114,7 +124,9 @@ def test_settings_are_checked() -> None:
         AdaptiveKL(target=1, episodes=512, horizon=100)
 
 
-@pytest.mark.parametrize(("n", "bound"), [(1, 0.0), (4, 0.636), (8, 1.204), (16, 1.835), (64, 3.175), (1024, 5.932)])
+@pytest.mark.parametrize(
+    ("n", "bound"), [(1, 0.0), (4, 0.636), (8, 1.204), (16, 1.835), (64, 3.175), (1024, 5.932)]
+)
 def test_best_of_n_bound(n: int, bound: float) -> None:
     assert best_of_n_kl_bound(n) == pytest.approx(bound, abs=5e-4)
 
@@ -125,7 +137,8 @@ def test_best_of_0_is_refused() -> None:
 
 
 def exact_best_of_n(n: int, size: int) -> tuple[float, float]:
-    """KL of best of n over `size` equally likely outcomes, no two of one reward, and the mean of the estimate."""
+    """KL of best of n over `size` equally likely outcomes, no two of one reward, and the mean of the
+    estimate."""
     chances = [(i / size) ** n - ((i - 1) / size) ** n for i in range(1, size + 1)]
     kl = sum(p * math.log(p * size) for p in chances if p > 0)
     return kl, best_of_n_kl_estimate(n, -math.log(size))

@@ -18,15 +18,21 @@ from rlaif.text import count_of
 NONE = {"unlabelled": 0, "not_best_worst": 0, "identical_pairs": 0, "repeated_pairs": 0, "pairs_not_drawn": 0}
 
 
-@pytest.mark.parametrize(("counts", "line"), [
-    ({"comparisons": 36, "preferences": 36}, "36 comparisons labelled, none left out"),
-    ({"comparisons": 1, "preferences": 1}, "1 comparison labelled, none left out"),
-    ({"comparisons": 36, "preferences": 30, "unlabelled": 6}, "30 of 36 comparisons labelled, 6 without a label"),
-    (
-        {"comparisons": 9, "preferences": 9, "identical_pairs": 2, "pairs_not_drawn": 3},
-        "9 comparisons labelled, none left out; not judged: 2 identical pairs, 3 pairs not drawn",
-    ),
-])
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({"comparisons": 36, "preferences": 36}, "36 comparisons labelled, none left out"),
+        ({"comparisons": 1, "preferences": 1}, "1 comparison labelled, none left out"),
+        (
+            {"comparisons": 36, "preferences": 30, "unlabelled": 6},
+            "30 of 36 comparisons labelled, 6 without a label",
+        ),
+        (
+            {"comparisons": 9, "preferences": 9, "identical_pairs": 2, "pairs_not_drawn": 3},
+            "9 comparisons labelled, none left out; not judged: 2 identical pairs, 3 pairs not drawn",
+        ),
+    ],
+)
 def test_what_became_of_the_comparisons(counts: dict[str, int], line: str) -> None:
     assert labelled(NONE | counts) == line
 
@@ -34,7 +40,11 @@ def test_what_became_of_the_comparisons(counts: dict[str, int], line: str) -> No
 def test_questions() -> None:
     assert questions(144, 0) == "asked 144 questions"
     assert questions(1, 2) == "asked 1 question, 2 more had an answer already (of this run or an earlier one)"
-    assert [count_of(count, "principle") for count in (0, 1, 2)] == ["0 principles", "1 principle", "2 principles"]
+    assert [count_of(count, "principle") for count in (0, 1, 2)] == [
+        "0 principles",
+        "1 principle",
+        "2 principles",
+    ]
 
 
 def test_steps_count_from_one_and_zero_has_no_sign() -> None:
@@ -43,7 +53,9 @@ def test_steps_count_from_one_and_zero_has_no_sign() -> None:
     assert ppo_steps([step]).cells == [["1", "0.500", "0.000"]]
 
 
-def test_a_dry_run_shows_a_prompt_without_its_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_shows_a_prompt_without_its_stand_ins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for command in ("label", "revise"):
         said = call(command, "--model", "scripted", "--limit", "2", "--dry-run")
@@ -57,7 +69,9 @@ def test_a_dry_run_shows_a_prompt_without_its_stand_ins(tmp_path: Path, monkeypa
 def test_a_comparison_does_not_repeat_the_table_of_the_evaluation(tmp_path: Path) -> None:
     table = {"header": ["measure", "start"], "rows": [["length", "3"]]}
     tables = [{"title": title, **table} for title in ("Policies", "Differences")]
-    (tmp_path / "comparison.json").write_text(json.dumps({"tables": tables, "verdict": ["`a` wins [52, 60]"]}))
+    (tmp_path / "comparison.json").write_text(
+        json.dumps({"tables": tables, "verdict": ["`a` wins [52, 60]"]})
+    )
     with_it, without = Console(width=80, record=True), Console(width=80, record=True)
     show_results("compare", tmp_path, with_it)
     show_results("compare", tmp_path, without, evaluated=True)

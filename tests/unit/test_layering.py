@@ -1,4 +1,5 @@
-"""Imports go one way: cli -> pipeline -> jobs -> stages -> results -> rl -> reward -> models, and audit -> judging, down to types."""
+"""Imports go one way: cli -> pipeline -> jobs -> stages -> results -> rl -> reward -> models, and audit ->
+judging, down to types."""
 
 from __future__ import annotations
 
@@ -10,10 +11,23 @@ import rlaif
 
 PACKAGE = Path(rlaif.__file__).parent
 
-BASE = frozenset({
-    "__init__", "errors", "types", "digest", "progress", "resources", "stats", "metrics", "peaks", "text", "files", "suggest",
-    "sandbox",
-})
+BASE = frozenset(
+    {
+        "__init__",
+        "errors",
+        "types",
+        "digest",
+        "progress",
+        "resources",
+        "stats",
+        "metrics",
+        "peaks",
+        "text",
+        "files",
+        "suggest",
+        "sandbox",
+    }
+)
 """What stands below everything: plain values and small helpers, which import only each other."""
 
 BELOW: dict[str, frozenset[str]] = {
@@ -31,16 +45,56 @@ BELOW: dict[str, frozenset[str]] = {
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
     "report": frozenset({"judging", "audit", "results"}),
-    "jobs": frozenset({
-        "engines", "prompts", "constitution", "config", "runs", "io", "judging", "audit", "models", "reward", "rl", "results",
-        "stages", "report",
-    }),
-    "pipeline": frozenset({
-        "engines", "prompts", "constitution", "config", "runs", "io", "judging", "audit", "models", "rl", "stages", "report", "jobs",
-    }),
-    "cli": frozenset({
-        "engines", "prompts", "constitution", "config", "runs", "audit", "models", "results", "report", "jobs", "pipeline",
-    }),
+    "jobs": frozenset(
+        {
+            "engines",
+            "prompts",
+            "constitution",
+            "config",
+            "runs",
+            "io",
+            "judging",
+            "audit",
+            "models",
+            "reward",
+            "rl",
+            "results",
+            "stages",
+            "report",
+        }
+    ),
+    "pipeline": frozenset(
+        {
+            "engines",
+            "prompts",
+            "constitution",
+            "config",
+            "runs",
+            "io",
+            "judging",
+            "audit",
+            "models",
+            "rl",
+            "stages",
+            "report",
+            "jobs",
+        }
+    ),
+    "cli": frozenset(
+        {
+            "engines",
+            "prompts",
+            "constitution",
+            "config",
+            "runs",
+            "audit",
+            "models",
+            "results",
+            "report",
+            "jobs",
+            "pipeline",
+        }
+    ),
     "__main__": frozenset({"cli"}),
 }
 """For each part, the other parts that it may import besides `BASE`."""
@@ -64,7 +118,9 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Every module of ours that a file imports, wherever in it, with the line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "rlaif")
+            yield from (
+                (node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "rlaif"
+            )
         elif isinstance(node, ast.ImportFrom) and node.level:
             yield node.lineno, "relative"
         elif isinstance(node, ast.ImportFrom) and node.module == "rlaif":
@@ -106,9 +162,20 @@ def test_the_light_parts_are_free_of_torch() -> None:
     heavy = ("torch", "transformers", "trl", "peft", "accelerate")
     wrong = []
     for module, path in modules():
-        if part_of(module) in BASE | {"constitution", "prompts", "config", "runs", "io", "judging", "audit", "cli"}:
+        if part_of(module) in BASE | {
+            "constitution",
+            "prompts",
+            "config",
+            "runs",
+            "io",
+            "judging",
+            "audit",
+            "cli",
+        }:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-                wrong += [f"{path.name}:{node.lineno}: {name}" for name in names if name.split(".")[0] in heavy]  # type: ignore[attr-defined]
+                wrong += [
+                    f"{path.name}:{node.lineno}: {name}" for name in names if name.split(".")[0] in heavy
+                ]  # type: ignore[attr-defined]
     assert wrong == []

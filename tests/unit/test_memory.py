@@ -26,14 +26,29 @@ from rlaif.models.quantized import check_quantization
 from rlaif.models.shared_base import LoraSettings, SharedBase
 
 SHAPE = ModelShape(
-    name="toy", parameters=1_000_000, layers=2, hidden=100, intermediate=300, attention=100, vocabulary=1000, adapter_sizes=5000,
+    name="toy",
+    parameters=1_000_000,
+    layers=2,
+    hidden=100,
+    intermediate=300,
+    attention=100,
+    vocabulary=1000,
+    adapter_sizes=5000,
 )
 BF16 = Precision(weights=2, activations=2)
 
 
-def plan(*, trained: Sequence[str] = ("policy",), frozen: Sequence[str] = (), available: int | None = None, **work: int) -> MemoryPlan:
+def plan(
+    *,
+    trained: Sequence[str] = ("policy",),
+    frozen: Sequence[str] = (),
+    available: int | None = None,
+    **work: int,
+) -> MemoryPlan:
     done = Work(**{"micro_tokens": 100, **work})
-    return plan_memory(SHAPE, done, precision=BF16, rank=8, trained=trained, frozen=frozen, available=available)
+    return plan_memory(
+        SHAPE, done, precision=BF16, rank=8, trained=trained, frozen=frozen, available=available
+    )
 
 
 def sizes(made: MemoryPlan) -> dict[str, int]:
@@ -49,13 +64,24 @@ def test_weights_adapters_and_optimiser_are_counted() -> None:
 
 
 def test_activations_grow_with_the_tokens_and_shrink_by_recomputing() -> None:
-    one, two, recomputed = (sizes(plan(**o))["activations"] for o in ({}, {"micro_tokens": 200}, {"checkpointing": True}))
+    one, two, recomputed = (
+        sizes(plan(**o))["activations"] for o in ({}, {"micro_tokens": 200}, {"checkpointing": True})
+    )
     assert two == pytest.approx(2 * one, abs=1)
     assert recomputed < 0.7 * one
 
 
 def test_of_the_parts_of_the_work_the_largest_counts() -> None:
-    trains = sizes(plan(micro_tokens=100_000, logit_tokens=50, sampled_rows=8, row_tokens=30, new_tokens=10, read_tokens=100))
+    trains = sizes(
+        plan(
+            micro_tokens=100_000,
+            logit_tokens=50,
+            sampled_rows=8,
+            row_tokens=30,
+            new_tokens=10,
+            read_tokens=100,
+        )
+    )
     assert trains["logits"] == 2 * 50 * 1000 * 2
     assert "cache" not in trains
     assert "pass" not in trains

@@ -28,7 +28,8 @@ def length_of_both(prompt: Prompt, answer: Completion) -> float:
 
 
 def test_words_distinct_and_repetition_by_hand() -> None:
-    text = "The cat and the cat"  # the, cat, and, the, cat: 3 of 5 differ; pairs the-cat, cat-and, and-the, the-cat: 3 of 4 differ
+    # The, cat, and, the, cat: 3 of 5 differ; pairs the-cat, cat-and, and-the, the-cat: 3 of 4 differ.
+    text = "The cat and the cat"
     assert of(metrics.length_words, text) == 5
     assert of(metrics.distinct_1, text) == pytest.approx(3 / 5)
     assert of(metrics.distinct_2, text) == pytest.approx(3 / 4)
@@ -44,16 +45,24 @@ def test_distinct_n_over_several_texts_counts_what_they_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["length_words", "distinct_1", "distinct_2", "repetition", "refusal", "boilerplate", "vader_compound"]
+    "name",
+    ["length_words", "distinct_1", "distinct_2", "repetition", "refusal", "boilerplate", "vader_compound"],
 )
 def test_the_empty_text_has_a_number(name: str) -> None:
     assert of(load_metric(f"rlaif.metrics:{name}"), "") == 0
 
 
-@pytest.mark.parametrize(("text", "refused"), [
-    ("I’m sorry, but I can’t help with that.", 1.0), ("I cannot   assist you.", 1.0), ("As an AI, I must decline.", 1.0),
-    ("I can't help but smile.", 0.0), ("Sure! Here you go.", 0.0), ("word " * 60 + "I cannot help", 0.0),
-])
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("I’m sorry, but I can’t help with that.", 1.0),
+        ("I cannot   assist you.", 1.0),
+        ("As an AI, I must decline.", 1.0),
+        ("I can't help but smile.", 0.0),
+        ("Sure! Here you go.", 0.0),
+        ("word " * 60 + "I cannot help", 0.0),
+    ],
+)
 def test_refusals(text: str, refused: float) -> None:
     assert of(metrics.refusal, text) == refused
 
@@ -90,10 +99,14 @@ def test_what_cannot_be_imported_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_metric_that_gives_no_number_names_the_prompt(value: float) -> None:
-    with pytest.raises(DataError, match=r"prompt p7, completion p7/0: the metric mine gave (nan|inf)\n.*the empty one too"):
+    with pytest.raises(
+        DataError, match=r"prompt p7, completion p7/0: the metric mine gave (nan|inf)\n.*the empty one too"
+    ):
         measure("mine", lambda prompt, answer: value, PROMPT, completion("some text"))
 
 
 def test_a_metric_that_fails_names_the_prompt_and_the_text() -> None:
-    with pytest.raises(DataError, match=r"prompt p7.*the metric mine failed: ZeroDivisionError.*\n.*begins 'some text'"):
+    with pytest.raises(
+        DataError, match=r"prompt p7.*the metric mine failed: ZeroDivisionError.*\n.*begins 'some text'"
+    ):
         measure("mine", lambda prompt, answer: 1 / 0, PROMPT, completion("some text"))

@@ -17,8 +17,15 @@ from rlaif.pipeline.publish import prepare, upload
 from rlaif.report.model_card import ModelCard, card_markdown, has_licence, merged_card
 
 CARD = ModelCard(
-    name="mine: ppo", kind="ppo", method="PPO", base="org/base-1b", revision="0123abcd", constitution=("warmth", "f00d"), judge="small@1, pointwise",
-    data={"prompts": "abc", "rewards": "def"}, settings={"steps": 14, "learning_rate": 3e-4, "ptx": None, "pattern": "a|b"},
+    name="mine: ppo",
+    kind="ppo",
+    method="PPO",
+    base="org/base-1b",
+    revision="0123abcd",
+    constitution=("warmth", "f00d"),
+    judge="small@1, pointwise",
+    data={"prompts": "abc", "rewards": "def"},
+    settings={"steps": 14, "learning_rate": 3e-4, "ptx": None, "pattern": "a|b"},
     results={"reward": 0.51234567, "kl": 1.0},
 )
 
@@ -34,12 +41,24 @@ def front(text: str) -> dict[str, Any]:
 def test_a_card_says_what_the_adapter_was_made_of_and_how_to_load_it() -> None:
     text = card_markdown(CARD)
     for part in (
-        "warmth (digest `f00d`)", "small@1, pointwise", "| prompts | abc |", "| reward | 0.5123 |", "| steps | 14 |", "`0123abcd`",
-        'AutoModelForCausalLM.from_pretrained("org/base-1b")', "PeftModel.from_pretrained(model, folder)", "a\\|b", "## Licence",
+        "warmth (digest `f00d`)",
+        "small@1, pointwise",
+        "| prompts | abc |",
+        "| reward | 0.5123 |",
+        "| steps | 14 |",
+        "`0123abcd`",
+        'AutoModelForCausalLM.from_pretrained("org/base-1b")',
+        "PeftModel.from_pretrained(model, folder)",
+        "a\\|b",
+        "## Licence",
     ):
         assert part in text, part
     assert "ptx" not in text
-    assert front(text) == {"base_model": "org/base-1b", "library_name": "peft", "tags": ["rlaif", "lora", "ppo"]}
+    assert front(text) == {
+        "base_model": "org/base-1b",
+        "library_name": "peft",
+        "tags": ["rlaif", "lora", "ppo"],
+    }
 
 
 def test_loading_takes_two_lines_and_their_imports() -> None:
@@ -49,7 +68,11 @@ def test_loading_takes_two_lines_and_their_imports() -> None:
 
 
 def test_a_folder_is_no_base_that_the_hub_knows() -> None:
-    text = card_markdown(ModelCard(name="x", kind="dpo", method="DPO", base="/models/mine", revision="1", constitution=("a", "b")))
+    text = card_markdown(
+        ModelCard(
+            name="x", kind="dpo", method="DPO", base="/models/mine", revision="1", constitution=("a", "b")
+        )
+    )
     assert "base_model" not in front(text)
     assert "judge" not in text
     assert "## Results" not in text
@@ -57,8 +80,22 @@ def test_a_folder_is_no_base_that_the_hub_knows() -> None:
 
 def test_a_card_after_sft_tells_that_the_other_adapter_comes_first() -> None:
     first = ("sft", "more-sft")
-    text = card_markdown(ModelCard(name="x", kind="ppo", method="PPO", base="org/b", revision="1", constitution=("a", "b"), first=first))
-    assert text.index("sft_folder).merge_and_unload()") < text.index("more_sft_folder") < text.index("model, folder)")
+    text = card_markdown(
+        ModelCard(
+            name="x",
+            kind="ppo",
+            method="PPO",
+            base="org/b",
+            revision="1",
+            constitution=("a", "b"),
+            first=first,
+        )
+    )
+    assert (
+        text.index("sft_folder).merge_and_unload()")
+        < text.index("more_sft_folder")
+        < text.index("model, folder)")
+    )
     assert "rlaif push --merge" in text
 
 
@@ -73,9 +110,17 @@ def test_the_card_of_the_full_model_needs_no_adapter() -> None:
 
 
 def test_a_reward_model_is_loaded_by_rlaif() -> None:
-    text = card_markdown(ModelCard(
-        name="x", kind="reward", method="a reward model", loading=RewardJob.loading, base="org/b", revision="1", constitution=("a", "b"),
-    ))
+    text = card_markdown(
+        ModelCard(
+            name="x",
+            kind="reward",
+            method="a reward model",
+            loading=RewardJob.loading,
+            base="org/b",
+            revision="1",
+            constitution=("a", "b"),
+        )
+    )
     assert "rlaif ppo --reward FOLDER" in text
     assert "PeftModel" not in text
 
@@ -87,7 +132,7 @@ def test_the_licence_is_the_users() -> None:
     assert not has_licence("license: mit in the text")
 
 
-# Pushing --------------------------------------------------------------------------------------------------------------------------
+# Pushing ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -128,7 +173,9 @@ def test_a_dry_run_lists_the_files_and_uploads_nothing(adapter: Path) -> None:
     assert "names no licence" in said.err
 
 
-def test_only_the_files_of_the_model_are_uploaded_to_a_private_repository(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_files_of_the_model_are_uploaded_to_a_private_repository(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(publish, "HfApi", FakeHub)
     monkeypatch.setattr(FakeHub, "calls", [])
     said = call("push", adapter, "mine")

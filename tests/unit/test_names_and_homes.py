@@ -12,7 +12,9 @@ from rlaif.errors import ConfigError, ModelError
 from rlaif.models.gguf import cache_folder
 
 
-@pytest.mark.parametrize("name", ["superseded", "tracking", "-rf", ".work-x", "run.json", "a/b", "..", "A", "x\ny"])
+@pytest.mark.parametrize(
+    "name", ["superseded", "tracking", "-rf", ".work-x", "run.json", "a/b", "..", "A", "x\ny"]
+)
 def test_a_stage_takes_no_name_that_is_another_thing(name: str) -> None:
     with pytest.raises(ConfigError):
         parse_recipe(f"stages: [{{stage: sample, name: {name!r}}}]", source="r.yaml")

@@ -55,7 +55,10 @@ def test_a_key_that_cannot_be_used_is_refused_without_showing_it(tmp_path: Path)
     (tmp_path / "empty").write_text("\n", encoding="utf-8")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     cases = [
-        {"file": tmp_path / "missing"}, {"file": tmp_path / "empty"}, {"file": tmp_path / "binary"}, {"variable": "UNSET"},
+        {"file": tmp_path / "missing"},
+        {"file": tmp_path / "empty"},
+        {"file": tmp_path / "binary"},
+        {"variable": "UNSET"},
         {"variable": "BAD"},
     ]
     for case in cases:
@@ -65,7 +68,10 @@ def test_a_key_that_cannot_be_used_is_refused_without_showing_it(tmp_path: Path)
         assert caught.value.remedy
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://", "http://me:sk-secret99@h/v1", "https://h/v1?key=sk-secret99"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://x/v1", "http://", "http://me:sk-secret99@h/v1", "https://h/v1?key=sk-secret99"],
+)
 def test_a_base_url_is_an_address_and_nothing_more(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         OpenAIEngine("toy", [url])
@@ -95,7 +101,11 @@ def test_costs_add_up_by_the_servers_own_counts() -> None:
 def test_an_answer_without_counts_is_guessed_from_its_length() -> None:
     ledger = Ledger(Prices(), None)
     ledger.record({}, sent=300, received=30)
-    assert (ledger.usage.prompt_tokens, ledger.usage.completion_tokens, ledger.usage.unreported) == (100, 10, 1)
+    assert (ledger.usage.prompt_tokens, ledger.usage.completion_tokens, ledger.usage.unreported) == (
+        100,
+        10,
+        1,
+    )
 
 
 def test_requests_are_admitted_while_their_worst_cost_fits() -> None:

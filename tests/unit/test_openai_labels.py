@@ -35,7 +35,10 @@ def test_a_prefix_that_only_one_label_has_stands_for_it() -> None:
 
 
 def test_a_prefix_that_two_labels_share_stands_for_neither() -> None:
-    assert from_top(top(("Un", -0.1), ("x", -3.0)), ("Unclear", "Unsafe"), tokens=0).reason == "labels_not_in_top"
+    assert (
+        from_top(top(("Un", -0.1), ("x", -3.0)), ("Unclear", "Unsafe"), tokens=0).reason
+        == "labels_not_in_top"
+    )
 
 
 def test_a_word_that_only_begins_with_a_label_is_not_the_label() -> None:
@@ -81,17 +84,42 @@ def test_no_tokens_and_equal_labels_have_their_own_reasons() -> None:
     assert from_votes(["A"], ("A", "A"), tokens=0).reason == "labels_alike"
 
 
-@pytest.mark.parametrize(("text", "label"), [
-    ("A", "A"), (" B.", "B"), ("**A**", "A"), ("(B)", "B"), ("Answer: A", "A"), ("The answer is B.", "B"), ("A: it is kinder", "A"),
-    ('"A"', "A"), ("答案：B", "B"), ("<think>B, surely B.</think>\nA", "A"), ("B\nbecause", "B"), ("final answer: **B**", "B"),
-])
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("A", "A"),
+        (" B.", "B"),
+        ("**A**", "A"),
+        ("(B)", "B"),
+        ("Answer: A", "A"),
+        ("The answer is B.", "B"),
+        ("A: it is kinder", "A"),
+        ('"A"', "A"),
+        ("答案：B", "B"),
+        ("<think>B, surely B.</think>\nA", "A"),
+        ("B\nbecause", "B"),
+        ("final answer: **B**", "B"),
+    ],
+)
 def test_an_answer_in_words_names_its_label(text: str, label: str) -> None:
     assert parse_label(text, AB) == label
 
 
-@pytest.mark.parametrize("text", [
-    "", "A better answer is B", "Both", "a", "C", "I prefer response A", "<think>A is", "<think>A</think>", "AB", "Answer:",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "A better answer is B",
+        "Both",
+        "a",
+        "C",
+        "I prefer response A",
+        "<think>A is",
+        "<think>A</think>",
+        "AB",
+        "Answer:",
+    ],
+)
 def test_an_answer_that_names_no_label_plainly_is_not_guessed(text: str) -> None:
     assert parse_label(text, AB) is None
 

@@ -116,7 +116,9 @@ def test_one_server_gets_all_in_the_order_of_the_text() -> None:
 
 
 def test_requests_with_a_common_prefix_go_to_one_server() -> None:
-    requests = [ask(f"{letter * 60} question {number}") for number in range(6) for letter in "abcdefghijklmnopqrst"]
+    requests = [
+        ask(f"{letter * 60} question {number}") for number in range(6) for letter in "abcdefghijklmnopqrst"
+    ]
     work = plan_work(requests, range(len(requests)), URLS)
     queues = [list(queue) for queue in work._queues]
     assert sorted(index for queue in queues for index in queue) == list(range(len(requests)))

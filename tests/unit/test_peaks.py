@@ -16,7 +16,8 @@ MIB = 1 << 20
 
 
 def hold(mebibytes: int) -> None:
-    """Touch so much memory, long enough to be seen, and give it back (a block of this size is not kept by the heap)."""
+    """Touch so much memory, long enough to be seen, and give it back (a block of this size is not kept by the
+    heap)."""
     block = np.ones(mebibytes * MIB, dtype=np.uint8)
     time.sleep(4 * peaks.EVERY)
     del block
@@ -35,7 +36,7 @@ def test_a_new_peak_and_one_below_an_earlier_one_are_both_found() -> None:
 
 
 def test_where_the_resident_set_cannot_be_looked_at_the_peak_of_the_process_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(peaks, "STATM", tmp_path / "none")
     with PeakWatch() as watch:
@@ -44,7 +45,7 @@ def test_where_the_resident_set_cannot_be_looked_at_the_peak_of_the_process_is_t
 
 
 def test_where_the_system_says_nothing_the_peak_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(peaks, "STATM", tmp_path / "none")
     monkeypatch.setattr(peaks, "resource", None)

@@ -16,32 +16,49 @@ from rlaif.rl.kl import AdaptiveKL, FixedKL, LagrangianKL
 @pytest.mark.parametrize("changed", [{"top_k": 40}, {"top_p": 0.9}, {"repetition_penalty": 1.1}])
 def test_sampling_that_biases_the_kl_is_refused_with_the_reason(changed: dict[str, Any]) -> None:
     (name,) = changed
-    with pytest.raises(ValidationError, match=f"{name} cannot be used with PPO: completions would come from another distribution"):
+    with pytest.raises(
+        ValidationError,
+        match=f"{name} cannot be used with PPO: completions would come from another distribution",
+    ):
         PpoConfig(**changed)
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"episodes": 10, "samples_per_prompt": 4}, "10 episodes cannot be shared out at 4 samples a prompt"),
-    ({"episodes": 4, "minibatches": 5}, "4 episodes cannot be cut into 5 minibatches"),
-    ({"steps": 3, "value_warmup": 3}, "leaves nothing of 3 steps for the policy"),
-    ({"kl": "adaptive", "beta": 0.0}, "must start above 0"),
-    ({"temperature": 0.0}, "greater than 0"),
-    ({"learning_rate": float("nan")}, "learning_rate"),
-    ({"reward": {}}, "at least 1 item"),
-    ({"reward": {"f": {"kind": "function", "function": "no_colon"}}}, "pattern"),
-    ({"reward": {"f": {"kind": "format", "pattern": "("}}}, "not a regular expression"),
-    ({"reward": {"l": {"kind": "length"}}}, "a length rule needs"),
-    ({"reward": {"l": {"kind": "length", "min_words": 5, "max_words": 2}}}, "no completion has at least 5 and at most 2 words"),
-])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"episodes": 10, "samples_per_prompt": 4}, "10 episodes cannot be shared out at 4 samples a prompt"),
+        ({"episodes": 4, "minibatches": 5}, "4 episodes cannot be cut into 5 minibatches"),
+        ({"steps": 3, "value_warmup": 3}, "leaves nothing of 3 steps for the policy"),
+        ({"kl": "adaptive", "beta": 0.0}, "must start above 0"),
+        ({"temperature": 0.0}, "greater than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"reward": {}}, "at least 1 item"),
+        ({"reward": {"f": {"kind": "function", "function": "no_colon"}}}, "pattern"),
+        ({"reward": {"f": {"kind": "format", "pattern": "("}}}, "not a regular expression"),
+        ({"reward": {"l": {"kind": "length"}}}, "a length rule needs"),
+        (
+            {"reward": {"l": {"kind": "length", "min_words": 5, "max_words": 2}}},
+            "no completion has at least 5 and at most 2 words",
+        ),
+    ],
+)
 def test_settings_that_cannot_be_right_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(message)):
         PpoConfig(**changed)
 
 
 def test_defaults_and_parts() -> None:
-    parts = {"m": {"kind": "model"}, "l": {"kind": "length", "max_words": 9, "weight": 0.5}, "x": {"kind": "pattern", "pattern": "x"}}
+    parts = {
+        "m": {"kind": "model"},
+        "l": {"kind": "length", "max_words": 9, "weight": 0.5},
+        "x": {"kind": "pattern", "pattern": "x"},
+    }
     config = PpoConfig.model_validate({"reward": parts})
-    assert config.reward == {"m": ModelPart(), "l": LengthPart(max_words=9, weight=0.5), "x": PatternPart(pattern="x")}
+    assert config.reward == {
+        "m": ModelPart(),
+        "l": LengthPart(max_words=9, weight=0.5),
+        "x": PatternPart(pattern="x"),
+    }
     assert PpoConfig().reward == {"model": ModelPart()}
     assert PpoConfig.model_validate(config.model_dump()) == config
     plain = PpoConfig()
@@ -49,7 +66,9 @@ def test_defaults_and_parts() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    undocumented = [name for name, found in PpoConfig.model_fields.items() if not found.description and name != "stage"]
+    undocumented = [
+        name for name, found in PpoConfig.model_fields.items() if not found.description and name != "stage"
+    ]
     assert undocumented == []
 
 

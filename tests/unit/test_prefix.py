@@ -1,4 +1,5 @@
-"""The trie of shared starts, its passes and tiles, against a slow definition: what each token of each sequence may see."""
+"""The trie of shared starts, its passes and tiles, against a slow definition: what each token of each
+sequence may see."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from rlaif.engines.prefix import Pass, lay_out, needed_passes, plan_passes, wind
 
 Trie = list[list[int]]
 
-sequences_of_few_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
+sequences_of_few_tokens = st.lists(
+    st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12
+)
 
 
 def arrays(sequences: Trie) -> list[Tokens]:
@@ -32,7 +35,9 @@ def judge_like(*, comparisons: int, principles: int, seed: int = 0) -> Trie:
     found = []
     for _ in range(comparisons):
         conversation, a, b = text(10, 300), text(5, 80), text(5, 80)
-        found += [start + conversation + order + question for order in (a + b, b + a) for question in questions]
+        found += [
+            start + conversation + order + question for order in (a + b, b + a) for question in questions
+        ]
     rng.shuffle(found)
     return found
 
@@ -42,10 +47,14 @@ def nodes(sequences: Trie) -> set[tuple[int, ...]]:
     return {tuple(ids[: end + 1]) for ids in sequences for end in range(len(ids))}
 
 
-def computed(passes: list[Pass], sequences: Trie, *, tile: int, window: int | None = None) -> dict[tuple[int, ...], set[int]]:
-    """What each computed token, named by the tokens that lead to it, sees: the lengths of the starts it looks back at.
+def computed(
+    passes: list[Pass], sequences: Trie, *, tile: int, window: int | None = None
+) -> dict[tuple[int, ...], set[int]]:
+    """What each computed token, named by the tokens that lead to it, sees: the lengths of the starts it looks
+    back at.
 
-    Fails if a token is computed twice, if a tile's key is not on the query's path, or if a pass needs what was not carried.
+    Fails if a token is computed twice, if a tile's key is not on the query's path, or if a pass needs what
+    was not carried.
     """
     found: dict[tuple[int, ...], set[int]] = {}
     carried: list[tuple[int, ...]] = []
@@ -70,7 +79,9 @@ def computed(passes: list[Pass], sequences: Trie, *, tile: int, window: int | No
             assert (np.diff(cut.keys) > 0).all()
             for query in range(cut.start, cut.stop):
                 name = names[work.carry + query]
-                seen = np.concatenate([cut.keys[: cut.common], cut.keys[cut.common :][cut.mask[query - cut.start]]])
+                seen = np.concatenate(
+                    [cut.keys[: cut.common], cut.keys[cut.common :][cut.mask[query - cut.start]]]
+                )
                 keys = [names[key] for key in seen]
                 assert all(name[: len(key)] == key for key in keys)
                 assert name not in found
@@ -81,11 +92,16 @@ def computed(passes: list[Pass], sequences: Trie, *, tile: int, window: int | No
 
 
 def expected(sequences: Trie, window: int | None = None) -> dict[tuple[int, ...], set[int]]:
-    return {name: set(range(1 if window is None else max(1, len(name) - window + 1), len(name) + 1)) for name in nodes(sequences)}
+    return {
+        name: set(range(1 if window is None else max(1, len(name) - window + 1), len(name) + 1))
+        for name in nodes(sequences)
+    }
 
 
 @given(sequences_of_few_tokens, st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))
-def test_every_node_is_computed_once_and_sees_its_ancestors(sequences: Trie, budget: int, branches: int, tile: int) -> None:
+def test_every_node_is_computed_once_and_sees_its_ancestors(
+    sequences: Trie, budget: int, branches: int, tile: int
+) -> None:
     passes = plan_passes(arrays(sequences), budget=budget, branches=branches)
     assert computed(passes, sequences, tile=tile) == expected(sequences)
     members = [member for work in passes for branch in work.branches for member in branch.members]
@@ -105,7 +121,9 @@ def test_judge_prompts(budget: int, tile: int) -> None:
     sequences = judge_like(comparisons=3, principles=6)
     passes = plan_passes(arrays(sequences), budget=budget, branches=1000)
     assert computed(passes, sequences, tile=tile) == expected(sequences)
-    own = [sum(len(sequences[branch.members[0]]) - branch.shared for branch in work.branches) for work in passes]
+    own = [
+        sum(len(sequences[branch.members[0]]) - branch.shared for branch in work.branches) for work in passes
+    ]
     assert sum(own) == len(nodes(sequences)) < sum(map(len, sequences)) / 4
     assert all(count <= budget or len(work.branches) == 1 for count, work in zip(own, passes, strict=True))
 

@@ -12,7 +12,10 @@ from rlaif.prompts import PromptLibrary, neutralize_fences, quote
 from rlaif.types import Comparison, Completion, Constitution, Example, Message, Principle, Prompt
 
 PRINCIPLE = Principle(
-    id="kind", critique="Find what is unkind.", revision="Make it kind.", comparison="Which response is kinder?",
+    id="kind",
+    critique="Find what is unkind.",
+    revision="Make it kind.",
+    comparison="Which response is kinder?",
     question="Is it kind?",
 )
 CONSTITUTION = Constitution(name="c", principles=(PRINCIPLE,))
@@ -57,8 +60,12 @@ def test_chinese_templates_are_used_for_a_chinese_constitution() -> None:
 
 
 def test_few_shot_examples_stand_before_the_real_question() -> None:
-    example = Example(conversation=(Message("user", "Where?"),), a="Left.", b="No.", principle="Which helps?", answer="A")
-    text = PromptLibrary().judge_pairwise(COMPARISON, PRINCIPLE, Constitution(name="c", principles=(PRINCIPLE,), examples=(example,)))
+    example = Example(
+        conversation=(Message("user", "Where?"),), a="Left.", b="No.", principle="Which helps?", answer="A"
+    )
+    text = PromptLibrary().judge_pairwise(
+        COMPARISON, PRINCIPLE, Constitution(name="c", principles=(PRINCIPLE,), examples=(example,))
+    )
     content = text.messages[1].content
     assert content.index("Answer: A") < content.index("Hello?")
     assert content.count("<example>") == 1
@@ -93,7 +100,10 @@ def test_a_missing_half_is_an_error_that_names_the_principle() -> None:
 
 def test_jinja_in_a_completion_is_not_evaluated() -> None:
     hostile = Comparison(prompt=PROMPT, a=completion(0, "{{ 7 * 7 }}{% raw %}"), b=COMPARISON.b)
-    assert "{{ 7 * 7 }}{% raw %}" in PromptLibrary().judge_pairwise(hostile, PRINCIPLE, CONSTITUTION).messages[1].content
+    assert (
+        "{{ 7 * 7 }}{% raw %}"
+        in PromptLibrary().judge_pairwise(hostile, PRINCIPLE, CONSTITUTION).messages[1].content
+    )
 
 
 def test_a_completion_cannot_close_its_quotation() -> None:
@@ -115,7 +125,10 @@ def test_quoting_with_an_unknown_tag_is_refused() -> None:
 
 
 def test_a_users_folder_replaces_templates_by_name(tmp_path: Path) -> None:
-    source = "{% block user %}Mine: {{ quote(response, 'response') }} {{ question }}{% endblock %}{% block labels %}Y\nN{% endblock %}"
+    source = (
+        "{% block user %}Mine: {{ quote(response, 'response') }} {{ question }}{% endblock %}{% block "
+        "labels %}Y\nN{% endblock %}"
+    )
     source += "{% block default_answers %}Y\nN{% endblock %}"
     (tmp_path / "judge_pointwise.j2").write_text(source, encoding="utf-8")
     library = PromptLibrary("en", tmp_path)
@@ -124,14 +137,23 @@ def test_a_users_folder_replaces_templates_by_name(tmp_path: Path) -> None:
     assert library.digest("judge_pairwise") == PromptLibrary().digest("judge_pairwise")
 
 
-@pytest.mark.parametrize(("source", "message"), [
-    ("{% block user %}{{ nothing }}{% endblock %}{% block labels %}A\nB{% endblock %}", "cannot be rendered: 'nothing' is undefined"),
-    ("{% block user %}{{ question", "not valid jinja2"),
-    ("{% block labels %}A\nB{% endblock %}", "no text in a `user` block"),
-    ("{% block user %}x{% endblock %}{% block labels %}A\nA{% endblock %}", "2 different lines"),
-    ("{% block user %}x{% endblock %}", "no block `labels`"),
-    ("{% block user %}{{ question.__class__ }}{% endblock %}{% block labels %}A\nB{% endblock %}", "cannot be rendered"),
-])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "{% block user %}{{ nothing }}{% endblock %}{% block labels %}A\nB{% endblock %}",
+            "cannot be rendered: 'nothing' is undefined",
+        ),
+        ("{% block user %}{{ question", "not valid jinja2"),
+        ("{% block labels %}A\nB{% endblock %}", "no text in a `user` block"),
+        ("{% block user %}x{% endblock %}{% block labels %}A\nA{% endblock %}", "2 different lines"),
+        ("{% block user %}x{% endblock %}", "no block `labels`"),
+        (
+            "{% block user %}{{ question.__class__ }}{% endblock %}{% block labels %}A\nB{% endblock %}",
+            "cannot be rendered",
+        ),
+    ],
+)
 def test_a_broken_template_is_one_clear_error(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "judge_pairwise.j2").write_text(source, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):

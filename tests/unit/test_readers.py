@@ -15,7 +15,11 @@ from rlaif.io import readers
 from rlaif.io.readers import read_prompts, read_responses
 from rlaif.types import Message
 
-CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "how are you?"}]
+CHAT = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": "how are you?"},
+]
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -36,7 +40,13 @@ def refused(path: Path | str, **options: Any) -> str:
 def test_jsonl_texts_chats_and_extras(tmp_path: Path) -> None:
     path = write(
         tmp_path / "p.jsonl",
-        {"id": "one", "prompt": "What is it?", "context": ["doc 1", "doc 2"], "tags": ["task"], "category": "closed_qa"},
+        {
+            "id": "one",
+            "prompt": "What is it?",
+            "context": ["doc 1", "doc 2"],
+            "tags": ["task"],
+            "category": "closed_qa",
+        },
         "",
         {"prompt": CHAT, "context": "a single document"},
         {"id": 7, "prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "你好"}]},
@@ -52,7 +62,7 @@ def test_jsonl_texts_chats_and_extras(tmp_path: Path) -> None:
 
 
 def test_every_format_reads_the_same(tmp_path: Path) -> None:
-    rows = [{"prompt": "plain, \"quoted\" text\nof two lines", "id": "a"}, {"prompt": CHAT, "id": "b"}]
+    rows = [{"prompt": 'plain, "quoted" text\nof two lines', "id": "a"}, {"prompt": CHAT, "id": "b"}]
     expected = read_prompts(write(tmp_path / "p.jsonl", *rows)).items
     (tmp_path / "p.json").write_text("\ufeff" + json.dumps(rows, indent=2), encoding="utf-8")
     write(tmp_path / "lines.json", *rows)
@@ -62,19 +72,29 @@ def test_every_format_reads_the_same(tmp_path: Path) -> None:
             writer.writerows([["prompt", "id"], [], [rows[0]["prompt"], "a"], [json.dumps(CHAT), "b"]])
     for name in ("p.json", "lines.json", "p.csv", "p.tsv"):
         assert read_prompts(tmp_path / name).items == expected, name
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([rows[1], {"prompt": CHAT[2:], "id": "c"}]), tmp_path / "p.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([rows[1], {"prompt": CHAT[2:], "id": "c"}]), tmp_path / "p.parquet"
+    )
     assert read_prompts(tmp_path / "p.parquet").items[0] == expected[1]
 
 
 def test_text_file_is_a_prompt_a_line(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes("\ufefffirst\r\n\n  \nsecond, with a comma\n".encode())
-    assert [prompt.messages[0].content for prompt in read_prompts(str(tmp_path / "p.txt")).items] == ["first", "second, with a comma"]
+    assert [prompt.messages[0].content for prompt in read_prompts(str(tmp_path / "p.txt")).items] == [
+        "first",
+        "second, with a comma",
+    ]
 
 
 def test_long_csv_cells_and_lists_in_cells(tmp_path: Path) -> None:
     long = "word " * 60_000
     with (tmp_path / "p.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = [["prompt", "context", "tags"], ["q", long, "a, b"], ["r", '["x", "y"]', '["c", "d"]'], ["s", "", ""]]
+        rows = [
+            ["prompt", "context", "tags"],
+            ["q", long, "a, b"],
+            ["r", '["x", "y"]', '["c", "d"]'],
+            ["s", "", ""],
+        ]
         csv.writer(file).writerows(rows)
     limit = csv.field_size_limit()
     q, r, s = read_prompts(tmp_path / "p.csv").items
@@ -85,7 +105,10 @@ def test_long_csv_cells_and_lists_in_cells(tmp_path: Path) -> None:
 
 def test_text_that_looks_like_a_list_but_is_not(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "context": '["unfinished'}, {"prompt": "r", "context": '["a", 1]'}]
-    assert [prompt.context for prompt in read_prompts(write(tmp_path / "p.jsonl", *rows)).items] == [('["unfinished',), ('["a", 1]',)]
+    assert [prompt.context for prompt in read_prompts(write(tmp_path / "p.jsonl", *rows)).items] == [
+        ('["unfinished',),
+        ('["a", 1]',),
+    ]
 
 
 def test_hub_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +141,9 @@ def test_empty_hub_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read_prompts("builtin").items) >= 400
-    path = write(tmp_path / "p.jsonl", {"prompt": "a", "tags": ["task"]}, {"prompt": "b", "tags": ["everyday"]})
+    path = write(
+        tmp_path / "p.jsonl", {"prompt": "a", "tags": ["task"]}, {"prompt": "b", "tags": ["everyday"]}
+    )
     monkeypatch.setattr(readers, "BUILTIN", path)
     assert [prompt.messages[0].content for prompt in read_prompts("builtin:everyday").items] == ["b"]
     assert "no built-in prompt has the tag 'other'" in refused("builtin:other")
@@ -132,7 +157,10 @@ def test_builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_columns_are_taken_and_said(tmp_path: Path, column: str) -> None:
     read = read_prompts(write(tmp_path / "p.jsonl", {column: "why?", "other": "x"}))
     assert read.items[0].messages[0].content == "why?"
-    assert read.notes == (f"no column `prompt`; the prompts are those of `{column}`", "columns that are not read: other")
+    assert read.notes == (
+        f"no column `prompt`; the prompts are those of `{column}`",
+        "columns that are not read: other",
+    )
 
 
 def test_prompt_wins_over_other_columns(tmp_path: Path) -> None:
@@ -172,7 +200,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"prompt": {"text": "x" * 100}}, "not a message"),
     ({"prompt": []}, "empty list"),
     ({"prompt": ["x"]}, "not a message"),
-    ({"prompt": [{"role": "human", "content": "x"}]}, "`prompt[0].role` is \"human\""),
+    ({"prompt": [{"role": "human", "content": "x"}]}, '`prompt[0].role` is "human"'),
     ({"prompt": [{"role": ["user"], "content": "x"}]}, "`prompt[0].role` is"),
     ({"prompt": [{"role": "user"}]}, "`prompt[0].content` is missing"),
     ({"prompt": [{"role": "user", "content": ""}]}, "`prompt[0].content` is empty"),
@@ -233,14 +261,23 @@ def test_not_utf8_is_one_bad_row(tmp_path: Path) -> None:
 
 def test_bad_csv_rows(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
-    rows = 'good,1\nthree,cells,here\na\x00b,2\n"[{""role"": user}]",3\n"two\nlines",4\n"x"y,5\nfine,6\n"open,7\n'
+    rows = (
+        'good,1\nthree,cells,here\na\x00b,2\n"[{""role"": '
+        'user}]",3\n"two\nlines",4\n"x"y,5\nfine,6\n"open,7\n'
+    )
     path.write_text(f"prompt,id\n{rows}", encoding="utf-8")
     read = read_prompts(path, skip_bad_rows=True)
     assert [prompt.id for prompt in read.items] == ["1", "4", "6"]
     assert [problem.where.removeprefix(str(tmp_path)) for problem in read.problems] == [
-        "/p.csv:3", "/p.csv:4", "/p.csv:5", "/p.csv:8", "/p.csv:10",
+        "/p.csv:3",
+        "/p.csv:4",
+        "/p.csv:5",
+        "/p.csv:8",
+        "/p.csv:10",
     ]
-    for problem, said in zip(read.problems, ["3 cells", "NUL", "not JSON", "expected after", "unexpected end of data"], strict=True):
+    for problem, said in zip(
+        read.problems, ["3 cells", "NUL", "not JSON", "expected after", "unexpected end of data"], strict=True
+    ):
         assert said in problem.what
 
 
@@ -256,22 +293,31 @@ def test_whole_file_errors(tmp_path: Path) -> None:
     for name in ("e.jsonl", "e.json", "e.csv", "e.tsv", "e.txt"):
         assert "the file is empty" in refused(write(tmp_path / name, ""))
     assert "the file is empty" in refused(write(tmp_path / "header.csv", "prompt,id"))
-    assert "p.csv:1: the header names `prompt` twice" in refused(write(tmp_path / "p.csv", "prompt,id,prompt", "a,b,c"))
-    pyarrow.parquet.write_table(pyarrow.table({"prompt": pyarrow.array([], pyarrow.string())}), tmp_path / "e.parquet")
+    assert "p.csv:1: the header names `prompt` twice" in refused(
+        write(tmp_path / "p.csv", "prompt,id,prompt", "a,b,c")
+    )
+    pyarrow.parquet.write_table(
+        pyarrow.table({"prompt": pyarrow.array([], pyarrow.string())}), tmp_path / "e.parquet"
+    )
     assert "the file is empty" in refused(tmp_path / "e.parquet")
 
 
 def test_no_usable_row_stays_an_error_when_skipping(tmp_path: Path) -> None:
-    assert "no usable row among 2" in refused(write(tmp_path / "p.jsonl", "{", {"prompt": ""}), skip_bad_rows=True)
+    assert "no usable row among 2" in refused(
+        write(tmp_path / "p.jsonl", "{", {"prompt": ""}), skip_bad_rows=True
+    )
     assert "no usable row among 1" in refused(write(tmp_path / "q.jsonl", "{"), skip_bad_rows=True)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    (b'[{"prompt": "x"},\n{"prompt" "y"}]', "p.json:2"),
-    (b'{"prompt": "x"}', "holds an object, not a list"),
-    (b'["caf\xe9"]', "not UTF-8"),
-    (b"[" * 100_000, "not usable JSON"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'[{"prompt": "x"},\n{"prompt" "y"}]', "p.json:2"),
+        (b'{"prompt": "x"}', "holds an object, not a list"),
+        (b'["caf\xe9"]', "not UTF-8"),
+        (b"[" * 100_000, "not usable JSON"),
+    ],
+)
 def test_broken_json(tmp_path: Path, text: bytes, said: str) -> None:
     (tmp_path / "p.json").write_bytes(text)
     assert said in refused(tmp_path / "p.json")
@@ -296,7 +342,9 @@ def test_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_repeated_prompts_are_kept_once(tmp_path: Path) -> None:
-    read = read_prompts(write(tmp_path / "p.jsonl", {"prompt": "same thing"}, {"prompt": "same  thing "}, {"prompt": "other"}))
+    read = read_prompts(
+        write(tmp_path / "p.jsonl", {"prompt": "same thing"}, {"prompt": "same  thing "}, {"prompt": "other"})
+    )
     assert len(read.items) == 2
     assert read.notes == ("1 of 3 rows repeat a prompt and were left out",)
 
@@ -307,13 +355,20 @@ def test_repeated_prompts_are_kept_once(tmp_path: Path) -> None:
 def test_lists_of_completions(tmp_path: Path) -> None:
     path = write(
         tmp_path / "r.jsonl",
-        {"id": "x", "prompt": "hi", "completions": ["a", [{"role": "assistant", "content": "b"}]], "model": "gpt"},
+        {
+            "id": "x",
+            "prompt": "hi",
+            "completions": ["a", [{"role": "assistant", "content": "b"}]],
+            "model": "gpt",
+        },
         {"prompt": CHAT, "completions": ["c", "c"]},
         {"prompt": "hi", "completions": ["d"]},
     )
     first, second = read_responses(path).items
     assert [(c.id, c.text, c.model, c.finish) for c in first.completions] == [
-        ("x/0", "a", "gpt", "given"), ("x/1", "b", "gpt", "given"), ("x/2", "d", "given", "given"),
+        ("x/0", "a", "gpt", "given"),
+        ("x/1", "b", "gpt", "given"),
+        ("x/2", "d", "given", "given"),
     ]
     assert [c.text for c in second.completions] == ["c", "c"]
     assert all(c.prompt_id == second.prompt.id for c in second.completions)
@@ -322,7 +377,11 @@ def test_lists_of_completions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["completion", "response"])
 def test_one_completion_a_row(tmp_path: Path, column: str) -> None:
-    read = read_responses(write(tmp_path / "r.jsonl", *({"prompt": "hi", column: text, "id": n} for n, text in enumerate("abc"))))
+    read = read_responses(
+        write(
+            tmp_path / "r.jsonl", *({"prompt": "hi", column: text, "id": n} for n, text in enumerate("abc"))
+        )
+    )
     assert [c.text for c in read.items[0].completions] == ["a", "b", "c"]
     assert read.rows == 3
 
@@ -330,7 +389,9 @@ def test_one_completion_a_row(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize(("a", "b"), [("chosen", "rejected"), ("a", "b")])
 def test_pairs_keep_who_met_whom(tmp_path: Path, a: str, b: str) -> None:
     pairs = [("x", "y"), ("x", "z"), ("w", "w")]
-    (answered,) = read_responses(write(tmp_path / "r.jsonl", *({"prompt": "hi", a: one, b: two} for one, two in pairs))).items
+    (answered,) = read_responses(
+        write(tmp_path / "r.jsonl", *({"prompt": "hi", a: one, b: two} for one, two in pairs))
+    ).items
     assert [c.text for c in answered.completions] == ["x", "y", "z", "w", "w"]
     assert answered.pairs == ((0, 1), (0, 2), (3, 4))
 
@@ -354,15 +415,18 @@ def test_csv_lists_of_completions(tmp_path: Path) -> None:
     assert [len(item.completions) for item in read_responses(tmp_path / "r.csv").items] == [2, 1]
 
 
-@pytest.mark.parametrize(("row", "said"), [
-    ({"prompt": "x", "chosen": "a", "rejected": " "}, "`rejected` is empty"),
-    ({"prompt": "x", "chosen": "a"}, "no column `rejected` in this row"),
-    ({"prompt": "x", "chosen": "a", "rejected": CHAT}, "the last turn of `rejected` is the user's"),
-    ({"prompt": "x", "chosen": "a", "rejected": CHAT[:2]}, "differ from the prompt"),
-    ({"prompt": "x", "chosen": "a", "rejected": "b", "id": "good"}, "already that of"),
-    ({"prompt": "x", "chosen": "a", "rejected": "b", "model": 3}, "`model` is 3"),
-    ("{", "not JSON"),
-])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "x", "chosen": "a", "rejected": " "}, "`rejected` is empty"),
+        ({"prompt": "x", "chosen": "a"}, "no column `rejected` in this row"),
+        ({"prompt": "x", "chosen": "a", "rejected": CHAT}, "the last turn of `rejected` is the user's"),
+        ({"prompt": "x", "chosen": "a", "rejected": CHAT[:2]}, "differ from the prompt"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b", "id": "good"}, "already that of"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b", "model": 3}, "`model` is 3"),
+        ("{", "not JSON"),
+    ],
+)
 def test_bad_response_rows(tmp_path: Path, row: Any, said: str) -> None:
     path = write(tmp_path / "r.jsonl", {"id": "good", "prompt": "hi", "chosen": "a", "rejected": "b"}, row)
     with pytest.raises(DataError, match="--skip-bad-rows keeps the other 1") as caught:
@@ -371,15 +435,21 @@ def test_bad_response_rows(tmp_path: Path, row: Any, said: str) -> None:
     assert len(read_responses(path, skip_bad_rows=True).items) == 1
 
 
-@pytest.mark.parametrize(("row", "said"), [
-    ({"prompt": "x", "answer": "a"}, "no column holds completions; the columns are prompt, answer"),
-    ({"prompt": "x", "chosen": "a", "rejected": "b", "completions": ["c"]}, "several columns hold completions"),
-    ({"chosen": "a", "rejected": "b"}, "there is no prompt"),
-    ({"prompt": "x", "completions": []}, "`completions` is no list"),
-    ({"prompt": "x", "completions": {"a": 1}}, "`completions` is no list"),
-    ({"prompt": "x", "completions": ["a", ""]}, "`completions[1]` is empty"),
-    ("{", "no usable row"),
-])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "x", "answer": "a"}, "no column holds completions; the columns are prompt, answer"),
+        (
+            {"prompt": "x", "chosen": "a", "rejected": "b", "completions": ["c"]},
+            "several columns hold completions",
+        ),
+        ({"chosen": "a", "rejected": "b"}, "there is no prompt"),
+        ({"prompt": "x", "completions": []}, "`completions` is no list"),
+        ({"prompt": "x", "completions": {"a": 1}}, "`completions` is no list"),
+        ({"prompt": "x", "completions": ["a", ""]}, "`completions[1]` is empty"),
+        ("{", "no usable row"),
+    ],
+)
 def test_response_files_that_cannot_be_used(tmp_path: Path, row: Any, said: str) -> None:
     with pytest.raises(DataError) as caught:
         read_responses(write(tmp_path / "r.jsonl", row))

@@ -42,17 +42,20 @@ def sure_of_the_kind_one(request: LabelRequest) -> list[float]:
     return [-0.001, -7.0] if first else [-7.0, -0.001]
 
 
-@pytest.mark.parametrize(("text", "thinking", "visible"), [
-    ("A is kind.", "", "A is kind."),
-    ("<think>\nhm\n</think>\n\nA is kind.", "hm", "A is kind."),
-    ("hm</think>A is kind.", "hm", "A is kind."),
-    ("<think>one</think>x<think>two</think>A is kind.", "one</think>xtwo", "A is kind."),
-    ("<think>cut in the mid", "cut in the mid", ""),
-    ("A is kind.\nAnswer: A\nSure.", "", "A is kind."),
-    ("Answer: A", "", ""),
-    ("The Answer: A is in the text.", "", "The Answer: A is in the text."),
-    ("", "", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "thinking", "visible"),
+    [
+        ("A is kind.", "", "A is kind."),
+        ("<think>\nhm\n</think>\n\nA is kind.", "hm", "A is kind."),
+        ("hm</think>A is kind.", "hm", "A is kind."),
+        ("<think>one</think>x<think>two</think>A is kind.", "one</think>xtwo", "A is kind."),
+        ("<think>cut in the mid", "cut in the mid", ""),
+        ("A is kind.\nAnswer: A\nSure.", "", "A is kind."),
+        ("Answer: A", "", ""),
+        ("The Answer: A is in the text.", "", "The Answer: A is in the text."),
+        ("", "", ""),
+    ],
+)
 def test_a_text_is_taken_apart(text: str, thinking: str, visible: str) -> None:
     reasons = split_reasons(text, "Answer:")
     assert (reasons.thinking, reasons.visible) == (thinking, visible)
@@ -88,11 +91,16 @@ def test_reasons_are_asked_greedily_bounded_and_stopped_before_the_answer() -> N
 
 
 def test_verdicts_are_clamped_and_keep_reasoning_and_evidence() -> None:
-    engine = ScriptedEngine(generate=lambda _request: "<think>hm</think>A thanks. B does not.\nAnswer: B", labels=sure_of_the_kind_one)
+    engine = ScriptedEngine(
+        generate=lambda _request: "<think>hm</think>A thanks. B does not.\nAnswer: B",
+        labels=sure_of_the_kind_one,
+    )
     judged = next(judge_with(engine).judge([comparison()]))
     assert [verdict.order for verdict in judged.verdicts] == [Order.AB, Order.BA]
     for verdict in judged.verdicts:
-        assert verdict.logit_a == pytest.approx(math.log(0.6 / 0.4)), "the verdict inside the reasoning (B) is not read"
+        assert verdict.logit_a == pytest.approx(math.log(0.6 / 0.4)), (
+            "the verdict inside the reasoning (B) is not read"
+        )
         assert verdict.reasoning == "<think>\nhm\n</think>\nA thanks. B does not."
         assert min(verdict.evidence.values()) == -7.0
     assert judged.logit_a == pytest.approx(math.log(0.6 / 0.4))
@@ -146,7 +154,11 @@ def test_reasons_and_readings_are_asked_once(tmp_path: Path) -> None:
         found = []
         for _ in range(2):
             judge = ReasoningJudge(
-                JournaledEngine(engine, journal), ChainOfThought(LIBRARY, CONSTITUTION), CONSTITUTION, principles="all", seed=0,
+                JournaledEngine(engine, journal),
+                ChainOfThought(LIBRARY, CONSTITUTION),
+                CONSTITUTION,
+                principles="all",
+                seed=0,
             )
             found.append(next(judge.judge([comparison()])))
     assert found[0] == found[1]

@@ -24,7 +24,10 @@ def test_every_kind_has_a_folder(kind: resources.Kind) -> None:
     assert shipped(kind).is_dir()
 
 
-@pytest.mark.parametrize("typed", ["default", "default.yaml", "constitutions/default.yaml", "constitutions/default", "./default.yaml"])
+@pytest.mark.parametrize(
+    "typed",
+    ["default", "default.yaml", "constitutions/default.yaml", "constitutions/default", "./default.yaml"],
+)
 def test_a_shipped_file_is_found_from_any_directory(elsewhere: Path, typed: str) -> None:
     assert find("constitutions", typed) == shipped("constitutions") / "default.yaml"
 
@@ -64,7 +67,9 @@ def test_a_missing_file_lists_what_ships_and_the_nearest_name(elsewhere: Path) -
     assert "warmth" in caught.value.remedy
 
 
-@pytest.mark.parametrize("typed", ["", "..", "../constitutions/default.yaml", "/default.yaml", "a\0b", "x" * 5000])
+@pytest.mark.parametrize(
+    "typed", ["", "..", "../constitutions/default.yaml", "/default.yaml", "a\0b", "x" * 5000]
+)
 def test_odd_names_find_nothing(elsewhere: Path, typed: str) -> None:
     with pytest.raises(ConfigError):
         find("constitutions", typed)
@@ -77,7 +82,9 @@ def test_a_folder_is_not_a_file(elsewhere: Path, typed: str) -> None:
         find("constitutions", typed)
 
 
-def test_an_installed_wheel_keeps_its_files_inside_the_package(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_wheel_keeps_its_files_inside_the_package(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = elsewhere / "rlaif" / "_shipped" / "recipes"
     folder.mkdir(parents=True)
     (folder / "quickstart.yaml").write_text("")

@@ -87,12 +87,18 @@ class Judge:
         self.table = table
         self.asked: list[LabelRequest] = []
 
-    def label_logprobs(self, requests: Sequence[LabelRequest], *, done: Any = ()) -> Iterator[dict[int, LabelReading]]:
+    def label_logprobs(
+        self, requests: Sequence[LabelRequest], *, done: Any = ()
+    ) -> Iterator[dict[int, LabelReading]]:
         self.asked += requests
         for index, request in enumerate(requests):
             said = " ".join(message.content for message in request.messages)
             answer = next(value for text, value in self.table.items() if text in said)
-            yield {index: LabelReading(logprobs=(), reason=answer) if isinstance(answer, str) else LabelReading(logprobs=answer)}
+            yield {
+                index: LabelReading(logprobs=(), reason=answer)
+                if isinstance(answer, str)
+                else LabelReading(logprobs=answer)
+            }
 
 
 def constitution(*principles: Principle) -> Constitution:
@@ -101,7 +107,9 @@ def constitution(*principles: Principle) -> Constitution:
 
 def test_the_judge_gives_the_expected_score_by_weight() -> None:
     table = {"warm?": (math.log(0.6), math.log(0.2)), "short?": (math.log(0.1), math.log(0.3))}
-    asked = constitution(Principle(id="w", question="Is it warm?", weight=3.0), Principle(id="s", question="Is it short?"))
+    asked = constitution(
+        Principle(id="w", question="Is it warm?", weight=3.0), Principle(id="s", question="Is it short?")
+    )
     judge: Any = Judge(table)
     reward = JudgeReward(judge, PromptLibrary(), asked)
     assert scored(reward, "one") == pytest.approx(((3 * 0.75 + 0.25) / 4,))

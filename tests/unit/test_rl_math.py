@@ -18,7 +18,9 @@ RAGGED = torch.tensor([[True, True, True], [True, False, False]])
 
 
 def close(actual: Tensor, expected: object, *, atol: float = 1e-6) -> None:
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(
+        actual, torch.as_tensor(expected, dtype=actual.dtype), atol=atol, rtol=1e-5, equal_nan=True
+    )
 
 
 def some_logits(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -90,12 +92,16 @@ class TestTokenLogprobs:
 
     def test_logits_are_divided_by_the_temperature(self) -> None:
         logits = torch.tensor([[[math.log(1.0), math.log(3.0)]]])
-        close(rl.token_logprobs(logits, torch.tensor([[1]]), temperature=0.5), [[math.log(0.9)]])  # 3² / (1² + 3²)
+        # 3² / (1² + 3²).
+        close(rl.token_logprobs(logits, torch.tensor([[1]]), temperature=0.5), [[math.log(0.9)]])
 
     @pytest.mark.parametrize("chunk", [1, 14, 1 << 20])
     def test_against_the_loop(self, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rl, "CHUNK", chunk)
-        logits, tokens = some_logits(3, 5, 7), torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1))
+        logits, tokens = (
+            some_logits(3, 5, 7),
+            torch.randint(7, (3, 5), generator=torch.Generator().manual_seed(1)),
+        )
         expected = [
             [row_logprobs(logits[b, t].tolist(), 0.7)[int(tokens[b, t])] for t in range(5)] for b in range(3)
         ]
@@ -124,7 +130,9 @@ class TestTokenLogprobs:
         tokens = torch.randint(1000, (2, 3), generator=torch.Generator().manual_seed(1))
         ours = rl.token_logprobs(logits, tokens)
         assert ours.dtype == torch.float32
-        close(ours, logits.detach().float().log_softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2).tolist())
+        close(
+            ours, logits.detach().float().log_softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2).tolist()
+        )
         ours.sum().backward()
         assert logits.grad is not None
         assert logits.grad.dtype == torch.bfloat16
@@ -144,7 +152,9 @@ class TestTokenLogprobs:
     @pytest.mark.parametrize("temperature", [0.0, -1.0, NAN])
     def test_temperature_must_be_above_0(self, temperature: float) -> None:
         with pytest.raises(ConfigError, match="temperature"):
-            rl.token_logprobs(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long), temperature=temperature)
+            rl.token_logprobs(
+                torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long), temperature=temperature
+            )
 
 
 class TestEntropyAndKL:
@@ -155,7 +165,8 @@ class TestEntropyAndKL:
     def test_entropy_against_the_loop(self) -> None:
         logits = some_logits(2, 3, 7)
         expected = [
-            [-math.fsum(math.exp(x) * x for x in row_logprobs(logits[b, t].tolist(), 1.3)) for t in range(3)] for b in range(2)
+            [-math.fsum(math.exp(x) * x for x in row_logprobs(logits[b, t].tolist(), 1.3)) for t in range(3)]
+            for b in range(2)
         ]
         close(rl.token_entropy(logits, temperature=1.3), expected)
 
@@ -169,7 +180,9 @@ class TestEntropyAndKL:
         expected = [[0.0] * 3 for _ in range(2)]
         for b in range(2):
             for t in range(3):
-                pairs = zip(row_logprobs(p[b, t].tolist(), 0.8), row_logprobs(q[b, t].tolist(), 0.8), strict=True)
+                pairs = zip(
+                    row_logprobs(p[b, t].tolist(), 0.8), row_logprobs(q[b, t].tolist(), 0.8), strict=True
+                )
                 expected[b][t] = math.fsum(math.exp(x) * (x - y) for x, y in pairs)
         close(rl.exact_kl(p, q, temperature=0.8), expected, atol=1e-5)
 
@@ -189,15 +202,25 @@ class TestEntropyAndKL:
         p, q = some_logits(1, 1, 7), some_logits(1, 1, 7, seed=1)
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
         for kind in ("k1", "k3"):
-            close((log_p.exp() * rl.kl_estimate(log_p, log_q, kind=kind)).sum(-1), rl.exact_kl(p, q).tolist(), atol=1e-5)
+            close(
+                (log_p.exp() * rl.kl_estimate(log_p, log_q, kind=kind)).sum(-1),
+                rl.exact_kl(p, q).tolist(),
+                atol=1e-5,
+            )
 
     def test_k3_near_zero_keeps_its_digits(self) -> None:
-        close(rl.kl_estimate(torch.tensor([1e-3]), torch.tensor([0.0]), kind="k3"), [5e-7 - 1e-9 / 6], atol=1e-10)
+        close(
+            rl.kl_estimate(torch.tensor([1e-3]), torch.tensor([0.0]), kind="k3"),
+            [5e-7 - 1e-9 / 6],
+            atol=1e-10,
+        )
 
 
 class TestRewards:
     def test_last_real(self) -> None:
-        is_real = torch.tensor([[True, True, False], [False, True, True], [True, False, False], [True, False, True]])
+        is_real = torch.tensor(
+            [[True, True, False], [False, True, True], [True, False, False], [True, False, True]]
+        )
         assert rl.last_real(is_real).tolist() == [1, 2, 0, 2]
 
     def test_an_empty_episode_is_refused(self) -> None:
@@ -215,7 +238,9 @@ class TestRewards:
         close(rewards, [[-0.5, -0.5, 0.5], [0.0, 0.0, -2.5]])
 
     def test_bf16_scores_and_kl(self) -> None:
-        rewards = rl.token_rewards(torch.tensor([1.0, -2.0]).bfloat16(), torch.zeros(2, 3).bfloat16(), RAGGED, beta=0.5)
+        rewards = rl.token_rewards(
+            torch.tensor([1.0, -2.0]).bfloat16(), torch.zeros(2, 3).bfloat16(), RAGGED, beta=0.5
+        )
         assert rewards.dtype == torch.float32
 
     def test_only_k1_teaches_the_gradient_of_the_kl(self) -> None:
@@ -227,7 +252,8 @@ class TestRewards:
         charges = {kind: rl.kl_estimate(logp.detach(), logq, kind=kind) for kind in ("k1", "k3")}
         charges["exact"] = rl.exact_kl(logits.detach()[None, None], ref[None, None]).squeeze(0).expand(3)
         found = {
-            name: torch.autograd.grad((p * charge * logp).sum(), logits, retain_graph=True)[0] for name, charge in charges.items()
+            name: torch.autograd.grad((p * charge * logp).sum(), logits, retain_graph=True)[0]
+            for name, charge in charges.items()
         }
         close(found["k1"], wanted.tolist())
         close(found["exact"], [0.0, 0.0, 0.0])
@@ -240,8 +266,8 @@ class TestRewards:
 
 class TestGAE:
     def test_by_hand(self) -> None:
-        """γ = .9, λ = .5, so γλ = .45. Row 0 from its end: δ₂ = 4-3 = 1; δ₁ = 2+.9·3-2 = 2.7, A₁ = 2.7+.45 = 3.15;
-        δ₀ = 1+.9·2-1 = 1.8, A₀ = 1.8+.45·3.15 = 3.2175. Row 1: δ₀ = 5-1 = 4."""
+        """γ = .9, λ = .5, so γλ = .45. Row 0 from its end: δ₂ = 4-3 = 1; δ₁ = 2+.9·3-2 = 2.7, A₁ = 2.7+.45 =
+        3.15; δ₀ = 1+.9·2-1 = 1.8, A₀ = 1.8+.45·3.15 = 3.2175. Row 1: δ₀ = 5-1 = 4."""
         rewards = torch.tensor([[1.0, 2.0, 4.0], [5.0, NAN, 7.0]])
         values = torch.tensor([[1.0, 2.0, 3.0], [1.0, 8.0, NAN]])
         result = rl.gae(rewards, values, RAGGED, gamma=0.9, lam=0.5)
@@ -254,7 +280,10 @@ class TestGAE:
         close(result.returns, [[7.0, 6.0, 4.0], [5.0, 0.0, 0.0]])
 
     def test_lambda_0_is_one_step_ahead(self) -> None:
-        rewards, values = torch.tensor([[1.0, 2.0, 4.0], [5.0, 0.0, 0.0]]), torch.tensor([[1.0, 2.0, 3.0], [1.0, 8.0, 8.0]])
+        rewards, values = (
+            torch.tensor([[1.0, 2.0, 4.0], [5.0, 0.0, 0.0]]),
+            torch.tensor([[1.0, 2.0, 3.0], [1.0, 8.0, 8.0]]),
+        )
         close(rl.gae(rewards, values, RAGGED, lam=0.0).advantages, [[2.0, 3.0, 1.0], [4.0, 0.0, 0.0]])
 
     def test_huangs_defaults(self) -> None:
@@ -291,7 +320,9 @@ class TestPolicyLoss:
 
     def test_what_was_sampled_is_not_trained(self) -> None:
         old, advantages = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
-        rl.policy_loss(self.ratios.log().requires_grad_(), old, advantages, is_real=self.is_real).loss.backward()
+        rl.policy_loss(
+            self.ratios.log().requires_grad_(), old, advantages, is_real=self.is_real
+        ).loss.backward()
         assert old.grad is None
         assert advantages.grad is None
 
@@ -309,7 +340,11 @@ class TestPolicyLoss:
         whole = rl.policy_loss(self.ratios.log(), torch.zeros(2, 3), self.advantages, is_real=self.is_real)
         parts = [
             rl.policy_loss(
-                self.ratios.log()[b], torch.zeros(2, 3)[b], self.advantages[b], is_real=self.is_real[b], count=4,
+                self.ratios.log()[b],
+                torch.zeros(2, 3)[b],
+                self.advantages[b],
+                is_real=self.is_real[b],
+                count=4,
             )
             for b in (slice(0, 1), slice(1, 2))
         ]
@@ -319,8 +354,8 @@ class TestPolicyLoss:
 
 class TestValueLoss:
     def test_by_hand(self) -> None:
-        """Old 0, clip .2. V = 1, R = 2: plain 1, near .2 gives 3.24. V = 1, R = 0: plain 1, near .2 gives .04.
-        V = .1, R = 1: inside the clip, .81. V = -1, R = 0: 1 against .04."""
+        """Old 0, clip .2. V = 1, R = 2: plain 1, near .2 gives 3.24. V = 1, R = 0: plain 1, near .2 gives
+        .04. V = .1, R = 1: inside the clip, .81. V = -1, R = 0: 1 against .04."""
         values = torch.tensor([[1.0, 1.0, 0.1], [-1.0, NAN, 3.0]])
         returns = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, NAN]])
         result = rl.value_loss(values, torch.zeros(2, 3), returns, is_real=RAGGED)
@@ -348,7 +383,10 @@ class TestValueLoss:
         returns = torch.tensor([[1.0, 2.0, 6.0], [3.0, NAN, 0.0]])
         close(rl.explained_variance(returns, returns, RAGGED), 1.0)
         close(rl.explained_variance(torch.full((2, 3), 3.0), returns, RAGGED), 0.0)
-        close(rl.explained_variance(torch.tensor([[2.0, 2.0, 6.0], [4.0, 0.0, 0.0]]), returns, RAGGED), 1 - 0.25 / 3.5)
+        close(
+            rl.explained_variance(torch.tensor([[2.0, 2.0, 6.0], [4.0, 0.0, 0.0]]), returns, RAGGED),
+            1 - 0.25 / 3.5,
+        )
         close(rl.explained_variance(returns, torch.ones(2, 3), RAGGED), NAN)
 
 
@@ -360,7 +398,9 @@ class TestBradleyTerry:
 
     def test_a_margin_must_be_won_by(self) -> None:
         """Llama 2's loss for a hard label."""
-        loss = bradley_terry_loss(torch.tensor([2.0]), torch.tensor([0.5]), torch.tensor([1.0]), margin=torch.tensor([1.0]))
+        loss = bradley_terry_loss(
+            torch.tensor([2.0]), torch.tensor([0.5]), torch.tensor([1.0]), margin=torch.tensor([1.0])
+        )
         close(loss, math.log(1 + math.exp(-0.5)))
 
     def test_weights_are_relative(self) -> None:
@@ -376,7 +416,9 @@ class TestBradleyTerry:
         close(a.grad, [0.0])
 
     def test_a_large_gap_stays_finite(self) -> None:
-        loss = bradley_terry_loss(torch.tensor([-1e4]).bfloat16(), torch.tensor([0.0]).bfloat16(), torch.tensor([1.0]))
+        loss = bradley_terry_loss(
+            torch.tensor([-1e4]).bfloat16(), torch.tensor([0.0]).bfloat16(), torch.tensor([1.0])
+        )
         close(loss, 1e4, atol=20)
 
     def test_weights_of_another_shape_are_refused(self) -> None:

@@ -30,7 +30,12 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
         run.record("label")
         run.record("label")
     info = read_run(path)
-    assert (info.name, info.status, info.stages, info.command) == ("quick", "finished", ("label",), ("rlaif", "run", "a b.yaml"))
+    assert (info.name, info.status, info.stages, info.command) == (
+        "quick",
+        "finished",
+        ("label",),
+        ("rlaif", "run", "a b.yaml"),
+    )
     assert info.started <= info.finished
     assert info.manifests() == []
     assert (path / "recipe.yaml").read_text(encoding="utf-8") == "stages: []\n"
@@ -55,7 +60,9 @@ def test_an_error_while_an_interruption_is_under_way_is_the_interruption(tmp_pat
     assert read_run(tmp_path).status == "interrupted"
 
 
-def test_an_error_out_of_a_signal_ends_the_command_as_the_signal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_out_of_a_signal_ends_the_command_as_the_signal_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def ended(**_options: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -141,7 +148,11 @@ def test_no_space_at_the_start_and_at_the_end(tmp_path: Path, monkeypatch: pytes
 
 
 def test_runs_are_listed_the_latest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, started in [("b", "2025-02-01T00:00:00+00:00"), ("a", "2025-01-01T00:00:00+00:00"), ("c", "2025-03-01T00:00:00+00:00")]:
+    for name, started in [
+        ("b", "2025-02-01T00:00:00+00:00"),
+        ("a", "2025-01-01T00:00:00+00:00"),
+        ("c", "2025-03-01T00:00:00+00:00"),
+    ]:
         monkeypatch.setattr(module, "now", lambda started=started: started)
         with RunFolder.open(tmp_path / name):
             pass
@@ -149,7 +160,10 @@ def test_runs_are_listed_the_latest_first(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "run.json").write_text("{", encoding="utf-8")
     assert [(info.name, info.status) for info in list_runs(tmp_path)] == [
-        ("c", "finished"), ("b", "finished"), ("a", "finished"), ("d", "damaged"),
+        ("c", "finished"),
+        ("b", "finished"),
+        ("a", "finished"),
+        ("d", "damaged"),
     ]
     assert [info.path for info in list_runs(tmp_path / "a")] == [tmp_path / "a"]
     with pytest.raises(RunError, match="cannot list the runs"):
@@ -171,6 +185,8 @@ def test_no_run_and_no_lock(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path):
         pass
     values = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
-    (tmp_path / "run.json").write_text(json.dumps(values | {"status": "running", "later": 1}), encoding="utf-8")
+    (tmp_path / "run.json").write_text(
+        json.dumps(values | {"status": "running", "later": 1}), encoding="utf-8"
+    )
     (tmp_path / ".lock").unlink()
     assert read_run(tmp_path).status == "interrupted"

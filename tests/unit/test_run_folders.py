@@ -28,7 +28,16 @@ def finish(run: Path, text: str, key: str = "") -> None:
 
 def manifest(key: str) -> Manifest:
     return Manifest(
-        stage="label", kind="label", key=key, parts={}, config={}, models={}, started="", finished="", seconds=0.0, counts={},
+        stage="label",
+        kind="label",
+        key=key,
+        parts={},
+        config={},
+        models={},
+        started="",
+        finished="",
+        seconds=0.0,
+        counts={},
         outputs={},
     )
 
@@ -59,7 +68,13 @@ def test_what_was_finished_is_moved_never_deleted(tmp_path: Path) -> None:
         finish(tmp_path, text, key)
     assert content(tmp_path / "label") == "6"
     old = {path.name: content(path) for path in (tmp_path / "superseded").iterdir()}
-    assert old == {"label-aa": "1", "label-aa-2": "2", "label-aa-3": "3", "label-unknown": "4", "label-bb": "5"}
+    assert old == {
+        "label-aa": "1",
+        "label-aa-2": "2",
+        "label-aa-3": "3",
+        "label-unknown": "4",
+        "label-bb": "5",
+    }
 
 
 def test_leftovers_of_the_dead_are_removed(tmp_path: Path) -> None:
@@ -112,9 +127,10 @@ def test_a_killed_process_leaves_no_stage(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("mkdir", "make the stage's folder: no space"), ("rename", "finish the stage's folder: no space"),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("mkdir", "make the stage's folder: no space"), ("rename", "finish the stage's folder: no space")],
+)
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

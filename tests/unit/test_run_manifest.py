@@ -13,16 +13,33 @@ import pytest
 from rlaif import __version__
 from rlaif.errors import RunError
 from rlaif.runs import manifest as module
-from rlaif.runs.manifest import Git, Manifest, Output, changed_parts, describe_outputs, git_state, host_facts, stage_key, versions
+from rlaif.runs.manifest import (
+    Git,
+    Manifest,
+    Output,
+    changed_parts,
+    describe_outputs,
+    git_state,
+    host_facts,
+    stage_key,
+    versions,
+)
 
 PARTS = {"settings": "1", "prompts": "2", "judge": "3"}
 
 
 def example(**changes: Any) -> Manifest:
     values: dict[str, Any] = {
-        "stage": "label", "kind": "label", "key": stage_key(PARTS), "parts": PARTS, "config": {"k": 4, "pairs": "all"},
-        "models": {"judge": "smollm2-135m@abc"}, "started": "2025-01-01T00:00:00+00:00", "finished": "2025-01-01T00:01:00+00:00",
-        "seconds": 60.5, "counts": {"verdicts": 8, "invalid": 0},
+        "stage": "label",
+        "kind": "label",
+        "key": stage_key(PARTS),
+        "parts": PARTS,
+        "config": {"k": 4, "pairs": "all"},
+        "models": {"judge": "smollm2-135m@abc"},
+        "started": "2025-01-01T00:00:00+00:00",
+        "finished": "2025-01-01T00:01:00+00:00",
+        "seconds": 60.5,
+        "counts": {"verdicts": 8, "invalid": 0},
         "outputs": {"preferences.jsonl": Output("ab", 4), "samples.md": Output("cd")},
     }
     return Manifest(**values | changes)
@@ -47,11 +64,15 @@ def test_it_says_where_it_was_made() -> None:
 def test_a_newer_key_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     example().write_json(path)
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"invented_later": 1}), encoding="utf-8")
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"invented_later": 1}), encoding="utf-8"
+    )
     assert Manifest.read_json(path) == replace(example(), git=Manifest.read_json(path).git)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outputs": 3}', '{"outputs": {"a": {"size": 1}}}', '{"outputs": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"outputs": 3}', '{"outputs": {"a": {"size": 1}}}', '{"outputs": {}}']
+)
 def test_a_damaged_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(RunError, match="the manifest is damaged"):
@@ -87,7 +108,10 @@ def test_outputs_are_described_with_the_main_one_first(tmp_path: Path) -> None:
 
 
 def test_versions_need_no_import() -> None:
-    code = "import sys; from rlaif.runs.manifest import versions; assert versions()['torch']; print('torch' in sys.modules)"
+    code = (
+        "import sys; from rlaif.runs.manifest import versions; assert versions()['torch']; print('torch' "
+        "in sys.modules)"
+    )
     root = str(Path(module.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"
@@ -104,7 +128,16 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert git_state(tmp_path) is None
 
     def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false", "-c", "core.hooksPath="]
+        identity = [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "-c",
+            "commit.gpgsign=false",
+            "-c",
+            "core.hooksPath=",
+        ]
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     git("init")

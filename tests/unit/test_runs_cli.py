@@ -26,8 +26,17 @@ def finished(tmp_path: Path) -> Path:
     with RunFolder.open(path, command=["rlaif", "label", "--prompts", "my file.csv"]) as run:
         run.write_recipe("stages: []\n")
         manifest = Manifest(
-            stage="label", kind="label", key="ab12", parts={}, config={}, models={"judge": "smollm2-135m@abc"}, started="",
-            finished="", seconds=61.04, counts={"verdicts": 1200, "invalid": 0}, git=Git(revision="f" * 40, dirty=True),
+            stage="label",
+            kind="label",
+            key="ab12",
+            parts={},
+            config={},
+            models={"judge": "smollm2-135m@abc"},
+            started="",
+            finished="",
+            seconds=61.04,
+            counts={"verdicts": 1200, "invalid": 0},
+            git=Git(revision="f" * 40, dirty=True),
             outputs={"preferences.jsonl": Output("cd", 1234), "samples.md": Output("ef")},
         )
         with run.stage("label") as folder:
@@ -52,7 +61,12 @@ def test_list(finished: Path) -> None:
 def test_list_as_json(finished: Path) -> None:
     (line,) = call("list", finished.parent, "--json").output.splitlines()
     found = json.loads(line)
-    assert (found["name"], found["rows"], found["seconds"], found["stages"]) == ("quick", 1234, 61.04, ["label"])
+    assert (found["name"], found["rows"], found["seconds"], found["stages"]) == (
+        "quick",
+        1234,
+        61.04,
+        ["label"],
+    )
 
 
 def test_one_damaged_run_does_not_hide_the_others(finished: Path) -> None:
@@ -73,9 +87,15 @@ def test_nothing_to_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_show(finished: Path) -> None:
     output = call("show", finished).output
     for said in (
-        "quick: finished", "rlaif label --prompts 'my file.csv'", f"{finished}/recipe.yaml", "label (label), 61.0 s, key ab12",
-        "smollm2-135m@abc", "verdicts 1,200, invalid 0", "ffffffffffff with uncommitted changes",
-        f"{finished}/label/preferences.jsonl (1,234 rows)", f"{finished}/label/samples.md\n",
+        "quick: finished",
+        "rlaif label --prompts 'my file.csv'",
+        f"{finished}/recipe.yaml",
+        "label (label), 61.0 s, key ab12",
+        "smollm2-135m@abc",
+        "verdicts 1,200, invalid 0",
+        "ffffffffffff with uncommitted changes",
+        f"{finished}/label/preferences.jsonl (1,234 rows)",
+        f"{finished}/label/samples.md\n",
     ):
         assert said in output
 
@@ -103,7 +123,10 @@ def test_help_has_examples(arguments: list[str]) -> None:
 
 
 def test_importing_the_command_is_light() -> None:
-    code = "import sys, rlaif.cli.runs; print({'torch', 'transformers', 'datasets', 'pyarrow', 'rich'} & set(sys.modules))"
+    code = (
+        "import sys, rlaif.cli.runs; print({'torch', 'transformers', 'datasets', 'pyarrow', 'rich'} & "
+        "set(sys.modules))"
+    )
     root = Path(run_module.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"

@@ -12,7 +12,9 @@ from rlaif.types import Message
 
 
 def asks(text: str, *, seed: int = 0, words: int = 50, stop: tuple[str, ...] = ()) -> GenerationRequest:
-    return GenerationRequest(messages=(Message("user", text),), sampling=Sampling(max_new_tokens=words, stop=stop), seed=seed)
+    return GenerationRequest(
+        messages=(Message("user", text),), sampling=Sampling(max_new_tokens=words, stop=stop), seed=seed
+    )
 
 
 def reads(text: str, labels: tuple[str, ...] = ("A", "B")) -> LabelRequest:
@@ -24,14 +26,22 @@ def test_is_an_engine_and_counts_tokens() -> None:
     counter: TokenCount = ScriptedEngine()
     assert engine.card.kind == "scripted"
     assert counter.render([Message("user", "one two")]) == "user: one two\nassistant:"
-    assert counter.render([Message("user", "one"), Message("assistant", "well")]) == "user: one\nassistant: well"
+    assert (
+        counter.render([Message("user", "one"), Message("assistant", "well")]) == "user: one\nassistant: well"
+    )
     assert counter.count([Message("user", "one two")]) == 4
 
 
 def test_defaults_depend_on_the_request_alone() -> None:
     requests = [asks("hello", seed=seed) for seed in range(20)]
-    texts = {index: answer.text for batch in ScriptedEngine().generate(requests) for index, answer in batch.items()}
-    again = {index: answer.text for batch in ScriptedEngine(batch_size=3).generate(requests) for index, answer in batch.items()}
+    texts = {
+        index: answer.text for batch in ScriptedEngine().generate(requests) for index, answer in batch.items()
+    }
+    again = {
+        index: answer.text
+        for batch in ScriptedEngine(batch_size=3).generate(requests)
+        for index, answer in batch.items()
+    }
     assert texts == again
     assert len(set(texts.values())) == 20
     assert sorted(texts) == list(range(20))
@@ -54,7 +64,9 @@ def test_text_is_cut_at_stops_and_at_the_limit() -> None:
     engine = ScriptedEngine(generate=lambda request: "one two three. END four")
     (batch,) = engine.generate([asks("x"), asks("x", words=2), asks("x", stop=("END", "three"))])
     assert [(a.text, a.finish, a.tokens) for a in batch.values()] == [
-        ("one two three. END four", "stop", 6), ("one two", "length", 2), ("one two ", "stop", 3),
+        ("one two three. END four", "stop", 6),
+        ("one two", "length", 2),
+        ("one two ", "stop", 3),
     ]
 
 
@@ -63,7 +75,11 @@ def test_what_cannot_be_answered_has_a_reason() -> None:
     (texts,) = engine.generate([asks("far too long a prompt")])
     assert (texts[0].finish, texts[0].reason) == ("refused", "prompt_too_long")
     (readings,) = engine.label_logprobs([reads("far too long a prompt"), reads("x", ("A", "A")), reads("x")])
-    assert [reading.reason for reading in readings.values()] == ["prompt_too_long", "labels_alike", "not_finite"]
+    assert [reading.reason for reading in readings.values()] == [
+        "prompt_too_long",
+        "labels_alike",
+        "not_finite",
+    ]
     assert all(reading.logprobs == () for reading in readings.values())
 
 
@@ -112,7 +128,9 @@ def test_load_default_and_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load_scripted("scripted:no_such_module_here:make")
 
 
-@pytest.mark.parametrize("name", ["scripted:", "scripted:module", "scripted::attribute", "other:module:attribute"])
+@pytest.mark.parametrize(
+    "name", ["scripted:", "scripted:module", "scripted::attribute", "other:module:attribute"]
+)
 def test_load_needs_module_and_attribute(name: str) -> None:
     with pytest.raises(ModelError, match="names no scripted engine"):
         load_scripted(name)

@@ -22,7 +22,14 @@ def test_shares_come_near_the_fractions() -> None:
 
 def test_known_places_do_not_move() -> None:
     """Pinned: a change here would move prompts of old runs from one set to another."""
-    assert [split_of(prompt(number).fingerprint()) for number in range(6)] == ["rl", "eval", "eval", "rl", "rl", "sft"]
+    assert [split_of(prompt(number).fingerprint()) for number in range(6)] == [
+        "rl",
+        "eval",
+        "eval",
+        "rl",
+        "rl",
+        "sft",
+    ]
 
 
 def test_empty_sets_get_nothing() -> None:

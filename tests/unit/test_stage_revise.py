@@ -14,14 +14,27 @@ from rlaif.stages.revise import revise
 from rlaif.types import Constitution, Message, Principle, Prompt
 
 LIBRARY = PromptLibrary()
-RULES = Constitution(name="c", principles=tuple(
-    Principle(id=f"p{number}", critique=f"Find fault number {number}.", revision=f"Mend fault number {number}.", weight=weight)
-    for number, weight in enumerate((1.0, 3.0))
-))
-PROMPTS = [Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),), tags=("t",)) for number in range(20)]
+RULES = Constitution(
+    name="c",
+    principles=tuple(
+        Principle(
+            id=f"p{number}",
+            critique=f"Find fault number {number}.",
+            revision=f"Mend fault number {number}.",
+            weight=weight,
+        )
+        for number, weight in enumerate((1.0, 3.0))
+    ),
+)
+PROMPTS = [
+    Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),), tags=("t",))
+    for number in range(20)
+]
 
 
-def revised(engine: ScriptedEngine, *, rounds: int = 2, seed: int = 0, prompts: list[Prompt] = PROMPTS) -> list[Revision]:
+def revised(
+    engine: ScriptedEngine, *, rounds: int = 2, seed: int = 0, prompts: list[Prompt] = PROMPTS
+) -> list[Revision]:
     config = ReviseConfig(rounds=rounds, max_new_tokens=50)
     return revise(prompts, policy=engine, library=LIBRARY, constitution=RULES, config=config, seed=seed)
 
@@ -116,7 +129,9 @@ def test_the_row_keeps_every_text() -> None:
     (found,) = revised(ScriptedEngine(echo), prompts=PROMPTS[:1])
     row = revision_row(found)
     assert row["initial"] == found.initial
-    assert [(step["critique"], step["revision"]) for step in row["rounds"]] == [(s.critique, s.revision) for s in found.rounds]
+    assert [(step["critique"], step["revision"]) for step in row["rounds"]] == [
+        (s.critique, s.revision) for s in found.rounds
+    ]
     assert (row["final"], row["failed"], row["tags"], row["prompt_id"]) == (found.final, "", ["t"], "q0")
 
 

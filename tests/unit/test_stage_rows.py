@@ -1,4 +1,5 @@
-"""Rows: told from the chosen side, the same columns in every row, and back again where a later stage reads them."""
+"""Rows: told from the chosen side, the same columns in every row, and back again where a later stage reads
+them."""
 
 from __future__ import annotations
 
@@ -14,18 +15,26 @@ from rlaif.results.rows import completion_from_row, completion_row, preference_r
 from rlaif.types import Comparison, Completion, Message, Order, Preference, Prompt, Verdict
 
 LIBRARY = PromptLibrary()
-PROMPT = Prompt(id="q", messages=(Message("system", "Be kind."), Message("user", "What?")), context=("A document.",), tags=("t", "u"))
+PROMPT = Prompt(
+    id="q",
+    messages=(Message("system", "Be kind."), Message("user", "What?")),
+    context=("A document.",),
+    tags=("t", "u"),
+)
 
 
 def completion(index: int, text: str = "") -> Completion:
     said = text or f"text {index}"
-    return Completion(id=f"q/{index}", prompt_id="q", index=index, text=said, finish="length", model="m@1", tokens=7)
+    return Completion(
+        id=f"q/{index}", prompt_id="q", index=index, text=said, finish="length", model="m@1", tokens=7
+    )
 
 
 def preference(logit: float) -> Preference:
     verdicts = (
         Verdict("q/0-1", "p", Order.AB, logit + 1, evidence={"first": -0.1234567, "second": -2.0}),
-        Verdict("q/0-1", "p", Order.BA, logit - 1), Verdict("q/0-1", "p2", Order.ALONE, None, reason="not_finite"),
+        Verdict("q/0-1", "p", Order.BA, logit - 1),
+        Verdict("q/0-1", "p2", Order.ALONE, None, reason="not_finite"),
     )
     return Preference(Comparison(PROMPT, completion(0), completion(1)), verdicts, logit)
 
@@ -38,7 +47,10 @@ def test_a_completion_comes_back_as_it_was() -> None:
 
 @given(st.text(), st.integers(0, 99))
 def test_any_text_comes_back(text: str, index: int) -> None:
-    assert completion_from_row(completion_row(completion(index, text), PROMPT)) == (PROMPT, completion(index, text))
+    assert completion_from_row(completion_row(completion(index, text), PROMPT)) == (
+        PROMPT,
+        completion(index, text),
+    )
 
 
 def test_a_preference_is_told_from_the_chosen_side() -> None:
@@ -63,7 +75,9 @@ def test_the_prompt_is_what_the_policy_read() -> None:
 @given(st.floats(-40, 40))
 def test_swapping_the_comparison_changes_no_row_but_its_name(logit: float) -> None:
     straight = preference(logit)
-    swapped = Preference(straight.comparison.swap(), tuple(verdict.swap() for verdict in straight.verdicts), -logit)
+    swapped = Preference(
+        straight.comparison.swap(), tuple(verdict.swap() for verdict in straight.verdicts), -logit
+    )
     one, other = (preference_row(each, LIBRARY, {}) for each in (straight, swapped))
     if logit != 0:
         assert {**one, "id": ""} == {**other, "id": ""}
@@ -81,4 +95,8 @@ def test_a_verdict_is_recorded_as_it_was_given() -> None:
     row = verdict_row(good)
     assert (row["p_a"], row["logit_a"], row["order"]) == (pytest.approx(sigmoid(1.5), abs=1e-6), 1.5, "ab")
     assert row["logprobs"] == {"first": -0.123457, "second": -2.0}
-    assert (verdict_row(bad)["valid"], verdict_row(bad)["p_a"], verdict_row(bad)["reason"]) == (False, None, "not_finite")
+    assert (verdict_row(bad)["valid"], verdict_row(bad)["p_a"], verdict_row(bad)["reason"]) == (
+        False,
+        None,
+        "not_finite",
+    )

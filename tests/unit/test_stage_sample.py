@@ -18,7 +18,14 @@ def asked(*texts: str) -> list[Prompt]:
     return [Prompt(id=f"id-{text}", messages=(Message("user", text),)) for text in texts]
 
 
-def drawn(prompts: Sequence[Prompt], *, k: int = 3, seed: int = 0, engine: ScriptedEngine | None = None, words: int = 96) -> Samples:
+def drawn(
+    prompts: Sequence[Prompt],
+    *,
+    k: int = 3,
+    seed: int = 0,
+    engine: ScriptedEngine | None = None,
+    words: int = 96,
+) -> Samples:
     config = SampleConfig(k=k, max_new_tokens=words)
     return sample(prompts, policy=engine or ScriptedEngine(), library=LIBRARY, config=config, seed=seed)
 
@@ -63,12 +70,20 @@ def test_another_seed_gives_other_draws() -> None:
 
 def test_an_id_does_not_change_a_draw() -> None:
     renamed = [Prompt(id="new", messages=(Message("user", "x"),))]
-    assert [each.text for each in drawn(renamed).completions] == [each.text for each in drawn(asked("x")).completions]
+    assert [each.text for each in drawn(renamed).completions] == [
+        each.text for each in drawn(asked("x")).completions
+    ]
 
 
 def test_the_settings_reach_the_request() -> None:
-    (request,) = sample_requests(asked("x"), LIBRARY, SampleConfig(k=1, max_new_tokens=5, temperature=0.5, top_p=0.9), seed=3)
-    assert (request.sampling.max_new_tokens, request.sampling.temperature, request.sampling.top_p) == (5, 0.5, 0.9)
+    (request,) = sample_requests(
+        asked("x"), LIBRARY, SampleConfig(k=1, max_new_tokens=5, temperature=0.5, top_p=0.9), seed=3
+    )
+    assert (request.sampling.max_new_tokens, request.sampling.temperature, request.sampling.top_p) == (
+        5,
+        0.5,
+        0.9,
+    )
 
 
 def test_documents_are_put_before_the_question() -> None:
@@ -92,7 +107,13 @@ def test_refused_prompts_are_told_and_the_counts_add_up() -> None:
 def test_counts_of_given_completions() -> None:
     given = Completion(id="x/0", prompt_id="x", index=0, text="", finish="given", model="m")
     assert Samples([given]).counts() == {
-        "completions": 1, "refused": 0, "stopped": 0, "cut_at_limit": 0, "empty": 1, "with_reasoning": 0, "tokens": 0,
+        "completions": 1,
+        "refused": 0,
+        "stopped": 0,
+        "cut_at_limit": 0,
+        "empty": 1,
+        "with_reasoning": 0,
+        "tokens": 0,
     }
 
 

@@ -110,10 +110,21 @@ class TestBootstrap:
 
 
 class TestAgreement:
-    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example D: four observers, twelve units.
+    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example D: four observers, twelve
+    # units.
     units = (
-        (1, 1, None, 1), (2, 2, 3, 2), (3, 3, 3, 3), (3, 3, 3, 3), (2, 2, 2, 2), (1, 2, 3, 4),
-        (4, 4, 4, 4), (1, 1, 2, 1), (2, 2, 2, 2), (None, 5, 5, 5), (None, None, 1, 1), (None, 3, None, None),
+        (1, 1, None, 1),
+        (2, 2, 3, 2),
+        (3, 3, 3, 3),
+        (3, 3, 3, 3),
+        (2, 2, 2, 2),
+        (1, 2, 3, 4),
+        (4, 4, 4, 4),
+        (1, 1, 2, 1),
+        (2, 2, 2, 2),
+        (None, 5, 5, 5),
+        (None, None, 1, 1),
+        (None, 3, None, None),
     )
 
     def test_kappa_by_hand(self) -> None:
@@ -153,7 +164,8 @@ class TestAgreement:
 
 class TestCalibration:
     def test_by_hand(self) -> None:
-        """Two bins. [.5, .75): .6 won, .3 (so .7 for b) lost by b: confidence .65, accuracy .5. [.75, 1]: .9 and 1.0, both won."""
+        """Two bins. [.5, .75): .6 won, .3 (so .7 for b) lost by b: confidence .65, accuracy .5. [.75, 1]: .9
+        and 1.0, both won."""
         result = calibration([0.6, 0.3, 0.9, 1.0], [1, 1, 1, 1], bins=2)
         assert result.ece == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
         low, high = result.bins
@@ -166,15 +178,20 @@ class TestCalibration:
     def test_empty_bins_are_left_out(self) -> None:
         assert [b.rows for b in calibration([0.51, 0.99], [1, 1]).bins] == [1, 1]
 
-    @pytest.mark.parametrize(("p", "won"), [([], []), ([1.2], [1]), ([0.5], [-1]), ([0.5], [1, 0]), ([math.nan], [1])])
+    @pytest.mark.parametrize(
+        ("p", "won"), [([], []), ([1.2], [1]), ([0.5], [-1]), ([0.5], [1, 0]), ([math.nan], [1])]
+    )
     def test_nonsense_is_refused(self, p: list[float], won: list[float]) -> None:
         with pytest.raises(DataError):
             calibration(p, won)
 
 
 class TestLengthControlled:
-    def simulate(self, *, skill: float, length: float, rows: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Soft preferences that follow the model exactly, for a policy that writes about 30 tokens more than the base."""
+    def simulate(
+        self, *, skill: float, length: float, rows: int = 4000
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Soft preferences that follow the model exactly, for a policy that writes about 30 tokens more than
+        the base."""
         rng = np.random.default_rng(0)
         ours, base = rng.integers(80, 180, rows), rng.integers(50, 150, rows)
         delta = ours - base
@@ -195,9 +212,14 @@ class TestLengthControlled:
         assert result.win_rate.value == pytest.approx(1 / (1 + math.exp(-0.7)), abs=1e-4)
 
     def test_the_fit_is_the_minimum(self) -> None:
-        """The gradient of the ridge loss is 0 at the fit: Σ(p - y) + ridge·θ = 0, and the same with the length term."""
+        """The gradient of the ridge loss is 0 at the fit: Σ(p - y) + ridge·θ = 0, and the same with the
+        length term."""
         rng = np.random.default_rng(2)
-        wins, ours, base = rng.integers(0, 2, 60).astype(float), rng.integers(1, 99, 60), rng.integers(1, 99, 60)
+        wins, ours, base = (
+            rng.integers(0, 2, 60).astype(float),
+            rng.integers(1, 99, 60),
+            rng.integers(1, 99, 60),
+        )
         result = length_controlled_win_rate(wins, ours, base, range(60), resamples=5, ridge=0.5)
         theta = math.log(result.win_rate.value / (1 - result.win_rate.value))
         delta = ours - base
@@ -207,7 +229,9 @@ class TestLengthControlled:
         assert (error * z).sum() + 0.5 * result.length_effect == pytest.approx(0, abs=1e-6)
 
     def test_equal_lengths_leave_the_raw_rate(self) -> None:
-        result = length_controlled_win_rate([1, 1, 0.5, 0] * 50, [7] * 200, [5] * 200, range(200), resamples=20)
+        result = length_controlled_win_rate(
+            [1, 1, 0.5, 0] * 50, [7] * 200, [5] * 200, range(200), resamples=20
+        )
         assert result.win_rate.value == pytest.approx(result.raw.value, abs=1e-4)
         assert result.length_effect == 0.0
 
@@ -217,7 +241,9 @@ class TestLengthControlled:
 
     def test_a_win_rate_tied_to_length_alone_stays_finite(self) -> None:
         """Longer always wins: without the ridge the fit runs away."""
-        result = length_controlled_win_rate([0.0] * 20 + [1.0] * 20, range(40), [19.5] * 40, range(40), resamples=20)
+        result = length_controlled_win_rate(
+            [0.0] * 20 + [1.0] * 20, range(40), [19.5] * 40, range(40), resamples=20
+        )
         assert result.win_rate.value == pytest.approx(0.5, abs=1e-6)
         assert math.isfinite(result.length_effect)
 

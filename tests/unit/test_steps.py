@@ -22,7 +22,13 @@ def test_rows_stay_and_go_on(tmp_path: Path) -> None:
     second.add({"step": 3, "by": "second"})  # the last checkpoint was after step 2
     second.add({"step": 4, "by": "second"})
     again = StepLog(tmp_path / "work" / "metrics.jsonl").rows
-    assert [(row["step"], row["by"]) for row in again] == [(0, "first"), (1, "first"), (2, "first"), (3, "second"), (4, "second")]
+    assert [(row["step"], row["by"]) for row in again] == [
+        (0, "first"),
+        (1, "first"),
+        (2, "first"),
+        (3, "second"),
+        (4, "second"),
+    ]
 
 
 def test_several_rows_of_one_step(tmp_path: Path) -> None:

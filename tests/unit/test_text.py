@@ -13,10 +13,17 @@ def test_well_formed_text_is_the_same_object() -> None:
     assert is_well_formed(text)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("a\ud800b", "a\ufffdb"), ("\udc80", "\ufffd"), ("\udc00\ud800", "\ufffd\ufffd"), ("a\x00b", "a\ufffdb"),
-    ("\ud83d\ude00", "😀"), ("x\ud83d\ude00\ud83d", "x😀\ufffd"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\ud800b", "a\ufffdb"),
+        ("\udc80", "\ufffd"),
+        ("\udc00\ud800", "\ufffd\ufffd"),
+        ("a\x00b", "a\ufffdb"),
+        ("\ud83d\ude00", "😀"),
+        ("x\ud83d\ude00\ud83d", "x😀\ufffd"),
+    ],
+)
 def test_halves_of_characters_and_nul_are_replaced_and_pairs_are_joined(text: str, expected: str) -> None:
     assert not is_well_formed(text)
     assert well_formed(text) == expected

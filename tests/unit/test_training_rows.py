@@ -24,7 +24,11 @@ PREFERENCES: dict[str, dict[str, Any]] = {
     "ours": OURS,
     "plain text": {"prompt": "q", "chosen": "a", "rejected": "b"},
     "implicit prompt": {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
-    "UltraFeedback": {"prompt": "q", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+    "UltraFeedback": {
+        "prompt": "q",
+        "chosen": [user("q"), assistant("a")],
+        "rejected": [user("q"), assistant("b")],
+    },
     "HH": {"chosen": f"{HH}a", "rejected": f"{HH}b"},
 }
 
@@ -44,14 +48,18 @@ def test_a_system_column_is_the_system_message() -> None:
 def test_our_own_rows_may_hold_empty_completions() -> None:
     row = {**OURS, "rejected": [assistant("")]}
     assert preference_of(row) == row
-    assert demonstration_of({"prompt": [user("q")], "completion": [assistant("")]})["completion"] == [assistant("")]
+    assert demonstration_of({"prompt": [user("q")], "completion": [assistant("")]})["completion"] == [
+        assistant("")
+    ]
 
 
 def test_completions_of_different_conversations_are_refused() -> None:
     with pytest.raises(DataError, match="do not answer the same conversation"):
         preference_of({"chosen": [user("q"), assistant("a")], "rejected": [user("other"), assistant("b")]})
     with pytest.raises(DataError, match="do not answer the same conversation"):
-        preference_of({"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]})
+        preference_of(
+            {"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+        )
     with pytest.raises(DataError, match="has no prompt"):
         preference_of({"chosen": "a", "rejected": "b"})
 
@@ -62,17 +70,15 @@ DEMONSTRATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain text": ({"prompt": "q", "completion": "a"}, PAIR),
     "Alpaca": ({"instruction": "q", "input": "", "output": "a"}, PAIR),
     "Alpaca with input": (
-        {"instruction": "q", "input": "x", "output": "a"}, {"prompt": [user("q\n\nx")], "completion": [assistant("a")]},
+        {"instruction": "q", "input": "x", "output": "a"},
+        {"prompt": [user("q\n\nx")], "completion": [assistant("a")]},
     ),
     "messages": ({"messages": [user("q"), assistant("a")]}, PAIR),
     "messages with a system column": (
         {"system": "s", "messages": [user("q"), assistant("a")]},
         {"prompt": [{"role": "system", "content": "s"}, user("q")], "completion": [assistant("a")]},
     ),
-    "ShareGPT": (
-        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-        PAIR,
-    ),
+    "ShareGPT": ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, PAIR),
 }
 
 
@@ -82,15 +88,18 @@ def test_demonstrations_of_every_form(row: dict[str, Any], expected: dict[str, A
     assert {name: found[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("row", [
-    {"prompt": "p", "input": "i", "completion": "a"},
-    {"question": "q", "context": "c", "answer": "a"},
-    {"messages": [user("q"), assistant("a")], "context": ["c"]},
-    {"prompt": "p", "instruction": "other", "completion": "a"},
-    {"instruction": "p", "output": "a", "response": "other"},
-    {"prompt": "p", "completion": [user("other"), assistant("a")]},
-    {"prompt": [user("p")], "completion": [assistant("a") | {"tool_calls": [{"id": "1"}]}]},
-])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "input": "i", "completion": "a"},
+        {"question": "q", "context": "c", "answer": "a"},
+        {"messages": [user("q"), assistant("a")], "context": ["c"]},
+        {"prompt": "p", "instruction": "other", "completion": "a"},
+        {"instruction": "p", "output": "a", "response": "other"},
+        {"prompt": "p", "completion": [user("other"), assistant("a")]},
+        {"prompt": [user("p")], "completion": [assistant("a") | {"tool_calls": [{"id": "1"}]}]},
+    ],
+)
 def test_what_would_be_left_out_or_mixed_is_refused(row: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         demonstration_of(row)

@@ -20,7 +20,13 @@ from rlaif.runs import disk
 from rlaif.runs.disk import told, write_whole
 
 ROWS = [
-    {"prompt": [{"role": "user", "content": "“你好” \u2028"}], "p": 0.1 + 0.2, "n": 1, "none": None, "s": "a\nb"},
+    {
+        "prompt": [{"role": "user", "content": "“你好” \u2028"}],
+        "p": 0.1 + 0.2,
+        "n": 1,
+        "none": None,
+        "s": "a\nb",
+    },
     {"prompt": [{"role": "user", "content": "x"}], "p": 5e-324, "n": 2, "none": None, "s": ""},
 ]
 
@@ -32,7 +38,9 @@ def test_rows_come_back_exactly_and_the_digest_is_the_file_s(tmp_path: Path, for
     written = write_rows(path, iter(ROWS), format)
     assert written == (2, hashlib.sha256(path.read_bytes()).hexdigest())
     loader = "json" if format == "jsonl" else "parquet"
-    found = datasets.load_dataset(loader, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    found = datasets.load_dataset(
+        loader, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert found.to_list() == ROWS
     assert write_rows(path, ROWS, format) == written
     assert os.listdir(tmp_path / "cache")
@@ -87,16 +95,24 @@ def test_memory_stays_flat(tmp_path: Path, format: writers.Format) -> None:
     assert peak(8 * CHUNK) < 1.5 * peak(2 * CHUNK)
 
 
-@pytest.mark.parametrize(("number", "said"), [
-    (errno.ENOSPC, "no space left on the disk"), (errno.EACCES, "not allowed"), (errno.EROFS, "not allowed"),
-    (errno.EIO, "check the path"),
-])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "no space left on the disk"),
+        (errno.EACCES, "not allowed"),
+        (errno.EROFS, "not allowed"),
+        (errno.EIO, "check the path"),
+    ],
+)
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str) -> None:
     def refuse(handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    for write in (lambda: write_rows(tmp_path / "r.jsonl", ROWS, "jsonl"), lambda: write_whole(tmp_path / "r.json", "x")):
+    for write in (
+        lambda: write_rows(tmp_path / "r.jsonl", ROWS, "jsonl"),
+        lambda: write_whole(tmp_path / "r.json", "x"),
+    ):
         with pytest.raises(RunError, match=said):
             write()
 

@@ -1,4 +1,5 @@
-"""The key of a hosted engine: read from the environment or a file, held in one place, and kept out of everything that is shown."""
+"""The key of a hosted engine: read from the environment or a file, held in one place, and kept out of
+everything that is shown."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ __all__ = ["ApiKey", "read_api_key"]
 
 OWN_VARIABLE = "RLAIF_API_KEY"
 VENDOR_VARIABLE, VENDOR_HOST = "OPENAI_API_KEY", "api.openai.com"
-"""The vendor's own variable is read for the vendor's own host only: a key is not handed to whatever server a recipe names."""
+"""The vendor's own variable is read for the vendor's own host only: a key is not handed to whatever server a
+recipe names."""
 
 LARGEST = 1 << 16
 """Bytes of the largest key file."""
@@ -42,11 +44,13 @@ class ApiKey:
         raise TypeError("a key is not pickled")
 
     def reveal(self) -> str:
-        """The key itself. A server that needs none is sent a placeholder, as the client library insists on one."""
+        """The key itself. A server that needs none is sent a placeholder, as the client library insists on
+        one."""
         return self._value or "none"
 
     def redact(self, text: str) -> str:
-        """`text` on one line without the key, without what looks like one, and not longer than `SHOWN` characters."""
+        """`text` on one line without the key, without what looks like one, and not longer than `SHOWN`
+        characters."""
         if self._value:
             text = text.replace(self._value, HIDDEN)
         text = " ".join(KEY_LIKE.sub(HIDDEN, text).split())
@@ -54,13 +58,18 @@ class ApiKey:
 
 
 def read_api_key(
-    *, hosts: frozenset[str], variable: str = "", file: Path | None = None, environment: Mapping[str, str] = os.environ
+    *,
+    hosts: frozenset[str],
+    variable: str = "",
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> ApiKey:
     """The key for these `hosts`.
 
     Args:
         hosts: Host names of the servers that will be sent the key.
-        variable: Environment variable that holds it; by default `RLAIF_API_KEY`, and for the vendor's own host `OPENAI_API_KEY`.
+        variable: Environment variable that holds it; by default `RLAIF_API_KEY`, and for the vendor's own
+            host `OPENAI_API_KEY`.
         file: File whose first line holds it; goes before the environment.
 
     Raises:
@@ -70,10 +79,14 @@ def read_api_key(
         return _from_file(file)
     if variable:
         if not environment.get(variable, "").strip():
-            raise ModelError(f"the environment variable {variable} holds no key", remedy=f"export {variable}=…")
+            raise ModelError(
+                f"the environment variable {variable} holds no key", remedy=f"export {variable}=…"
+            )
         return _checked(environment[variable], variable)
     names = (OWN_VARIABLE, VENDOR_VARIABLE) if hosts == {VENDOR_HOST} else (OWN_VARIABLE,)
-    return next((_checked(environment[name], name) for name in names if environment.get(name, "").strip()), ApiKey())
+    return next(
+        (_checked(environment[name], name) for name in names if environment.get(name, "").strip()), ApiKey()
+    )
 
 
 def _from_file(file: Path) -> ApiKey:
@@ -85,7 +98,11 @@ def _from_file(file: Path) -> ApiKey:
         remedy = "name a file with the key on its first line"
         raise ModelError(f"cannot read the key file ({reason})", where=str(file), remedy=remedy) from None
     if not lines[0].strip():
-        raise ModelError("the key file's first line is empty", where=str(file), remedy="write the key there, and nothing else")
+        raise ModelError(
+            "the key file's first line is empty",
+            where=str(file),
+            remedy="write the key there, and nothing else",
+        )
     return _checked(lines[0], str(file))
 
 
@@ -93,5 +110,9 @@ def _checked(value: str, where: str) -> ApiKey:
     """A key that an HTTP header can carry; the error does not show it."""
     value = value.strip()
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise ModelError("the key has spaces or characters that no HTTP header takes", where=where, remedy="copy the key again")
+        raise ModelError(
+            "the key has spaces or characters that no HTTP header takes",
+            where=where,
+            remedy="copy the key again",
+        )
     return ApiKey(value)

@@ -1,4 +1,5 @@
-"""Asks servers on behalf of one engine: chooses the server, retries, moves on when one fails, and keeps the books."""
+"""Asks servers on behalf of one engine: chooses the server, retries, moves on when one fails, and keeps the
+books."""
 
 from __future__ import annotations
 
@@ -22,19 +23,25 @@ HANDSHAKE_RETRIES = 2
 class Asker:
     """Open as long as the `async with`."""
 
-    def __init__(self, servers: Sequence[Server], *, key: ApiKey, settings: ApiSettings, ledger: Ledger) -> None:
+    def __init__(
+        self, servers: Sequence[Server], *, key: ApiKey, settings: ApiSettings, ledger: Ledger
+    ) -> None:
         self.servers = list(servers)
         self.settings = settings
         self._ledger = ledger
         self._key = key
         self._in_flight = 0
         self._landed = asyncio.Event()
-        self._clients = Clients(self.servers, key=key, timeout=settings.timeout, connections=settings.concurrency)
+        self._clients = Clients(
+            self.servers, key=key, timeout=settings.timeout, connections=settings.concurrency
+        )
 
     async def __aenter__(self) -> Asker:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._clients.__aexit__(kind, error, trace)
 
     async def complete(self, body: Mapping[str, Any], *, home: int) -> Reply:
@@ -58,14 +65,17 @@ class Asker:
             return read_reply(payload)
 
         try:
-            return await retrying(attempt, retries=self.settings.retries, backoff=self.settings.backoff, retried=self._retried)
+            return await retrying(
+                attempt, retries=self.settings.retries, backoff=self.settings.backoff, retried=self._retried
+            )
         finally:
             self._ledger.release(estimate)
             self._in_flight -= 1
             self._landed.set()
 
     async def _reserve(self, sent: int, tokens: int) -> float:
-        """Set a request's cost aside; waits for those in flight, which mostly cost less than was set aside for them.
+        """Set a request's cost aside; waits for those in flight, which mostly cost less than was set aside
+        for them.
 
         Raises:
             CostLimitError: It does not fit, and nothing is in flight any more.
@@ -96,7 +106,8 @@ class Asker:
         return await retrying(attempt, retries=retries, backoff=self.settings.backoff, retried=self._retried)
 
     def _choose(self, home: int) -> Server:
-        """The home server, or the next one when it is down or asked to be left alone; when all are, the one that is back first."""
+        """The home server, or the next one when it is down or asked to be left alone; when all are, the one
+        that is back first."""
         order = self.servers[home:] + self.servers[:home]
         return min(order, key=lambda server: server.wait())
 

@@ -1,8 +1,9 @@
-"""One request to one server, through the `openai` client and retried by `tenacity` (both come with `rlaif[api]`).
+"""One request to one server, through the `openai` client and retried by `tenacity` (both come with
+`rlaif[api]`).
 
-Every failure is sorted into one of three: *transient* (asked again, here or elsewhere; a reply that makes no sense too), *rejected*
-(this request, for good) and *fatal* (no request can succeed: the key is refused). The texts of these errors are ours; of a server's
-own text a short piece is told, with the key taken out.
+Every failure is sorted into one of three: *transient* (asked again, here or elsewhere; a reply that makes no
+sense too), *rejected* (this request, for good) and *fatal* (no request can succeed: the key is refused). The
+texts of these errors are ours; of a server's own text a short piece is told, with the key taken out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ Result = TypeVar("Result")
 
 FULL = (429, 503)
 AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524, 529)
-TOO_LONG = ("context length", "context window", "maximum context", "too long", "too many tokens", "context size", "context_length")
+TOO_LONG = (
+    "context length",
+    "context window",
+    "maximum context",
+    "too long",
+    "too many tokens",
+    "context size",
+    "context_length",
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?")
 """Seconds as `Retry-After` writes them."""
@@ -78,7 +87,9 @@ class Clients:
     async def __aenter__(self) -> Clients:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for client in self._clients.values():
             await client.close()
 
@@ -87,8 +98,11 @@ class Clients:
         models = self._clients[server.url].models.with_raw_response
         return await self._send(server, lambda: models.list())
 
-    async def complete(self, server: Server, api: Literal["chat", "completions"], body: Mapping[str, Any]) -> Any:
-        """The body of the answer to `POST /chat/completions` or `/completions`. Fields that the API does not know travel along."""
+    async def complete(
+        self, server: Server, api: Literal["chat", "completions"], body: Mapping[str, Any]
+    ) -> Any:
+        """The body of the answer to `POST /chat/completions` or `/completions`. Fields that the API does not
+        know travel along."""
         client = self._clients[server.url]
         resource = client.chat.completions if api == "chat" else client.completions
         known = {name: body[name] for name in ("model", "messages", "prompt") if name in body}
@@ -100,7 +114,8 @@ class Clients:
         """Send, and tell the server's window how it went.
 
         Raises:
-            Transient, Rejected, ModelError: See the module; raised outside of the handler, so that no error carries the request.
+            Transient, Rejected, ModelError: See the module; raised outside of the handler, so that no error
+            carries the request.
         """
         sent_at = time.monotonic()
         try:
@@ -135,8 +150,10 @@ class Clients:
         detail = self._key.redact(_message(error))
         if status == 401 or (status == 403 and "logprob" not in detail):
             return ModelError(
-                f"the server refuses the key ({status})", where=server.url,
-                remedy="export RLAIF_API_KEY=…, or name the variable (--api-key-env) or the file (--api-key-file) that holds it",
+                f"the server refuses the key ({status})",
+                where=server.url,
+                remedy="export RLAIF_API_KEY=…, or name the variable (--api-key-env) or the file "
+                "(--api-key-file) that holds it",
             )
         if any(words in detail.lower() for words in TOO_LONG):
             return Rejected("prompt_too_long", detail, status=status)
@@ -148,7 +165,8 @@ async def retrying(
 ) -> Result:
     """Call `attempt` until it raises neither `Transient` nor `Malformed`, `retries` times more at most.
 
-    Waits are exponential with jitter. A server's own `Retry-After` is heeded by its window, which the next attempt waits for.
+    Waits are exponential with jitter. A server's own `Retry-After` is heeded by its window, which the next
+    attempt waits for.
 
     Raises:
         Transient: The last attempt failed too.
@@ -161,25 +179,37 @@ async def retrying(
             failure = Transient(error.reason)
         raise failure
 
-    # Waits lie between half and all of backoff · 2^attempt: the jitter keeps requests that failed together from coming together again.
-    wait = tenacity.wait_random_exponential(multiplier=backoff / 2, max=BACKOFF_MAX / 2) + tenacity.wait_exponential(
-        multiplier=backoff / 2, max=BACKOFF_MAX / 2,
-    )
+    # Waits lie between half and all of backoff · 2^attempt: the jitter keeps requests that failed together
+    # from coming together again.
+    wait = tenacity.wait_random_exponential(
+        multiplier=backoff / 2, max=BACKOFF_MAX / 2
+    ) + tenacity.wait_exponential(multiplier=backoff / 2, max=BACKOFF_MAX / 2)
     policy = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(Transient), stop=tenacity.stop_after_attempt(retries + 1), wait=wait, reraise=True,
+        retry=tenacity.retry_if_exception_type(Transient),
+        stop=tenacity.stop_after_attempt(retries + 1),
+        wait=wait,
+        reraise=True,
         before_sleep=lambda _state: retried(),
     )
     return await policy(once)
 
 
 def _client(url: str, key: ApiKey, timeout: float, connections: int) -> openai.AsyncOpenAI:
-    """A client that does not retry by itself. Proxies of the environment are not for a server on this machine."""
+    """A client that does not retry by itself. Proxies of the environment are not for a server on this
+    machine."""
     http = openai.DefaultAsyncHttpxClient(
-        timeout=timeout, trust_env=urlsplit(url).hostname not in LOOPBACK, follow_redirects=False, limits=_limits(connections),
+        timeout=timeout,
+        trust_env=urlsplit(url).hostname not in LOOPBACK,
+        follow_redirects=False,
+        limits=_limits(connections),
         event_hooks={"response": [_refuse_large]},
     )
     return openai.AsyncOpenAI(
-        api_key=key.reveal(), base_url=url, timeout=timeout, max_retries=0, http_client=http,
+        api_key=key.reveal(),
+        base_url=url,
+        timeout=timeout,
+        max_retries=0,
+        http_client=http,
         default_headers={"Accept-Encoding": "identity"},
     )
 
@@ -192,7 +222,9 @@ async def _refuse_large(response: Any) -> None:
     told = str(response.headers.get("content-length", ""))
     length = int(told) if told.isascii() and told.isdigit() else None
     plain = response.headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
-    if (plain and (length or 0) > LARGEST_BODY) or (not plain and (length is None or length > LARGEST_COMPRESSED)):
+    if (plain and (length or 0) > LARGEST_BODY) or (
+        not plain and (length is None or length > LARGEST_COMPRESSED)
+    ):
         raise openai.OpenAIError("the reply is too large")
     if length is None:
         response.stream = _counted(response.stream)
@@ -201,7 +233,8 @@ async def _refuse_large(response: Any) -> None:
 def _counted(stream: Any) -> Any:
     """The stream of a body, which ends with an error beyond `LARGEST_BODY`.
 
-    Built on the stream's own abstract base, which the HTTP library insists on: that library has changed its name.
+    Built on the stream's own abstract base, which the HTTP library insists on: that library has changed its
+    name.
     """
     base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream")
 
@@ -221,7 +254,8 @@ def _counted(stream: Any) -> Any:
 
 
 def _limits(connections: int) -> Any:
-    """As many connections as requests: taken from the client library's own defaults, whose HTTP library has changed its name."""
+    """As many connections as requests: taken from the client library's own defaults, whose HTTP library has
+    changed its name."""
     kind = type(openai.DEFAULT_CONNECTION_LIMITS)
     return kind(max_connections=connections, max_keepalive_connections=connections)
 

@@ -1,4 +1,5 @@
-"""What an engine behind an API used, in tokens and money, and the stop before it uses more than was allowed."""
+"""What an engine behind an API used, in tokens and money, and the stop before it uses more than was
+allowed."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Prices:
     output: float = 0.0
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """What so many tokens cost. Cached prompt tokens count in full: an upper bound where a host discounts them."""
+        """What so many tokens cost. Cached prompt tokens count in full: an upper bound where a host discounts
+        them."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / MILLION
 
 
@@ -65,7 +67,11 @@ class Budget:
     """
 
     def __init__(
-        self, limit: float | None = None, *, spent: float = 0.0, note: Callable[[str, int, int, float], None] | None = None
+        self,
+        limit: float | None = None,
+        *,
+        spent: float = 0.0,
+        note: Callable[[str, int, int, float], None] | None = None,
     ) -> None:
         self.limit = limit
         self.spent = spent
@@ -80,9 +86,11 @@ class Budget:
         """
         if self.limit is not None and self.spent + self._reserved + estimate > self.limit:
             raise CostLimitError(
-                f"the next request could cost more than is left: {money(self.spent)} of {money(self.limit)} is spent, and a request "
+                f"the next request could cost more than is left: {money(self.spent)} of {money(self.limit)} "
+                "is spent, and a request "
                 f"may cost {money(estimate)}",
-                remedy="raise --max-cost and run the same command again: what was answered so far is kept and costs nothing",
+                remedy="raise --max-cost and run the same command again: what was answered so far is kept "
+                "and costs nothing",
             )
         self._reserved += estimate
 
@@ -105,9 +113,9 @@ def money(amount: float) -> str:
 class Ledger:
     """Adds up usage and admits requests while their worst cost fits into what is left.
 
-    A request is admitted on an estimate: its characters as tokens, the most by which this was too low so far (a chat template, a dense
-    script), and as many new tokens as it may ask for. What is in flight counts by its estimate, so that the limit holds whatever the
-    concurrency, up to the error of that estimate.
+    A request is admitted on an estimate: its characters as tokens, the most by which this was too low so far
+    (a chat template, a dense script), and as many new tokens as it may ask for. What is in flight counts by
+    its estimate, so that the limit holds whatever the concurrency, up to the error of that estimate.
 
     Args:
         max_cost: The most that may be spent.
@@ -115,7 +123,9 @@ class Ledger:
         model: Under which name its answers are noted.
     """
 
-    def __init__(self, prices: Prices, max_cost: float | None, *, budget: Budget | None = None, model: str = "") -> None:
+    def __init__(
+        self, prices: Prices, max_cost: float | None, *, budget: Budget | None = None, model: str = ""
+    ) -> None:
         if max_cost is not None and (max_cost <= 0 or prices == Prices()):
             raise ConfigError(
                 f"max_cost is {max_cost} with prices {prices.input} and {prices.output} a million tokens",

@@ -42,14 +42,22 @@ class Form:
 
     def describe(self) -> str:
         """For the card: all of the form that an answer depends on."""
-        way = f"top {self.top} log-probabilities" if self.top else f"{self.votes} votes" if self.votes > 1 else "parsed answer"
+        way = (
+            f"top {self.top} log-probabilities"
+            if self.top
+            else f"{self.votes} votes"
+            if self.votes > 1
+            else "parsed answer"
+        )
         folded = ", turns folded" if self.api == "chat" and not self.continues else ""
         return f"{self.api}, {way}{folded}" + (f", extra {digest(dict(self.extra))}" if self.extra else "")
 
     def label(self, request: LabelRequest) -> dict[str, Any]:
-        """Asks for the most probable tokens at one position. Greedy: the token that is drawn is then one of them.
+        """Asks for the most probable tokens at one position. Greedy: the token that is drawn is then one of
+        them.
 
-        Servers that tell log-probabilities after their sampling settings (SGLang) tell the model's own for a greedy request.
+        Servers that tell log-probabilities after their sampling settings (SGLang) tell the model's own for a
+        greedy request.
         """
         asked = {"logprobs": True, "top_logprobs": self.top} if self.api == "chat" else {"logprobs": self.top}
         return self._body(request.messages, tokens=1, temperature=0.0, **asked)
@@ -66,12 +74,17 @@ class Form:
         sampling = request.sampling
         stop = [*sampling.stop, HUMAN] if self.api == "completions" else list(sampling.stop)
         body = self._body(
-            request.messages, tokens=sampling.max_new_tokens, temperature=sampling.temperature, top_p=sampling.top_p,
+            request.messages,
+            tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
             seed=_seed(request.seed),
         )
         return {"stop": stop} | body if stop else body
 
-    def _body(self, messages: tuple[Message, ...], *, tokens: int, temperature: float, **more: Any) -> dict[str, Any]:
+    def _body(
+        self, messages: tuple[Message, ...], *, tokens: int, temperature: float, **more: Any
+    ) -> dict[str, Any]:
         common = {"model": self.model, self.limit: tokens, "temperature": temperature, "top_p": 1.0}
         return common | self._question(messages) | more | dict(self.extra)
 
@@ -80,7 +93,11 @@ class Form:
             return {"prompt": render_plain(messages)}
         if not self.continues:
             return {"messages": chat_turns(fold_turns(messages))}
-        flags = {"add_generation_prompt": False, "continue_final_message": True} if messages[-1].role == "assistant" else {}
+        flags = (
+            {"add_generation_prompt": False, "continue_final_message": True}
+            if messages[-1].role == "assistant"
+            else {}
+        )
         return {"messages": chat_turns(messages), **flags}
 
 

@@ -1,11 +1,14 @@
 """What servers say of themselves, and what they turn out to do: asked once, before the first request.
 
-Asked: `GET /models`, for the revision and the context. Tried out, where the settings leave it open: whether log-probabilities come
-(else labels are read by votes), and whether an assistant's turn is continued. The second shows in what is written: after a turn that
-stops in the middle of a count, a server that continues it goes on counting, and one that closes it begins anew. Where the reply
-is neither, the number of prompt tokens decides: a turn that is left open takes fewer than one that is closed and followed by the
-opening of the next. (The number alone misjudges llama.cpp's server, which continues with and without the flag.) The conversations
-of a server that does not continue are folded (see `fold_turns`). What was found is told; `continues` in the settings overrides it.
+Asked: `GET /models`, for the revision and the context. Tried out, where the settings leave it open: whether
+    log-probabilities come
+(else labels are read by votes), and whether an assistant's turn is continued. The second shows in what is
+written: after a turn that stops in the middle of a count, a server that continues it goes on counting, and
+    one that closes it begins anew. Where the reply
+is neither, the number of prompt tokens decides: a turn that is left open takes fewer than one that is closed
+and followed by the opening of the next. (The number alone misjudges llama.cpp's server, which continues with
+and without the flag.) The conversations of a server that does not continue are folded (see `fold_turns`).
+What was found is told; `continues` in the settings overrides it.
 """
 
 from __future__ import annotations
@@ -32,10 +35,14 @@ FEWEST_TOP = 5
 PROBE = LabelRequest(messages=(Message("user", "Answer with one letter, A or B."),), labels=("A", "B"))
 COUNT_PROBE = GenerationRequest(
     messages=(
-        Message("user", "Write the numbers from one to eight as words, with a space between them, and nothing else."),
+        Message(
+            "user",
+            "Write the numbers from one to eight as words, with a space between them, and nothing else.",
+        ),
         Message("assistant", "one two three four"),
     ),
-    sampling=Sampling(max_new_tokens=8, temperature=0.0), seed=0,
+    sampling=Sampling(max_new_tokens=8, temperature=0.0),
+    seed=0,
 )
 GOES_ON, BEGINS_ANEW = "five", "one"
 OPEN_PROBE = LabelRequest(messages=(*PROBE.messages, Message("assistant", "Answer:")), labels=("A", "B"))
@@ -52,13 +59,18 @@ async def shake_hands(asker: Asker, model: str, log: Callable[[str], None]) -> H
     """Find out who answers and how to ask.
 
     Raises:
-        ModelError: No server can be reached, the key is refused, the model is not there, or the servers serve different models.
+        ModelError: No server can be reached, the key is refused, the model is not there, or the servers serve
+            different models.
     """
     settings = asker.settings
     entry = await _entry(asker, model, log)
     form = Form(
-        model=model, api=settings.api, top=settings.top_logprobs, votes=settings.votes,
-        continues=bool(settings.continues) or settings.api == "completions", extra=dict(settings.extra_body),
+        model=model,
+        api=settings.api,
+        top=settings.top_logprobs,
+        votes=settings.votes,
+        continues=bool(settings.continues) or settings.api == "completions",
+        extra=dict(settings.extra_body),
     )
     try:
         form = await _with_reading(asker, form)
@@ -72,14 +84,20 @@ async def shake_hands(asker: Asker, model: str, log: Callable[[str], None]) -> H
         reason = f"{error.reason} {error.detail}"
     else:
         return Handshake(_card(model, entry, form), form)
-    raise ModelError(f"the server does not answer a short question: {reason}", where=_where(asker), remedy="see the server's own log")
+    raise ModelError(
+        f"the server does not answer a short question: {reason}",
+        where=_where(asker),
+        remedy="see the server's own log",
+    )
 
 
 def no_such_model(asker: Asker, error: Rejected) -> ModelError:
     """The error of a server that answers 404."""
     return ModelError(
-        f"the server knows no such model or address (404): {error.detail}", where=_where(asker),
-        remedy="check the model's name, and that the base URL ends where the server's API begins, mostly in /v1",
+        f"the server knows no such model or address (404): {error.detail}",
+        where=_where(asker),
+        remedy="check the model's name, and that the base URL ends where the server's API begins, mostly in "
+        "/v1",
     )
 
 
@@ -88,13 +106,21 @@ async def _entry(asker: Asker, model: str, log: Callable[[str], None]) -> Mappin
     listed = await asyncio.gather(*(_listed(asker, number) for number in range(len(asker.servers))))
     reached = [entries for entries in listed if entries is not None]
     if not reached:
-        raise ModelError("no server answers", where=_where(asker), remedy="start it (vllm serve MODEL), or correct --base-url")
+        raise ModelError(
+            "no server answers",
+            where=_where(asker),
+            remedy="start it (vllm serve MODEL), or correct --base-url",
+        )
     for server, entries in zip(asker.servers, listed, strict=True):
         if entries is None:
             log(f"{server.url} does not answer; its share goes to the others until it does")
     found = [entries[model] for entries in reached if model in entries]
     if len({_revision(model, entry) for entry in found}) > 1:
-        raise ModelError(f"the servers serve different models as {model!r}", where=_where(asker), remedy="serve the same one on all")
+        raise ModelError(
+            f"the servers serve different models as {model!r}",
+            where=_where(asker),
+            remedy="serve the same one on all",
+        )
     names = sorted({name for entries in reached for name in entries})
     if not found and names:
         listed_names = ", ".join(asker.redact(one_line(name)) for name in names[:8])
@@ -116,7 +142,8 @@ async def _listed(asker: Asker, number: int) -> dict[str, Mapping[str, Any]] | N
 
 
 async def _with_reading(asker: Asker, form: Form) -> Form:
-    """The form with the number of log-probabilities that the server tells; 0, so that labels are read by votes, when it tells none."""
+    """The form with the number of log-probabilities that the server tells; 0, so that labels are read by
+    votes, when it tells none."""
     if asker.settings.reads == "votes":
         return replace(form, top=0)
     for top in dict.fromkeys((form.top, min(form.top, FEWEST_TOP))):
@@ -135,22 +162,33 @@ async def _with_reading(asker: Asker, form: Form) -> Form:
                     return tried
                 break
     if asker.settings.reads == "logprobs":
-        raise ModelError("the server tells no log-probabilities", where=_where(asker), remedy="read labels by votes (reads: votes)")
+        raise ModelError(
+            "the server tells no log-probabilities",
+            where=_where(asker),
+            remedy="read labels by votes (reads: votes)",
+        )
     return replace(form, top=0)
 
 
 async def _continues(asker: Asker, form: Form, log: Callable[[str], None]) -> bool:
-    """Whether an assistant's turn is continued, by what the server writes; where that is not clear, by the tokens it counts."""
+    """Whether an assistant's turn is continued, by what the server writes; where that is not clear, by the
+    tokens it counts."""
     try:
         reply = await asker.complete(replace(form, continues=True).generation(COUNT_PROBE), home=0)
     except Rejected:
-        log("the server refuses to continue an assistant's turn; the beginning of an answer is put to the user (continues: false)")
+        log(
+            "the server refuses to continue an assistant's turn; the beginning of an answer is put to the "
+            "user (continues: false)"
+        )
         return False
     written = reply.choices[0].text.strip().lower()
     if written.startswith((GOES_ON, BEGINS_ANEW)):
         found, why = written.startswith(GOES_ON), "from what it wrote"
     else:
-        found, why = await _counts_fewer(asker, form), "from the tokens it counts, which is less sure: see `continues`"
+        found, why = (
+            await _counts_fewer(asker, form),
+            "from the tokens it counts, which is less sure: see `continues`",
+        )
     how = "continues an assistant's turn" if found else "does not continue an assistant's turn"
     log(f"the server {how} ({why})")
     return found
@@ -159,7 +197,11 @@ async def _continues(asker: Asker, form: Form, log: Callable[[str], None]) -> bo
 async def _counts_fewer(asker: Asker, form: Form) -> bool:
     """Whether an open turn takes fewer prompt tokens than a closed one."""
     opened = replace(form, continues=True).label(OPEN_PROBE)
-    closed = {name: value for name, value in opened.items() if name not in ("add_generation_prompt", "continue_final_message")}
+    closed = {
+        name: value
+        for name, value in opened.items()
+        if name not in ("add_generation_prompt", "continue_final_message")
+    }
     for body in (opened, closed):
         if not form.top:
             body.pop("logprobs", None)
@@ -176,14 +218,22 @@ def _card(model: str, entry: Mapping[str, Any], form: Form) -> EngineCard:
     told = [entry.get("max_model_len"), entry.get("context_length"), (meta or {}).get("n_ctx")]
     context = next((value for value in told if isinstance(value, int) and value > 0), UNKNOWN_CONTEXT)
     return EngineCard(
-        name=model, revision=_revision(model, entry), kind="openai", dtype="server", context=context, chat=form.api == "chat",
+        name=model,
+        revision=_revision(model, entry),
+        kind="openai",
+        dtype="server",
+        context=context,
+        chat=form.api == "chat",
         reads=form.describe(),
     )
 
 
 def _revision(model: str, entry: Mapping[str, Any]) -> str:
-    """A digest of what the server says of the weights (vLLM's `root`, llama.cpp's `meta`); else the model's name."""
-    said = {name: entry[name] for name in ("root", "meta", "revision") if entry.get(name) not in (None, "", model)}
+    """A digest of what the server says of the weights (vLLM's `root`, llama.cpp's `meta`); else the model's
+    name."""
+    said = {
+        name: entry[name] for name in ("root", "meta", "revision") if entry.get(name) not in (None, "", model)
+    }
     return digest([model, said]) if said else model
 
 

@@ -1,15 +1,16 @@
 """From a server's reply to the log-probability of each label.
 
-By *log-probabilities*, where the server tells the most probable tokens at the answer's first position. A label is found as the
-tokens whose text, without leading space, is the label itself: its spellings ("A", " A") are added up. Where none is told, the longest
-beginning of it that no other label shares stands for it. A label that is not told, or is told as impossible (−inf, or vLLM's −9999),
-has at most the probability of the least token told, and at most what the tokens told leave; it gets the lower of the two bounds when
-another label was found, and the reading says so. The true log-odds are at least as far from zero as that. Where the bound is no lower
-than what was found, nothing is known of the order, and the reading is invalid.
+By *log-probabilities*, where the server tells the most probable tokens at the answer's first position. A
+label is found as the tokens whose text, without leading space, is the label itself: its spellings ("A", " A")
+are added up. Where none is told, the longest beginning of it that no other label shares stands for it. A
+label that is not told, or is told as impossible (−inf, or vLLM's −9999), has at most the probability of the
+least token told, and at most what the tokens told leave; it gets the lower of the two bounds when another
+label was found, and the reading says so. The true log-odds are at least as far from zero as that. Where the
+bound is no lower than what was found, nothing is known of the order, and the reading is invalid.
 
-By *votes*, where it tells none: N sampled answers, or one greedy one, each parsed by `parse_label`; a label's probability is
-(votes + ½) / (valid votes + ½ · labels), the Jeffreys estimate, times the share of answers that named a label. One parsed letter thus
-counts as 0.75.
+By *votes*, where it tells none: N sampled answers, or one greedy one, each parsed by `parse_label`; a label's
+probability is (votes + ½) / (valid votes + ½ · labels), the Jeffreys estimate, times the share of answers
+that named a label. One parsed letter thus counts as 0.75.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from rlaif.engines.base import LEAST_SHARE, LabelReading
 __all__ = ["from_top", "from_votes", "parse_label"]
 
 SPACES = (b" ", b"\t", b"\n", b"\r", "▁".encode(), "Ġ".encode(), "Ċ".encode())
-"""Leading space, also in the spellings of raw SentencePiece and byte-level BPE tokens, which some servers show."""
+"""Leading space, also in the spellings of raw SentencePiece and byte-level BPE tokens, which some servers
+show."""
 IMPOSSIBLE = -9_000.0
 """vLLM writes −9999 for a probability of zero, as JSON has no −inf."""
 ROUNDING = 1e-3
@@ -32,11 +34,14 @@ ROUNDING = 1e-3
 MASS_ROUNDING = 0.01
 """How far the probabilities told may exceed 1 together, by rounding."""
 LOWEST = -25.0
-"""Log-probability of a label for which the tokens told leave nothing. The log-odds of a certain judge are so finite: ±25 at most."""
+"""Log-probability of a label for which the tokens told leave nothing. The log-odds of a certain judge are so
+finite: ±25 at most."""
 PSEUDO_COUNT = 0.5
 
 THINKING = re.compile(r"^.*</think>", re.DOTALL)
-LEAD = re.compile(r"(?:(?:the\s+|my\s+)?(?:final\s+)?answer(?:\s+is)?|答案(?:是|为)?)\s*[:：]?\s*", re.IGNORECASE)
+LEAD = re.compile(
+    r"(?:(?:the\s+|my\s+)?(?:final\s+)?answer(?:\s+is)?|答案(?:是|为)?)\s*[:：]?\s*", re.IGNORECASE
+)
 MARKS = " \t\n\r\"'`*_()[]{}<>“”‘’「」（）【】"
 ENDS = re.compile(r"[.,:;!?)\]}\"'*`_\n。，：；！？）】」”]|$")
 
@@ -46,8 +51,9 @@ def from_top(
 ) -> LabelReading:
     """A reading from the most probable tokens.
 
-    Its reason is `no_logprobs`, `labels_alike`, `not_finite` (a label's own number is none, or all together exceed 1),
-    `labels_not_in_top` or `labels_unlikely`. What is told of other tokens and is no log-probability is passed over.
+    Its reason is `no_logprobs`, `labels_alike`, `not_finite` (a label's own number is none, or all together
+    exceed 1), `labels_not_in_top` or `labels_unlikely`. What is told of other tokens and is no
+    log-probability is passed over.
 
     Args:
         top: Tokens at the first position, in any order.
@@ -71,10 +77,13 @@ def from_top(
     if mass > 1.0 + MASS_ROUNDING:
         return LabelReading((), tokens, "not_finite")
     bound, how = _bound(told, mass)
-    if any(logprob is None for logprob in found) and any(logprob is not None and bound >= logprob for logprob in found):
+    if any(logprob is None for logprob in found) and any(
+        logprob is not None and bound >= logprob for logprob in found
+    ):
         return LabelReading((), tokens, "labels_not_in_top")
     reading = LabelReading(
-        tuple(min(0.0, bound if logprob is None else logprob) for logprob in found), tokens,
+        tuple(min(0.0, bound if logprob is None else logprob) for logprob in found),
+        tokens,
         bounded=tuple(how if logprob is None else "told" for logprob in found) if None in found else (),
     )
     return reading if reading.share >= least_share else LabelReading((), tokens, "labels_unlikely")
@@ -90,14 +99,17 @@ def from_votes(texts: Sequence[str], labels: Sequence[str], *, tokens: int) -> L
     if not valid:
         return LabelReading((), tokens, "no_label_in_answer")
     whole = (valid + PSEUDO_COUNT * len(labels)) * len(votes) / valid
-    return LabelReading(tuple(math.log((votes.count(label) + PSEUDO_COUNT) / whole) for label in plain), tokens)
+    return LabelReading(
+        tuple(math.log((votes.count(label) + PSEUDO_COUNT) / whole) for label in plain), tokens
+    )
 
 
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that an answer in words names, or `None` when it names none plainly.
 
-    The answer must be the label, or begin with it (after `Answer:`, quotation marks or brackets) and go on with punctuation: "A." is
-    the label A; "A better one is B" names none, since an English sentence may begin with that letter.
+    The answer must be the label, or begin with it (after `Answer:`, quotation marks or brackets) and go on
+    with punctuation: "A." is the label A; "A better one is B" names none, since an English sentence may begin
+    with that letter.
     """
     plain = THINKING.sub("", text, count=1).lstrip(MARKS)
     if "<think>" in text and "</think>" not in text:
@@ -105,12 +117,15 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
     lead = LEAD.match(plain)
     plain = plain[lead.end() :].lstrip(MARKS) if lead else plain
     plain = plain.rstrip()
-    named = [label for label in labels if plain.startswith(label.strip()) and ENDS.match(plain, len(label.strip()))]
+    named = [
+        label for label in labels if plain.startswith(label.strip()) and ENDS.match(plain, len(label.strip()))
+    ]
     return max(named, key=len) if named else None
 
 
 def _spellings(top: Sequence[Top], label: str, others: Sequence[str]) -> list[Top]:
-    """The tokens told that stand for `label`: all that spell it whole, else the longest beginnings that no other label has."""
+    """The tokens told that stand for `label`: all that spell it whole, else the longest beginnings that no
+    other label has."""
     whole = label.encode()
     texts = [(_without_space(each.text), each) for each in dict.fromkeys(top)]
     spelled = [each for text, each in texts if text == whole]
@@ -118,7 +133,8 @@ def _spellings(top: Sequence[Top], label: str, others: Sequence[str]) -> list[To
         return spelled
     rest = [other.encode() for other in others]
     begun = [
-        (text, each) for text, each in texts
+        (text, each)
+        for text, each in texts
         if text and whole.startswith(text) and not any(other.startswith(text) for other in rest)
     ]
     longest = max((len(text) for text, _ in begun), default=0)

@@ -1,8 +1,10 @@
-"""Servers that share a load: how much each takes now, which one a request belongs to, and the order of sending.
+"""Servers that share a load: how much each takes now, which one a request belongs to, and the order of
+sending.
 
-*How much*: additive increase, multiplicative decrease, as TCP finds its window. A 429 or 503 halves a server's window; answers widen
-it again by one a window. *Which one*: requests with a common prefix belong to one server, chosen by rendezvous hashing (Thaler and
-Ravishankar 1998), so that its prefix cache hits; a server with nothing left of its own takes from the end of the longest queue.
+*How much*: additive increase, multiplicative decrease, as TCP finds its window. A 429 or 503 halves a
+server's window; answers widen it again by one a window. *Which one*: requests with a common prefix belong to
+one server, chosen by rendezvous hashing (Thaler and Ravishankar 1998), so that its prefix cache hits; a
+server with nothing left of its own takes from the end of the longest queue.
 *Order*: sorted by text, so that common prefixes are sent one after the other.
 """
 
@@ -24,7 +26,8 @@ SHARED = 0.5
 """Neighbours in the order belong together when they have this share of the shorter one in common."""
 COOL_DOWN = 1.0
 COOL_DOWN_MAX = 60.0
-"""Seconds that a server is left alone after it could not be reached: doubled each time in a row, up to the maximum."""
+"""Seconds that a server is left alone after it could not be reached: doubled each time in a row, up to the
+maximum."""
 PAUSE_MAX = 60.0
 """Longest `Retry-After` that is heeded, in seconds."""
 
@@ -57,7 +60,8 @@ class Window:
         return max(0.0, self.paused_until - time.monotonic())
 
     def narrow(self, sent_at: float, retry_after: float) -> None:
-        """The server is full: halve the window. Answers to what was sent before the last cut say nothing new."""
+        """The server is full: halve the window. Answers to what was sent before the last cut say nothing
+        new."""
         now = time.monotonic()
         if retry_after > 0:
             self.paused_until = max(self.paused_until, now + min(retry_after, PAUSE_MAX))
@@ -112,7 +116,8 @@ class Server:
         self.window.widen()
 
     def missed(self) -> None:
-        """It could not be reached, or failed: leave it alone for a while, longer each time (what fails together counts once)."""
+        """It could not be reached, or failed: leave it alone for a while, longer each time (what fails
+        together counts once)."""
         if self.down_until > time.monotonic():
             return
         self.misses += 1
@@ -120,7 +125,8 @@ class Server:
 
 
 class Work:
-    """Indices of requests, in one queue a server. A worker takes from its own server's queue, then from the longest other one."""
+    """Indices of requests, in one queue a server. A worker takes from its own server's queue, then from the
+    longest other one."""
 
     def __init__(self, queues: Sequence[Sequence[int]]) -> None:
         self._queues = [deque(queue) for queue in queues]
@@ -133,9 +139,14 @@ class Work:
         return longest.pop() if longest else None
 
 
-def plan_work(requests: Sequence[GenerationRequest] | Sequence[LabelRequest], todo: Sequence[int], urls: Sequence[str]) -> Work:
+def plan_work(
+    requests: Sequence[GenerationRequest] | Sequence[LabelRequest], todo: Sequence[int], urls: Sequence[str]
+) -> Work:
     """Sort the requests numbered `todo` by text and give each group with a common prefix to its server."""
-    texts = {index: "\x1e".join(f"{each.role}\x1f{each.content}" for each in requests[index].messages) for index in todo}
+    texts = {
+        index: "\x1e".join(f"{each.role}\x1f{each.content}" for each in requests[index].messages)
+        for index in todo
+    }
     order = sorted(todo, key=lambda index: (texts[index], index))
     if len(urls) == 1:
         return Work([order])
@@ -161,5 +172,6 @@ def prefix_groups(texts: Sequence[str]) -> list[range]:
 
 
 def _home(key: Hashable, urls: Sequence[str]) -> int:
-    """Rendezvous hashing: the server that draws the highest number for this key; a server more or less moves only its own keys."""
+    """Rendezvous hashing: the server that draws the highest number for this key; a server more or less moves
+    only its own keys."""
     return max(range(len(urls)), key=lambda number: unit_from(urls[number], key))

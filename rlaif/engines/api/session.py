@@ -1,7 +1,7 @@
 """A connected engine: the loop that asks its servers. Needs `rlaif[api]`; see `rlaif.engines.openai`.
 
-The loop runs on a thread of its own, so that answers keep coming while the caller works on one, and so that it also works where a
-loop is running already (a notebook).
+The loop runs on a thread of its own, so that answers keep coming while the caller works on one, and so that
+it also works where a loop is running already (a notebook).
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ class Session:
     """Asks one model; the three methods that ask are given to `stream`."""
 
     def __init__(
-        self, handshake: Handshake, open_asker: Callable[[], Asker], *, settings: ApiSettings, log: Callable[[str], None]
+        self,
+        handshake: Handshake,
+        open_asker: Callable[[], Asker],
+        *,
+        settings: ApiSettings,
+        log: Callable[[str], None],
     ) -> None:
         self._form = handshake.form
         self._open_asker = open_asker
@@ -65,7 +70,9 @@ class Session:
             return await self._votes(asker, request, home)
         reply = await asker.complete(self._form.label(request), home=home)
         # The share is the reader's matter: what is journaled must not depend on a setting of the judge.
-        return from_top(reply.choices[0].top, request.labels, tokens=reply.counts.get("prompt", 0), least_share=0.0)
+        return from_top(
+            reply.choices[0].top, request.labels, tokens=reply.counts.get("prompt", 0), least_share=0.0
+        )
 
     async def _votes(self, asker: Asker, request: LabelRequest, home: int) -> LabelReading:
         """A server that gives fewer answers than it was asked for (many ignore `n`) is asked for the rest."""
@@ -78,8 +85,12 @@ class Session:
         return from_votes(texts, request.labels, tokens=tokens)
 
     def stream(
-        self, requests: Sequence[Request], done: Container[int], *,
-        ask: Callable[[Asker, Request, int], Awaitable[Answer]], failed: Callable[[str], Answer],
+        self,
+        requests: Sequence[Request],
+        done: Container[int],
+        *,
+        ask: Callable[[Asker, Request, int], Awaitable[Answer]],
+        failed: Callable[[str], Answer],
     ) -> Iterator[dict[int, Answer]]:
         """Ask all `requests` that are not in `done`; yields each answer as it comes.
 
@@ -113,8 +124,13 @@ class _Run(Generic[Request, Answer]):
     """One call of `stream`: workers that take requests until none is left or something stops them all."""
 
     def __init__(
-        self, session: Session, requests: Sequence[Request], todo: Sequence[int], *,
-        ask: Callable[[Asker, Request, int], Awaitable[Answer]], failed: Callable[[str], Answer],
+        self,
+        session: Session,
+        requests: Sequence[Request],
+        todo: Sequence[int],
+        *,
+        ask: Callable[[Asker, Request, int], Awaitable[Answer]],
+        failed: Callable[[str], Answer],
     ) -> None:
         self.answers: SimpleQueue[tuple[int, Answer] | None] = SimpleQueue()
         self.error: RlaifError | None = None
@@ -185,7 +201,8 @@ class _Run(Generic[Request, Answer]):
                 raise ModelError(
                     f"{self._lost_in_a_row} requests in a row got no answer (the last: {error.reason})",
                     where=", ".join(server.url for server in asker.servers),
-                    remedy="see to the server and run the same command again: what was answered so far is kept",
+                    remedy="see to the server and run the same command again: what was answered so far is "
+                    "kept",
                 ) from None
             return self._failed(TRANSIENT + error.reason)
         except Rejected as error:
@@ -198,7 +215,13 @@ class _Run(Generic[Request, Answer]):
 
 
 def connect(
-    model: str, servers: Sequence[Server], *, key: ApiKey, settings: ApiSettings, ledger: Ledger, log: Callable[[str], None]
+    model: str,
+    servers: Sequence[Server],
+    *,
+    key: ApiKey,
+    settings: ApiSettings,
+    ledger: Ledger,
+    log: Callable[[str], None],
 ) -> Session:
     """Find out what the servers can do; see `handshake`.
 

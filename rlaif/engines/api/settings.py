@@ -32,7 +32,8 @@ class ApiSettings:
         give_up_after: Stop when so many requests in a row failed all their tries.
         prices: Price of a million tokens.
         max_cost: Stop before more than this is spent.
-        extra_body: Fields added to every request (`{"chat_template_kwargs": {"enable_thinking": False}}`); they replace ours.
+        extra_body: Fields added to every request (`{"chat_template_kwargs": {"enable_thinking": False}}`);
+            they replace ours.
     """
 
     api: Literal["chat", "completions"] = "chat"
@@ -55,4 +56,6 @@ class ApiSettings:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}", remedy="give a number above 0")
         if self.retries < 0 or self.backoff < 0:
-            raise ConfigError(f"retries is {self.retries}, backoff {self.backoff}", remedy="give numbers from 0")
+            raise ConfigError(
+                f"retries is {self.retries}, backoff {self.backoff}", remedy="give numbers from 0"
+            )

@@ -1,7 +1,7 @@
 """What goes over the wire to an OpenAI-compatible server, and what comes back, read without trust.
 
-A reply is plain JSON from a stranger: every field may be missing, of another type, or not a number. `read_reply` takes what it can
-and raises `Malformed` for the rest; nothing here ever guesses an answer.
+A reply is plain JSON from a stranger: every field may be missing, of another type, or not a number.
+`read_reply` takes what it can and raises `Malformed` for the rest; nothing here ever guesses an answer.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ from rlaif.text import well_formed
 from rlaif.types import Message
 
 __all__ = [
-    "Choice", "Malformed", "Reply", "Top", "chat_turns", "fold_turns", "inert", "read_counts", "read_reply",
+    "Choice",
+    "Malformed",
+    "Reply",
+    "Top",
+    "chat_turns",
+    "fold_turns",
+    "inert",
+    "read_counts",
+    "read_reply",
     "render_plain",
 ]
 
 CONTROL = re.compile(
     r"<[|｜][^|｜<>\n]{1,64}[|｜]>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|</?think>"
 )
-"""Control strings of the common model families. The server's tokenizer is not known here, and most servers tokenise what a message
-says together with their template, so that a completion which writes `<|im_end|>` would end its own quotation."""
+"""Control strings of the common model families. The server's tokenizer is not known here, and most servers
+tokenise what a message says together with their template, so that a completion which writes `<|im_end|>`
+would end its own quotation."""
 
 
 LARGEST_COUNT = 2**53
@@ -40,7 +49,8 @@ class Malformed(Exception):
 
 
 class Top(NamedTuple):
-    """One of the most probable tokens at a position. `text` is bytes: a token may hold part of a character."""
+    """One of the most probable tokens at a position. `text` is bytes: a token may hold part of a
+    character."""
 
     text: bytes
     logprob: float
@@ -61,7 +71,8 @@ class Choice(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """All distinct answers of one response, by index, and the token counts that came with them (see `read_counts`)."""
+    """All distinct answers of one response, by index, and the token counts that came with them (see
+    `read_counts`)."""
 
     choices: tuple[Choice, ...]
     counts: dict[str, int]
@@ -95,7 +106,9 @@ def fold_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
 def render_plain(messages: Sequence[Message]) -> str:
     """The conversation in the plain form of base models (Bai et al. 2022), for the completions API."""
     lead = {"system": "\n\n", "user": f"{HUMAN} ", "assistant": f"{ASSISTANT} "}
-    parts = [lead[each.role] + TURN_MARKER.sub(rf"\1\2{ZERO_WIDTH}", inert(each.content)) for each in messages]
+    parts = [
+        lead[each.role] + TURN_MARKER.sub(rf"\1\2{ZERO_WIDTH}", inert(each.content)) for each in messages
+    ]
     if not messages or messages[-1].role != "assistant":
         parts.append(ASSISTANT)
     text = "".join(parts)
@@ -133,7 +146,8 @@ def read_counts(payload: object) -> dict[str, int]:
         return {}
     details = usage.get("prompt_tokens_details")
     told = {
-        "prompt": usage.get("prompt_tokens"), "completion": usage.get("completion_tokens"),
+        "prompt": usage.get("prompt_tokens"),
+        "completion": usage.get("completion_tokens"),
         "cached": details.get("cached_tokens") if isinstance(details, dict) else None,
     }
     return {name: value for name, value in told.items() if _is_count(value)}
@@ -152,7 +166,8 @@ def _read_choice(item: Mapping[str, Any]) -> Choice:
 def _read_text(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
     """The answer's text, and why there is none where the server sent none: an absent text is no empty answer.
 
-    What a server split off as reasoning is put back in front of it, between the tags it came in. Reasoning that was cut is left open.
+    What a server split off as reasoning is put back in front of it, between the tags it came in. Reasoning
+    that was cut is left open.
     """
     text = message.get("content", message.get("text"))
     thinking = message.get("reasoning_content") or message.get("reasoning")
@@ -164,12 +179,15 @@ def _read_text(message: Mapping[str, Any], finish: str) -> tuple[str, str]:
     if thought and not text and finish == "length":
         return f"<think>{thinking}", ""
     if text is None:
-        return "", "tool_calls" if message.get("tool_calls") else "refusal" if message.get("refusal") else "no_content"
+        return "", "tool_calls" if message.get("tool_calls") else "refusal" if message.get(
+            "refusal"
+        ) else "no_content"
     return (f"<think>{thinking}</think>{text}" if thought else text), ""
 
 
 def _read_top(logprobs: object) -> tuple[Top, ...] | None:
-    """The first position, in the form of the chat API (`content`) or of the completions API (`top_logprobs`)."""
+    """The first position, in the form of the chat API (`content`) or of the completions API
+    (`top_logprobs`)."""
     if not isinstance(logprobs, dict):
         return None
     content, mappings = logprobs.get("content"), logprobs.get("top_logprobs")
@@ -178,7 +196,9 @@ def _read_top(logprobs: object) -> tuple[Top, ...] | None:
         entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
         found = [Top(_token_bytes(entry), _number(entry.get("logprob"))) for entry in entries]
     elif isinstance(mappings, list) and mappings and isinstance(mappings[0], dict):
-        found = [Top(str(token).encode("utf-8", "replace"), _number(value)) for token, value in mappings[0].items()]
+        found = [
+            Top(str(token).encode("utf-8", "replace"), _number(value)) for token, value in mappings[0].items()
+        ]
     else:
         return None
     return tuple(sorted(found, key=lambda top: -top.logprob)) or None
@@ -196,7 +216,8 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _number(value: object) -> float:
-    """`value`, or NaN where it is no number: also a whole number of hundreds of digits, which no float can hold."""
+    """`value`, or NaN where it is no number: also a whole number of hundreds of digits, which no float can
+    hold."""
     if isinstance(value, int) and abs(value) > LARGEST_COUNT:
         return math.nan
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
