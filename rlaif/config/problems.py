@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from rlaif.config.labelling import BaseStage
 from rlaif.config.recipe import STAGE_KINDS
 from rlaif.suggest import did_you_mean
 from rlaif.text import one_line
@@ -69,7 +70,7 @@ def _below(model: type[BaseModel], location: tuple[Any, ...]) -> list[type[BaseM
         fields = [each.model_fields[part].annotation for each in found if part in each.model_fields]
         if fields:
             found = [each for field in fields for each in _models(field)]
-        elif part in STAGE_KINDS and STAGE_KINDS[part] in found:
+        elif part in STAGE_KINDS and BaseStage in found:
             found = [STAGE_KINDS[part]]
     return found
 

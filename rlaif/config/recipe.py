@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
@@ -37,22 +38,19 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
 }
-"""The kinds of stage and their settings."""
+"""The kinds of stage and their settings. Their jobs: `rlaif.jobs.table.JOBS`."""
 
-StageConfig = Annotated[
-    SampleConfig
-    | ReviseConfig
-    | AuditConfig
-    | LabelConfig
-    | RewardConfig
-    | PpoConfig
-    | SftConfig
-    | BestOfKConfig
-    | DpoConfig
-    | EvaluateConfig
-    | CompareConfig,
-    Field(discriminator="stage"),
-]
+
+class _ByKind:
+    """Reads a stage's settings as `STAGE_KINDS` has them for its `stage`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        kinds = {kind: handler.generate_schema(settings) for kind, settings in STAGE_KINDS.items()}
+        return core_schema.tagged_union_schema(kinds, discriminator="stage")
+
+
+StageConfig = Annotated[BaseStage, _ByKind()]
+"""The settings of a stage of any kind."""
 
 
 class Recipe(Settings):
