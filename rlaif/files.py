@@ -9,6 +9,7 @@ opens it here. The limits are generous, and two environment variables raise them
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -16,12 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError, RlaifError
 
 __all__ = [
     "SMALL",
     "check_regular",
+    "file_digest",
     "file_limit",
+    "folder_digest",
     "line_limit",
     "open_regular",
     "parse_object",
@@ -227,3 +231,23 @@ def _kind(mode: int) -> str:
         stat.S_IFSOCK: "a socket",
     }
     return kinds.get(stat.S_IFMT(mode), "a special file")
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of all files of a folder but Markdown, which is for people and names paths."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror})"
+        raise DataError(what, where=str(path), remedy="check that the path is right") from error

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.training import figures_markdown
@@ -44,5 +44,5 @@ def write_results(
     return {"report.json": 1, "metrics.jsonl": len(result.steps)}
 
 
-def policy_models(context: Context, named: str | None) -> dict[str, str]:
-    return {"policy": f"{context.model(named)}@{context.base(named).identity}"}
+def policy_models(context: RunContext, named: str | None) -> dict[str, str]:
+    return {"policy": f"{context.model(named)}@{context.bases.get(named).identity}"}

@@ -13,8 +13,8 @@ from rlaif.digest import digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.audit_files import STAGE_AUDIT
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, plan_questions, write_audit
-from rlaif.jobs.base import Job, Outcome, check_gaps, transient_among
-from rlaif.jobs.context import Context
+from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, transient_among
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
 from rlaif.judging.opening import open_protocol
@@ -27,7 +27,7 @@ __all__ = ["AuditJob"]
 class AuditJob(Job[AuditConfig]):
     """A judge in, what it is worth out: `audit.json`, `audit.md`."""
 
-    def __init__(self, config: AuditConfig, context: Context) -> None:
+    def __init__(self, config: AuditConfig, context: RunContext) -> None:
         super().__init__(config, context)
         label = _next_label(config, context)
         self.judge = context.model(config.judge or label.judge)
@@ -96,7 +96,7 @@ class AuditJob(Job[AuditConfig]):
             self.context.progress.note(f"{warning}{audit_line(each)}")
         return Outcome(counts=_counts(report, len(self.inputs.probes), judged), rows={}, gaps=gaps)
 
-    def dry_run(self) -> StagePlan:
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         context, counter = self.context, counter_of(self.judge)
         plan = plan_questions(self.task, self.inputs, counter)
@@ -117,7 +117,7 @@ class AuditJob(Job[AuditConfig]):
         return Work(read_tokens=device.tokens, read_logits=device.asked)
 
 
-def _next_label(config: AuditConfig, context: Context) -> LabelConfig:
+def _next_label(config: AuditConfig, context: RunContext) -> LabelConfig:
     """The label stage that the audit is for; one with its defaults where none follows."""
     names = [stage.name for stage in context.recipe.stages]
     after = context.recipe.stages[names.index(config.name) + 1 :]

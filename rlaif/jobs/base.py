@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from rlaif.digest import digest
 from rlaif.engines.journaled import TRANSIENT
 from rlaif.errors import JudgingError
 from rlaif.io.writers import write_rows
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan
 from rlaif.models.memory import Work
@@ -70,7 +70,7 @@ class Job(ABC, Generic[Config]):
     loading: ClassVar[str] = ""
     """What a model card says of how to load what the stage leaves; that of a PEFT adapter when empty."""
 
-    def __init__(self, config: Config, context: Context) -> None:
+    def __init__(self, config: Config, context: RunContext) -> None:
         self.config = config
         self.context = context
 
@@ -90,9 +90,12 @@ class Job(ABC, Generic[Config]):
     def finished(self, folder: Path) -> None:
         """The stage's folder is there, from now or from before; later stages see what changes with it."""
 
-    def dry_run(self) -> StagePlan:
-        """What the stage would do. One that trains is not estimated: what it learns from does not exist
-        yet."""
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
+        """What the stage would do. One that trains is not estimated: what it learns from does not exist yet.
+
+        Args:
+            earlier: The jobs of the run by the names of their stages.
+        """
         told = ("epochs", "steps", "episodes", "k", "rounds", "max_new_tokens", "lora_rank")
         counts = {
             name: value
@@ -167,7 +170,7 @@ def settings_digest(config: BaseStage, *leave_out: str) -> str:
     )
 
 
-def usable(context: Context, half: Half) -> Constitution:
+def usable(context: RunContext, half: Half) -> Constitution:
     """The constitution, with the principles that the stage can use."""
     constitution = context.constitution
     return replace(constitution, principles=require(constitution, half, source=context.recipe.constitution))

@@ -13,7 +13,7 @@ from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import policy_models
 from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
@@ -32,7 +32,7 @@ class BestOfKJob(Job[BestOfKConfig]):
 
     method = "rejection sampling (best of K)"
 
-    def __init__(self, config: BestOfKConfig, context: Context) -> None:
+    def __init__(self, config: BestOfKConfig, context: RunContext) -> None:
         super().__init__(config, context)
         check_rewards(config.reward, config, context)
         self.prompts = load_prompts(
@@ -53,8 +53,8 @@ class BestOfKJob(Job[BestOfKConfig]):
                 self.config, "prompts", "prompt_column", "context_column", "split", "limit", "student"
             ),
             "prompts": prompts_digest(self.prompts),
-            "base": self.context.base().identity,
-            "student": self.context.base(self.config.student).identity if self.config.student else "",
+            "base": self.context.bases.get().identity,
+            "student": self.context.bases.get(self.config.student).identity if self.config.student else "",
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
@@ -66,8 +66,8 @@ class BestOfKJob(Job[BestOfKConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        context, base = self.context, self.context.base()
-        student = context.base(self.config.student) if self.config.student else None
+        context, base = self.context, self.context.bases.get()
+        student = context.bases.get(self.config.student) if self.config.student else None
         reward = open_reward(self.config.reward, self.config, context)
         try:
             result = best_of_k(

@@ -11,7 +11,7 @@ from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import AnyJob
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.merging import CARD, tuned_before
 from rlaif.models.alias import ALIASES
 from rlaif.models.shared_base import SharedBase
@@ -72,7 +72,7 @@ def judges_of(files: Iterable[str]) -> str:
     return "; ".join(found)
 
 
-def reward_judges(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> str:
+def reward_judges(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> str:
     """The judges behind a reward: those who labelled for its models, and those who are asked directly."""
     found: dict[str, None] = {}
     for part in parts.values():

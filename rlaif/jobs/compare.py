@@ -8,7 +8,7 @@ from pathlib import Path
 from rlaif.config.evaluation import CompareConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError
-from rlaif.files import read_object
+from rlaif.files import file_digest, read_object
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import Job, Outcome, settings_digest
 from rlaif.jobs.evaluate import COMPARISON, EVALUATION
@@ -27,10 +27,7 @@ class CompareJob(Job[CompareConfig]):
     def parts(self) -> dict[str, str]:
         """See `Job`."""
         noted = [path.parent / TRAINING for path in self._files()]
-        files = [
-            self.context.file_digest(path)
-            for path in (*self._files(), *(path for path in noted if path.exists()))
-        ]
+        files = [file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
         return {
             "settings": settings_digest(self.config, "evaluations"),
             "evaluations": digest(files),

@@ -1,93 +1,40 @@
-"""What the stages of one run share: engines (each model is loaded once), templates, constitution, journal."""
+"""What the stages of one run share, and what they may ask of each other."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rlaif.config import Recipe
-from rlaif.config.labelling import BaseStage, ServerConfig
+from rlaif.config.labelling import BaseStage
 from rlaif.config.reward import RewardConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.digest import digest
-from rlaif.engines.api.costs import Budget, Prices
-from rlaif.engines.base import Engine, EngineCard
-from rlaif.engines.hf import HFEngine
-from rlaif.engines.journaled import JournaledEngine, Memo
-from rlaif.engines.openai import ApiSettings
+from rlaif.engines.journaled import Memo
 from rlaif.errors import ConfigError, DataError
+from rlaif.files import folder_digest
 from rlaif.io.splits import check_disjoint
-from rlaif.models.open import Served, open_engine
-from rlaif.models.shared_base import SharedBase
+from rlaif.jobs.bases import Bases
+from rlaif.jobs.engines import Engines
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
-from rlaif.reward.files import load_reward_model
 from rlaif.reward.model import RewardModel
 from rlaif.runs.disk import read_json_object, told, write_whole
 from rlaif.runs.folders import move_aside
 from rlaif.runs.manifest import changed_parts
-from rlaif.runs.spending import SPENDING, Spending, Spent
+from rlaif.runs.spending import SPENDING, Spending
 from rlaif.types import Constitution, Prompt
 
-__all__ = ["Context", "EnginePool"]
+__all__ = ["RunContext"]
 
 WORK_PARTS = "parts.json"
 """In a folder of partial work: what that work depends on, as in the manifest of a finished stage."""
 
 
-class EnginePool:
-    """Engines by the name the user gave; the same name is loaded once, whatever roles it plays.
-
-    Args:
-        spending: The account of the run; those behind servers share what it may cost.
-    """
-
-    def __init__(
-        self,
-        memo: Memo,
-        *,
-        dtype: str,
-        device: str,
-        server: ServerConfig,
-        note: Callable[[str], None],
-        spending: Spending,
-    ) -> None:
-        self.memo = memo
-        self._served = _served(server, spending)
-        self._dtype = dtype
-        self._device = device
-        self._note = note
-        self._engines: dict[str, JournaledEngine] = {}
-
-    def get(self, spec: str) -> JournaledEngine:
-        """The engine of `spec`, loaded on first use, behind the journal."""
-        if spec not in self._engines:
-            self._engines[spec] = JournaledEngine(self._open(spec), self.memo)
-        return self._engines[spec]
-
-    def _open(self, spec: str) -> Engine:
-        return open_engine(spec, dtype=self._dtype, device=self._device, served=self._served, log=self._note)
-
-    def card(self, spec: str) -> EngineCard:
-        """Who answers under `spec`."""
-        return self.get(spec).card
-
-    def asked(self) -> dict[str, int]:
-        """Answers computed and answers taken from the journal, over all engines."""
-        engines = self._engines.values()
-        return {
-            "asked": sum(sum(engine.asked.values()) for engine in engines),
-            "reused": sum(sum(engine.reused.values()) for engine in engines),
-        }
-
-
-class Context:
-    """One run's shared things.
+class RunContext:
+    """What the stages of one run share: recipe, constitution, templates, models, folders, prompts in use.
 
     Args:
         recipe: The resolved recipe.
@@ -109,7 +56,7 @@ class Context:
         self.recipe = recipe
         self.path = path
         self.progress = progress
-        self.engines = EnginePool(
+        self.engines = Engines(
             memo,
             dtype=recipe.dtype,
             device=recipe.device,
@@ -117,16 +64,11 @@ class Context:
             note=progress.note,
             spending=spending or Spending(path / SPENDING),
         )
-        self.jobs: dict[str, Any] = {}
-        """Jobs by stage name, where a plan needs what an earlier stage will have made."""
+        self.bases = Bases(recipe, self.engines)
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
-        self.rewards: dict[str, RewardModel] = {}
-        """Reward models on their base, by the stage that trained them."""
         # By stage, then by source: a stage may read a source more than once.
         self._left_out: dict[str, dict[str, int]] = {}
-        self._bases: dict[str, SharedBase] = {}
-        self._tuned: dict[str, JournaledEngine] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}
 
     @cached_property
@@ -224,48 +166,6 @@ class Context:
         write_whole(work / WORK_PARTS, json.dumps(wanted, indent=1) + "\n")
         return work
 
-    # Training -----------------------------------------------------------------------------------------------
-
-    def base(self, spec: str | None = None) -> SharedBase:
-        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of
-        that name.
-
-        Where the recipe fine-tunes it, or holds it in 4 bits, the base has weights of its own: the judge must
-        not change with it.
-        """
-        name = self.model(spec)
-        rewards = (stage for stage in self.recipe.stages if isinstance(stage, RewardConfig))
-        bits = {stage.quantization for stage in rewards if self.model(stage.model) == name}
-        if name not in self._bases and (
-            "4bit" in bits or any(stage.stage == "sft" for stage in self.recipe.stages)
-        ):
-            self._bases[name] = SharedBase.load(
-                name,
-                dtype=self.recipe.dtype,
-                device=self.recipe.device,
-                quantization="4bit" if "4bit" in bits else "none",
-            )
-        if name not in self._bases:
-            engine = self.engines.get(name).engine
-            if not isinstance(engine, HFEngine):
-                remedy = "name a hub id, a folder or an alias"
-                raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
-            self._bases[name] = SharedBase.from_model(
-                engine.model, engine.tokenizer, name=name, identity=engine.card.revision
-            )
-        return self._bases[name]
-
-    def tuned(self, spec: str | None) -> None:
-        """The base of `spec` has been fine-tuned: policies of that name sample from it from now on."""
-        name, base = self.model(spec), self.base(spec)
-        card = replace(self.engines.card(name), revision=base.identity)
-        self._tuned[name] = JournaledEngine(HFEngine(base.model, base.tokenizer, card), self.engines.memo)
-
-    def policy(self, named: str | None) -> JournaledEngine:
-        """The engine that a policy samples with: the fine-tuned one, once there is one."""
-        name = self.model(named)
-        return self._tuned.get(name) or self.engines.get(name)
-
     def reward_source(self, config: BaseStage, named: str | None) -> tuple[str, Path]:
         """Name and folder of a reward model: of a reward stage of this run, or a folder that holds one."""
         if named and named not in {stage.name for stage in self.recipe.stages}:
@@ -277,11 +177,8 @@ class Context:
     def reward_model(self, config: BaseStage, named: str | None) -> RewardModel:
         """A reward model on its base; the one that was just trained, or loaded from its folder."""
         name, folder = self.reward_source(config, named)
-        if name not in self.rewards:
-            self.rewards[name] = load_reward_model(
-                self.base(), folder, name=name, constitution=self.constitution.digest, log=self.progress.note
-            )
-        return self.rewards[name]
+        constitution = self.constitution.digest
+        return self.bases.reward(name, folder, constitution=constitution, log=self.progress.note)
 
     def reward_digest(self, config: BaseStage, named: str | None) -> str:
         """Digest of the files of a reward model."""
@@ -292,51 +189,4 @@ class Context:
                 where=str(folder),
                 remedy="name a reward stage, or a folder that one left",
             )
-        return self.files_digest(folder)
-
-    def files_digest(self, folder: Path) -> str:
-        """Digest of all files of a folder but Markdown, which is for people and names paths."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
-        return digest([[path.relative_to(folder).as_posix(), self.file_digest(path)] for path in files])
-
-    def file_digest(self, path: Path) -> str:
-        """SHA-256 of a file.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            what = f"the file cannot be read ({error.strerror})"
-            raise DataError(what, where=str(path), remedy="check that the path is right") from error
-
-
-def _served(server: ServerConfig, spending: Spending) -> Served:
-    def note(model: str, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
-        spending.add(Spent(model, 1, prompt_tokens, completion_tokens, cost))
-
-    settings = ApiSettings(
-        concurrency=server.concurrency,
-        timeout=server.timeout,
-        prices=Prices(input=server.price_input, output=server.price_output),
-        max_cost=server.max_cost,
-        api=server.api,
-        reads=server.reads,
-        votes=server.votes,
-        top_logprobs=server.top_logprobs,
-        continues=server.continues,
-        extra_body=server.extra_body,
-        retries=server.retries,
-        backoff=server.backoff,
-        give_up_after=server.give_up_after,
-    )
-    key_file = Path(server.api_key_file) if server.api_key_file else None
-    return Served(
-        base_urls=server.base_urls,
-        api_key_env=server.api_key_env,
-        api_key_file=key_file,
-        settings=settings,
-        budget=Budget(server.max_cost, spent=spending.cost, note=note),
-    )
+        return folder_digest(folder)

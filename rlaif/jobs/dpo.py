@@ -47,7 +47,7 @@ class DpoJob(Job[DpoConfig]):
         return {
             "settings": settings_digest(self.config, "input", "files", "model"),
             "preferences": pairs_digest(self.pairs),
-            "base": self.context.base(self.config.model).identity,
+            "base": self.context.bases.get(self.config.model).identity,
             "seed": str(self.context.seed(self.config)),
         }
 
@@ -57,7 +57,7 @@ class DpoJob(Job[DpoConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        context, base = self.context, self.context.base(self.config.model)
+        context, base = self.context, self.context.bases.get(self.config.model)
         pairs = renderable(self.pairs, base, self.config, context)
         with trained_adapter(base, folder):
             result = train_dpo(

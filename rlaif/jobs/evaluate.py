@@ -13,9 +13,10 @@ from typing import Any
 from rlaif.config.evaluation import EvaluateConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
+from rlaif.files import folder_digest
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import Job, Outcome, check_gaps, settings_digest, transient_among, usable
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.rewards import model_reward
@@ -43,7 +44,7 @@ class EvaluateJob(Job[EvaluateConfig]):
     """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`,
     `training.json`."""
 
-    def __init__(self, config: EvaluateConfig, context: Context) -> None:
+    def __init__(self, config: EvaluateConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.prompts = load_prompts(
             config,
@@ -74,11 +75,11 @@ class EvaluateJob(Job[EvaluateConfig]):
                 self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"
             ),
             "prompts": prompts_digest(self.prompts),
-            "base": context.base().identity,
+            "base": context.bases.get().identity,
             "seed": str(context.seed(self.config)),
             "policies": digest(
                 [
-                    [name, self._base(name).identity, context.files_digest(self._adapter(name))]
+                    [name, self._base(name).identity, folder_digest(self._adapter(name))]
                     for name in self.policies
                 ]
             ),
@@ -135,7 +136,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             for name, (base, role) in sources.items():
                 base.load_adapter(role, self._adapter(name))
             yield {
-                START: PolicySource(self.context.base()),
+                START: PolicySource(self.context.bases.get()),
                 **{names[name]: source for name, source in sources.items()},
             }
         finally:
@@ -145,7 +146,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def _base(self, name: str) -> SharedBase:
         """The base that a policy is an adapter of: the one that its stage trained, or the recipe's."""
-        return self.context.base(self.models_of.get(name))
+        return self.context.bases.get(self.models_of.get(name))
 
     def _training(self) -> dict[str, Any]:
         """What training each policy took, by the name it has in the report, where its stage noted it."""

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rlaif.config import LabelConfig
 from rlaif.constitution.load import Half
@@ -16,12 +16,13 @@ from rlaif.digest import digest
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import TO_READ, Job, Outcome, settings_digest, transient_among, usable
-from rlaif.jobs.context import Context
+from rlaif.jobs.base import TO_READ, AnyJob, Job, Outcome, settings_digest, transient_among, usable
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import shared
 from rlaif.jobs.inputs import Completions, load_completions, load_responses
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.jobs.sample import SampleJob
 from rlaif.jobs.trust import calibration_for, check_audit
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
@@ -44,7 +45,7 @@ class LabelJob(Job[LabelConfig]):
     """Completions in, preferences out: `preferences.jsonl` (or `.parquet`), `verdicts.jsonl`,
     `statistics.json`."""
 
-    def __init__(self, config: LabelConfig, context: Context) -> None:
+    def __init__(self, config: LabelConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
@@ -250,10 +251,10 @@ class LabelJob(Job[LabelConfig]):
             "not_best_worst": statistics.labelled - preferences - weak,
         }
 
-    def dry_run(self) -> StagePlan:
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, context, counter = self.config, self.context, counter_of(self.judge)
-        source = self.source if config.responses else self._imagined()
+        source = self.source if config.responses else self._imagined(earlier)
         seed = context.seed(config)
         comparisons = make_pairs(
             source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given
@@ -292,11 +293,11 @@ class LabelJob(Job[LabelConfig]):
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
         )
 
-    def _imagined(self) -> Completions:
+    def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
         """What the stage that is read from will have sampled, as long as it may get."""
-        job = self.context.jobs[self.context.earlier(self.config, "sample", self.config.input)]
-        imagined: Completions = job.imagined()
-        return imagined
+        return cast(
+            SampleJob, earlier[self.context.earlier(self.config, "sample", self.config.input)]
+        ).imagined()
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""

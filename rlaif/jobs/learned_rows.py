@@ -15,7 +15,7 @@ from rlaif.digest import digest
 from rlaif.errors import DataError, Problem
 from rlaif.io.tables import read_table
 from rlaif.io.training_rows import demonstration_of, preference_of
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.models.shared_base import SharedBase
 from rlaif.results.preferences import PreferencePair, pairs_from_rows
 from rlaif.reward.model import TurnFormat
@@ -36,7 +36,7 @@ SkippingStage = RewardConfig | DpoConfig | SftConfig | PpoConfig
 
 
 def skipper(
-    config: SkippingStage, source: str, context: Context
+    config: SkippingStage, source: str, context: RunContext
 ) -> Callable[[Sequence[Problem]], None] | None:
     """What is done about rows that cannot be learned from: told, counted and left out where the settings say
     so, else an error."""
@@ -51,7 +51,7 @@ def skipper(
 
 
 def renderable(
-    pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig | DpoConfig, context: Context
+    pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig | DpoConfig, context: RunContext
 ) -> list[PreferencePair]:
     """The pairs whose prompt the chat template takes; the others are bad rows like any others.
 
@@ -175,7 +175,7 @@ def read_rows(
 
 
 def label_files(
-    config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: Context
+    config: BaseStage, named: str | None, files: Sequence[PreferenceFile], context: RunContext
 ) -> Iterator[PreferenceFile]:
     """The preferences of the label stage that `config` reads from, and the files beside or instead of it."""
     if named or not files:

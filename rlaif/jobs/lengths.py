@@ -16,7 +16,7 @@ from rlaif.engines.base import TokenCount
 from rlaif.engines.chat import ChatFormat
 from rlaif.engines.hf import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS
 from rlaif.io.tables import read_table
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.merging import stage_base
 from rlaif.models.heap import rounded
 from rlaif.models.memory import Work
@@ -122,7 +122,7 @@ def trained_sampling(
 class Lengths:
     """Longest prompts and rows, in tokens."""
 
-    def __init__(self, jobs: Sequence[HasConfig], context: Context) -> None:
+    def __init__(self, jobs: Sequence[HasConfig], context: RunContext) -> None:
         self.jobs = {job.config.name: job for job in jobs}
         self.context = context
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rlaif.engines.base import TokenCount
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import seconds
 from rlaif.models.open import open_token_count
 from rlaif.types import Message
@@ -57,6 +57,6 @@ def tokens_of(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -
     return round(sum(counter.count(messages) for messages in sampled) / len(sampled) * len(conversations))
 
 
-def estimated_seconds(model: str, context: Context, read: float, write: int) -> float | None:
+def estimated_seconds(model: str, context: RunContext, read: float, write: int) -> float | None:
     """How long the engine of `model` would take; `None` for scripted and served ones."""
     return seconds(model, dtype=context.recipe.dtype, device=context.recipe.device, read=read, write=write)

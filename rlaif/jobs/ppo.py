@@ -13,7 +13,7 @@ from rlaif.errors import ModelError
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.learned_rows import read_demonstrations, skipper
 from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
@@ -39,7 +39,7 @@ class PpoJob(Job[PpoConfig]):
 
     method = "PPO"
 
-    def __init__(self, config: PpoConfig, context: Context) -> None:
+    def __init__(self, config: PpoConfig, context: RunContext) -> None:
         super().__init__(config, context)
         check_rewards(config.reward, config, context)
         check_trackers(config.trackers)
@@ -67,7 +67,7 @@ class PpoJob(Job[PpoConfig]):
                 "max_refused",
             ),
             "prompts": prompts_digest(self.prompts),
-            "base": self.context.base().identity,
+            "base": self.context.bases.get().identity,
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
@@ -75,11 +75,11 @@ class PpoJob(Job[PpoConfig]):
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": f"{self.context.recipe.model}@{self.context.base().identity}"}
+        return {"policy": f"{self.context.recipe.model}@{self.context.bases.get().identity}"}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        context, base = self.context, self.context.base()
+        context, base = self.context, self.context.bases.get()
         reward = open_reward(self.config.reward, self.config, context)
         context.progress.begin(
             f"PPO, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps
@@ -154,7 +154,7 @@ class PpoJob(Job[PpoConfig]):
         source = self.context.folders[named] / "sft.jsonl" if named in self.context.folders else named
         skipped = skipper(self.config, str(source), self.context)
         rows = read_demonstrations(str(source), skipped=skipped, note=self.context.progress.note)
-        return ptx_rows(self.context.base(), [_conversation(row) for row in rows])
+        return ptx_rows(self.context.bases.get(), [_conversation(row) for row in rows])
 
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""

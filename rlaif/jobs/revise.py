@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from rlaif.config import ReviseConfig
 from rlaif.digest import digest
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import BUILTIN_LIMIT, TO_READ, Job, Outcome, settings_digest, transient_among, usable
-from rlaif.jobs.context import Context
+from rlaif.jobs.base import (
+    BUILTIN_LIMIT,
+    TO_READ,
+    AnyJob,
+    Job,
+    Outcome,
+    settings_digest,
+    transient_among,
+    usable,
+)
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import TEMPLATE, Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
@@ -26,7 +36,7 @@ __all__ = ["ReviseJob"]
 class ReviseJob(Job[ReviseConfig]):
     """Prompts in, chains of critique and revision out: `revisions.jsonl`, and `sft.jsonl` to fine-tune on."""
 
-    def __init__(self, config: ReviseConfig, context: Context) -> None:
+    def __init__(self, config: ReviseConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.prompts = load_prompts(
             config,
@@ -42,7 +52,7 @@ class ReviseJob(Job[ReviseConfig]):
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.policy(self.config.policy).card
+        card = self.context.bases.policy(self.config.policy).card
         return {
             "settings": settings_digest(
                 self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
@@ -56,14 +66,14 @@ class ReviseJob(Job[ReviseConfig]):
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.policy(self.config.policy).card.label}
+        return {"policy": self.context.bases.policy(self.config.policy).card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, seed = self.context, self.context.seed(self.config)
         revisions = revise(
             self.prompts,
-            policy=context.policy(self.config.policy),
+            policy=context.bases.policy(self.config.policy),
             library=context.library,
             constitution=self.constitution,
             config=self.config,
@@ -73,7 +83,7 @@ class ReviseJob(Job[ReviseConfig]):
         reasons = [revision.failed for revision in revisions if revision.failed]
         check_refused_rate(reasons, len(revisions), self.config.max_refused, what="chains")
         common = {
-            "policy": context.policy(self.config.policy).card.label,
+            "policy": context.bases.policy(self.config.policy).card.label,
             "constitution": context.constitution.name,
             "constitution_digest": context.constitution.digest,
             "seed": seed,
@@ -98,7 +108,7 @@ class ReviseJob(Job[ReviseConfig]):
             "failed_chains": sum(bool(each.failed) for each in revisions),
         }
 
-    def dry_run(self) -> StagePlan:
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, context = self.config, self.context
         library, counter = context.library, counter_of(self.policy)

@@ -12,7 +12,7 @@ from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
 from rlaif.jobs.base import Job, Outcome, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
 from rlaif.jobs.lengths import MICRO_TOKENS, Adapters, Device, Lengths
 from rlaif.models.memory import Work
@@ -30,7 +30,7 @@ class RewardJob(Job[RewardConfig]):
     method = "a reward model on preference labels"
     loading = "With its head, by rlaif: `rlaif ppo --reward FOLDER`, `rlaif evaluate --reward FOLDER`."
 
-    def __init__(self, config: RewardConfig, context: Context) -> None:
+    def __init__(self, config: RewardConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.base = context.model(config.model)
 
@@ -76,26 +76,26 @@ class RewardJob(Job[RewardConfig]):
             "settings": settings_digest(self.config, "input", "files", "human", "model"),
             "preferences": pairs_digest(self.pairs),
             "human labels": pairs_digest(self.human),
-            "base": self.context.base(self.base).identity,
+            "base": self.context.bases.get(self.base).identity,
             "seed": str(self.context.seed(self.config)),
             "constitution": self.context.constitution.digest,
         }
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"reward": f"{self.base}@{self.context.base(self.base).identity}"}
+        return {"reward": f"{self.base}@{self.context.bases.get(self.base).identity}"}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context = self.context
         pairs, human = (
-            renderable(each, context.base(self.base), self.config, context)
+            renderable(each, context.bases.get(self.base), self.config, context)
             for each in (self.pairs, self.human)
         )
         with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
             result = train_reward(
                 pairs,
-                base=context.base(self.base),
+                base=context.bases.get(self.base),
                 config=self.config,
                 seed=context.seed(self.config),
                 role=self.config.name,
@@ -111,12 +111,17 @@ class RewardJob(Job[RewardConfig]):
             "judge": judge,
         }
         save_reward_model(result.model, folder / "model", probes=result.probes, note=note)
-        context.rewards[self.config.name] = result.model
+        context.bases.keep_reward(self.config.name, result.model)
         report = result.report.as_dict()
         kept = report["held_out"][report["kept"]]
         results = {name: kept[name] for name in ("pairs", "accuracy", "low", "high", "loss", "ece")}
         write_card(
-            folder / "model", self, base=context.base(self.base), parts=parts, judge=judge, results=results
+            folder / "model",
+            self,
+            base=context.bases.get(self.base),
+            parts=parts,
+            judge=judge,
+            results=results,
         )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         write_text(folder / "samples.md", reward_markdown(report))

@@ -12,7 +12,7 @@ from rlaif.config.ppo import FunctionPart, JudgePart, ModelPart, PpoConfig, Rewa
 from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.jobs.base import usable
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.metrics import load_metric
 from rlaif.results.costs import TrainingCost
 from rlaif.reward.functions import JudgeReward, RewardFunction, RewardSum, ScoredReward
@@ -22,7 +22,7 @@ from rlaif.types import Completion, Message, Prompt
 __all__ = ["check_rewards", "model_reward", "open_reward", "rewards_digest", "with_curve_named"]
 
 
-def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> RewardSum:
+def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> RewardSum:
     """The weighted sum that `parts` of the stage `config` describe.
 
     Raises:
@@ -42,7 +42,7 @@ def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Con
     return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
 
 
-def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> None:
+def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> None:
     """Find out whether what the parts name is there, before a model is loaded for them.
 
     Raises:
@@ -61,7 +61,7 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: C
             load_metric(part.function, what="reward function")
 
 
-def model_reward(config: BaseStage, named: str | None, context: Context) -> RewardFunction:
+def model_reward(config: BaseStage, named: str | None, context: RunContext) -> RewardFunction:
     """The scores of the reward model that `named` calls for."""
     model = context.reward_model(config, named)
 
@@ -75,7 +75,7 @@ def model_reward(config: BaseStage, named: str | None, context: Context) -> Rewa
     return ScoredReward("model", score)
 
 
-def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: Context) -> str:
+def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> str:
     """Digest of the parts' settings and of what stands behind their names."""
 
     def behind(part: RewardPart) -> str:
@@ -93,7 +93,9 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
     )
 
 
-def with_curve_named(cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: Context) -> TrainingCost:
+def with_curve_named(
+    cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: RunContext
+) -> TrainingCost:
     """The cost with what its curve shows; it compares with curves of the same reward, sampling temperature
     and longest completion."""
     of_models = all(isinstance(part, ModelPart) for part in config.reward.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import (
     BUILTIN_LIMIT,
     TO_READ,
+    AnyJob,
     Job,
     Outcome,
     settings_digest,
     transient_among,
     write_refused,
 )
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
 from rlaif.jobs.lengths import Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
@@ -33,7 +35,7 @@ __all__ = ["SampleJob"]
 class SampleJob(Job[SampleConfig]):
     """Prompts in, K completions each out: `completions.jsonl`."""
 
-    def __init__(self, config: SampleConfig, context: Context) -> None:
+    def __init__(self, config: SampleConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.prompts: tuple[Prompt, ...] = load_prompts(
             config,
@@ -48,7 +50,7 @@ class SampleJob(Job[SampleConfig]):
 
     def parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.policy(self.config.policy).card
+        card = self.context.bases.policy(self.config.policy).card
         return {
             "settings": settings_digest(
                 self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
@@ -61,13 +63,13 @@ class SampleJob(Job[SampleConfig]):
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.policy(self.config.policy).card.label}
+        return {"policy": self.context.bases.policy(self.config.policy).card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         samples = sample(
             self.prompts,
-            policy=self.context.policy(self.config.policy),
+            policy=self.context.bases.policy(self.config.policy),
             library=self.context.library,
             config=self.config,
             seed=self.context.seed(self.config),
@@ -86,7 +88,7 @@ class SampleJob(Job[SampleConfig]):
             gaps=transient_among(reasons),
         )
 
-    def dry_run(self) -> StagePlan:
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, context, counter = self.config, self.context, counter_of(self.policy)
         asked = [context.library.policy(prompt) for prompt in self.prompts]

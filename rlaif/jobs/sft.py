@@ -43,7 +43,7 @@ class SftJob(Job[SftConfig]):
         return {
             "settings": settings_digest(self.config, "input", "files", "model"),
             "rows": digest([repr(row) for row in self.rows]),
-            "base": self.context.base(self.config.model).identity,
+            "base": self.context.bases.get(self.config.model).identity,
             "seed": str(self.context.seed(self.config)),
         }
 
@@ -53,7 +53,7 @@ class SftJob(Job[SftConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        context, base = self.context, self.context.base(self.config.model)
+        context, base = self.context, self.context.bases.get(self.config.model)
         with trained_adapter(base, folder):
             result = train_sft(
                 self.rows,
@@ -71,10 +71,10 @@ class SftJob(Job[SftConfig]):
     def finished(self, folder: Path) -> None:
         """Merge the finished adapter: the policy that later stages start from, and their reference, is the
         fine-tuned one."""
-        base = self.context.base(self.config.model)
+        base = self.context.bases.get(self.config.model)
         base.load_adapter(POLICY, folder / "adapter")
         base.merge(POLICY)
-        self.context.tuned(self.config.model)
+        self.context.bases.tuned(self.config.model)
 
     def _stage(self) -> Iterator[str]:
         if self.config.input or not self.config.files:

@@ -10,7 +10,7 @@ from rlaif.jobs.audit import AuditJob
 from rlaif.jobs.base import AnyJob
 from rlaif.jobs.best_of_k import BestOfKJob
 from rlaif.jobs.compare import CompareJob
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.dpo import DpoJob
 from rlaif.jobs.evaluate import EvaluateJob
 from rlaif.jobs.label import LabelJob
@@ -38,7 +38,7 @@ JOBS: Mapping[str, type[AnyJob]] = {
 """The job of each kind of stage, by the `stage` of its settings."""
 
 
-def make_job(config: BaseStage, context: Context) -> AnyJob:
+def make_job(config: BaseStage, context: RunContext) -> AnyJob:
     """The job of a stage's settings; reads its prompts and files.
 
     Raises:

@@ -12,7 +12,7 @@ from rlaif.config import LabelConfig
 from rlaif.engines.base import EngineCard
 from rlaif.errors import ConfigError, JudgingError
 from rlaif.jobs.audit_files import find_audit, load_calibration
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.models.open import is_served
 
@@ -22,7 +22,9 @@ AUDITS = "audits"
 """Folder of audits, beside the run folders; `rlaif audit` writes there."""
 
 
-def check_audit(config: LabelConfig, protocol: JudgingProtocol, card: EngineCard, context: Context) -> None:
+def check_audit(
+    config: LabelConfig, protocol: JudgingProtocol, card: EngineCard, context: RunContext
+) -> None:
     """Say what an audit of this very judge found; the audit holds for a judge, its constitution, template and
     protocol.
 
@@ -51,7 +53,7 @@ def check_audit(config: LabelConfig, protocol: JudgingProtocol, card: EngineCard
         )
 
 
-def audit_command(judge: str, context: Context) -> str:
+def audit_command(judge: str, context: RunContext) -> str:
     """The command that audits the judge of this run, as it can be typed."""
     server = context.recipe.server
     words = [
@@ -76,7 +78,7 @@ def audit_command(judge: str, context: Context) -> str:
 
 
 def calibration_for(
-    config: LabelConfig, protocol: JudgingProtocol, card: EngineCard, context: Context
+    config: LabelConfig, protocol: JudgingProtocol, card: EngineCard, context: RunContext
 ) -> tuple[Callable[[float], float], str]:
     """What a label's log-odds go through, and its digest part: the calibration that the settings name, else
     nothing.

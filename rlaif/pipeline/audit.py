@@ -30,7 +30,7 @@ from rlaif.jobs.audit_task import (
     read_comparisons,
     write_audit,
 )
-from rlaif.jobs.context import EnginePool
+from rlaif.jobs.engines import Engines
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import QUESTIONS
 from rlaif.models.open import open_token_count
@@ -195,7 +195,7 @@ def _account(settings: AuditSettings) -> Spending:
 def _engine(
     settings: AuditSettings, journal: Journal, spending: Spending, progress: Progress
 ) -> JournaledEngine:
-    pool = EnginePool(
+    pool = Engines(
         journal,
         dtype=settings.dtype,
         device=settings.device,

@@ -15,7 +15,7 @@ from rlaif.config import Recipe
 from rlaif.config.labelling import ServerConfig
 from rlaif.engines.api.costs import Prices
 from rlaif.engines.journaled import Memo
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.table import make_job
 from rlaif.models.open import is_served
@@ -61,10 +61,11 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
         RlaifError: An input cannot be read, or a tokenizer is not to be had.
     """
     memo: Memo = Forgetful()
-    context = Context(recipe, memo=memo, progress=progress or Silent())
-    jobs = [make_job(config, context) for config in recipe.stages]
-    context.jobs.update({job.config.name: job for job in jobs})
-    return Plan(name=recipe.name, stages=tuple(_priced(job.dry_run(), recipe.server) for job in jobs))
+    context = RunContext(recipe, memo=memo, progress=progress or Silent())
+    jobs = {config.name: make_job(config, context) for config in recipe.stages}
+    return Plan(
+        name=recipe.name, stages=tuple(_priced(job.dry_run(jobs), recipe.server) for job in jobs.values())
+    )
 
 
 def _priced(plan: StagePlan, server: ServerConfig) -> StagePlan:

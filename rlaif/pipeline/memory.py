@@ -18,7 +18,7 @@ import torch
 from rlaif.config import Recipe, StageConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.jobs.base import AnyJob
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.merging import stage_base
 from rlaif.jobs.table import make_job
@@ -57,7 +57,7 @@ def recipe_memory(recipe: Recipe, progress: Progress | None = None) -> list[Stag
     Raises:
         RlaifError: An input cannot be read, or a model's config is not to be had.
     """
-    context = Context(recipe, memo=Forgetful(), progress=progress or Silent())
+    context = RunContext(recipe, memo=Forgetful(), progress=progress or Silent())
     jobs = [make_job(config, context) for config in recipe.stages]
     plans = [(job.config, stage_memory(job, jobs, context)) for job in jobs]
     return [
@@ -67,7 +67,7 @@ def recipe_memory(recipe: Recipe, progress: Progress | None = None) -> list[Stag
     ]
 
 
-def tell_memory(job: AnyJob, jobs: Sequence[AnyJob], context: Context) -> int:
+def tell_memory(job: AnyJob, jobs: Sequence[AnyJob], context: RunContext) -> int:
     """Print the plan of a stage that is about to train; returns the planned peak in bytes, 0 where there is
     no plan."""
     plan = stage_memory(job, jobs, context)
@@ -108,7 +108,7 @@ class Peak:
         )
 
 
-def stage_memory(job: AnyJob, jobs: Sequence[AnyJob], context: Context) -> MemoryPlan | None:
+def stage_memory(job: AnyJob, jobs: Sequence[AnyJob], context: RunContext) -> MemoryPlan | None:
     """The plan of one stage; `None` where no model runs in this process."""
     config, recipe = job.config, context.recipe
     base, device = config.main_model(recipe.model), pick_device(recipe.device)

@@ -15,7 +15,7 @@ from rlaif import __version__
 from rlaif.config import Recipe, StageConfig
 from rlaif.digest import digest
 from rlaif.jobs.base import AnyJob
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory
@@ -116,7 +116,7 @@ def run_recipe(
         Spending(out / SPENDING) as spending,
     ):
         run.write_recipe(recipe_text(recipe))
-        context = Context(recipe, memo=memo, progress=progress, path=out, spending=spending)
+        context = RunContext(recipe, memo=memo, progress=progress, path=out, spending=spending)
         jobs = [make_job(config, context) for config in recipe.stages]
         stages = []
         for job in jobs:
@@ -136,7 +136,7 @@ def run_recipe(
         )
 
 
-def _run_stage(job: AnyJob, run: RunFolder, context: Context, *, tell: Callable[[], int]) -> StageResult:
+def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callable[[], int]) -> StageResult:
     """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are
     planned."""
     config, before, planned = job.config, run.manifest(job.config.name), 0

@@ -17,7 +17,7 @@ from tiny import save_tiny
 from rlaif.config import load_recipe, parse_recipe
 from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ConfigError, DataError, ModelError
-from rlaif.jobs.context import Context
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.merging import merge_adapter
 from rlaif.jobs.ppo import PpoJob
 from rlaif.models.shared_base import SharedBase
@@ -565,9 +565,9 @@ def test_a_4bit_base_is_refused_where_it_cannot_work(tmp_path: Path) -> None:
     stage = "{stage: reward, quantization: 4bit, files: [{file: p.jsonl}]}"
     text = f"model: {tmp_path / 'model'}\ndevice: cpu\nstages: [{stage}]\n"
     with Journal(tmp_path / "journal.sqlite") as memo:
-        context = Context(parse_recipe(text, source="r.yaml"), memo=memo, progress=Silent())
+        context = RunContext(parse_recipe(text, source="r.yaml"), memo=memo, progress=Silent())
         with pytest.raises(ConfigError, match="4-bit weights need an NVIDIA GPU"):
-            context.base()
+            context.bases.get()
 
 
 def with_bad(folder: Path) -> Path:
@@ -654,7 +654,7 @@ def ppo_job(data: Path, model: Path, asked: Path) -> PpoJob:
         overrides=[f"stages.ppo.ptx={{data: {data}}}"],
     )
     with Journal(data.with_suffix(".sqlite")) as journal:
-        context = Context(recipe, memo=journal, progress=Silent())
+        context = RunContext(recipe, memo=journal, progress=Silent())
         (config,) = recipe.stages
         assert isinstance(config, PpoConfig)
         return PpoJob(config, context)

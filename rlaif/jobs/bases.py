@@ -1,0 +1,96 @@
+"""The models that a run trains: one resident base per name, adapters for policy, value and reward on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rlaif.config import Recipe
+from rlaif.config.reward import RewardConfig
+from rlaif.engines.hf import HFEngine
+from rlaif.engines.journaled import JournaledEngine
+from rlaif.errors import ConfigError
+from rlaif.jobs.engines import Engines
+from rlaif.models.shared_base import SharedBase
+from rlaif.reward.files import load_reward_model
+from rlaif.reward.model import RewardModel
+
+__all__ = ["Bases"]
+
+
+class Bases:
+    """Resident bases by the name the user gave, the policies that were fine-tuned on them, and reward models.
+
+    Args:
+        recipe: Says which bases are fine-tuned or held in 4 bits.
+        engines: Answer with the same weights where nothing changes those.
+    """
+
+    def __init__(self, recipe: Recipe, engines: Engines) -> None:
+        self._recipe = recipe
+        self._engines = engines
+        self._bases: dict[str, SharedBase] = {}
+        self._tuned: dict[str, JournaledEngine] = {}
+        self._rewards: dict[str, RewardModel] = {}
+
+    def get(self, spec: str | None = None) -> SharedBase:
+        """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of
+        that name.
+
+        Where the recipe fine-tunes it, or holds it in 4 bits, the base has weights of its own: the judge must
+        not change with it.
+        """
+        name = self._name(spec)
+        rewards = (stage for stage in self._recipe.stages if isinstance(stage, RewardConfig))
+        bits = {stage.quantization for stage in rewards if self._name(stage.model) == name}
+        if name not in self._bases and (
+            "4bit" in bits or any(stage.stage == "sft" for stage in self._recipe.stages)
+        ):
+            self._bases[name] = SharedBase.load(
+                name,
+                dtype=self._recipe.dtype,
+                device=self._recipe.device,
+                quantization="4bit" if "4bit" in bits else "none",
+            )
+        if name not in self._bases:
+            engine = self._engines.get(name).engine
+            if not isinstance(engine, HFEngine):
+                remedy = "name a hub id, a folder or an alias"
+                raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
+            self._bases[name] = SharedBase.from_model(
+                engine.model, engine.tokenizer, name=name, identity=engine.card.revision
+            )
+        return self._bases[name]
+
+    def tuned(self, spec: str | None) -> None:
+        """The base of `spec` has been fine-tuned: policies of that name sample from it from now on."""
+        name, base = self._name(spec), self.get(spec)
+        card = replace(self._engines.card(name), revision=base.identity)
+        self._tuned[name] = JournaledEngine(HFEngine(base.model, base.tokenizer, card), self._engines.memo)
+
+    def policy(self, named: str | None) -> JournaledEngine:
+        """The engine that a policy samples with: the fine-tuned one, once there is one."""
+        name = self._name(named)
+        return self._tuned.get(name) or self._engines.get(name)
+
+    def reward(
+        self, name: str, folder: Path, *, constitution: str, log: Callable[[str], None]
+    ) -> RewardModel:
+        """The reward model `name` on the recipe's base: the one just trained, or loaded from `folder`.
+
+        Args:
+            constitution: Digest of the run's; another one is said to `log`.
+        """
+        if name not in self._rewards:
+            self._rewards[name] = load_reward_model(
+                self.get(), folder, name=name, constitution=constitution, log=log
+            )
+        return self._rewards[name]
+
+    def keep_reward(self, name: str, model: RewardModel) -> None:
+        """Use `model`, which was just trained, wherever a later stage asks for the reward model `name`."""
+        self._rewards[name] = model
+
+    def _name(self, spec: str | None) -> str:
+        return spec or self._recipe.model
