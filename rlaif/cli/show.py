@@ -1,102 +1,63 @@
-"""What a finished stage of training or evaluation says on the terminal: its own table, not only counts."""
+"""Tables, lines and texts that a finished stage shows, on the terminal."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich import table as rich_table
 
-from rlaif.errors import RunError
-from rlaif.files import read_object
-from rlaif.report.comparison import POLICIES, evaluation_table
-from rlaif.report.training import Rows, figures, growth, ppo_steps, reward_ways
-from rlaif.results.evaluation import Evaluation
+from rlaif.report.shown import Shown, Table, Texts
+from rlaif.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["read_result", "show_results"]
+__all__ = ["show", "show_head"]
+
+EXCERPT = 300
+"""Characters of a text that are printed; the files hold all of it."""
 
 
-def show_results(kind: str, folder: Path, console: Console, *, evaluated: bool = False) -> None:
-    """Print the tables of a stage of `kind`; nothing for kinds that have none.
-
-    Args:
-        evaluated: The policies' own figures were printed by an `evaluate` stage, and a comparison need not
-            repeat them.
-    """
-    match kind:
-        case "audit":
-            _show_audit(read_result(folder / "audit.json"), console)
-        case "reward":
-            report = read_result(folder / "report.json")
-            _table(reward_ways(report), console, title=f"on {report['held_out_pairs']} held-out pairs")
-            if report["human"]:
-                console.print(
-                    f"on people's labels: {report['human']['accuracy']:.3f} of {report['human']['pairs']} "
-                    "pairs"
-                )
-        case "ppo":
-            steps = [
-                json.loads(line)
-                for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            ]
-            _table(
-                ppo_steps([steps[0], *steps[1:][-1:]] if steps else []), console, title="first and last step"
-            )
-        case "best_of_k":
-            report = read_result(folder / "report.json")
-            for each in report["rounds"]:
-                _table(growth(each), console, title=f"round {each['round']}")
-            _table(figures(report["student"]), console, title="the policy that was made")
-        case "sft" | "dpo":
-            _table(figures(read_result(folder / "report.json")), console)
-        case "evaluate":
-            table = evaluation_table(
-                Evaluation.from_dict(read_result(folder / "evaluation.json"), where=str(folder))
-            )
-            _table(Rows(table.header, table.rows), console, title=table.title)
-        case "compare":
-            _show_comparison(
-                read_result(folder / "comparison.json"), console, without=POLICIES if evaluated else ""
-            )
+def show(parts: Iterable[Shown], console: Console) -> None:
+    """Print what a stage shows."""
+    for part in parts:
+        if isinstance(part, Table):
+            _show_table(part, console)
+        elif isinstance(part, Texts):
+            _show_texts(part, console)
+        else:
+            console.print(part, soft_wrap=True)
 
 
-def _show_audit(found: dict[str, Any], console: Console) -> None:
-    """A line for each protocol, and the suggestion."""
-    for part in found["protocols"]:
-        console.print(f"audit ({part['key']['protocol']}): {part['judgement']['words']}", soft_wrap=True)
-    if found["suggestion"]:
-        console.print(
-            f"suggestion ({found['suggestion']['pairs']}): {found['suggestion']['words']}", soft_wrap=True
-        )
+def show_head(name: str, text: str, console: Console) -> None:
+    """A name that stands out, and a line about it."""
+    console.print(f"\n{one_line(name)}", style="bold", end="")
+    console.print(f"  {text}", soft_wrap=True)
 
 
-def _show_comparison(found: dict[str, Any], console: Console, *, without: str) -> None:
-    for table in found["tables"]:
-        if table["title"] != without:
-            _table(Rows(table["header"], table["rows"]), console, title=table["title"])
-    for sentence in found["verdict"]:
-        console.print(f"• {sentence}", soft_wrap=True)
-
-
-def _table(rows: Rows, console: Console, *, title: str | None = None) -> None:
-    if not rows.cells:
+def _show_table(table: Table, console: Console) -> None:
+    if not table.rows:
         return
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(rows.header):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for cells in rows.cells:
-        table.add_row(*cells)
-    console.print(table)
+    shown = rich_table.Table(title=table.title or None, title_justify="left")
+    for number, name in enumerate(table.header):
+        shown.add_column(name, justify="right" if number else "left", overflow="fold")
+    *rows, last = table.rows
+    for cells in rows:
+        shown.add_row(*cells)
+    if table.total:
+        shown.add_section()
+    shown.add_row(*last, style="bold" if table.total else None)
+    console.print(shown)
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """What a finished stage wrote as JSON.
+def _show_texts(part: Texts, console: Console) -> None:
+    show_head(part.title, part.note, console)
+    for name, text in part.texts:
+        console.print(f"  {name:>8}  ", style="dim", end="")
+        console.print(_excerpt(text), soft_wrap=True)
 
-    Raises:
-        RunError: The file is missing or damaged.
-    """
-    return read_object(path, error=RunError, what="the stage's result", remedy="run the same command again")
+
+def _excerpt(text: str) -> str:
+    line = one_line(" ".join(text.split())) or "(empty)"
+    return line if len(line) <= EXCERPT else line[: EXCERPT - 1] + "…"

@@ -40,7 +40,7 @@ def write_results(
     write_cost(folder / COST, replace(result.cost, peak_bytes=peak_memory(base.device)).as_dict())
     write_rows(folder / "metrics.jsonl", (step._asdict() for step in result.steps), "jsonl")
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    write_text(folder / "samples.md", figures_markdown(title, report))
+    write_text(folder / "samples.md", figures_markdown(title, result.report))
     return {"report.json": 1, "metrics.jsonl": len(result.steps)}
 
 

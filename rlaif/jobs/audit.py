@@ -13,13 +13,15 @@ from rlaif.digest import digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.audit_files import STAGE_AUDIT
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, plan_questions, write_audit
-from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, transient_among
+from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
 from rlaif.judging.opening import open_protocol
 from rlaif.models.memory import Work
-from rlaif.report.audit import cases_markdown
+from rlaif.report.audit import audit_lines, cases_markdown
+from rlaif.report.shown import Shown
+from rlaif.runs.manifest import Manifest
 
 __all__ = ["AuditJob"]
 
@@ -95,6 +97,10 @@ class AuditJob(Job[AuditConfig]):
             warning = "warning: " if each.judgement.grade == "do not use" else ""
             self.context.progress.note(f"{warning}{audit_line(each)}")
         return Outcome(counts=_counts(report, len(self.inputs.probes), judged), rows={}, gaps=gaps)
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        return audit_lines(read_result(folder / STAGE_AUDIT))
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""

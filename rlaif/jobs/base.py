@@ -8,16 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from rlaif.config.labelling import BaseStage
 from rlaif.constitution.load import Half, require
 from rlaif.digest import digest
 from rlaif.engines.journaled import TRANSIENT
-from rlaif.errors import JudgingError
+from rlaif.errors import JudgingError, RunError
+from rlaif.files import read_object
 from rlaif.io.writers import write_rows
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan
 from rlaif.models.memory import Work
+from rlaif.report.shown import Shown
+from rlaif.runs.manifest import Manifest, first_problem
 from rlaif.types import Constitution
 
 __all__ = [
@@ -28,12 +33,15 @@ __all__ = [
     "Outcome",
     "TO_READ",
     "check_gaps",
+    "read_result",
+    "read_typed",
     "settings_digest",
     "transient_among",
     "usable",
     "write_refused",
 ]
 
+Result = TypeVar("Result")
 Config = TypeVar("Config", bound=BaseStage, covariant=True)
 BUILTIN_LIMIT = 24
 """Built-in prompts that a stage draws when no limit is set: a first look, not a study."""
@@ -89,6 +97,19 @@ class Job(ABC, Generic[Config]):
 
     def finished(self, folder: Path) -> None:
         """The stage's folder is there, from now or from before; later stages see what changes with it."""
+
+    def headline(self, manifest: Manifest) -> str:
+        """The finished stage in a line: what it counted, and how long it took."""
+        counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in manifest.counts.items())
+        return f"{counts}  ({manifest.seconds:.0f} s)"
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """What the terminal shows of the finished stage beneath its headline.
+
+        Raises:
+            RunError: A file of the stage is missing or damaged.
+        """
+        return ()
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """What the stage would do. One that trains is not estimated: what it learns from does not exist yet.
@@ -155,6 +176,31 @@ def write_refused(folder: Path, refused: Sequence[tuple[str, str]]) -> dict[str,
         return {}
     rows = [{"prompt_id": id, "reason": reason} for id, reason in refused]
     return {"refused.jsonl": write_rows(folder / "refused.jsonl", rows, "jsonl").rows}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What a finished stage wrote as JSON.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    return read_object(path, error=RunError, what="the stage's result", remedy="run the same command again")
+
+
+def read_typed(path: Path, kind: type[Result]) -> Result:
+    """What a finished stage wrote, as the value that it wrote.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(read_result(path))
+    except ValidationError as error:
+        raise RunError(
+            f"the stage's result is damaged ({first_problem(error)})",
+            where=str(path),
+            remedy="remove the stage's folder and run the same command again",
+        ) from error
 
 
 def settings_digest(config: BaseStage, *leave_out: str) -> str:

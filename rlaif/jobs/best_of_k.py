@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import policy_models
-from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
+from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
@@ -19,9 +20,12 @@ from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import Work
-from rlaif.report.training import best_of_k_markdown
+from rlaif.report.shown import Shown
+from rlaif.report.training import best_of_k_markdown, figures, growth
+from rlaif.results.best_of_k import BestOfKReport
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
+from rlaif.runs.manifest import Manifest
 from rlaif.stages.best_of_k import best_of_k
 
 __all__ = ["BestOfKJob"]
@@ -98,14 +102,18 @@ class BestOfKJob(Job[BestOfKConfig]):
             with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device)
         )
         write_cost(folder / COST, cost.as_dict())
-        report = result.as_dict()
-        write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-        write_text(
-            folder / "samples.md", best_of_k_markdown(report["rounds"], report["student"], result.rows)
-        )
+        report = result.report
+        write_text(folder / "report.json", json.dumps(report.as_dict(), indent=2) + "\n")
+        write_text(folder / "samples.md", best_of_k_markdown(report, result.rows))
         rows = {"kept.jsonl": write_rows(folder / "kept.jsonl", result.rows, "jsonl").rows, "report.json": 1}
         rows |= write_refused(folder, result.refused)
         return Outcome(counts=result.counts(), rows=rows)
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        report = read_typed(folder / "report.json", BestOfKReport)
+        rounds = [growth(each, title=f"round {each.round}") for each in report.rounds]
+        return [*rounds, figures(report.student, title="the policy that was made")]
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlaif.config.evaluation import CompareConfig
 from rlaif.digest import digest
-from rlaif.errors import DataError
-from rlaif.files import file_digest, read_object
+from rlaif.files import file_digest
 from rlaif.io.writers import write_text
-from rlaif.jobs.base import Job, Outcome, settings_digest
-from rlaif.jobs.evaluate import COMPARISON, EVALUATION
-from rlaif.report.comparison import comparison_markdown, comparison_tables
+from rlaif.jobs.base import Job, Outcome, read_result, settings_digest
+from rlaif.jobs.evaluate import COMPARISON, EVALUATION, read_evaluation
+from rlaif.report.comparison import POLICIES, comparison_markdown, comparison_tables
+from rlaif.report.shown import Shown, Table
 from rlaif.results.costs import TrainingCost
-from rlaif.results.evaluation import Evaluation
 from rlaif.runs.costs import TRAINING, read_cost
+from rlaif.runs.manifest import Manifest
 from rlaif.stages.compare import compare
 
 __all__ = ["CompareJob"]
@@ -40,7 +41,7 @@ class CompareJob(Job[CompareConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        evaluations = [_read(path) for path in self._files()]
+        evaluations = [read_evaluation(path) for path in self._files()]
         names = {policy.name for each in evaluations for policy in each.policies}
         found = compare(
             evaluations,
@@ -49,7 +50,13 @@ class CompareJob(Job[CompareConfig]):
             resamples=self.config.resamples,
             seed=self._seed,
         )
-        values = {**found.as_dict(), "tables": [table._asdict() for table in comparison_tables(found)]}
+        values = {
+            **found.as_dict(),
+            "tables": [
+                {"title": table.title, "header": table.header, "rows": table.rows}
+                for table in comparison_tables(found)
+            ],
+        }
         write_text(folder / COMPARISON, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
         markdown = comparison_markdown(found)
         write_text(folder / "comparison.md", markdown)
@@ -79,9 +86,11 @@ class CompareJob(Job[CompareConfig]):
             for name, cost in (read_cost(path) or {}).items()
         }
 
-
-def _read(path: Path) -> Evaluation:
-    remedy = "name a file that `rlaif evaluate` wrote"
-    return Evaluation.from_dict(
-        read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path)
-    )
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        found = read_result(folder / COMPARISON)
+        tables = [Table(each["title"], each["header"], each["rows"]) for each in found["tables"]]
+        if any(stage.stage == "evaluate" for stage in self.context.recipe.stages):
+            # The policies' own figures were shown by the evaluation.
+            tables = [each for each in tables if each.title != POLICIES]
+        return [*tables, *(f"• {sentence}" for sentence in found["verdict"])]

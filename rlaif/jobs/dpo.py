@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from rlaif.config.finetune import DpoConfig
 from rlaif.config.reward import PreferenceFile
 from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
-from rlaif.jobs.base import Job, Outcome, settings_digest
+from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.models.heap import rounded
 from rlaif.models.memory import Work
+from rlaif.report.shown import Shown
+from rlaif.report.training import figures
 from rlaif.results.preferences import PreferencePair
 from rlaif.rl.learner import POLICY
-from rlaif.stages.dpo import train_dpo
+from rlaif.runs.manifest import Manifest
+from rlaif.stages.dpo import DpoReport, train_dpo
 
 __all__ = ["DpoJob"]
 
@@ -78,6 +81,10 @@ class DpoJob(Job[DpoConfig]):
         )
         counts = {"pairs": len(pairs), "steps": len(result.steps)}
         return Outcome(counts=counts, rows=write_results(result, folder, base, title="DPO"))
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        return [figures(read_typed(folder / "report.json", DpoReport))]
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""

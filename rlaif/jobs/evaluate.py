@@ -13,7 +13,7 @@ from typing import Any
 from rlaif.config.evaluation import EvaluateConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
-from rlaif.files import folder_digest
+from rlaif.files import folder_digest, read_object
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import Job, Outcome, check_gaps, settings_digest, transient_among, usable
 from rlaif.jobs.context import RunContext
@@ -23,15 +23,17 @@ from rlaif.jobs.rewards import model_reward
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.models.memory import Work
 from rlaif.models.shared_base import SharedBase
-from rlaif.report.comparison import evaluation_markdown
+from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
+from rlaif.report.shown import Shown
 from rlaif.results.evaluation import Evaluation
 from rlaif.reward.functions import RewardFunction
 from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
+from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.types import Prompt
 
-__all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ"]
+__all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
 
 START = "start"
 """Name of the policy that the others were trained from."""
@@ -201,6 +203,10 @@ class EvaluateJob(Job[EvaluateConfig]):
         template = f"judge_{protocol or self.context.constitution.protocol}"
         return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
 
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        return [evaluation_table(read_evaluation(folder / EVALUATION))]
+
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""
         config = self.config
@@ -263,3 +269,15 @@ def _side_by_side(found: Evaluation, prompts: Sequence[Prompt]) -> str:
             if text is not None:
                 parts.append(f"**{named(policy.name)}**\n\n{quoted(text)}")
     return "\n".join(parts)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """The evaluation in a file.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    remedy = "name a file that `rlaif evaluate` wrote"
+    return Evaluation.from_dict(
+        read_object(path, error=DataError, what="the evaluation", remedy=remedy), where=str(path)
+    )

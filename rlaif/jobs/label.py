@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +16,16 @@ from rlaif.digest import digest
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import TO_READ, AnyJob, Job, Outcome, settings_digest, transient_among, usable
+from rlaif.jobs.base import (
+    TO_READ,
+    AnyJob,
+    Job,
+    Outcome,
+    read_result,
+    settings_digest,
+    transient_among,
+    usable,
+)
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import shared
 from rlaif.jobs.inputs import Completions, load_completions, load_responses
@@ -29,14 +38,19 @@ from rlaif.judging.judge import Judge
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.models.memory import Work
-from rlaif.report.samples import preferences_markdown
+from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table
+from rlaif.report.samples import preferences_markdown, read_spread
+from rlaif.report.shown import Shown
 from rlaif.results.rows import preference_row, verdict_row
+from rlaif.runs.manifest import Manifest
 from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
 from rlaif.text import answer_of
 from rlaif.types import Completion, Preference
 
 __all__ = ["LabelJob", "WEAK"]
 
+EXAMPLES = 5
+"""Labelled pairs shown at the end."""
 WEAK = "weak.jsonl"
 """Labels that are weaker than `min_strength` asks for."""
 
@@ -250,6 +264,21 @@ class LabelJob(Job[LabelConfig]):
             "unlabelled": statistics.unlabelled,
             "not_best_worst": statistics.labelled - preferences - weak,
         }
+
+    def headline(self, manifest: Manifest) -> str:
+        """See `Job`."""
+        return f"judge {manifest.models['judge']}, {manifest.parts['protocol']}"
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        statistics = read_result(folder / "statistics.json")
+        pairs = read_spread(folder / next(iter(manifest.outputs)), EXAMPLES)
+        return [
+            statistics_table(statistics),
+            labelled(manifest.counts),
+            statistics_line(statistics),
+            *labelled_pairs(pairs),
+        ]
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ModelError
+from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
@@ -21,9 +22,11 @@ from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import Work
-from rlaif.report.training import ppo_markdown, step_line
+from rlaif.report.shown import Shown
+from rlaif.report.training import ppo_markdown, ppo_steps, step_line
 from rlaif.rl.ppo import StepReport
 from rlaif.runs.costs import COST, write_cost
+from rlaif.runs.manifest import Manifest
 from rlaif.runs.steps import StepLog
 from rlaif.stages.ppo import POLICY, PtxRow, ppo_cost, ptx_rows, train_ppo
 from rlaif.types import Message
@@ -171,6 +174,11 @@ class PpoJob(Job[PpoConfig]):
         trackers.log(step)
         self.context.progress.note(f"{self.config.name}: {step_line(step, self.config.steps)}")
         self.context.progress.advance()
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        steps = [row.values for row in read_table(folder / "metrics.jsonl").rows]
+        return [ppo_steps([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")]
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import Job, Outcome, settings_digest
+from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
 from rlaif.jobs.lengths import MICRO_TOKENS, Adapters, Device, Lengths
 from rlaif.models.memory import Work
-from rlaif.report.training import reward_markdown
+from rlaif.report.shown import Shown
+from rlaif.report.training import reward_markdown, reward_shown
 from rlaif.results.preferences import PreferencePair
+from rlaif.results.reward import RewardReport
 from rlaif.reward.files import save_reward_model
+from rlaif.runs.manifest import Manifest
 from rlaif.stages.reward import train_reward
 
 __all__ = ["RewardJob"]
@@ -124,9 +127,13 @@ class RewardJob(Job[RewardConfig]):
             results=results,
         )
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-        write_text(folder / "samples.md", reward_markdown(report))
+        write_text(folder / "samples.md", reward_markdown(result.report))
         counts = {"pairs": len(pairs), "human_pairs": len(human), "steps": len(result.steps)}
         return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        return reward_shown(read_typed(folder / "report.json", RewardReport))
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,17 @@ from typing import Any
 from rlaif.config.finetune import SftConfig
 from rlaif.digest import digest
 from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
-from rlaif.jobs.base import Job, Outcome, settings_digest
+from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import write_card
 from rlaif.jobs.learned_rows import read_demonstrations, skipper
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.models.heap import rounded
 from rlaif.models.memory import Work
+from rlaif.report.shown import Shown
+from rlaif.report.training import figures
 from rlaif.rl.learner import POLICY
-from rlaif.stages.sft import train_sft
+from rlaif.runs.manifest import Manifest
+from rlaif.stages.sft import SftReport, train_sft
 
 __all__ = ["SftJob"]
 
@@ -79,6 +82,10 @@ class SftJob(Job[SftConfig]):
     def _stage(self) -> Iterator[str]:
         if self.config.input or not self.config.files:
             yield str(self.context.folder_of(self.config, "revise", self.config.input) / "sft.jsonl")
+
+    def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
+        """See `Job`."""
+        return [figures(read_typed(folder / "report.json", SftReport))]
 
     def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
         """See `Job`."""

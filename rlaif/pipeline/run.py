@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from rlaif import __version__
-from rlaif.config import Recipe, StageConfig
+from rlaif.config import Recipe
+from rlaif.config.labelling import BaseStage
 from rlaif.digest import digest
 from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import RunContext
@@ -40,13 +41,17 @@ JOURNAL = "rlaif-journal.sqlite"
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage: its settings, where it lies, its manifest, and whether it had been finished
-    before."""
+    """A finished stage: its job, where it lies, its manifest, and whether it had been finished before."""
 
-    config: StageConfig
+    job: AnyJob
     folder: Path
     manifest: Manifest
     skipped: bool
+
+    @property
+    def config(self) -> BaseStage:
+        """The stage's settings."""
+        return self.job.config  # type: ignore[no-any-return]  # AnyJob
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callab
     if before is not None and not why:
         context.progress.note(f"{config.name}: finished before, nothing to do")
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed when all but this was done
-        return StageResult(config=config, folder=run.path / config.name, manifest=before, skipped=True)
+        return StageResult(job=job, folder=run.path / config.name, manifest=before, skipped=True)
     if before is not None:
         reasons = ", ".join(why)
         context.progress.note(
@@ -179,7 +184,7 @@ def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callab
         manifest.write_json(folder / MANIFEST)
     run.record(config.name)
     shutil.rmtree(work, ignore_errors=True)
-    return StageResult(config=config, folder=run.path / config.name, manifest=manifest, skipped=False)
+    return StageResult(job=job, folder=run.path / config.name, manifest=manifest, skipped=False)
 
 
 def _why_again(before: Manifest, folder: Path, parts: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rlaif.audit.agreement import Agreement
 from rlaif.audit.biases import Bias
@@ -17,6 +18,7 @@ from rlaif.judging.aggregate import sigmoid
 from rlaif.report.markdown import code, named, quoted, sentence, table
 
 __all__ = [
+    "audit_lines",
     "audit_markdown",
     "bias_rows",
     "cases_markdown",
@@ -277,3 +279,12 @@ def _mover(mover: Mover) -> str:
 def _quoted(name: str, text: str) -> str:
     short = text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
     return f"**{named(name)}**\n\n{quoted(short)}"
+
+
+def audit_lines(found: Mapping[str, Any]) -> list[str]:
+    """A line for each protocol of an audit's file, and the suggestion."""
+    lines = [
+        f"audit ({part['key']['protocol']}): {part['judgement']['words']}" for part in found["protocols"]
+    ]
+    suggestion = found["suggestion"]
+    return [*lines, *([f"suggestion ({suggestion['pairs']}): {suggestion['words']}"] if suggestion else [])]

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from rlaif.audit.grade import share
 from rlaif.report.markdown import code, sentence, table
+from rlaif.report.shown import Table
 from rlaif.results.comparison import Difference, PolicyComparison, interval
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
-__all__ = [
-    "POLICIES",
-    "Table",
-    "comparison_markdown",
-    "comparison_tables",
-    "evaluation_markdown",
-    "evaluation_table",
-]
+__all__ = ["POLICIES", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
 
 NONE = "–"
 POLICIES = "Policies"
@@ -37,14 +30,6 @@ LABELS: Mapping[str, str] = {
 }
 SHARES = frozenset({"ended", "repetition", "refusal", "boilerplate"})
 """Measures shown in per cent."""
-
-
-class Table(NamedTuple):
-    """A title, the names of the columns, and rows of as many cells."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def evaluation_markdown(found: Evaluation) -> str:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rlaif.report.markdown import quoted, table
+from rlaif.report.shown import Shown, Table
+from rlaif.results.best_of_k import BestOfKReport, RoundReport
+from rlaif.results.reward import Breakdown, RewardReport, Scored
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "best_of_k_markdown",
@@ -15,8 +22,8 @@ __all__ = [
     "ppo_markdown",
     "ppo_steps",
     "reward_markdown",
+    "reward_shown",
     "reward_ways",
-    "Rows",
     "step_line",
 ]
 
@@ -41,53 +48,57 @@ PPO_COLUMNS = (
 )
 
 
-class Rows(NamedTuple):
-    """A table: the names of its columns, and rows of as many cells."""
-
-    header: Sequence[str]
-    cells: Sequence[Sequence[str]]
-
-
-def reward_markdown(report: Mapping[str, Any]) -> str:
+def reward_markdown(report: RewardReport) -> str:
     """What the reward model is worth on held-out pairs, beside what needs no model to know."""
     parts = [
-        f"# Reward model\n\n{report['pairs']} pairs, {report['held_out_pairs']} held out, "
-        f"{report['dropped']} dropped as too long.\n",
-        table(*reward_ways(report)),
+        f"# Reward model\n\n{report.pairs} pairs, {report.held_out_pairs} held out, "
+        f"{report.dropped} dropped as too long.\n",
+        _markdown(reward_ways(report)),
     ]
-    for title, key in (("principle", "principles"), ("margin", "margins"), ("length", "lengths")):
-        groups = [[each["group"], str(each["pairs"]), _interval(each)] for each in report[key]]
-        if groups:
-            parts.append(f"## By {title}\n\n" + table((title, "pairs", "accuracy [95 %]"), groups))
-    if report["human"]:
-        parts.append(
-            f"## On people's labels\n\n{_interval(report['human'])} on {report['human']['pairs']} pairs\n"
-        )
-    spread = f"{report['reward_mean']:z.3f} ± {report['reward_std']:z.3f}"
+    groups = {"principle": report.principles, "margin": report.margins, "length": report.lengths}
+    for title, found in groups.items():
+        rows = [[each.group, str(each.pairs), _interval(each)] for each in found]
+        if rows:
+            parts.append(f"## By {title}\n\n" + table((title, "pairs", "accuracy [95 %]"), rows))
+    if report.human:
+        parts.append(f"## On human labels\n\n{_interval(report.human)} on {report.human.pairs} pairs\n")
+    spread = f"{report.reward_mean:z.3f} ± {report.reward_std:z.3f}"
     parts.append(f"Raw reward {spread}; scores are given less this mean, over this spread.\n")
     return "\n".join(parts)
 
 
-def reward_ways(report: Mapping[str, Any]) -> Rows:
+def reward_shown(report: RewardReport) -> list[Shown]:
+    """The same for the terminal: the ways of scoring, and the accuracy on human labels if there are any."""
+    human = report.human
+    return [
+        reward_ways(report),
+        *([f"on human labels: {human.accuracy:.3f} of {human.pairs} pairs"] if human else []),
+    ]
+
+
+def reward_ways(report: RewardReport) -> Table:
     """Every way of scoring, on held-out pairs."""
     rows = [
-        [WAYS.get(name, name) + (" (kept)" if name == report["kept"] else ""), *_scored(scored)]
-        for name, scored in report["held_out"].items()
+        [WAYS.get(name, name) + (" (kept)" if name == report.kept else ""), *_scored(scored)]
+        for name, scored in report.held_out.items()
     ]
-    return Rows(("way of scoring", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
+    title = f"on {report.held_out_pairs} held-out pairs"
+    return Table(title, ("way of scoring", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
 
 
 def ppo_markdown(history: Sequence[Mapping[str, Any]]) -> str:
     """The steps of a PPO run."""
     return (
-        "# PPO, step by step\n\n" + table(*ppo_steps(history)) if history else "# PPO\n\nNo step was run.\n"
+        "# PPO, step by step\n\n" + _markdown(ppo_steps(history))
+        if history
+        else "# PPO\n\nNo step was run.\n"
     )
 
 
-def ppo_steps(history: Sequence[Mapping[str, Any]]) -> Rows:
+def ppo_steps(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Table:
     """Steps of a PPO run, the columns that a reader looks at first."""
     columns = [name for name in PPO_COLUMNS if any(name in step for step in history)]
-    return Rows(columns, [[_cell(_numbered(step, name)) for name in columns] for step in history])
+    return Table(title, columns, [[_cell(_numbered(step, name)) for name in columns] for step in history])
 
 
 def _numbered(step: Mapping[str, Any], name: str) -> Any:
@@ -107,45 +118,46 @@ def step_line(step: Mapping[str, Any], steps: int) -> str:
     return "  ".join([f"step {step['step'] + 1} of {steps}", *figures, f"{seconds:z.1f} s"])
 
 
-def best_of_k_markdown(
-    rounds: Sequence[Mapping[str, Any]], student: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]
-) -> str:
+def best_of_k_markdown(report: BestOfKReport, kept: Sequence[Mapping[str, Any]]) -> str:
     """How the best reward grows with K, what was learned, and a few of the completions kept."""
     parts = ["# Best of K\n"]
-    parts += [f"## Round {each['round']}\n\n" + table(*growth(each)) for each in rounds]
-    parts.append(figures_markdown("The policy that was made", student, level=2))
+    parts += [f"## Round {each.round}\n\n" + _markdown(growth(each)) for each in report.rounds]
+    parts.append(figures_markdown("The policy that was made", report.student, level=2))
     parts.extend(quoted(" ".join(row["completion"][-1]["content"].split())) for row in kept[:KEPT_SHOWN])
     return "\n".join(parts)
 
 
-def growth(round: Mapping[str, Any]) -> Rows:
+def growth(round: RoundReport, *, title: str = "") -> Table:
     """How the best reward of a round grows with K."""
     header = ("K", "reward of the best", "standard error", "bound on the KL (nats)")
-    return Rows(
-        header,
-        [[_cell(point[name]) for name in ("k", "reward", "error", "kl_bound")] for point in round["growth"]],
-    )
+    return Table(title, header, [[_cell(value) for value in point] for point in round.growth])
 
 
-def figures_markdown(title: str, report: Mapping[str, Any], *, level: int = 1) -> str:
-    """The plain figures of a report, one a line."""
-    return f"{'#' * level} {title}\n\n" + table(*figures(report))
+def figures_markdown(title: str, report: DataclassInstance, *, level: int = 1) -> str:
+    """The plain figures of a report, one per line."""
+    return f"{'#' * level} {title}\n\n" + _markdown(figures(report))
 
 
-def figures(report: Mapping[str, Any]) -> Rows:
+def figures(report: DataclassInstance, *, title: str = "") -> Table:
     """The plain figures of a report."""
-    plain = {name: value for name, value in report.items() if isinstance(value, int | float | str | None)}
-    return Rows(
-        ("figure", "value"), [[name.replace("_", " "), _cell(value)] for name, value in plain.items()]
+    plain = {
+        name: value for name, value in asdict(report).items() if isinstance(value, int | float | str | None)
+    }
+    return Table(
+        title, ("figure", "value"), [[name.replace("_", " "), _cell(value)] for name, value in plain.items()]
     )
 
 
-def _scored(scored: Mapping[str, Any]) -> list[str]:
-    return [_interval(scored), f"{scored['loss']:.4f}", f"{scored['ece']:z.3f}"]
+def _markdown(shown: Table) -> str:
+    return table(shown.header, shown.rows)
 
 
-def _interval(each: Mapping[str, Any]) -> str:
-    return f"{each['accuracy']:z.3f} [{each['low']:z.3f}, {each['high']:z.3f}]"
+def _scored(scored: Scored) -> list[str]:
+    return [_interval(scored), f"{scored.loss:.4f}", f"{scored.ece:z.3f}"]
+
+
+def _interval(each: Scored | Breakdown) -> str:
+    return f"{each.accuracy:z.3f} [{each.low:z.3f}, {each.high:z.3f}]"
 
 
 def _cell(value: Any) -> str:

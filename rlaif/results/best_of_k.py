@@ -4,7 +4,7 @@ that learned it is like."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from rlaif.rl.episodes import Row
 from rlaif.rl.kl import best_of_n_kl_bound, best_of_n_kl_estimate
 
 __all__ = [
+    "BestOfKReport",
     "BestOfKResult",
     "Candidate",
     "GrowthPoint",
@@ -127,6 +128,22 @@ class StudentReport:
 
 
 @dataclass(frozen=True)
+class BestOfKReport:
+    """What the stage says of itself: its rounds, and the policy that was made."""
+
+    rounds: tuple[RoundReport, ...]
+    student: StudentReport
+    counts: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        rounds = [
+            {**asdict(each), "growth": [point._asdict() for point in each.growth]} for each in self.rounds
+        ]
+        return {"rounds": rounds, "student": asdict(self.student), "counts": dict(self.counts)}
+
+
+@dataclass(frozen=True)
 class BestOfKResult:
     """What the stage made. The policy is the adapter `role` of the base that learned: the student if one was
     given.
@@ -162,13 +179,10 @@ class BestOfKResult:
             "overlong": sum(r.overlong for r in self.rounds),
         }
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values, without the rows."""
-        return {
-            "rounds": [{**asdict(r), "growth": [point._asdict() for point in r.growth]} for r in self.rounds],
-            "student": asdict(self.student),
-            "counts": self.counts(),
-        }
+    @property
+    def report(self) -> BestOfKReport:
+        """The result without its rows."""
+        return BestOfKReport(rounds=self.rounds, student=self.student, counts=self.counts())
 
 
 # Formulas

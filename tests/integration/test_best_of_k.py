@@ -112,7 +112,7 @@ def test_the_reward_grows_with_k_and_the_round_is_counted() -> None:
         0,
         0,
     )
-    assert result.as_dict()["rounds"][0]["growth"][-1]["k"] == 8
+    assert result.report.as_dict()["rounds"][0]["growth"][-1]["k"] == 8
 
 
 def test_the_kl_is_that_of_the_student_on_its_own_samples() -> None:

@@ -10,11 +10,31 @@ from rich.console import Console
 from spine import call
 
 from rlaif.cli.dry_run import IMAGINED
-from rlaif.cli.execute import labelled, questions
-from rlaif.cli.show import show_results
+from rlaif.cli.execute import questions
+from rlaif.cli.show import show
+from rlaif.config import parse_recipe
+from rlaif.jobs.compare import CompareJob
+from rlaif.jobs.context import RunContext
+from rlaif.pipeline.dry_run import Forgetful
+from rlaif.progress import Silent
+from rlaif.report.labels import labelled
 from rlaif.report.training import ppo_steps, step_line
+from rlaif.runs.manifest import Manifest
 from rlaif.text import count_of
 
+MANIFEST = Manifest(
+    stage="compare",
+    kind="compare",
+    key="k",
+    parts={},
+    config={},
+    models={},
+    started="",
+    finished="",
+    seconds=0.0,
+    counts={},
+    outputs={},
+)
 NONE = {"unlabelled": 0, "not_best_worst": 0, "identical_pairs": 0, "repeated_pairs": 0, "pairs_not_drawn": 0}
 
 
@@ -50,7 +70,7 @@ def test_questions() -> None:
 def test_steps_count_from_one_and_zero_has_no_sign() -> None:
     step = {"step": 0, "reward": 0.5, "kl": -0.0001}
     assert step_line(step, 3).startswith("step 1 of 3  reward 0.500  kl 0.000  ")
-    assert ppo_steps([step]).cells == [["1", "0.500", "0.000"]]
+    assert ppo_steps([step]).rows == [["1", "0.500", "0.000"]]
 
 
 def test_a_dry_run_shows_a_prompt_without_its_stand_ins(
@@ -73,8 +93,13 @@ def test_a_comparison_does_not_repeat_the_table_of_the_evaluation(tmp_path: Path
         json.dumps({"tables": tables, "verdict": ["`a` wins [52, 60]"]})
     )
     with_it, without = Console(width=80, record=True), Console(width=80, record=True)
-    show_results("compare", tmp_path, with_it)
-    show_results("compare", tmp_path, without, evaluated=True)
+    for console, stages in (
+        (with_it, "[{stage: compare}]"),
+        (without, "[{stage: evaluate}, {stage: compare}]"),
+    ):
+        recipe = parse_recipe(f"stages: {stages}", source="r.yaml")
+        context = RunContext(recipe, memo=Forgetful(), progress=Silent())
+        show(CompareJob(recipe.stages[-1], context).summary(tmp_path, MANIFEST), console)
     assert "Policies" in with_it.export_text()
     said = without.export_text()
     assert "Policies" not in said

@@ -1,0 +1,82 @@
+"""What became of the comparisons of a label stage, and how the judge answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlaif.report.shown import Table, Texts
+
+__all__ = ["labelled", "labelled_pairs", "statistics_line", "statistics_table"]
+
+COLUMNS = (
+    "principle",
+    "verdicts",
+    "invalid",
+    "flip rate",
+    "first shown wins",
+    "mean strength",
+    "labels hold",
+)
+
+
+def labelled(counts: Mapping[str, int]) -> str:
+    """What became of the comparisons, in a line; only what happened is told."""
+    kept, asked = counts["preferences"], counts["comparisons"]
+    without = {
+        "without a label": counts["unlabelled"],
+        "too weak (weak.jsonl)": counts.get("weak", 0),
+        "not best against worst": counts["not_best_worst"],
+    }
+    before = {
+        "identical pairs": counts["identical_pairs"],
+        "repeated pairs": counts["repeated_pairs"],
+        "pairs not drawn": counts["pairs_not_drawn"],
+        "rows that cannot be read": counts.get("bad_rows", 0),
+    }
+    lost = [f"{count:,} {reason}" for reason, count in without.items() if count]
+    share = f"{kept:,}" if not lost else f"{kept:,} of {asked:,}"
+    line = f"{share} comparison{'' if asked == 1 else 's'} labelled, {', '.join(lost) or 'none left out'}"
+    left = [f"{count:,} {reason}" for reason, count in before.items() if count]
+    return f"{line}; not judged: {', '.join(left)}" if left else line
+
+
+def statistics_table(statistics: Mapping[str, Any]) -> Table:
+    """The verdicts by principle, and over all of them."""
+    rows = [(name, *_cells(row)) for name, row in statistics["principles"].items()]
+    return Table("", COLUMNS, [*rows, ("all", *_cells(statistics))], total=True)
+
+
+def statistics_line(statistics: Mapping[str, Any]) -> str:
+    """How many labels are ties, and how strong they are."""
+    ties, strength = _rate(statistics["tie_rate"]), _number(statistics["mean_strength"])
+    return (
+        f"ties {ties} (within 0.005 of one half)   mean label strength {strength} "
+        "(|p - 0.5|: 0 says nothing, 0.5 is certain)"
+    )
+
+
+def labelled_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Texts]:
+    """Preferences to read: the prompt, the chosen completion and the rejected one."""
+    return [
+        Texts(
+            row["id"],
+            f"p(chosen) = {row['p_chosen']:z.3f}",
+            [(name, row[name][-1]["content"]) for name in ("prompt", "chosen", "rejected")],
+        )
+        for row in rows
+    ]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    counts = [str(row["verdicts"]), str(row["invalid"])]
+    rates = [_rate(row["flip_rate"]), _rate(row["first_rate"]), _number(row["mean_strength"])]
+    return [*counts, *rates, _rate(row.get("mean_label_share"))]
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:z.3f}"
