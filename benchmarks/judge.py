@@ -5,7 +5,7 @@ this machine's arithmetic.
     [--model smollm2-135m] python benchmarks/judge.py --data PAIRS.jsonl --scaling
     python benchmarks/judge.py --data PAIRS.jsonl --memory
 
-The first form asks the same questions three ways: (a) transformers, one prompt a question, batched in the
+The first form asks the same questions three ways: (a) transformers, one prompt per question, batched in the
 order asked, padded, all logits formed; (b) our engine; (c) `llama-cpp-python` on the GGUF that the alias is
 made from, its prefix cache on, if it is installed. Each time includes tokenising. The limit is the time that
 the necessary tokens would take if the machine did nothing but multiply
@@ -14,7 +14,7 @@ matrices: tokens in the trie of all prompts × 2 FLOPs × parameters without the
 in this run, before and after ours. (a) and (c) take long: `--peers N` gives them the first N comparisons
 only, and scales their times by the tokens that are asked of (a), and necessary for (c).
 
-`--scaling` tells how our time grows with principles, completions a prompt and completion length; `--memory`
+`--scaling` tells how our time grows with principles, completions per prompt and completion length; `--memory`
 how much memory 100 and 10,000 streamed comparisons take, each in a process of its own (with a model of random
 weights: memory for rows, not for layers).
 """
@@ -313,7 +313,7 @@ def agreement(one: Sequence[float], other: Sequence[float]) -> str:
 
 
 def scaling(args: argparse.Namespace) -> None:
-    """How our time grows with principles, completions a prompt, and length."""
+    """How our time grows with principles, completions per prompt, and length."""
     engine = load_engine(args.model, dtype=args.dtype)
     pairs = read_comparisons(args.data, 64)
     ours(engine, questions(pairs[:1], principles(1), args.protocol))

@@ -1,4 +1,4 @@
-"""PPO: seconds a step and peak memory, ours beside TRL 1.12 (the last release line that has PPO).
+"""PPO: seconds per step and peak memory, ours beside TRL 1.12 (the last release line that has PPO).
 
     python benchmarks/ppo.py
     python -m venv .venv-trl && .venv-trl/bin/pip install torch==2.13.0 trl==1.12.0 'transformers<5.23' peft
@@ -174,7 +174,7 @@ def trl(model: str, steps: int) -> None:
 
 
 def report(side: str, seconds: float, **more: Any) -> None:
-    """One JSON line: seconds a step and the peak resident set in MB."""
+    """One JSON line: seconds per step and the peak resident set in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1024 if sys.platform.startswith("linux") else 1 << 20
     )

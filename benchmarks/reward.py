@@ -4,10 +4,10 @@ rate and machine.
     python benchmarks/reward.py PREFERENCES.jsonl [--rows 160] [--held-out N] [--model smollm2-135m]
     [--threads N]
 
-Each side runs in a process of its own, one after the other. Prints pairs a second (of training alone: loading
-and tokenising are not counted), the same for a second of processor time (which a busy machine changes less),
-peak resident memory, the losses of the first and the last quarter of the steps, and the ratios. Both start
-from a head drawn at random on the last token's state, which is what TRL does.
+Each side runs in a process of its own, one after the other. Prints pairs per second (of training alone:
+loading and tokenising are not counted), the same for a second of processor time (which a busy machine changes
+less), peak resident memory, the losses of the first and the last quarter of the steps, and the ratios. Both
+start from a head drawn at random on the last token's state, which is what TRL does.
 
 With `--held-out N` the last N rows of the file are scored after training, and a third line is the reward
 stage with the settings it ships (closed-form head on the mean state, then the adapter, the better of both on

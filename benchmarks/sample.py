@@ -3,8 +3,8 @@
     python benchmarks/sample.py [--prompts 8] [--k 4] [--tokens 64] [--repeats 3] [--model smollm2-135m]
     [--threads N]
 
-Batch = prompts x K, side by side in both. Prints tokens a second, by the clock and by processor time (which a
-busy machine changes less), the best of the repeats, and the floor: the time to read all weights from memory
+Batch = prompts x K, side by side in both. Prints tokens per second, by the clock and by processor time (which
+a busy machine changes less), the best of the repeats, and the floor: the time to read all weights from memory
 once a step at the bandwidth measured in this run. Tokens are those sampled up to and with the end token; ours
 draws its own, so the counts differ a little.
 """
@@ -28,7 +28,7 @@ from rlaif.types import Message
 
 
 class Speed(NamedTuple):
-    """Tokens a second by the clock and by processor time."""
+    """Tokens per second by the clock and by processor time."""
 
     wall: float
     cpu: float
@@ -80,7 +80,7 @@ def generate(engine: HFEngine, prompts: list[tuple[Message, ...]], k: int, token
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second of reading 256 MiB."""
+    """Bytes per second of reading 256 MiB."""
     block = torch.ones(1 << 26, device=device)
     best = 0.0
     for _ in range(5):

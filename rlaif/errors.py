@@ -54,7 +54,8 @@ class RlaifError(Exception):
         what: One sentence that says what is wrong.
         where: File and line, column or key, if there is one.
         remedy: What the reader can do about it.
-        problems: Every problem found, when an input was checked as a whole; printed one a line under `what`.
+        problems: Every problem found, when an input was checked as a whole; printed one per line under
+            `what`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Progress", "NoProgress"]
 
 
 class Progress(Protocol):
@@ -24,7 +24,7 @@ class Progress(Protocol):
         ...
 
 
-class Silent:
+class NoProgress:
     """Hears and says nothing."""
 
     def begin(self, what: str, total: int) -> None:

@@ -1,7 +1,7 @@
 """Prompt templates: jinja2 files that turn principles and conversations into chat messages.
 
 A template is a file of named blocks, one a message: `system` (optional), `user`, `answer` (optional: how the
-assistant's turn begins) and, for judges, `labels` (the strings to choose from, one a line; in double
+assistant's turn begins) and, for judges, `labels` (the strings to choose from, one per line; in double
 quotes where a leading space belongs to it, as after an `answer` that ends in a word). What varies least
 stands first and the principle last, so that all the questions about one comparison share a prefix.
 

@@ -150,7 +150,7 @@ def bootstrap_difference(
 ) -> Estimate:
     """mean(values) - mean(base_values) on the same prompts, with its interval; each prompt is drawn with the
     rows of both sides, so that what makes prompts differ cancels. The two sides may have different numbers of
-    rows a prompt.
+    rows per prompt.
 
     Raises:
         DataError: The two sides have different prompts, or fewer than two, or not one prompt a value.
@@ -395,7 +395,7 @@ def _column(values: ArrayLike, rows: int | None = None) -> Floats:
     if column.ndim != 1 or (rows is not None and len(column) != rows):
         raise DataError(
             f"a column has shape {column.shape}, not ({rows if rows is not None else 'rows'},)",
-            remedy="one value a row",
+            remedy="one value per row",
         )
     if not np.isfinite(column).all():
         row = int(np.argmin(np.isfinite(column)))

@@ -31,7 +31,7 @@ from rlaif.judging.aggregate import PrincipleStatistics
 from rlaif.judging.judge import PrincipleMode
 from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import QUESTIONS
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
@@ -75,7 +75,7 @@ def audit(
     Args:
         constitution: As it was read; audits are keyed by its digest.
         usable: By protocol to audit, the constitution with the principles that this protocol can ask.
-        pairs: Comparisons, with or without people's choice; may be empty. Turn half of them first
+        pairs: Comparisons, with or without human labels; may be empty. Turn half of them first
             (`turn_half`).
         probes: Comparisons with an obvious right answer, tagged through their prompts; may be empty.
         data: What `pairs` are, in words.
@@ -84,7 +84,7 @@ def audit(
         least_share: Least probability that the labels of a verdict must hold together to be valid.
         keep: Told the judged pairs and probes of each protocol, to calibrate on them or to write them out.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     gathered: dict[str, _Judged] = {}
     for name, principles_of in usable.items():
         gathered[name] = _gather(

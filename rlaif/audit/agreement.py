@@ -24,7 +24,7 @@ class Agreement:
         accuracy: Share of labels on people's side, a tie counted half, with its 95 % Wilson interval.
         kappa: Cohen's, ties left out; 0 is chance. NaN where it is undefined.
         ece: Expected calibration error of P(a is better), 0 to 1.
-        nll: Mean negative log-likelihood of people's choices, nats; 0.693 says nothing.
+        nll: Mean negative log-likelihood of human labels, nats; 0.693 says nothing.
         reliability: Confidence against accuracy, a bin each.
     """
 
@@ -52,7 +52,7 @@ class Baselines(NamedTuple):
 
 
 def agreement(logits: Sequence[float | None], a_wins: Sequence[float]) -> Agreement | None:
-    """Compare log-odds of `a` with people's choices; `None` when no row has a label."""
+    """Compare log-odds of `a` with human labels; `None` when no row has a label."""
     rows = [(logit, won) for logit, won in zip(logits, a_wins, strict=True) if logit is not None]
     if not rows:
         return None
@@ -72,21 +72,21 @@ def agreement(logits: Sequence[float | None], a_wins: Sequence[float]) -> Agreem
 
 
 def credit(logit: float, a_won: float) -> float:
-    """1 for people's choice, 0 for the other, ½ for neither."""
+    """1 for the human label, 0 for the other, ½ for neither."""
     if logit == 0:
         return 0.5
     return a_won if logit > 0 else 1 - a_won
 
 
 def loss(logit: float, a_won: float) -> float:
-    """Negative log-likelihood of people's choice under P(a) = sigmoid(logit), nats: log(1 + e^logit) − a_won
+    """Negative log-likelihood of the human label under P(a) = sigmoid(logit), nats: log(1 + e^logit) − a_won
     · logit."""
     return max(logit, 0.0) + math.log1p(math.exp(-abs(logit))) - a_won * logit
 
 
 def baselines(pairs: Sequence[Pair]) -> Baselines:
     """Always the longer, always the shorter, always the first; equal lengths count half. All pairs carry
-    people's choice."""
+    human labels."""
     rows = [(pair.length_difference, pair.a_wins) for pair in pairs if pair.a_wins is not None]
     longer = math.fsum(credit(difference, won) for difference, won in rows)
     return Baselines(
@@ -108,7 +108,7 @@ def one_order_accuracy(cases: Sequence[Case]) -> float | None:
 
 
 def one_principle_accuracy(cases: Sequence[Case]) -> float | None:
-    """Mean accuracy of single principles: what drawing one a comparison would give (`principles: sample`,
+    """Mean accuracy of single principles: what drawing one per comparison would give (`principles: sample`,
     equal weights)."""
     credits = [
         credit(logit, case.pair.a_wins)

@@ -39,7 +39,7 @@ class Calibration:
         slope: 1 / temperature.
         intercept: 0 for `temperature`.
         rows: Human labels that it was fitted on.
-        nll_before: Mean negative log-likelihood of people's choices as the judge gives them, nats.
+        nll_before: Mean negative log-likelihood of human labels as the judge gives them, nats.
         nll_after: The same calibrated, each pair by a fit on the other folds.
         judge_revision, constitution_digest, template_digest, protocol, principles: The judge that it was
         fitted for.
@@ -112,7 +112,7 @@ def fit_calibration(
     folds).
 
     Args:
-        logits: Log-odds that `a` is better, one a pair (nats).
+        logits: Log-odds that `a` is better, one per pair (nats).
         a_wins: 1 where people chose `a`, 0 where they chose `b`.
         groups: Prompt of each pair; a prompt is never in two folds.
         judge: `judge_revision`, `constitution_digest`, `template_digest`, `protocol`, `principles`.
@@ -153,7 +153,7 @@ def fit(logits: Sequence[float], a_wins: Sequence[float], *, method: Method) -> 
     x = np.asarray(logits, dtype=np.float64)
     won = np.asarray(a_wins, dtype=np.float64)
     if method == "temperature":
-        # The pair and its swap carry the same news. Told so that people's choice is always the first, all are
+        # The pair and its swap carry the same news. Told so that the human label is always the first, all are
         # wins.
         signed = np.where(won > 0.5, x, -x)
         slope = _newton(signed[:, None], np.full(len(x), (len(x) + 1) / (len(x) + 2)))[0]

@@ -109,7 +109,7 @@ class AuditReport:
     Attributes:
         judge: `name@revision`.
         data: What was judged besides the probes, in words; empty without.
-        pairs: How many comparisons that were, `labelled` of them with people's choice.
+        pairs: How many comparisons that were, `labelled` of them with a human label.
         rules: Accuracy of rules that read nothing, on those.
         principles: `all` were asked, or one drawn a comparison (`sample`).
     """

@@ -64,7 +64,7 @@ def suggest(
     """The best protocol and principles; `None` with fewer than `FEWEST` labelled pairs, or nothing judged.
 
     Args:
-        by_protocol: Cases whose pairs carry people's choice, judged by all principles.
+        by_protocol: Cases whose pairs carry human labels, judged by all principles.
         pairs: What they are, in words.
     """
     best: tuple[float, str, tuple[str, ...], Agreement] | None = None

@@ -36,7 +36,7 @@ JOURNAL = "rlaif-journal.sqlite"
     "--data",
     default=None,
     metavar="SOURCE",
-    help="Pairs to judge: columns chosen and rejected (people's choice), or a and b (no choice). A file or a "
+    help="Pairs to judge: columns chosen and rejected (a human label), or a and b (no choice). A file or a "
     "hub dataset.",
 )
 @click.option(
@@ -92,7 +92,7 @@ JOURNAL = "rlaif-journal.sqlite"
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     metavar="FILE",
-    help="Fit a temperature to people's choices and write it here, for `rlaif label --calibration`.",
+    help="Fit a temperature to human labels and write it here, for `rlaif label --calibration`.",
 )
 @common_options
 def audit(**given: Any) -> None:

@@ -32,7 +32,7 @@ __all__ = ["best_of_k"]
 )
 @reward_options
 @click.option(
-    "--k", type=click.IntRange(min=2, max=1024), default=16, show_default=True, help="Completions a prompt."
+    "--k", type=click.IntRange(min=2, max=1024), default=16, show_default=True, help="Completions per prompt."
 )
 @click.option(
     "--max-new-tokens",

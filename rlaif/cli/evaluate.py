@@ -52,7 +52,7 @@ __all__ = ["evaluate"]
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Completions a prompt, of each policy.",
+    help="Completions per prompt, of each policy.",
 )
 @click.option(
     "--max-new-tokens",

@@ -55,7 +55,9 @@ class _Pairs(click.ParamType[str | int]):
     metavar="FILE",
     help="Your own completions or pairs, judged instead of sampled ones.",
 )
-@click.option("--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions a prompt.")
+@click.option(
+    "--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions per prompt."
+)
 @generation_options
 @click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
 @click.option(
@@ -72,14 +74,14 @@ class _Pairs(click.ParamType[str | int]):
     metavar="all|best-worst|N",
     default="all",
     show_default=True,
-    help="Pairs a prompt: all, best-worst, or a number drawn.",
+    help="Pairs per prompt: all, best-worst, or a number drawn.",
 )
 @click.option(
     "--principles",
     type=click.Choice(["sample", "all"]),
     default="sample",
     show_default=True,
-    help="sample: one a comparison, drawn by weight; all: every one, averaged by weight.",
+    help="sample: one per comparison, drawn by weight; all: every one, averaged by weight.",
 )
 @click.option(
     "--require-audit",
@@ -133,9 +135,10 @@ class _Pairs(click.ParamType[str | int]):
 def label(**options: Any) -> None:
     """Label pairs of completions under a constitution.
 
-    Samples K completions a prompt, asks a judge about every pair, and writes preferences with soft labels in
-    the format that TRL's trainers read. Swapping the constitution asks only for what changed. Prints a table
-    of the verdicts (how often the two orders disagree, how strong the labels are) and five labelled pairs.
+    Samples K completions per prompt, asks a judge about every pair, and writes preferences with soft labels
+    in the format that TRL's trainers read. Swapping the constitution asks only for what changed. Prints a
+    table of the verdicts (how often the two orders disagree, how strong the labels are) and five labelled
+    pairs.
     """
     settings = LabelConfig.model_validate(
         pick(

@@ -25,7 +25,7 @@ __all__ = ["HUGE_PAGES", "cli", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("rlaif.cli.run:run", "Run a recipe: its stages in order, resumable."),
     "label": ("rlaif.cli.label:label", "Label pairs of completions under a constitution."),
-    "sample": ("rlaif.cli.sample:sample", "Sample K completions a prompt."),
+    "sample": ("rlaif.cli.sample:sample", "Sample K completions per prompt."),
     "revise": ("rlaif.cli.revise:revise", "Critique and revise completions; write data for SFT."),
     "reward": ("rlaif.cli.reward:reward", "Train a reward model on preferences."),
     "sft": ("rlaif.cli.sft:sft", "Fine-tune a policy on completions to imitate."),

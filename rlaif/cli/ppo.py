@@ -38,7 +38,7 @@ __all__ = ["ppo"]
     help="Rollouts, each followed by an update.",
 )
 @click.option(
-    "--episodes", type=click.IntRange(min=2), default=32, show_default=True, help="Completions a rollout."
+    "--episodes", type=click.IntRange(min=2), default=32, show_default=True, help="Completions per rollout."
 )
 @click.option(
     "--max-new-tokens",

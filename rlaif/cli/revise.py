@@ -34,7 +34,7 @@ __all__ = ["revise"]
     type=click.IntRange(1, 16),
     default=4,
     show_default=True,
-    help="Critique-revision pairs a prompt.",
+    help="Critique-revision pairs per prompt.",
 )
 @generation_options
 @common_options

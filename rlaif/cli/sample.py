@@ -21,11 +21,13 @@ __all__ = ["sample"]
     )
 )
 @prompt_options
-@click.option("--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions a prompt.")
+@click.option(
+    "--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions per prompt."
+)
 @generation_options
 @common_options
 def sample(**options: Any) -> None:
-    """Sample K completions a prompt from a policy.
+    """Sample K completions per prompt from a policy.
 
     Writes completions.jsonl in TRL's conversational prompt-completion format. A draw depends on the seed, the
     prompt and its index only: more prompts or a larger K add completions and change none.

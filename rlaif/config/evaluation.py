@@ -25,7 +25,7 @@ class EvaluateConfig(BaseStage, PromptSettings):
     left out. The policy that they started from is always evaluated too."""
 
     samples: Annotated[int, Field(ge=1)] = 4
-    """Completions a prompt, of each policy."""
+    """Completions per prompt, of each policy."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest completion in tokens."""
@@ -60,10 +60,10 @@ class EvaluateConfig(BaseStage, PromptSettings):
     """A verdict is invalid where its two labels hold less than this share of the probability together."""
 
     principles: Literal["sample", "all"] = "all"
-    """`all` asks all principles and averages them by weight; `sample` draws one a comparison."""
+    """`all` asks all principles and averages them by weight; `sample` draws one per comparison."""
 
     judged: Annotated[int, Field(ge=1)] | None = None
-    """Completions a prompt that are judged, from the first; all when left out."""
+    """Completions per prompt that are judged, from the first; all when left out."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> EvaluateConfig:
@@ -74,7 +74,7 @@ class EvaluateConfig(BaseStage, PromptSettings):
                 f"two metrics are called {', '.join(double)}: their figures could not be told apart"
             )
         if self.judged is not None and self.judged > self.samples:
-            raise ValueError(f"{self.judged} of {self.samples} completions a prompt cannot be judged")
+            raise ValueError(f"{self.judged} of {self.samples} completions per prompt cannot be judged")
         return self
 
     def answering_models(self, default: str) -> tuple[str, ...]:

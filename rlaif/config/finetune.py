@@ -90,7 +90,7 @@ class SftConfig(BaseStage, FinetuneSettings):
 
 
 class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
-    """Sample K completions a prompt, score them, and fine-tune on those that scored best (rejection
+    """Sample K completions per prompt, score them, and fine-tune on those that scored best (rejection
     sampling)."""
 
     stage: Literal["best_of_k"] = "best_of_k"
@@ -100,7 +100,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     # Sampling
 
     k: Annotated[int, Field(ge=2, le=1024)] = 16
-    """Completions a prompt; the prompt is read once for all of them."""
+    """Completions per prompt; the prompt is read once for all of them."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest completion in tokens."""

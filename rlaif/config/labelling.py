@@ -201,7 +201,7 @@ class ServerConfig(Settings):
     log-probabilities."""
 
     votes: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Sampled answers a label, where labels are read by votes; 1 takes one greedy answer."""
+    """Sampled answers per label, where labels are read by votes; 1 takes one greedy answer."""
 
     top_logprobs: Annotated[int, Field(ge=1, le=1024)] = 20
     """Most probable tokens to ask for; vLLM allows 20 and other servers down to 5."""
@@ -216,12 +216,12 @@ class ServerConfig(Settings):
 
 
 class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
-    """Sample K completions a prompt."""
+    """Sample K completions per prompt."""
 
     stage: Literal["sample"] = "sample"
 
     k: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Completions a prompt."""
+    """Completions per prompt."""
 
     reasoning: Literal["keep", "strip"] = "keep"
     """What becomes of the reasoning of a model that reasons (`<think>…</think>`): `strip` leaves the answer
@@ -244,7 +244,7 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
     stage: Literal["revise"] = "revise"
 
     rounds: Annotated[int, Field(ge=1, le=16)] = 4
-    """Critique–revision pairs a prompt (Bai et al. 2022 use 4); each draws its own principle."""
+    """Critique–revision pairs per prompt (Bai et al. 2022 use 4); each draws its own principle."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the chains ended early, since a text could not be
@@ -277,7 +277,7 @@ class AuditConfig(BaseStage):
     left out."""
 
     data: str | None = None
-    """Pairs to judge: columns `chosen` and `rejected` (people's choice), or `a` and `b` (no choice). A file
+    """Pairs to judge: columns `chosen` and `rejected` (a human label), or `a` and `b` (no choice). A file
     or a hub dataset."""
 
     prompt_column: str = "prompt"
@@ -346,11 +346,11 @@ class LabelConfig(BaseStage):
     """`cot` only: longest reasoning in tokens."""
 
     pairs: Literal["all", "best-worst"] | Annotated[int, Field(ge=1)] = "all"
-    """Pairs a prompt: all, a number drawn at random, or only the best against the worst after all were
+    """Pairs per prompt: all, a number drawn at random, or only the best against the worst after all were
     judged."""
 
     principles: Literal["sample", "all"] = "sample"
-    """`sample` draws one principle a comparison (Bai et al. 2022); `all` asks all and averages them by
+    """`sample` draws one principle per comparison (Bai et al. 2022); `all` asks all and averages them by
     weight."""
 
     reasoning: Literal["keep", "judge", "strip"] = "keep"

@@ -129,7 +129,7 @@ class PtxSettings(Settings):
     """What the mean loss over completion tokens is multiplied by."""
 
     rows: Annotated[int, Field(ge=1)] = 8
-    """Rows a minibatch."""
+    """Rows per minibatch."""
 
 
 class PpoConfig(BaseStage, PromptSettings):
@@ -153,10 +153,10 @@ class PpoConfig(BaseStage, PromptSettings):
     """Rollouts, each followed by an update."""
 
     episodes: Annotated[int, Field(ge=2)] = 32
-    """Completions a rollout."""
+    """Completions per rollout."""
 
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1
-    """Completions a prompt in one rollout; a prompt is read once for all of them."""
+    """Completions per prompt in one rollout; a prompt is read once for all of them."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest completion in tokens."""
@@ -184,7 +184,7 @@ class PpoConfig(BaseStage, PromptSettings):
     """Passes over a rollout."""
 
     minibatches: Annotated[int, Field(ge=1)] = 1
-    """Optimiser steps a pass."""
+    """Optimiser steps per pass."""
 
     micro_batch: Annotated[int, Field(ge=1)] = 16
     """Completions in one forward and backward pass; sets the memory needed and changes results by rounding
@@ -206,7 +206,7 @@ class PpoConfig(BaseStage, PromptSettings):
     """The probability ratio's distance from 1 beyond which a token gives no more gradient."""
 
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Discount a token."""
+    """Discount per token."""
 
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     """λ of generalised advantage estimation."""
@@ -251,7 +251,7 @@ class PpoConfig(BaseStage, PromptSettings):
     """Coefficient of the per-token KL penalty; the first one, where a controller moves it."""
 
     kl_target: Positive = 6.0
-    """For `adaptive` and `lagrangian`: nats a completion."""
+    """For `adaptive` and `lagrangian`: nats per completion."""
 
     kl_horizon: Annotated[int, Field(ge=1)] = 10_000
     """For `adaptive`: completions over which β may change by a factor of about e^0.2."""
@@ -305,7 +305,8 @@ class PpoConfig(BaseStage, PromptSettings):
     def _adds_up(self) -> PpoConfig:
         if self.episodes % self.samples_per_prompt:
             raise ValueError(
-                f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples a prompt"
+                f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples per "
+                "prompt"
             )
         if self.minibatches > self.episodes:
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")

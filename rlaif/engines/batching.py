@@ -29,8 +29,8 @@ def plan(costs: Sequence[int], *, budget: int, rows: int | None = None) -> list[
 
     Args:
         costs: Tokens of each item.
-        budget: Most tokens a batch may hold, every row counted as long as the longest; a longer item goes
-            alone.
+        budget: Most tokens that a batch may hold, every row counted as long as the longest; a longer item
+            goes alone.
         rows: Most items in a batch; `None` means no limit but the budget.
 
     Returns:

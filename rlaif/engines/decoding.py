@@ -57,7 +57,7 @@ class _Live:
 
     @classmethod
     def start(cls, requests: Sequence[tuple[int, GenerationRequest]], device: torch.device) -> _Live:
-        """One row a request."""
+        """One row per request."""
         samplings = [request.sampling for _, request in requests]
         steps = max(sampling.max_new_tokens for sampling in samplings)
         return cls(

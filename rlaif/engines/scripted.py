@@ -102,7 +102,7 @@ class ScriptedEngine:
 
     Args:
         generate: Text for a request; cut at its stop strings and at `max_new_tokens` words.
-        labels: Log-probabilities for a request, one a label.
+        labels: Log-probabilities for a request, one per label.
         name: Name on the card.
         revision: Answers are journaled under it: change it when the functions change. By default a digest of
             their names.

@@ -2,7 +2,7 @@
 `Problem` with its line.
 
 The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, `.txt`
-(a prompt a line); all but Parquet may be packed (`.jsonl.gz`, `.csv.zst`). What is no file is taken as a
+(a prompt per line); all but Parquet may be packed (`.jsonl.gz`, `.csv.zst`). What is no file is taken as a
 Hugging Face dataset: `org/name`, `org/name:split` or `org/name:config:split`.
 
 Text is made well-formed here, once (`rlaif.text`): rows that held half a character or a NUL are counted in

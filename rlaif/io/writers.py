@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, NamedTuple
 
 from rlaif.errors import RunError
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import run_errors, write_whole
 
 __all__ = ["Format", "RowWriter", "Written", "write_rows", "write_text"]
 
@@ -52,7 +52,7 @@ class RowWriter:
     def __init__(self, path: Path, format: Format) -> None:
         self.path = path
         self.rows = 0
-        with told("write the file", path), ExitStack() as stack:
+        with run_errors("write the file", path), ExitStack() as stack:
             self._file = stack.enter_context(path.open("wb"))
             self._sink: _Jsonl | _Parquet = (
                 _Jsonl(self._file) if format == "jsonl" else _Parquet(self._file, path)
@@ -62,7 +62,7 @@ class RowWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row."""
-        with told("write the file", self.path):
+        with run_errors("write the file", self.path):
             self._sink.write(dict(row))
         self.rows += 1
 
@@ -72,7 +72,7 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with told("write the file", self.path), self._open:
+        with run_errors("write the file", self.path), self._open:
             if kind is None:
                 self._sink.finish()
                 self._file.flush()
@@ -80,7 +80,7 @@ class RowWriter:
 
     def written(self) -> Written:
         """Rows and digest of the closed file."""
-        with told("read the file", self.path), self.path.open("rb") as file:
+        with run_errors("read the file", self.path), self.path.open("rb") as file:
             return Written(rows=self.rows, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 

@@ -54,7 +54,7 @@ class AuditJob(Job[AuditConfig]):
         if config.data and config.skip_bad_rows:
             context.leave_out(config.name, config.data, self.inputs.bad_rows)
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         card, library = self.context.engines.card(self.judge), self.inputs.library
         protocols = [

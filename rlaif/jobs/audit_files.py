@@ -21,7 +21,7 @@ from rlaif.errors import DataError, RunError
 from rlaif.files import read_object
 from rlaif.io.readers import Read, Responses, read_responses
 from rlaif.io.tables import read_table
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import run_errors, write_whole
 from rlaif.types import Comparison
 
 __all__ = [
@@ -80,7 +80,7 @@ def read_pairs(
     skip_bad_rows: bool = False,
     seed: int = 0,
 ) -> Pairs:
-    """Comparisons from a file of pairs: `chosen` and `rejected` (people's choice), or `a` and `b` (no
+    """Comparisons from a file of pairs: `chosen` and `rejected` (a human label), or `a` and `b` (no
     choice); half are turned.
 
     A file of lists of completions gives every pair of neighbours in a list, without a choice. `limit` keeps
@@ -196,6 +196,6 @@ def save_text(path: Path, text: str) -> None:
     Raises:
         RunError: It cannot be written.
     """
-    with told("make the folder", path.parent):
+    with run_errors("make the folder", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

@@ -95,7 +95,7 @@ class AuditInputs(NamedTuple):
 
     Attributes:
         usable: By protocol to audit, the principles that it can ask.
-        labelled: Whether `pairs` carry people's choice.
+        labelled: Whether `pairs` carry human labels.
         data: What `pairs` are, in words.
         bad_rows: Rows of the file that were left out.
     """

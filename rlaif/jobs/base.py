@@ -83,7 +83,7 @@ class Job(ABC, Generic[Config]):
         self.context = context
 
     @abstractmethod
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """What the result depends on, a digest or a short value each, under names that a reader
         understands."""
 

@@ -50,7 +50,7 @@ class BestOfKJob(Job[BestOfKConfig]):
         if config.student is not None and config.student == context.recipe.model:
             raise ConfigError("the student of best of K is the policy itself", remedy="leave `student` out")
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
             "settings": settings_digest(
@@ -90,7 +90,7 @@ class BestOfKJob(Job[BestOfKConfig]):
                 folder / "adapter",
                 self,
                 base=student or base,
-                parts=self.parts(),
+                parts=self.key_parts(),
                 results=asdict(result.student),
                 judge=reward_judges(self.config.reward, self.config, context),
             )

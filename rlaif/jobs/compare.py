@@ -25,7 +25,7 @@ __all__ = ["CompareJob"]
 class CompareJob(Job[CompareConfig]):
     """Evaluations in, who won out: `comparison.json` and `comparison.md`."""
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         noted = [path.parent / TRAINING for path in self._files()]
         files = [file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]

@@ -21,7 +21,7 @@ from rlaif.jobs.engines import Engines
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.model import RewardModel
-from rlaif.runs.disk import read_json_object, told, write_whole
+from rlaif.runs.disk import read_json_object, run_errors, write_whole
 from rlaif.runs.folders import move_aside
 from rlaif.runs.manifest import changed_parts
 from rlaif.runs.spending import SPENDING, Spending
@@ -157,11 +157,11 @@ class RunContext:
         work, wanted = self.work_folder(stage), dict(parts)
         found = read_json_object(work / WORK_PARTS)
         if found is not None and found != wanted:
-            with told("set aside", work):
+            with run_errors("set aside", work):
                 aside = move_aside(self.path, work, f"work-{stage}")
             why = ", ".join(changed_parts({name: str(value) for name, value in found.items()}, wanted))
             self.progress.note(f"{stage}: begins anew, since {why}; what was begun is in {aside}")
-        with told("make the folder of partial work", work):
+        with run_errors("make the folder of partial work", work):
             work.mkdir(parents=True, exist_ok=True)
         write_whole(work / WORK_PARTS, json.dumps(wanted, indent=1) + "\n")
         return work

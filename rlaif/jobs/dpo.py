@@ -45,7 +45,7 @@ class DpoJob(Job[DpoConfig]):
     def _files(self) -> Iterator[PreferenceFile]:
         return label_files(self.config, self.config.input, self.config.files, self.context)
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
             "settings": settings_digest(self.config, "input", "files", "model"),
@@ -75,7 +75,7 @@ class DpoJob(Job[DpoConfig]):
             folder / "adapter",
             self,
             base=base,
-            parts=self.parts(),
+            parts=self.key_parts(),
             results=result.report.as_dict(),
             judge=judges_of(file.file for file in self._files()),
         )

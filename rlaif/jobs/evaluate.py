@@ -69,7 +69,7 @@ class EvaluateJob(Job[EvaluateConfig]):
                 self._adapter(name)
         configured_metrics(config)
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         context = self.context
         return {
@@ -238,7 +238,7 @@ def _names(policies: Sequence[str]) -> dict[str, str]:
 
 
 def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:
-    """One row a completion, with its measures."""
+    """One row per completion, with its measures."""
     return [
         {
             "policy": policy.name,

@@ -114,7 +114,7 @@ class LabelJob(Job[LabelConfig]):
     def _texts(self) -> dict[str, str]:
         return {each.id: each.text for each in self.source.completions}
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         card = self.context.engines.card(self.judge)
         return {
@@ -181,7 +181,7 @@ class LabelJob(Job[LabelConfig]):
             raise DataError(
                 "there is nothing to compare: no prompt has two different completions",
                 where=self.config.responses or "",
-                remedy="sample more completions a prompt (k), or at a higher temperature",
+                remedy="sample more completions per prompt (k), or at a higher temperature",
             )
         self._tell_weak(weak, preferences)
         write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")

@@ -55,7 +55,7 @@ class PpoJob(Job[PpoConfig]):
         )
         context.claim_prompts("rl", self.prompts)
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
             "settings": settings_digest(
@@ -87,7 +87,7 @@ class PpoJob(Job[PpoConfig]):
         context.progress.begin(
             f"PPO, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps
         )
-        work = context.claim_work(self.config.name, self.parts())
+        work = context.claim_work(self.config.name, self.key_parts())
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
             with self._trackers() as trackers:
@@ -115,7 +115,7 @@ class PpoJob(Job[PpoConfig]):
                 folder / "adapter",
                 self,
                 base=base,
-                parts=self.parts(),
+                parts=self.key_parts(),
                 results=_last(metrics.rows),
                 judge=reward_judges(self.config.reward, self.config, context),
             )

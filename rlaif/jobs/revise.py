@@ -50,7 +50,7 @@ class ReviseJob(Job[ReviseConfig]):
         self.constitution = usable(context, "critique_revision")
         context.claim_prompts("sft", self.prompts)
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         card = self.context.bases.policy(self.config.policy).card
         return {

@@ -73,7 +73,7 @@ class RewardJob(Job[RewardConfig]):
             )
         return found
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
             "settings": settings_digest(self.config, "input", "files", "human", "model"),
@@ -107,7 +107,7 @@ class RewardJob(Job[RewardConfig]):
                 progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),
             )
-        parts, judge = self.parts(), judges_of(file.file for file in self._files())
+        parts, judge = self.key_parts(), judges_of(file.file for file in self._files())
         note = {
             "constitution": context.constitution.name,
             "preferences": parts["preferences"],

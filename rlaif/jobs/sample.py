@@ -48,7 +48,7 @@ class SampleJob(Job[SampleConfig]):
         self.policy = context.model(config.policy)
         context.claim_prompts("label", self.prompts)
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         card = self.context.bases.policy(self.config.policy).card
         return {

@@ -41,7 +41,7 @@ class SftJob(Job[SftConfig]):
             found += read_demonstrations(source, skipped=skipped, note=self.context.progress.note)
         return found
 
-    def parts(self) -> dict[str, str]:
+    def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
             "settings": settings_digest(self.config, "input", "files", "model"),
@@ -67,7 +67,9 @@ class SftJob(Job[SftConfig]):
                 progress=context.progress,
                 skipped=skipper(self.config, "rows", context),
             )
-        write_card(folder / "adapter", self, base=base, parts=self.parts(), results=result.report.as_dict())
+        write_card(
+            folder / "adapter", self, base=base, parts=self.key_parts(), results=result.report.as_dict()
+        )
         counts = {name: value for name, value in result.report.as_dict().items() if isinstance(value, int)}
         return Outcome(counts=counts, rows=write_results(result, folder, base, title="Fine-tuning"))
 

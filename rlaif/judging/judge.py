@@ -12,7 +12,7 @@ from rlaif.digest import unit_from
 from rlaif.engines.base import Engine, LabelReading, LabelRequest
 from rlaif.judging.aggregate import combine
 from rlaif.judging.protocols import QUESTIONS, JudgingProtocol
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.types import Comparison, Constitution, Principle, Verdict
 
 __all__ = ["CHUNK", "Judge", "Judged", "PrincipleMode", "draw_principle"]
@@ -38,7 +38,7 @@ class Judge:
         engine: Who answers.
         protocol: Which questions are asked.
         constitution: The principles; each must have the half that the protocol reads.
-        principles: `sample` draws one principle a comparison by weight (Bai et al. 2022); `all` asks all,
+        principles: `sample` draws one principle per comparison by weight (Bai et al. 2022); `all` asks all,
             averaged by weight.
         seed: Fixes the draw of principles.
         progress: Hears of every question answered.
@@ -59,7 +59,7 @@ class Judge:
         self._constitution = constitution
         self._mode = principles
         self._seed = seed
-        self._progress = progress or Silent()
+        self._progress = progress or NoProgress()
         self._weights = {principle.id: principle.weight for principle in constitution.principles}
 
     def principles_for(self, comparison: Comparison) -> tuple[Principle, ...]:

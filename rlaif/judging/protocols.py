@@ -74,7 +74,7 @@ class Pairwise:
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
     ) -> tuple[Verdict, ...]:
-        """One verdict an order; each is log P(first label) − log P(second), told as log-odds of `a`."""
+        """One verdict per order; each is log P(first label) − log P(second), told as log-odds of `a`."""
         found = []
         for order, sign, reading in zip((Order.AB, Order.BA), (1.0, -1.0), readings, strict=True):
             logit = log_odds(reading, self._least_share)

@@ -1,9 +1,9 @@
 """Attention by matrix products, for training and scoring on a CPU.
 
 torch's fused kernel (`scaled_dot_product_attention`) does in bfloat16 on a CPU a third of what plain batched
-products do, and less on the way back, where it took a fifth of a PPO update. So inside `by_products` a model
-that transformers would run with that kernel runs with products: the same attention, as near to float32
-(docs/LOG.md), and as frugal, for where the weights are large they are computed again on the way back.
+products do, and less in the backward pass, where it took a fifth of a PPO update. So inside `by_products` a
+model that transformers would run with that kernel runs with products: the same attention, as near to float32
+(docs/LOG.md), and as frugal, for where the weights are large they are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["by_products", "replaceable"]
 NAME = "rlaif_products"
 """In transformers' registries of attention and mask functions."""
 KEPT_KEYS = 128
-"""Weights over more keys than these are not kept for the way back: for a head as wide as 64 they would be
-larger than its keys."""
+"""Weights over more keys than these are not kept for the backward pass: for a head as wide as 64 they would
+be larger than its keys."""
 
 
 @contextmanager

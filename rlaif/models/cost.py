@@ -7,7 +7,7 @@ decoder layers without embeddings, A those of the role's adapter, and E those of
     backward   2 P + 4 A, and 2 E: the base is frozen, so only gradients of activations pass through it; the
     adapter's weights
                have gradients of their own
-    again      2 (P + A), where layers are recomputed on the way back
+    again      2 (P + A), where layers are recomputed in the backward pass
 
 Attention over the context is left out, a few per cent for short texts; so are scalar heads and the optimiser.
 """
@@ -87,7 +87,7 @@ class Meter:
         def count(module: Any, args: Any, logits: Tensor) -> None:
             flops = 2.0 * head * logits.shape[:-1].numel()
             self._add(flops)
-            # Where they are formed again on the way back, that is a forward pass more and no backward.
+            # Where they are formed again in the backward pass, that is a forward pass more and no backward.
             if logits.requires_grad:
                 logits.register_hook(lambda grad: self._add(flops))  # type: ignore[no-untyped-call]
 

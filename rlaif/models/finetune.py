@@ -65,14 +65,14 @@ class Resident:
 
     Args:
         base: Whose active role is trained.
-        recompute: Recompute layers on the way back instead of keeping their activations.
+        recompute: Recompute layers in the backward pass instead of keeping their activations.
     """
 
     def __init__(self, *, base: SharedBase, recompute: bool, **options: Any) -> None:
         self.base, self.recompute = base, recompute
         super().__init__(**options)
 
-    def still(self) -> None:
+    def eval_mode(self) -> None:
         """Undo the training mode that the trainer sets before every pass: what is trained is the policy that
         samples."""
         self.base.model.eval()

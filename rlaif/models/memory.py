@@ -1,8 +1,8 @@
 """What a stage will need in memory, told before anything is loaded.
 
 Counted from the model's config: weights, adapters with their gradients and Adam's two moments, and what a
-decoder layer keeps of each token for the way back. What a layer keeps was read off transformers' Llama layer
-with SDPA attention and our adapters; layers of other models differ a little.
+decoder layer keeps of each token for the backward pass. What a layer keeps was read off transformers' Llama
+layer with SDPA attention and our adapters; layers of other models differ a little.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Work(NamedTuple):
     read_logits: int = 0
     """Positions of that pass whose logits are computed."""
     checkpointing: bool = False
-    """Layers are recomputed on the way back."""
+    """Layers are recomputed in the backward pass."""
 
 
 class MemoryItem(NamedTuple):
@@ -251,11 +251,11 @@ def _training(shape: ModelShape, work: Work, precision: Precision, rank: int) ->
         MemoryItem(
             "activations",
             kept,
-            f"{work.micro_tokens} tokens a pass{', layers recomputed' * work.checkpointing}",
+            f"{work.micro_tokens} tokens per pass{', layers recomputed' * work.checkpointing}",
         )
     ]
     if work.logit_tokens:
-        # The logits, of which only so many are formed at once, and their gradient on the way back.
+        # The logits, of which only so many are formed at once, and their gradient in the backward pass.
         logits = min(work.logit_tokens * shape.vocabulary, LOGITS)
         items.append(
             MemoryItem("logits", 2 * logits * precision.activations, f"{work.logit_tokens} tokens, in parts")

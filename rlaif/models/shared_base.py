@@ -62,7 +62,7 @@ class SharedBase:
         revision: Of the weights as they were loaded.
         hidden_size: H, the width of the hidden states.
         context: Longest sequence in tokens.
-        recomputes: Whether layers keep no activations for the way back now; see `checkpoint_layers`.
+        recomputes: Whether layers keep no activations for the backward pass now; see `checkpoint_layers`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, identity: str) -> None:
@@ -295,7 +295,8 @@ class SharedBase:
         if attention_mask.dim() == 4:
             attention_mask = torch.where(attention_mask, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
         body = self.model.get_decoder()
-        # A layer that is recomputed on the way back, outside of this block, would be run another way there.
+        # A layer that is recomputed in the backward pass, outside of this block, would be run another way
+        # there.
         with nullcontext() if self.recomputes else by_products(self._attentions, self.device):
             out = body(
                 input_ids=input_ids,
@@ -320,7 +321,7 @@ class SharedBase:
         return logits
 
     def checkpoint_layers(self, enabled: bool) -> None:
-        """Recompute each decoder layer on the way back instead of keeping its activations.
+        """Recompute each decoder layer in the backward pass instead of keeping its activations.
 
         Only the layers themselves are put into training mode: what is inside them, dropout among it, stays in
         eval mode.

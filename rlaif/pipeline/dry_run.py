@@ -19,9 +19,9 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.table import make_job
 from rlaif.models.open import is_served
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 
-__all__ = ["Forgetful", "Plan", "plan_recipe"]
+__all__ = ["NullMemo", "Plan", "plan_recipe"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plan:
         return math.fsum(known) if known else None
 
 
-class Forgetful:
+class NullMemo:
     """A memo that keeps nothing: a dry run asks nothing."""
 
     def get_many(self, keys: Sequence[str]) -> dict[str, object]:
@@ -60,8 +60,8 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     Raises:
         RlaifError: An input cannot be read, or a tokenizer is not to be had.
     """
-    memo: Memo = Forgetful()
-    context = RunContext(recipe, memo=memo, progress=progress or Silent())
+    memo: Memo = NullMemo()
+    context = RunContext(recipe, memo=memo, progress=progress or NoProgress())
     jobs = {config.name: make_job(config, context) for config in recipe.stages}
     return Plan(
         name=recipe.name, stages=tuple(_priced(job.dry_run(jobs), recipe.server) for job in jobs.values())

@@ -36,8 +36,8 @@ from rlaif.models.memory import (
 )
 from rlaif.models.open import is_scripted, is_served
 from rlaif.peaks import PeakWatch, resident_now
-from rlaif.pipeline.dry_run import Forgetful
-from rlaif.progress import Progress, Silent
+from rlaif.pipeline.dry_run import NullMemo
+from rlaif.progress import NoProgress, Progress
 
 __all__ = ["StageMemory", "recipe_memory", "tell_memory"]
 
@@ -57,7 +57,7 @@ def recipe_memory(recipe: Recipe, progress: Progress | None = None) -> list[Stag
     Raises:
         RlaifError: An input cannot be read, or a model's config is not to be had.
     """
-    context = RunContext(recipe, memo=Forgetful(), progress=progress or Silent())
+    context = RunContext(recipe, memo=NullMemo(), progress=progress or NoProgress())
     jobs = [make_job(config, context) for config in recipe.stages]
     plans = [(job.config, stage_memory(job, jobs, context)) for job in jobs]
     return [

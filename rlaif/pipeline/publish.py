@@ -12,21 +12,21 @@ from rlaif.errors import ModelError
 from rlaif.jobs.merging import CARD, adapter_of, merge_adapter
 from rlaif.report.model_card import has_licence
 
-__all__ = ["Parcel", "prepare", "upload"]
+__all__ = ["Upload", "prepare", "upload"]
 
 HTTP_ERROR: type[Exception] = vars(errors)["HTTPError"]
 WANTED = (".safetensors", ".json", ".md", ".jinja", ".model", ".txt")
 """What belongs to a model; anything else that lies in the folder stays here."""
 
 
-class Parcel(NamedTuple):
+class Upload(NamedTuple):
     """A folder, and its files that are uploaded, each with its size in bytes."""
 
     folder: Path
     files: tuple[tuple[str, int], ...]
 
 
-def prepare(folder: Path, *, merge: bool = False, log: Callable[[str], None] = lambda line: None) -> Parcel:
+def prepare(folder: Path, *, merge: bool = False, log: Callable[[str], None] = lambda line: None) -> Upload:
     """What would be uploaded of `folder`: the adapter, or with `merge` the full model, which is made if it is
     not there yet.
 
@@ -44,10 +44,10 @@ def prepare(folder: Path, *, merge: bool = False, log: Callable[[str], None] = l
             f"{card} names no licence: choose one that the base model and the data allow, and add `license: "
             "…` to its first lines"
         )
-    return Parcel(folder=place, files=tuple((path.name, path.stat().st_size) for path in files))
+    return Upload(folder=place, files=tuple((path.name, path.stat().st_size) for path in files))
 
 
-def upload(parcel: Parcel, repo: str, *, private: bool = True) -> str:
+def upload(parcel: Upload, repo: str, *, private: bool = True) -> str:
     """Make the repository unless it exists, upload the files in one commit, and return its address.
 
     The token is huggingface_hub's own: the variable HF_TOKEN, or what `hf auth login` keeps.

@@ -20,7 +20,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.runs.journal import Journal
 from rlaif.runs.manifest import (
     MANIFEST,
@@ -111,7 +111,7 @@ def run_recipe(
         RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers
             are journaled.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     started = time.monotonic()
     bound_kernels()
     place = journal or out.absolute().parent / JOURNAL
@@ -147,7 +147,7 @@ def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callab
     config, before, planned = job.config, run.manifest(job.config.name), 0
     if before is None:
         planned = tell()  # before `parts`, which loads the models
-    parts = {"stage": config.stage, "rlaif": __version__, **job.parts()}
+    parts = {"stage": config.stage, "rlaif": __version__, **job.key_parts()}
     work = context.work_folder(config.name)
     why = [] if before is None else _why_again(before, run.path / config.name, parts)
     if before is not None and not why:

@@ -156,7 +156,7 @@ def sensitivity_rows(found: Iterable[Sensitivity]) -> list[tuple[str, ...]]:
 def _about(report: AuditReport) -> str:
     probes = next((each.probes.rows for each in report.protocols if each.probes), 0)
     told = (
-        [f"{named(report.data)}: {report.pairs} comparisons, {report.labelled} with people's choice"]
+        [f"{named(report.data)}: {report.pairs} comparisons, {report.labelled} with a human label"]
         if report.pairs
         else []
     )

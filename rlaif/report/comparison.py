@@ -160,7 +160,7 @@ def _gigabytes(count: int) -> str:
 
 def _about(found: Evaluation) -> str:
     return (
-        f"{found.samples} completions a prompt of at most {found.max_new_tokens} tokens, temperature "
+        f"{found.samples} completions per prompt of at most {found.max_new_tokens} tokens, temperature "
         f"{found.temperature:g}, seed "
         f"{found.seed}; start policy {code(found.start)}. Means over completions with 95 % intervals, "
         "bootstrapped over prompts.\n"

@@ -85,7 +85,8 @@ class RoundReport:
             chosen.
         kept_reward: Mean reward of what was kept, by weight.
         learned: Completions that were fine-tuned on.
-        loss_before, loss_after: Their weighted negative log-likelihood (nats a token) under who learned them.
+        loss_before, loss_after: Their weighted negative log-likelihood (nats per token) under who learned
+        them.
     """
 
     round: int
@@ -112,7 +113,7 @@ class StudentReport:
         start_reward: Mean reward of one draw of the policy that the first round sampled from, on all prompts.
         kl, kl_error: Exact KL to its own reference (its base, adapters off), summed over a completion (nats).
         kl_token: The same a token.
-        length: Tokens a completion.
+        length: Tokens per completion.
         ended: Share that ended their turn.
     """
 

@@ -130,7 +130,7 @@ class AtBudget:
 
     @property
     def words(self) -> str:
-        """One sentence; there is no interval to tell, since a curve has one figure a point."""
+        """One sentence; there is no interval to tell, since a curve has one figure per point."""
         known = {name: reading for name, reading in self.readings.items() if reading is not None}
         late = [f"`{name}` has no point so early" for name in self.readings if name not in known]
         facts = ", ".join([*(f"`{name}` {self._fact(reading)}" for name, reading in known.items()), *late])

@@ -3,7 +3,7 @@
 A forward pass is over rows that are padded on the right: under causal attention nothing real ever looks at
 padding, so no mask is needed, and positions count from 0 in each row (Huang et al. 2024, 2403.17031, detail
 3). What the rows of a pass have in common at their start (the system turn of a chat template; with several
-samples a prompt, the prompt) is computed once and its keys and values are shared, with gradients: they are
+samples per prompt, the prompt) is computed once and its keys and values are shared, with gradients: they are
 sums over the rows, as they would be otherwise.
 """
 

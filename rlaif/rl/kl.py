@@ -1,6 +1,6 @@
 """How far a policy may move from its reference: controllers of the KL coefficient β, and the KL of best of n.
 
-A controller is told after each rollout how far the policy was from the reference, in nats a completion (the
+A controller is told after each rollout how far the policy was from the reference, in nats per completion (the
 sum of the per-token KL over a completion, averaged over the rollout), and answers with the β of the next one.
 Its state is one frozen value, replaced at each update, so that a checkpoint holds it whole. No torch here.
 """
@@ -45,7 +45,7 @@ class KLController(ABC):
         return self.state.beta
 
     def update(self, kl: float) -> float:
-        """The new β, given the KL of the last rollout (nats a completion; an estimate may be below 0).
+        """The new β, given the KL of the last rollout (nats per completion; an estimate may be below 0).
 
         Raises:
             ModelError: `kl` is NaN or infinite; the state stays as it was.
@@ -104,7 +104,7 @@ class AdaptiveKL(KLController):
     """Proportional control (Ziegler 2019, §2.2): β *= 1 + clip(kl / target - 1, ±clip) · episodes / horizon.
 
     Args:
-        target: KL to settle at (nats a completion).
+        target: KL to settle at (nats per completion).
         episodes: Completions in a rollout, that is, an update.
         horizon: Completions in which a KL at the clip moves β by about a factor e^clip.
         beta: To start with.
@@ -141,7 +141,7 @@ class LagrangianKL(KLController):
     `max_beta`.
 
     Args:
-        target: Greatest KL wanted (nats a completion).
+        target: Greatest KL wanted (nats per completion).
         rate: Most that log β moves at one update.
         beta: To start with.
 

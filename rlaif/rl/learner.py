@@ -21,7 +21,7 @@ __all__ = ["POLICY", "VALUE", "Learner", "PtxRow", "RunawayError", "kl_controlle
 
 POLICY, VALUE = "policy", "value"
 UNTRAINED = 4
-"""So many times as many rows go through a pass that keeps nothing for the way back."""
+"""So many times as many rows go through a pass that keeps nothing for the backward pass."""
 
 
 class RunawayError(ModelError):

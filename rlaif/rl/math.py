@@ -102,7 +102,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
     sampled from (Huang: logits are divided by the sampling temperature).
 
     No tensor of the size of `logits` is made on the way forward, and one (the gradient, in their own dtype)
-    on the way back.
+    in the backward pass.
 
     Args:
         logits: (B, T, V); those at position t predict `tokens[:, t]`.

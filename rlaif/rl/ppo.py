@@ -51,8 +51,8 @@ from rlaif.reward.functions import RewardFunction, Scores
 from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes
 from rlaif.rl.learner import POLICY, Learner, RunawayError, states_of, values_of
-from rlaif.rl.rollout import Question
-from rlaif.rl.update import Targets, positions, update
+from rlaif.rl.rollout import EncodedPrompt
+from rlaif.rl.update import Targets, split_by_logits, update
 
 __all__ = ["Metrics", "StepReport", "TokenScores", "ppo_step"]
 
@@ -81,7 +81,7 @@ class StepReport:
 
 
 def ppo_step(
-    learner: Learner, questions: Sequence[Question], reward: RewardFunction, *, step: int
+    learner: Learner, questions: Sequence[EncodedPrompt], reward: RewardFunction, *, step: int
 ) -> StepReport:
     """One rollout and one update.
 
@@ -149,7 +149,7 @@ def score_tokens(
     real = episodes.is_real
     columns = []
     for mine, theirs, token in zip(
-        *(positions(base, x[real]) for x in (episodes.states, ref_states, episodes.tokens)), strict=True
+        *(split_by_logits(base, x[real]) for x in (episodes.states, ref_states, episodes.tokens)), strict=True
     ):
         # (1, n, V).
         logits, ref_logits = base.logits_at(mine).unsqueeze(0), base.logits_at(theirs).unsqueeze(0)
@@ -218,6 +218,7 @@ def _number(x: Tensor) -> float | None:
 def _check_kl(kl: float, learner: Learner) -> None:
     if not kl <= learner.config.max_kl:
         raise RunawayError(
-            f"the KL to the reference is {kl:.4g} nats a completion, the limit is {learner.config.max_kl:g}",
+            f"the KL to the reference is {kl:.4g} nats per completion, the limit is "
+            f"{learner.config.max_kl:g}",
             remedy="use a lower learning rate, a larger beta, or a KL controller; or raise max_kl",
         )

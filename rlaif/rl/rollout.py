@@ -34,7 +34,7 @@ from rlaif.rl.math import token_logprobs
 from rlaif.text import well_formed
 from rlaif.types import Completion, Message, Prompt
 
-__all__ = ["Question", "Sampler"]
+__all__ = ["EncodedPrompt", "Sampler"]
 
 LEAVE = 8
 """Done rows leave when they are at least a LEAVE-th of the batch: leaving copies the cache, as one step of
@@ -42,7 +42,7 @@ growth does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EncodedPrompt:
     """A prompt as the policy reads it."""
 
     prompt: Prompt
@@ -66,7 +66,7 @@ class Sampler:
         self.temperature = temperature
         self.rows = rows
 
-    def question(self, prompt: Prompt, messages: Sequence[Message]) -> Question:
+    def question(self, prompt: Prompt, messages: Sequence[Message]) -> EncodedPrompt:
         """Render and tokenise what the policy reads.
 
         Raises:
@@ -84,10 +84,10 @@ class Sampler:
             raise DataError(
                 what, where=f"prompt {prompt.id}", remedy="use the tokenizer that the model was trained with"
             )
-        return Question(prompt=prompt, ids=ids)
+        return EncodedPrompt(prompt=prompt, ids=ids)
 
     @torch.no_grad()
-    def unreadable(self, questions: Sequence[Question]) -> frozenset[int]:
+    def unreadable(self, questions: Sequence[EncodedPrompt]) -> frozenset[int]:
         """Places of the questions after which the active policy's logits are NaN or infinite, so that nothing
         can be drawn."""
         found: set[int] = set()
@@ -101,7 +101,7 @@ class Sampler:
         return frozenset(found)
 
     @torch.no_grad()
-    def sample(self, questions: Sequence[Question], *, samples: int, seed: int) -> Episodes:
+    def sample(self, questions: Sequence[EncodedPrompt], *, samples: int, seed: int) -> Episodes:
         """Sample `samples` completions of each question; a draw depends on `seed`, the prompt and the
         sample's index (which goes on where a prompt is asked again, so that no completion is drawn twice)."""
         seen: Counter[str] = Counter()
@@ -117,7 +117,7 @@ class Sampler:
             ]
         return _joined(parts)
 
-    def _batch(self, wanted: Sequence[tuple[Question, int]], seed: int) -> Episodes:
+    def _batch(self, wanted: Sequence[tuple[EncodedPrompt, int]], seed: int) -> Episodes:
         base, device, steps = self.base, self.base.device, self.max_new_tokens
         uniforms = torch.stack([_uniforms(seed, question, index, steps) for question, index in wanted]).to(
             device
@@ -165,7 +165,7 @@ class Sampler:
             logprobs=logprobs * is_real,
         )
 
-    def _read(self, questions: Sequence[Question]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    def _read(self, questions: Sequence[EncodedPrompt]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """Prefill: the states at the last prompt tokens (L, H), the cache, the mask (L, S) and the last
         positions (L, 1)."""
         distinct = list(dict.fromkeys(question.ids for question in questions))
@@ -190,7 +190,7 @@ class Sampler:
         return draw(logits, uniforms, rows * self.temperature, rows)
 
     def _rows(
-        self, wanted: Sequence[tuple[Question, int]], tokens: Tensor, length: Tensor, has_eos: Tensor
+        self, wanted: Sequence[tuple[EncodedPrompt, int]], tokens: Tensor, length: Tensor, has_eos: Tensor
     ) -> tuple[Row, ...]:
         rows = []
         for (question, index), ids, count, ended in zip(
@@ -218,7 +218,7 @@ class Sampler:
         return text
 
 
-def _not_finite(question: Question) -> ModelError:
+def _not_finite(question: EncodedPrompt) -> ModelError:
     return ModelError(
         "the policy's logits are not finite (NaN or infinity)",
         where=f"prompt {question.prompt.id}",
@@ -227,7 +227,7 @@ def _not_finite(question: Question) -> ModelError:
     )
 
 
-def _uniforms(seed: int, question: Question, index: int, count: int) -> Tensor:
+def _uniforms(seed: int, question: EncodedPrompt, index: int, count: int) -> Tensor:
     """`count` numbers in [0, 1) that belong to one row; from the CPU, so that they are the same for every
     device."""
     generator = torch.Generator().manual_seed(

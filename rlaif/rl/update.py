@@ -18,7 +18,7 @@ from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.learner import POLICY, Learner, RunawayError
 
-__all__ = ["Tally", "Targets", "positions", "response_logprobs", "update"]
+__all__ = ["Tally", "Targets", "split_by_logits", "response_logprobs", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ def update(learner: Learner, episodes: Episodes, targets: Targets, *, step: int)
     """Epochs of minibatches; ends early when the policy has moved too far from the one that sampled.
 
     Returns:
-        Means over the optimiser's steps; `update_kl`, KL(sampled ‖ now) by k3 in nats a token, as last seen.
+        Means over the optimiser's steps; `update_kl`, KL(sampled ‖ now) by k3 in nats per token, as last
+        seen.
 
     Raises:
         RunawayError: A loss is too large or no number, or a gradient is none.
@@ -183,7 +184,7 @@ def response_logprobs(
     """The active role's log-probabilities of completion tokens: (B, T), 0 at padding.
 
     Logits are formed at real positions only. Where they are many, they are formed some at a time and again on
-    the way back.
+    the backward pass.
     """
     base, tau = learner.base, learner.config.temperature if temperature is None else temperature
     states = _trained_states(learner, prompts, tokens, is_real)
@@ -193,7 +194,9 @@ def response_logprobs(
             base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=tau
         ).squeeze(0)
 
-    parts = list(zip(positions(base, states[is_real]), positions(base, tokens[is_real]), strict=True))
+    parts = list(
+        zip(split_by_logits(base, states[is_real]), split_by_logits(base, tokens[is_real]), strict=True)
+    )
     again = len(parts) > 1 and torch.is_grad_enabled()
     found = [checkpoint(logprobs, *part, use_reentrant=False) if again else logprobs(*part) for part in parts]
     whole = torch.zeros(is_real.shape, device=base.device)
@@ -224,7 +227,7 @@ class Tally:
         return {name: value / self.count for name, value in self.sums.items()} if self.count else {}
 
 
-def positions(base: SharedBase, x: Tensor) -> tuple[Tensor, ...]:
+def split_by_logits(base: SharedBase, x: Tensor) -> tuple[Tensor, ...]:
     """(N, ...) in pieces that have at most `LOGITS` logits."""
     return torch.split(x, max(1, LOGITS // base.model.get_output_embeddings().weight.shape[0]))
 

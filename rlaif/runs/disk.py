@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from rlaif.errors import RunError
 from rlaif.files import parse_object, read_small
 
-__all__ = ["read_appended", "read_json_object", "sync_folder", "told", "write_whole"]
+__all__ = ["read_appended", "read_json_object", "sync_folder", "run_errors", "write_whole"]
 
 Row = TypeVar("Row")
 
 
 @contextmanager
-def told(what: str, path: Path) -> Iterator[None]:
+def run_errors(what: str, path: Path) -> Iterator[None]:
     """Turn an `OSError` into a `RunError` that says what could not be done, where, why, and the remedy."""
     try:
         yield
@@ -30,7 +30,7 @@ def told(what: str, path: Path) -> Iterator[None]:
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that a reader, or a crash, never meets half of it."""
     partial = path.with_name(f".{path.name}.tmp")
-    with told("write the file", path):
+    with run_errors("write the file", path):
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -59,7 +59,7 @@ def read_appended(path: Path, read: Callable[[bytes], Row | None], *, what: str,
     Raises:
         RunError: The file cannot be read, or a row before the last is not as it was written.
     """
-    with told("read the file", path):
+    with run_errors("read the file", path):
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows: list[Row] = []
     for number, line in enumerate(lines, 1):

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from rlaif.errors import RunError
-from rlaif.runs.disk import sync_folder, told
+from rlaif.runs.disk import run_errors, sync_folder
 from rlaif.runs.manifest import Manifest
 
 __all__ = ["SUPERSEDED", "move_aside", "remove_leftovers", "stage_folder"]
@@ -33,13 +33,13 @@ def stage_folder(run: Path, stage: str) -> Iterator[Path]:
         RunError: The disk is full or refuses.
     """
     partial = run / f".tmp-{stage}-{os.getpid()}"
-    with told("make the stage's folder", partial):
+    with run_errors("make the stage's folder", partial):
         if partial.exists():  # of an earlier process with our number
             shutil.rmtree(partial)
         partial.mkdir()
     try:
         yield partial
-        with told("finish the stage's folder", run / stage):
+        with run_errors("finish the stage's folder", run / stage):
             _make_durable(partial)
             _move_away(run, stage)
             partial.rename(run / stage)
@@ -57,7 +57,7 @@ def remove_leftovers(run: Path) -> list[str]:
     process.
     """
     removed = []
-    with told("clear the run folder", run):
+    with run_errors("clear the run folder", run):
         for path in sorted(run.glob(".tmp-*")):
             found = LEFTOVER.match(path.name)
             if found and path.is_dir() and not _at_work(int(found.group(1))):

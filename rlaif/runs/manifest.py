@@ -20,7 +20,7 @@ from rlaif import __version__
 from rlaif.digest import digest
 from rlaif.errors import RunError
 from rlaif.files import parse_object, read_small
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import run_errors, write_whole
 
 __all__ = [
     "MANIFEST",
@@ -165,7 +165,7 @@ def describe_outputs(folder: Path, rows: Mapping[str, int]) -> dict[str, Output]
     outputs = {}
     for name in dict.fromkeys([*rows, *others]):
         if name != MANIFEST:
-            with told("read the stage's file", folder / name), (folder / name).open("rb") as file:
+            with run_errors("read the stage's file", folder / name), (folder / name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 outputs[name] = Output(
                     sha256=hashlib.file_digest(file, "sha256").hexdigest(), rows=rows.get(name), bytes=size

@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from rlaif import __version__
 from rlaif.errors import RunError, interruption
 from rlaif.files import parse_object, read_small
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import run_errors, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
 from rlaif.runs.manifest import MANIFEST, Manifest, first_problem
 
@@ -89,7 +89,7 @@ class RunFolder:
             RunError: The path is a file, cannot be written to, or another process works in it.
         """
         path = Path(path)
-        with told("create the run folder", path):
+        with run_errors("create the run folder", path):
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / LOCK).open("a+", encoding="utf-8")
         try:
@@ -166,7 +166,7 @@ def list_runs(root: Path) -> list[RunInfo]:
     Raises:
         RunError: `root` is no folder, or cannot be read.
     """
-    with told("list the runs", root):
+    with run_errors("list the runs", root):
         folders = [root, *(path for path in root.iterdir() if path.is_dir())]
     runs = [_listed(folder) for folder in folders if (folder / RUN).exists()]
     return sorted(runs, key=lambda info: (info.started, info.name), reverse=True)
@@ -225,7 +225,7 @@ def _lock(file: IO[str], path: Path) -> None:
                     remedy="wait until it has ended, stop it, or name another folder (--out)",
                 ) from error
             time.sleep(LOCK_PAUSE)
-    with told("lock the run folder", path):
+    with run_errors("lock the run folder", path):
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlaif.files import parse_object
-from rlaif.runs.disk import read_appended, told, write_whole
+from rlaif.runs.disk import read_appended, run_errors, write_whole
 
 __all__ = ["SPENDING", "Spending", "Spent"]
 
@@ -82,7 +82,7 @@ class Spending:
         Raises:
             RunError: The disk refuses.
         """
-        with self._lock, told("note what was spent", self._path):
+        with self._lock, run_errors("note what was spent", self._path):
             if self._file is None:
                 self._rewrite()  # one row for each model, and no line that was cut short
                 self._file = self._path.open("a", encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.files import parse_object
-from rlaif.runs.disk import read_appended, told, write_whole
+from rlaif.runs.disk import read_appended, run_errors, write_whole
 
 __all__ = ["StepLog"]
 
@@ -33,7 +33,7 @@ class StepLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._begun = False
-        with told("make the folder of the steps", path.parent):
+        with run_errors("make the folder of the steps", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         remedy = "remove that line, or the file: then the table of steps begins where training goes on"
         self.rows: list[dict[str, Any]] = read_appended(
@@ -46,7 +46,7 @@ class StepLog:
         Raises:
             RunError: The disk refuses.
         """
-        with told("write the steps", self.path):
+        with run_errors("write the steps", self.path):
             if not self._begun:
                 self.rows = [each for each in self.rows if each["step"] < row["step"]]
                 # Aside and renamed: a process that is killed in between must not lose the rows that stand.

@@ -1,4 +1,4 @@
-"""Best of K: sample K completions a prompt, keep those that score best, and fine-tune on them (rejection
+"""Best of K: sample K completions per prompt, keep those that score best, and fine-tune on them (rejection
 sampling; with rounds, RAFT, Dong et al. 2023, 2304.06767).
 
 The bound log K - (K - 1) / K is on the KL of the *selection*. Fine-tuning on what was selected makes another
@@ -20,7 +20,7 @@ from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep
 from rlaif.models.shared_base import REFERENCE, SharedBase
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.results.best_of_k import (
     BestOfKResult,
     Candidate,
@@ -38,10 +38,10 @@ from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import RewardModel, TurnFormat
 from rlaif.rl.episodes import Episodes, Row, micro_batches, response_states
 from rlaif.rl.ppo import score_tokens
-from rlaif.rl.rollout import Question, Sampler
+from rlaif.rl.rollout import EncodedPrompt, Sampler
 from rlaif.stages.finetuning import Log
 from rlaif.stages.questions import ask_what_can_be_answered
-from rlaif.stages.sft import Lesson, fit, imitation_loss, without_overlong
+from rlaif.stages.sft import SftExample, fit, imitation_loss, without_overlong
 from rlaif.types import Message, Prompt
 
 __all__ = ["BestOfKResult", "best_of_k"]
@@ -82,7 +82,7 @@ def best_of_k(
             a prompt apart.
         ModelError: Training ran away.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     samplers = [_sampler(one, config) for one in (base, student) if one is not None]
     asked, refused, duplicates = _questions(prompts, samplers, messages, config)
     rounds: list[RoundReport] = []
@@ -101,14 +101,14 @@ def best_of_k(
         # 2. Keep the best, and learn them.
         kept = [choice for group in groups for choice in select(group, config)]
         learner = student if student is not None and number + 1 == config.rounds else base
-        lessons, overlong = without_overlong(_lessons(kept, learner, base, messages), learner, config)
-        measured = sorted(lessons, key=lambda lesson: unit_from(own, "measured", lesson.id))[:MEASURED]
+        examples, overlong = without_overlong(_examples(kept, learner, base, messages), learner, config)
+        measured = sorted(examples, key=lambda example: unit_from(own, "measured", example.id))[:MEASURED]
         before = imitation_loss(
             learner, role if role in learner.roles else REFERENCE, measured, rows=config.micro_batch
         )
         with meter.on(learner):
             steps += fit(
-                learner, role, lessons, config, seed=seed_from(own, "sft"), progress=progress, log=log
+                learner, role, examples, config, seed=seed_from(own, "sft"), progress=progress, log=log
             )
         seconds.append(meter.seconds)
         after = imitation_loss(learner, role, measured, rows=config.micro_batch)
@@ -117,7 +117,7 @@ def best_of_k(
                 number,
                 groups,
                 kept,
-                learned=len(lessons),
+                learned=len(examples),
                 overlong=overlong,
                 loss_before=before,
                 loss_after=after,
@@ -158,7 +158,7 @@ def best_of_k(
 
 def _questions(
     prompts: Sequence[Prompt], samplers: Sequence[Sampler], messages: Reader, config: BestOfKConfig
-) -> tuple[list[Question], list[tuple[str, str]], int]:
+) -> tuple[list[EncodedPrompt], list[tuple[str, str]], int]:
     """The distinct prompts that all of `samplers` can sample, as the first reads them; the others with the
     reason; and how many ask the same as an earlier one.
 
@@ -184,7 +184,7 @@ def _sampled(
     base: SharedBase,
     role: str,
     sampler: Sampler,
-    asked: Sequence[Question],
+    asked: Sequence[EncodedPrompt],
     reward: Reward,
     config: BestOfKConfig,
     messages: Reader,
@@ -259,12 +259,14 @@ def _check_spread(groups: Sequence[Sequence[Candidate]]) -> None:
 # Learning
 
 
-def _lessons(kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messages: Reader) -> list[Lesson]:
+def _examples(
+    kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messages: Reader
+) -> list[SftExample]:
     """What was kept, in the learner's tokens: those that were sampled if it sampled, else the text's. A
     completion that was cut is not closed: the learner would be taught to stop there."""
     if learner is base:
         return [
-            Lesson(
+            SftExample(
                 id=c.row.completion.id,
                 prompt=c.row.prompt_ids,
                 completion=c.tokens,
@@ -277,8 +279,8 @@ def _lessons(kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messag
     encoded = form.encode(
         [(*messages(c.row.prompt), Message("assistant", c.row.completion.text)) for c, _ in kept]
     )
-    lessons = [
-        Lesson(
+    examples = [
+        SftExample(
             id=c.row.completion.id,
             prompt=tuple(prompt),
             weight=weight,
@@ -289,7 +291,7 @@ def _lessons(kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messag
         )
         for (c, weight), (prompt, ids) in zip(kept, encoded, strict=True)
     ]
-    return [lesson for lesson in lessons if lesson.completion]
+    return [example for example in examples if example.completion]
 
 
 def _row(choice: Kept, messages: Reader) -> dict[str, Any]:
@@ -370,5 +372,5 @@ def _kl(base: SharedBase, episodes: Episodes, config: BestOfKConfig) -> list[flo
     return found
 
 
-def _pieces(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+def _pieces(questions: Sequence[EncodedPrompt], size: int) -> Iterator[Sequence[EncodedPrompt]]:
     return (questions[at : at + size] for at in range(0, len(questions), size))

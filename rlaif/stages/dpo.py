@@ -25,7 +25,7 @@ from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep, NoReference, Resident
 from rlaif.models.shared_base import REFERENCE, SharedBase
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
 from rlaif.results.preferences import PreferencePair, split_by_prompt
 from rlaif.results.reward import Scored, measure
@@ -141,7 +141,7 @@ def train_dpo(
             collate=lambda numbers: {"row": torch.tensor(numbers)},
             # Dropout is off already, and is to be put back as it was.
             options={"beta": config.beta, "disable_dropout": False},
-            progress=progress or Silent(),
+            progress=progress or NoProgress(),
             log=log,
         )
     # 3. Measure what was made.
@@ -171,7 +171,7 @@ class _DpoTrainer(Resident, DPOTrainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """The soft Bradley–Terry loss of the implicit rewards."""
-        self.still()
+        self.eval_mode()
         rows = inputs["row"].tolist()
         policy = _logprobs(self.base, [self.data.pairs[row] for row in rows], share=not self.recompute)
         device = policy.device

@@ -22,7 +22,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.metrics import Metric, distinct_share, load_metric, measure
 from rlaif.models.cost import forward_flops, peak_memory
 from rlaif.models.shared_base import REFERENCE, SharedBase
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.results.evaluation import (
     OWN_MEASURES,
     REWARD,
@@ -37,8 +37,8 @@ from rlaif.reward.functions import RewardFunction
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.math import exact_kl
 from rlaif.rl.rollout import Sampler
-from rlaif.rl.update import positions
-from rlaif.stages.win_rate import Duel, Judging, judge_duels, judge_note, win_rate
+from rlaif.rl.update import split_by_logits
+from rlaif.stages.win_rate import Judging, PolicyPair, judge_duels, judge_note, win_rate
 from rlaif.types import Completion, Message, Prompt
 
 __all__ = ["Judging", "Metrics", "PolicySource", "configured_metrics", "evaluate", "kl_to_reference"]
@@ -117,7 +117,7 @@ def evaluate(
     resamples: int = 2000,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Sample `config.samples` completions a prompt of every policy and measure them.
+    """Sample `config.samples` completions per prompt of every policy and measure them.
 
     Args:
         start: Which of `policies` the others came from; they are judged against it.
@@ -145,7 +145,7 @@ def evaluate(
         reference or policies[start],
         seed=seed,
         messages=messages,
-        progress=progress or Silent(),
+        progress=progress or NoProgress(),
     )
     notes, results, first = [], [], None
     for name in sorted(policies, key=lambda name: name != start):
@@ -162,7 +162,7 @@ def evaluate(
         win, first = None, first or sampled
         if judge is not None:
             duels = [
-                Duel(*row)
+                PolicyPair(*row)
                 for row in zip(sampled.prompts, sampled.completions, first.completions, strict=True)
             ]
             outcomes = judge_duels(duels, judge, limit=config.judged)
@@ -247,7 +247,7 @@ def kl_to_reference(
         sides = []
         for base, role in (source, reference):
             with base.role(role):
-                sides.append(positions(base, response_states(base, *part)[real]))
+                sides.append(split_by_logits(base, response_states(base, *part)[real]))
         pieces = [
             exact_kl(_logits(source, mine), _logits(reference, theirs), temperature=temperature).squeeze(0)
             for mine, theirs in zip(*sides, strict=True)

@@ -14,7 +14,7 @@ from rlaif.digest import unit_from
 from rlaif.errors import JudgingError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge, Judged
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.types import Comparison, Completion, Preference, Prompt
 
 __all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs"]
@@ -97,7 +97,7 @@ def label(
     comparison as it passes. `calibrate` maps the log-odds of labels, not of verdicts: those stay as the judge
     gave them.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     progress.begin(f"judging {len(comparisons)} comparisons", len(comparisons) * judge.questions_each)
     judged = _counted((_calibrated(each, calibrate) for each in judge.judge(comparisons)), statistics)
     if config.pairs != "best-worst":

@@ -38,7 +38,7 @@ from rlaif.reward.model import Conversation, TurnFormat
 from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import Metrics, StepReport, ppo_step
-from rlaif.rl.rollout import Question
+from rlaif.rl.rollout import EncodedPrompt
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.types import Message, Prompt
 
@@ -200,7 +200,9 @@ def ptx_rows(base: SharedBase, conversations: Sequence[Conversation]) -> list[Pt
     ]
 
 
-def draw_prompts(asked: Sequence[Question], config: PpoConfig, *, seed: int, step: int) -> list[Question]:
+def draw_prompts(
+    asked: Sequence[EncodedPrompt], config: PpoConfig, *, seed: int, step: int
+) -> list[EncodedPrompt]:
     """The prompts of a step: all prompts in random order, then all in another order, and so on."""
     count = config.episodes // config.samples_per_prompt
     return [
@@ -285,7 +287,9 @@ def _resume(learner: Learner, folder: Path, identity: Mapping[str, object]) -> i
     return checkpoint.step
 
 
-def _identity(base: SharedBase, config: PpoConfig, asked: Sequence[Question], seed: int) -> dict[str, object]:
+def _identity(
+    base: SharedBase, config: PpoConfig, asked: Sequence[EncodedPrompt], seed: int
+) -> dict[str, object]:
     """What must be the same for a run to go on, as JSON values."""
     settings = config.model_dump(mode="json", exclude=FREE)
     return {

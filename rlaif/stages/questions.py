@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rlaif.engines.chat import TemplateRefusal
 from rlaif.errors import DataError, Problem
-from rlaif.rl.rollout import Question, Sampler
+from rlaif.rl.rollout import EncodedPrompt, Sampler
 from rlaif.types import Message, Prompt
 
 __all__ = ["Asked", "ask_what_can_be_answered"]
@@ -19,7 +19,7 @@ SHOWN = 5
 class Asked(NamedTuple):
     """The prompts as the first sampler reads them, and the id of each other one with the reason."""
 
-    questions: list[Question]
+    questions: list[EncodedPrompt]
     refused: list[tuple[str, str]]
 
 
@@ -38,7 +38,7 @@ def ask_what_can_be_answered(
     Raises:
         DataError: More than the share `max_refused` cannot be answered, or none can.
     """
-    asked: list[Question] = []
+    asked: list[EncodedPrompt] = []
     refused: list[tuple[str, str]] = []
     for prompt in prompts:
         try:

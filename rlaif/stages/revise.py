@@ -14,7 +14,7 @@ from rlaif.config import ReviseConfig
 from rlaif.digest import seed_from
 from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
 from rlaif.judging.judge import draw_principle
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.results.revisions import Revision, Round
 from rlaif.stages.sample import generate_all
@@ -50,7 +50,7 @@ def revise(
     An empty revision does not replace the text before it: the round is recorded with it and the chain goes on
     from the text.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     what = f"revising {count_of(len(prompts), 'completion')}, {count_of(config.rounds, 'round')}"
     progress.begin(what, len(prompts) * (1 + 2 * config.rounds))
     chains = [_Chain(prompt) for prompt in prompts]

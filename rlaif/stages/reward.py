@@ -23,7 +23,7 @@ from rlaif.config.reward import RewardConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError, Problem
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.results.preferences import PreferencePair, split_by_prompt
 from rlaif.results.reward import (
     RewardReport,
@@ -157,7 +157,7 @@ def train_reward(
             longer than the context.
         ModelError: Training ran away, or the base cannot do what the settings ask.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     # 1. Check, encode, hold out.
     usable, dropped = _fitting(pairs, base, config)
     _check_labels(usable)

@@ -1,4 +1,4 @@
-"""Sample K completions a prompt from a policy."""
+"""Sample K completions per prompt from a policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlaif.config import SampleConfig
 from rlaif.digest import seed_from
 from rlaif.engines.base import Engine, Generation, GenerationRequest, Sampling
 from rlaif.errors import ModelError
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.text import answer_of
 from rlaif.types import Completion, Prompt
@@ -50,7 +50,7 @@ class Samples:
 def sample_requests(
     prompts: Sequence[Prompt], library: PromptLibrary, config: SampleConfig, *, seed: int
 ) -> list[GenerationRequest]:
-    """K requests a prompt. A draw's seed depends on what is asked and its index only, so more prompts or a
+    """K requests per prompt. A draw's seed depends on what is asked and its index only, so more prompts or a
     larger K add draws and change none."""
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p
@@ -76,7 +76,7 @@ def sample(
     progress: Progress | None = None,
 ) -> Samples:
     """Sample `config.k` completions for each of `prompts`."""
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     requests = sample_requests(prompts, library, config, seed=seed)
     progress.begin(f"sampling {config.k} × {len(prompts)} completions", len(requests))
     results = generate_all(policy, requests, progress)

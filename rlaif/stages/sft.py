@@ -26,23 +26,23 @@ from rlaif.errors import DataError, Problem
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep, Resident
 from rlaif.models.shared_base import SharedBase
-from rlaif.progress import Progress, Silent
+from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
 from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches, response_states
 from rlaif.rl.math import token_logprobs
-from rlaif.rl.update import positions
+from rlaif.rl.update import split_by_logits
 from rlaif.stages.finetuning import Log, fitting, learn
 from rlaif.types import Message
 
 __all__ = [
-    "Lesson",
+    "SftExample",
     "SftReport",
     "SftResult",
     "completion_logprobs",
     "fit",
     "imitation_loss",
-    "lessons_from_rows",
+    "examples_from_rows",
     "train_sft",
     "without_overlong",
 ]
@@ -53,7 +53,7 @@ MEASURED = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class SftExample:
     """A completion to imitate, in tokens.
 
     Attributes:
@@ -80,7 +80,7 @@ class SftReport:
     Attributes:
         overlong: Rows left out because they are longer than the limit.
         tokens: Completion tokens in the rows learned from.
-        loss_before, loss_after: Weighted negative log-likelihood (nats a completion token) of `measured`
+        loss_before, loss_after: Weighted negative log-likelihood (nats per completion token) of `measured`
         rows.
         held_out: Whether those rows are of prompts that were not learned from.
     """
@@ -137,12 +137,12 @@ def train_sft(
         DataError: There are no rows, some cannot be read, too many are too long, or all are of one prompt.
         ModelError: Training ran away.
     """
-    progress = progress or Silent()
+    progress = progress or NoProgress()
     # 1. Read and encode the rows, and hold whole prompts out.
-    lessons, overlong = without_overlong(
-        lessons_from_rows(rows, base, source=source, skipped=skipped), base, config, source=source
+    examples, overlong = without_overlong(
+        examples_from_rows(rows, base, source=source, skipped=skipped), base, config, source=source
     )
-    train, held_out = _split(lessons, config.held_out, seed=seed)
+    train, held_out = _split(examples, config.held_out, seed=seed)
     # 2. Measure, learn, measure.
     measured = _drawn(held_out or train, seed)
     before = imitation_loss(
@@ -154,9 +154,9 @@ def train_sft(
     after = imitation_loss(base, role, measured, rows=config.micro_batch)
     report = SftReport(
         rows=len(train),
-        prompts=len({lesson.group for lesson in train}),
+        prompts=len({example.group for example in train}),
         overlong=overlong,
-        tokens=sum(len(lesson.completion) for lesson in train),
+        tokens=sum(len(example.completion) for example in train),
         measured=len(measured),
         held_out=bool(held_out),
         loss_before=before,
@@ -173,13 +173,13 @@ def train_sft(
 # Rows
 
 
-def lessons_from_rows(
+def examples_from_rows(
     rows: Iterable[Mapping[str, Any]],
     base: SharedBase,
     *,
     source: str = "",
     skipped: Callable[[Sequence[Problem]], None] | None = None,
-) -> list[Lesson]:
+) -> list[SftExample]:
     """Rows of `prompt` and `completion`, in TRL's conversational format, in tokens.
 
     Args:
@@ -219,7 +219,7 @@ def lessons_from_rows(
         )
     encoded = form.encode([(*prompt, Message("assistant", text)) for _, prompt, text, _ in read])
     return [
-        Lesson(
+        SftExample(
             id=id,
             prompt=tuple(ids),
             completion=tuple(completion),
@@ -231,14 +231,16 @@ def lessons_from_rows(
 
 
 def without_overlong(
-    lessons: Sequence[Lesson], base: SharedBase, settings: FinetuneSettings, *, source: str = ""
-) -> tuple[list[Lesson], int]:
+    examples: Sequence[SftExample], base: SharedBase, settings: FinetuneSettings, *, source: str = ""
+) -> tuple[list[SftExample], int]:
     """The rows that the limit holds, and how many it does not.
 
     Raises:
         DataError: There are none, or too many are too long.
     """
-    return fitting(lessons, [lesson.length for lesson in lessons], base, settings, noun="rows", where=source)
+    return fitting(
+        examples, [example.length for example in examples], base, settings, noun="rows", where=source
+    )
 
 
 def _messages(turns: Any, last: str) -> tuple[Message, ...]:
@@ -269,7 +271,9 @@ def _weight(row: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _split(lessons: Sequence[Lesson], share: float, *, seed: int) -> tuple[list[Lesson], list[Lesson]]:
+def _split(
+    examples: Sequence[SftExample], share: float, *, seed: int
+) -> tuple[list[SftExample], list[SftExample]]:
     """Rows to learn and rows held out: `share` of the prompts, at least one of them unless it is 0, drawn by
     hash.
 
@@ -277,21 +281,23 @@ def _split(lessons: Sequence[Lesson], share: float, *, seed: int) -> tuple[list[
         DataError: All rows are of one prompt.
     """
     groups = sorted(
-        {lesson.group for lesson in lessons}, key=lambda group: unit_from(seed, "held out", group)
+        {example.group for example in examples}, key=lambda group: unit_from(seed, "held out", group)
     )
     if len(groups) < 2:
         raise DataError(
-            f"all {len(lessons)} rows are of one prompt: the policy would learn to say the same to anything",
+            f"all {len(examples)} rows are of one prompt: the policy would learn to say the same to anything",
             remedy="give completions of more prompts",
         )
     held = set(groups[: min(len(groups) - 1, max(1, round(share * len(groups))))]) if share else set()
-    return [lesson for lesson in lessons if lesson.group not in held], [
-        lesson for lesson in lessons if lesson.group in held
+    return [example for example in examples if example.group not in held], [
+        example for example in examples if example.group in held
     ]
 
 
-def _drawn(lessons: Sequence[Lesson], seed: int) -> list[Lesson]:
-    return sorted(lessons, key=lambda lesson: unit_from(seed, "measured", lesson.group, lesson.id))[:MEASURED]
+def _drawn(examples: Sequence[SftExample], seed: int) -> list[SftExample]:
+    return sorted(examples, key=lambda example: unit_from(seed, "measured", example.group, example.id))[
+        :MEASURED
+    ]
 
 
 # Learning
@@ -300,7 +306,7 @@ def _drawn(lessons: Sequence[Lesson], seed: int) -> list[Lesson]:
 def fit(
     base: SharedBase,
     role: str,
-    lessons: Sequence[Lesson],
+    examples: Sequence[SftExample],
     settings: FinetuneSettings,
     *,
     seed: int,
@@ -312,11 +318,11 @@ def fit(
     Raises:
         ModelError: Training ran away; the adapter is as it was before.
     """
-    mean = sum(lesson.weight for lesson in lessons) / len(lessons)
-    rows = [replace(lesson, weight=lesson.weight / mean) for lesson in lessons]
+    mean = sum(example.weight for example in examples) / len(examples)
+    rows = [replace(example, weight=example.weight / mean) for example in examples]
 
     def build(**options: Any) -> _SftTrainer:
-        return _SftTrainer(lessons=rows, **options)
+        return _SftTrainer(examples=rows, **options)
 
     return learn(
         base,
@@ -329,7 +335,7 @@ def fit(
         arguments=TrlSftConfig,
         collate=lambda numbers: _collate(numbers, rows),
         options={"dataset_kwargs": {"skip_prepare_dataset": True}},
-        progress=progress or Silent(),
+        progress=progress or NoProgress(),
         log=log,
     )
 
@@ -337,8 +343,8 @@ def fit(
 class _SftTrainer(Resident, SFTTrainer):
     """TRL's trainer with a loss whose rows are weighted, and formed at completion tokens only."""
 
-    def __init__(self, *, lessons: Sequence[Lesson], **options: Any) -> None:
-        self.lessons = lessons
+    def __init__(self, *, examples: Sequence[SftExample], **options: Any) -> None:
+        self.examples = examples
         super().__init__(**options)
 
     def compute_loss(
@@ -349,23 +355,23 @@ class _SftTrainer(Resident, SFTTrainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """Σ over rows of weight · Σ over tokens of -log π, over the completion tokens of the whole batch."""
-        self.still()
-        lessons = [self.lessons[row] for row in inputs["row"].tolist()]
+        self.eval_mode()
+        examples = [self.examples[row] for row in inputs["row"].tolist()]
         logprobs, is_real = completion_logprobs(
             self.base,
-            [lesson.prompt for lesson in lessons],
-            [lesson.completion for lesson in lessons],
+            [example.prompt for example in examples],
+            [example.completion for example in examples],
             share=not self.recompute,
         )
-        weight = torch.tensor([lesson.weight for lesson in lessons], device=logprobs.device)
+        weight = torch.tensor([example.weight for example in examples], device=logprobs.device)
         count = is_real.sum() if num_items_in_batch is None else num_items_in_batch
         return -(weight * logprobs.sum(1)).sum() / count
 
 
-def _collate(numbers: Sequence[int], lessons: Sequence[Lesson]) -> dict[str, Tensor]:
+def _collate(numbers: Sequence[int], examples: Sequence[SftExample]) -> dict[str, Tensor]:
     """A batch. Its `labels` are there for the trainer to count completion tokens by, over a whole batch of
     micro-batches: it leaves out the first column, as nothing predicts a row's first token."""
-    lengths = torch.tensor([len(lessons[number].completion) for number in numbers])
+    lengths = torch.tensor([len(examples[number].completion) for number in numbers])
     columns = torch.arange(int(lengths.max()) + 1)
     is_real = (columns > 0) & (columns <= lengths.unsqueeze(1))
     return {"row": torch.tensor(numbers), "labels": torch.where(is_real, 0, -100)}
@@ -395,24 +401,26 @@ def completion_logprobs(
     def logprobs(x: Tensor, token: Tensor) -> Tensor:
         return token_logprobs(base.logits_at(x).unsqueeze(0), token.unsqueeze(0)).squeeze(0)
 
-    parts = list(zip(positions(base, states[is_real]), positions(base, tokens[is_real]), strict=True))
-    # Many logits are formed some at a time, and again on the way back.
+    parts = list(
+        zip(split_by_logits(base, states[is_real]), split_by_logits(base, tokens[is_real]), strict=True)
+    )
+    # Many logits are formed some at a time, and again in the backward pass.
     again = len(parts) > 1 and torch.is_grad_enabled()
     found = [checkpoint(logprobs, *part, use_reentrant=False) if again else logprobs(*part) for part in parts]
     return torch.zeros(is_real.shape, device=device).masked_scatter(is_real, torch.cat(found)), is_real
 
 
 @torch.no_grad()
-def imitation_loss(base: SharedBase, role: str, lessons: Sequence[Lesson], *, rows: int = 8) -> float:
-    """Weighted negative log-likelihood of completions, in nats a token."""
+def imitation_loss(base: SharedBase, role: str, examples: Sequence[SftExample], *, rows: int = 8) -> float:
+    """Weighted negative log-likelihood of completions, in nats per token."""
     loss, count = 0.0, 0.0
     with base.role(role):
-        for micro in micro_batches([lesson.prompt for lesson in lessons], range(len(lessons)), rows):
-            part = [lessons[index] for index in micro]
+        for micro in micro_batches([example.prompt for example in examples], range(len(examples)), rows):
+            part = [examples[index] for index in micro]
             logprobs, _ = completion_logprobs(
-                base, [lesson.prompt for lesson in part], [lesson.completion for lesson in part]
+                base, [example.prompt for example in part], [example.completion for example in part]
             )
-            weight = torch.tensor([lesson.weight for lesson in part], device=logprobs.device)
+            weight = torch.tensor([example.weight for example in part], device=logprobs.device)
             loss -= float((weight * logprobs.sum(1)).sum())
-            count += sum(lesson.weight * len(lesson.completion) for lesson in part)
+            count += sum(example.weight * len(example.completion) for example in part)
     return loss / count

@@ -12,7 +12,7 @@ from rlaif.results.evaluation import WinRate
 from rlaif.stats import length_controlled_win_rate
 from rlaif.types import Comparison, Completion, Prompt
 
-__all__ = ["Duel", "Judging", "Outcomes", "judge_duels", "judge_note", "win_rate"]
+__all__ = ["PolicyPair", "Judging", "Outcomes", "judge_duels", "judge_note", "win_rate"]
 
 Judging = Callable[[Sequence[Comparison]], Iterable[Judged]]
 """Judges comparisons, in their order; `Judge.judge` is one. Both orders or none: the protocol sees to it."""
@@ -21,7 +21,7 @@ MANY = 0.05
 """Share of invalid pairs above which the reader is told."""
 
 
-class Duel(NamedTuple):
+class PolicyPair(NamedTuple):
     """A policy's completion and the start policy's, of one prompt and with one number."""
 
     prompt: Prompt
@@ -44,7 +44,7 @@ class Outcomes:
     statistics: LabelStatistics
 
 
-def judge_duels(duels: Sequence[Duel], judge: Judging, *, limit: int | None = None) -> Outcomes:
+def judge_duels(duels: Sequence[PolicyPair], judge: Judging, *, limit: int | None = None) -> Outcomes:
     """Ask `judge` about the duels whose number is below `limit`; the policy's completion is `a`."""
     values: list[float | None] = [None] * len(duels)
     places = [row for row, duel in enumerate(duels) if limit is None or duel.ours.index < limit]
@@ -59,7 +59,7 @@ def judge_duels(duels: Sequence[Duel], judge: Judging, *, limit: int | None = No
     return Outcomes(values=tuple(values), identical=len(places) - len(asked), statistics=statistics)
 
 
-def win_rate(duels: Sequence[Duel], outcomes: Outcomes, *, resamples: int, seed: int) -> WinRate:
+def win_rate(duels: Sequence[PolicyPair], outcomes: Outcomes, *, resamples: int, seed: int) -> WinRate:
     """The rates, with intervals by prompt; invalid verdicts are counted and left out."""
     valid = [(duel, value) for duel, value in zip(duels, outcomes.values, strict=True) if value is not None]
     wins, found = [value for _, value in valid], None
@@ -99,7 +99,7 @@ def judge_note(name: str, win: WinRate) -> list[str]:
     ]
 
 
-def _comparison(duel: Duel, beyond: int) -> Comparison:
+def _comparison(duel: PolicyPair, beyond: int) -> Comparison:
     """The policy's number goes on after the start policy's, so that no two completions have one id."""
     index = duel.ours.index + beyond
     return Comparison(

@@ -13,7 +13,7 @@ from tiny import save_tiny
 
 from rlaif.config import load_recipe, parse_recipe
 from rlaif.pipeline.run import run_recipe
-from rlaif.progress import Silent
+from rlaif.progress import NoProgress
 
 JUDGE = "scripted:spine:swift"
 SHORT = {
@@ -43,7 +43,7 @@ class Cut(Exception):
     """Stands for the end of the process."""
 
 
-class CutAt(Silent):
+class CutAt(NoProgress):
     """Raises when it hears of a step."""
 
     def note(self, text: str) -> None:
@@ -71,7 +71,7 @@ def recipe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
-def run(text: str, out: Path, *overrides: str, progress: Silent | None = None) -> Path:
+def run(text: str, out: Path, *overrides: str, progress: NoProgress | None = None) -> Path:
     run_recipe(parse_recipe(text, source="test", overrides=overrides), out=out, progress=progress)
     return out
 

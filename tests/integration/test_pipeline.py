@@ -77,7 +77,7 @@ def run(
 
 
 def rules(path: Path, *comparisons: str) -> Path:
-    """A constitution with one principle a question."""
+    """A constitution with one principle per question."""
     principles = [{"id": f"p{number}", "comparison": text} for number, text in enumerate(comparisons)]
     path.write_text(yaml.safe_dump({"principles": principles}), encoding="utf-8")
     return path

@@ -10,7 +10,7 @@ from toy_policy import prompts, toy_base
 from rlaif.errors import DataError
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.rl.episodes import common_prefix, micro_batches, response_states
-from rlaif.rl.rollout import Question, Sampler
+from rlaif.rl.rollout import EncodedPrompt, Sampler
 from rlaif.types import Message, Prompt
 
 
@@ -122,7 +122,7 @@ def test_states_and_gradients_do_not_depend_on_sharing_padding_or_company(kind: 
     base = SharedBase.from_model(tiny_model(kind), tiny_tokenizer())  # type: ignore[arg-type]
     base.add_adapter("policy", LoraSettings(rank=4, alpha=8), seed=0)
     sampler = Sampler(base, max_new_tokens=6, temperature=1.0)
-    asked: list[Question] = []
+    asked: list[EncodedPrompt] = []
     for text in (
         "Tell me about the sea",
         "Tell me",

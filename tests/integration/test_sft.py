@@ -24,7 +24,7 @@ from rlaif.digest import seed_from
 from rlaif.errors import DataError, ModelError
 from rlaif.models.finetune import FinetuneStep, NoReference
 from rlaif.models.shared_base import LoraSettings, SharedBase
-from rlaif.stages.sft import SftResult, completion_logprobs, lessons_from_rows, train_sft
+from rlaif.stages.sft import SftResult, completion_logprobs, examples_from_rows, train_sft
 
 QUICK: dict[str, Any] = {
     "epochs": 4,
@@ -64,7 +64,7 @@ def train(
 
 
 def probability(base: SharedBase, role: str, prompt: str, completion: str) -> float:
-    (lesson,) = lessons_from_rows([row(prompt, completion)], base)
+    (lesson,) = examples_from_rows([row(prompt, completion)], base)
     with torch.no_grad(), base.role(role):
         logprobs, _ = completion_logprobs(base, [lesson.prompt], [lesson.completion])
     return float(logprobs.sum().exp())

@@ -22,7 +22,7 @@ from rlaif.jobs.merging import merge_adapter
 from rlaif.jobs.ppo import PpoJob
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.run import RunResult, run_recipe
-from rlaif.progress import Silent
+from rlaif.progress import NoProgress
 from rlaif.runs.journal import Journal
 
 JUDGE = "scripted:spine:swift"
@@ -59,7 +59,7 @@ class Cut(Exception):
     """Stands for the end of the process."""
 
 
-class CutAt(Silent):
+class CutAt(NoProgress):
     """Raises when it hears of a step."""
 
     def __init__(self, text: str) -> None:
@@ -70,7 +70,7 @@ class CutAt(Silent):
             raise Cut
 
 
-class Notes(Silent):
+class Notes(NoProgress):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def shortened(recipe: str, model: Path) -> list[str]:
     return [part for each in (f"model={model}", "dtype=float32", *settings) for part in ("--set", each)]
 
 
-def run(text: str, out: Path, *overrides: str, progress: Silent | None = None) -> RunResult:
+def run(text: str, out: Path, *overrides: str, progress: NoProgress | None = None) -> RunResult:
     return run_recipe(parse_recipe(text, source="test", overrides=overrides), out=out, progress=progress)
 
 
@@ -565,7 +565,7 @@ def test_a_4bit_base_is_refused_where_it_cannot_work(tmp_path: Path) -> None:
     stage = "{stage: reward, quantization: 4bit, files: [{file: p.jsonl}]}"
     text = f"model: {tmp_path / 'model'}\ndevice: cpu\nstages: [{stage}]\n"
     with Journal(tmp_path / "journal.sqlite") as memo:
-        context = RunContext(parse_recipe(text, source="r.yaml"), memo=memo, progress=Silent())
+        context = RunContext(parse_recipe(text, source="r.yaml"), memo=memo, progress=NoProgress())
         with pytest.raises(ConfigError, match="4-bit weights need an NVIDIA GPU"):
             context.bases.get()
 
@@ -654,7 +654,7 @@ def ppo_job(data: Path, model: Path, asked: Path) -> PpoJob:
         overrides=[f"stages.ppo.ptx={{data: {data}}}"],
     )
     with Journal(data.with_suffix(".sqlite")) as journal:
-        context = RunContext(recipe, memo=journal, progress=Silent())
+        context = RunContext(recipe, memo=journal, progress=NoProgress())
         (config,) = recipe.stages
         assert isinstance(config, PpoConfig)
         return PpoJob(config, context)

@@ -17,11 +17,11 @@ from rlaif.errors import ConfigError, DataError, JudgingError
 from rlaif.pipeline.audit import AuditSettings, run_audit
 from rlaif.pipeline.dry_run import plan_recipe
 from rlaif.pipeline.run import run_recipe
-from rlaif.progress import Silent
+from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 
 
-class Heard(Silent):
+class Heard(NoProgress):
     """Keeps the remarks."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def test_an_audit_is_found_and_a_bad_one_refuses(tmp_path: Path) -> None:
         out=tmp_path / "audits",
         journal=tmp_path / "journal.sqlite",
     )
-    run_audit(settings, Silent())
+    run_audit(settings, NoProgress())
     heard = Heard()
     run_recipe(recipe(), out=tmp_path / "run", progress=heard)
     assert any(str(tmp_path / "audits") in note for note in heard.notes)

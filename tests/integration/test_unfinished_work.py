@@ -21,7 +21,7 @@ from rlaif.errors import ConfigError, DataError, ModelError, RlaifError
 from rlaif.jobs.learned_rows import pairs_digest, read_pairs
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.pipeline.run import RunResult, _why_again, run_recipe
-from rlaif.progress import Silent
+from rlaif.progress import NoProgress
 from rlaif.runs.manifest import MANIFEST, Manifest, damaged_outputs
 from rlaif.stages.sample import check_refused_rate
 
@@ -47,7 +47,7 @@ class Cut(Exception):
     """Stands for the end of the process."""
 
 
-class Notes(Silent):
+class Notes(NoProgress):
     """Keeps what it hears, and raises when it hears `end`."""
 
     def __init__(self, end: str = "") -> None:
@@ -76,7 +76,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(text: str, out: Path, progress: Silent | None = None) -> RunResult:
+def run(text: str, out: Path, progress: NoProgress | None = None) -> RunResult:
     return run_recipe(parse_recipe(text, source="test"), out=out, progress=progress)
 
 

@@ -108,7 +108,7 @@ def raw(content: bytes, *, code: int = 200, headers: Mapping[str, str] | None = 
     return lambda handler, _body: handler.reply(content, code=code, headers=headers)
 
 
-def told(*pairs: tuple[str, Any]) -> Action:
+def run_errors(*pairs: tuple[str, Any]) -> Action:
     """An answer with these tokens as the most probable ones."""
     return _with_tops(lambda _tops: chat_top(*pairs))
 
@@ -197,7 +197,7 @@ def _stuck(handler: Handler, _body: dict[str, Any]) -> None:
 GZIP_BOMB = bytes.fromhex("1f8b08000000000002ff")
 """The beginning of a compressed body; its length in the headers is what must be refused."""
 
-OTHERS = told((" the", -0.1), (" an", -2.9), (" it", -4.0))
+OTHERS = run_errors((" the", -0.1), (" an", -2.9), (" it", -4.0))
 
 FAULTS: dict[str, Fault] = {
     "good": Fault("harmless", changed(lambda reply: reply), weight=12.0),
@@ -263,13 +263,13 @@ FAULTS: dict[str, Fault] = {
     "log-probabilities are text": Fault("final", _without(logprobs="A"), "no_logprobs"),
     "an empty list of tokens": Fault("final", _with_tops(lambda _tops: _content([])), "no_logprobs"),
     "other tokens only": Fault("final", OTHERS, "labels_not_in_top"),
-    "NaN": Fault("final", told((" A", math.nan), (" B", -0.5)), "not_finite"),
-    "+inf": Fault("final", told((" A", math.inf), (" B", -0.5)), "not_finite"),
-    "positive": Fault("final", told((" A", 3.0), (" B", -0.5)), "not_finite"),
-    "more than one": Fault("final", told((" A", -0.01), (" B", -0.02)), "not_finite"),
-    "a label is null": Fault("final", told((" A", None), (" B", -0.5)), "not_finite"),
+    "NaN": Fault("final", run_errors((" A", math.nan), (" B", -0.5)), "not_finite"),
+    "+inf": Fault("final", run_errors((" A", math.inf), (" B", -0.5)), "not_finite"),
+    "positive": Fault("final", run_errors((" A", 3.0), (" B", -0.5)), "not_finite"),
+    "more than one": Fault("final", run_errors((" A", -0.01), (" B", -0.02)), "not_finite"),
+    "a label is null": Fault("final", run_errors((" A", None), (" B", -0.5)), "not_finite"),
     "labels impossible": Fault(
-        "final", told((" the", -0.01), (" A", -9999.0), (" B", -9999.0)), "labels_not_in_top"
+        "final", run_errors((" the", -0.01), (" A", -9999.0), (" B", -9999.0)), "labels_not_in_top"
     ),
 }
 

@@ -19,14 +19,14 @@ from rlaif.audit.report import AuditReport, audit_line, worst_grade
 from rlaif.audit.selection import halves, mean_logit, suggest
 from rlaif.audit.sensitivity import Sensitivity
 from rlaif.engines.scripted import ScriptedEngine
-from rlaif.progress import Silent
+from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
 LIBRARY = PromptLibrary()
 
 
-class Counted(Silent):
+class Counted(NoProgress):
     """Counts what was announced and what was done."""
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ from rlaif.jobs.audit_files import (
     save_text,
 )
 from rlaif.pipeline.audit import AuditSettings, run_difference
-from rlaif.progress import Silent
+from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown, cases_markdown
 from rlaif.types import Constitution
@@ -54,7 +54,7 @@ def report(rules: Constitution, count: int = 30) -> AuditReport:
 def pair_file(path: Path, count: int = 30, *, names: tuple[str, str] = ("chosen", "rejected")) -> str:
     texts = [("q1" + " word" * (i % 2), "q0" + " word" * (1 - i % 2)) for i in range(count)]
     rows = [
-        {"prompt": f"Question {i}?", names[0]: better, names[1]: worse}
+        {"prompt": f"EncodedPrompt {i}?", names[0]: better, names[1]: worse}
         for i, (better, worse) in enumerate(texts)
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -349,7 +349,7 @@ def test_two_constitutions_need_comparisons(tmp_path: Path) -> None:
         judge="scripted", constitution="warmth", journal=tmp_path / "j.sqlite", out=tmp_path
     )
     with pytest.raises(DataError, match="nothing to compare"):
-        run_difference(settings, "concise", Silent())
+        run_difference(settings, "concise", NoProgress())
 
 
 def test_skipped_rows_and_equal_pairs_are_told(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from rlaif.cli.audit import audit
 from rlaif.config import parse_recipe
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.trust import audit_command
-from rlaif.pipeline.dry_run import Forgetful
-from rlaif.progress import Silent
+from rlaif.pipeline.dry_run import NullMemo
+from rlaif.progress import NoProgress
 
 RECIPE = """
 model: {model}
@@ -26,7 +26,7 @@ stages: [{{stage: sample}}, {{stage: label}}]
 @pytest.mark.parametrize("model", ["openai:org/model", "smollm2-135m", "/a folder/model"])
 def test_the_command_reads_back_as_what_was_meant(tmp_path: Path, model: str) -> None:
     recipe = parse_recipe(RECIPE.format(model=model, constitution="my rules.yaml"), source="test")
-    command = audit_command(model, RunContext(recipe, memo=Forgetful(), progress=Silent(), path=tmp_path))
+    command = audit_command(model, RunContext(recipe, memo=NullMemo(), progress=NoProgress(), path=tmp_path))
     program, name, *arguments = shlex.split(command)
     assert (program, name) == ("rlaif", "audit")
     read = audit.make_context("audit", arguments, ignore_unknown_options=False)

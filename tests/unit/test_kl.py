@@ -39,7 +39,7 @@ def test_fixed_may_be_0() -> None:
 
 
 def test_adaptive_by_hand() -> None:
-    """Ziegler: target 6, horizon 10 000, 512 episodes an update; 6.6 is 10 % over the target."""
+    """Ziegler: target 6, horizon 10 000, 512 episodes per update; 6.6 is 10 % over the target."""
     controller = AdaptiveKL(target=6, episodes=512, horizon=10_000, beta=0.15)
     assert controller.update(6.6) == pytest.approx(0.15 * (1 + 0.1 * 512 / 10_000))
 

@@ -15,8 +15,8 @@ from rlaif.cli.show import show
 from rlaif.config import parse_recipe
 from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
-from rlaif.pipeline.dry_run import Forgetful
-from rlaif.progress import Silent
+from rlaif.pipeline.dry_run import NullMemo
+from rlaif.progress import NoProgress
 from rlaif.report.labels import labelled
 from rlaif.report.training import ppo_steps, step_line
 from rlaif.runs.manifest import Manifest
@@ -98,7 +98,7 @@ def test_a_comparison_does_not_repeat_the_table_of_the_evaluation(tmp_path: Path
         (without, "[{stage: evaluate}, {stage: compare}]"),
     ):
         recipe = parse_recipe(f"stages: {stages}", source="r.yaml")
-        context = RunContext(recipe, memo=Forgetful(), progress=Silent())
+        context = RunContext(recipe, memo=NullMemo(), progress=NoProgress())
         show(CompareJob(recipe.stages[-1], context).summary(tmp_path, MANIFEST), console)
     assert "Policies" in with_it.export_text()
     said = without.export_text()

@@ -26,7 +26,10 @@ def test_sampling_that_biases_the_kl_is_refused_with_the_reason(changed: dict[st
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"episodes": 10, "samples_per_prompt": 4}, "10 episodes cannot be shared out at 4 samples a prompt"),
+        (
+            {"episodes": 10, "samples_per_prompt": 4},
+            "10 episodes cannot be shared out at 4 samples per prompt",
+        ),
         ({"episodes": 4, "minibatches": 5}, "4 episodes cannot be cut into 5 minibatches"),
         ({"steps": 3, "value_warmup": 3}, "leaves nothing of 3 steps for the policy"),
         ({"kl": "adaptive", "beta": 0.0}, "must start above 0"),

@@ -17,7 +17,7 @@ from rlaif.errors import RunError
 from rlaif.io import writers
 from rlaif.io.writers import CHUNK, RowWriter, write_rows, write_text
 from rlaif.runs import disk
-from rlaif.runs.disk import told, write_whole
+from rlaif.runs.disk import run_errors, write_whole
 
 ROWS = [
     {
@@ -142,7 +142,7 @@ def test_write_whole_leaves_no_trace_and_replaces(tmp_path: Path) -> None:
 
 
 def test_error_without_a_number(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="odd thing"), told("read it", tmp_path):
+    with pytest.raises(RunError, match="odd thing"), run_errors("read it", tmp_path):
         raise OSError("odd thing")
 
 

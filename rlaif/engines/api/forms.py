@@ -26,7 +26,7 @@ class Form:
 
     Attributes:
         top: Most probable tokens to ask for; 0 when labels are read by votes.
-        votes: Sampled answers a label, when they are.
+        votes: Sampled answers per label, when they are.
         continues: Whether the server continues an assistant's turn when told to, as vLLM and SGLang do.
         limit: Name of the field that bounds the new tokens.
         extra: Fields added to every body.

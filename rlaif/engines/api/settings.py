@@ -22,7 +22,7 @@ class ApiSettings:
     Attributes:
         api: `chat` (the server applies the chat template) or `completions` (base models, in the plain form).
         reads: `logprobs`, `votes`, or `auto`: log-probabilities where the server tells them, else votes.
-        votes: Sampled answers a label; 1 takes one greedy answer.
+        votes: Sampled answers per label; 1 takes one greedy answer.
         top_logprobs: Most probable tokens to ask for; vLLM allows 20 and other servers down to 5.
         continues: Whether the server continues an assistant's turn (vLLM, SGLang); `None` finds out.
         concurrency: Requests at once to one server, at most.
