@@ -27,7 +27,7 @@ def comparison(
     number: int, a: str, b: str, *, tags: Sequence[str] = (), models: tuple[str, str] = ("given", "given")
 ) -> Comparison:
     prompt = Prompt(
-        id=f"p{number}", messages=(Message("user", f"EncodedPrompt {number}?"),), tags=tuple(tags)
+        id=f"p{number}", messages=(Message("user", f"Question {number}?"),), tags=tuple(tags)
     )
     both = [
         Completion(

@@ -79,7 +79,7 @@ def test_files_that_do_not_exist() -> None:
 
 def thousand(bad: str) -> str:
     """1,000 rows; number 457 is `bad`."""
-    lines = [json.dumps({"prompt": f"EncodedPrompt {number}?"}) for number in range(1, 1001)]
+    lines = [json.dumps({"prompt": f"Question {number}?"}) for number in range(1, 1001)]
     lines[456] = bad
     return write("many.jsonl", "\n".join(lines))
 

@@ -54,7 +54,7 @@ def report(rules: Constitution, count: int = 30) -> AuditReport:
 def pair_file(path: Path, count: int = 30, *, names: tuple[str, str] = ("chosen", "rejected")) -> str:
     texts = [("q1" + " word" * (i % 2), "q0" + " word" * (1 - i % 2)) for i in range(count)]
     rows = [
-        {"prompt": f"EncodedPrompt {i}?", names[0]: better, names[1]: worse}
+        {"prompt": f"Question {i}?", names[0]: better, names[1]: worse}
         for i, (better, worse) in enumerate(texts)
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows))

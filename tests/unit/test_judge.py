@@ -31,7 +31,7 @@ LIBRARY = PromptLibrary()
 def comparisons(count: int) -> list[Comparison]:
     found = []
     for number in range(count):
-        prompt = Prompt(id=f"q{number}", messages=(Message("user", f"EncodedPrompt {number}?"),))
+        prompt = Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),))
         a, b = (
             Completion(
                 id=f"{prompt.id}/{n}",

@@ -34,7 +34,7 @@ RULES = Constitution(name="c", principles=(Principle(id="p", comparison="Which i
 
 
 def asked(number: int) -> Prompt:
-    return Prompt(id=f"q{number}", messages=(Message("user", f"EncodedPrompt {number}?"),))
+    return Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),))
 
 
 def answers(number: int, *texts: str) -> list[Completion]:
@@ -194,7 +194,7 @@ def test_no_label_without_a_valid_verdict() -> None:
 
     def labels(request: LabelRequest) -> list[float]:
         return (
-            [math.nan, 0.0] if "EncodedPrompt 1?" in request.messages[1].content else pseudo_labels(request)
+            [math.nan, 0.0] if "Question 1?" in request.messages[1].content else pseudo_labels(request)
         )
 
     found = labelled(ScriptedEngine(labels=labels), pairs="all", statistics=statistics)

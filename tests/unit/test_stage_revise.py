@@ -27,7 +27,7 @@ RULES = Constitution(
     ),
 )
 PROMPTS = [
-    Prompt(id=f"q{number}", messages=(Message("user", f"EncodedPrompt {number}?"),), tags=("t",))
+    Prompt(id=f"q{number}", messages=(Message("user", f"Question {number}?"),), tags=("t",))
     for number in range(20)
 ]
 
@@ -59,7 +59,7 @@ def test_the_steps_come_in_order_and_read_what_was_before() -> None:
     assert [step.revision.split()[0] for step in found.rounds] == ["revision", "revision"]
     assert found.final == found.rounds[1].revision
     answer, critique, revision, again, last = seen
-    assert answer == "EncodedPrompt 0?"
+    assert answer == "Question 0?"
     assert found.initial in critique
     assert found.initial in revision
     assert found.rounds[0].critique in revision
@@ -140,5 +140,5 @@ def test_sft_rows_are_the_revisions_without_repeats() -> None:
     (found,) = revised(same, rounds=3, prompts=PROMPTS[:1])
     (row,) = sft_rows(found, LIBRARY, {"seed": 7})
     assert row["completion"] == [{"role": "assistant", "content": "the same"}]
-    assert row["prompt"] == [{"role": "user", "content": "EncodedPrompt 0?"}]
+    assert row["prompt"] == [{"role": "user", "content": "Question 0?"}]
     assert (row["id"], row["round"], row["seed"]) == ("q0/r1", 1, 7)
