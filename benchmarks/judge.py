@@ -47,7 +47,7 @@ from rlaif.engines.labels import LabelPrompt, find_labels
 from rlaif.engines.prefix import plan_passes
 from rlaif.io.readers import read_responses
 from rlaif.judging.judge import Judge
-from rlaif.judging.protocols import protocol_named
+from rlaif.judging.table import open_protocol
 from rlaif.models.alias import ALIASES
 from rlaif.models.load import count_parameters, load_engine, load_tokenizer
 from rlaif.models.memory import model_shape
@@ -118,7 +118,7 @@ def questions(
     comparisons: Sequence[Comparison], rules: Constitution, protocol: str
 ) -> list[list[LabelRequest]]:
     """All questions about each comparison."""
-    asked = protocol_named(protocol, library=PromptLibrary(), constitution=rules)
+    asked = open_protocol(protocol, library=PromptLibrary(), constitution=rules)
     return [
         [request for rule in rules.principles for request in asked.questions(each, rule)]
         for each in comparisons
@@ -392,7 +392,7 @@ def memory(args: argparse.Namespace) -> None:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     card = EngineCard(name="random", revision="0", kind="hf", dtype="float32", context=8192, chat=True)
     rules = principles(1)
-    asked = protocol_named(args.protocol, library=PromptLibrary(), constitution=rules)
+    asked = open_protocol(args.protocol, library=PromptLibrary(), constitution=rules)
     judge = Judge(HFEngine(model, tokenizer, card), asked, rules, principles="all", seed=0)
     start, judged = time.perf_counter(), sum(1 for _ in judge.judge(stream(args.data, args.memory_rows)))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

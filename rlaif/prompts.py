@@ -52,8 +52,6 @@ _FENCE = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(FENCES) + r")(?![\w-]))", re.I
 _BLOCKS = ("system", "user", "answer", "labels")
 REASON = 200
 """Characters of the reason that an error gives."""
-TEMPLATES = ("policy", "critique", "revise", "judge_pairwise", "judge_pointwise", "judge_cot")
-"""The templates that the stages render; each is a file `NAME.j2`."""
 
 
 class Quoted(str):

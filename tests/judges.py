@@ -26,9 +26,7 @@ from rlaif.types import (
 def comparison(
     number: int, a: str, b: str, *, tags: Sequence[str] = (), models: tuple[str, str] = ("given", "given")
 ) -> Comparison:
-    prompt = Prompt(
-        id=f"p{number}", messages=(Message("user", f"Question {number}?"),), tags=tuple(tags)
-    )
+    prompt = Prompt(id=f"p{number}", messages=(Message("user", f"Question {number}?"),), tags=tuple(tags))
     both = [
         Completion(
             id=f"p{number}/{index}", prompt_id=prompt.id, index=index, text=text, finish="given", model=model

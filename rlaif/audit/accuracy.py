@@ -25,12 +25,11 @@ from rlaif.audit.cases import Case, Pair, judge_pairs
 from rlaif.audit.grade import Basis, judgement
 from rlaif.audit.report import AuditKey, AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
 from rlaif.audit.selection import FEWEST, Suggestion, mean_logit, suggest
-from rlaif.audit.sensitivity import Sensitivity, Variant, measure, variants
+from rlaif.audit.sensitivity import Sensitivity, Variant, measure, variant_count, variants
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.aggregate import PrincipleStatistics
 from rlaif.judging.judge import PrincipleMode
-from rlaif.judging.opening import open_judge, open_protocol
-from rlaif.judging.protocols import QUESTIONS
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
@@ -39,8 +38,6 @@ __all__ = ["audit", "audit_key", "in_scope", "questions_of"]
 
 SENSITIVITY_ROWS = 100
 """Comparisons that each change of labels or wording is tried on, one principle each."""
-CHANGES = {"pairwise": 4, "pointwise": 3, "cot": 2}
-"""Most changes that each protocol is tried under."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +123,10 @@ def audit(
 
 def audit_key(engine: Engine, library: PromptLibrary, constitution: Constitution, protocol: str) -> AuditKey:
     """The key of an audit of `engine` under `protocol`."""
-    template = open_protocol(protocol, library=library, constitution=constitution).template
     return AuditKey(
         judge_revision=engine.card.revision,
         constitution_digest=constitution.digest,
-        template_digest=library.digest(template),
+        template_digest=library.digest(PROTOCOLS[protocol].template),
         protocol=protocol,
     )
 
@@ -142,8 +138,8 @@ def questions_of(
     total = 0
     for name, constitution in usable.items():
         each = len(constitution.principles) if mode == "all" else 1
-        total += QUESTIONS * (
-            (pairs + probes) * each + CHANGES[name] * min(sensitivity_rows, pairs or probes)
+        total += PROTOCOLS[name].asks * (
+            (pairs + probes) * each + variant_count(name) * min(sensitivity_rows, pairs or probes)
         )
     return total
 
@@ -181,7 +177,7 @@ def _gather(
                 least_share=least_share,
             )
         )
-        asked = sum(isinstance(each, Variant) for each in found) * len(tried) * QUESTIONS
+        asked = sum(isinstance(each, Variant) for each in found) * len(tried) * PROTOCOLS[name].asks
         progress.begin(f"{name}: other labels and wordings on {len(tried)} comparisons", asked)
         sensitivity = [
             measure(each, tried, engine=engine, seed=seed, progress=progress)
@@ -209,7 +205,7 @@ def _protocol_audit(
         key=found.key,
         ensemble=ensemble,
         one_principle=one_principle_accuracy(labelled),
-        one_order=one_order_accuracy(labelled) if found.key.protocol != "pointwise" else None,
+        one_order=one_order_accuracy(labelled) if PROTOCOLS[found.key.protocol].orders else None,
         bias=bias,
         principles=tuple(_principle_audit(each.id, each.tags, found) for each in constitution.principles),
         sensitivity=tuple(found.sensitivity),

@@ -26,6 +26,7 @@ from rlaif import stats
 from rlaif.audit.agreement import Agreement, Baselines
 from rlaif.audit.biases import Bias
 from rlaif.audit.sensitivity import Sensitivity
+from rlaif.judging.table import PROTOCOLS
 
 __all__ = ["Basis", "Grade", "Judgement", "judgement", "share"]
 
@@ -130,7 +131,7 @@ def _slight_accuracy(basis: Basis) -> Iterator[str]:
 
 
 def _facts(basis: Basis | None, bias: Bias, protocol: str) -> str:
-    how = "pointwise accuracy" if protocol == "pointwise" else "both-order accuracy"
+    how = "both-order accuracy" if PROTOCOLS[protocol].orders else f"{protocol} accuracy"
     told = "accuracy unknown"
     if basis:
         what = "pairs" if basis.kind == "pairs" else "built-in probes"

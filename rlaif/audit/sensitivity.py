@@ -19,13 +19,13 @@ from rlaif.audit.agreement import agreement
 from rlaif.audit.cases import Case, Pair, judge_pairs
 from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
 from rlaif.judging.aggregate import sigmoid
-from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary, neutralize_fences
 from rlaif.types import Answers, Comparison, Constitution, Message, Principle, Verdict
 
-__all__ = ["REWORDINGS", "Sensitivity", "Variant", "measure", "variants"]
+__all__ = ["REWORDINGS", "Sensitivity", "Variant", "measure", "variant_count", "variants"]
 
 Kind = Literal["labels", "wording"]
 
@@ -149,7 +149,7 @@ def variants(
     base = open_protocol(name, library=library, constitution=constitution)
     principle = constitution.principles[0]
     before = base.questions(sample, principle)
-    if name == "pairwise":
+    if base.relabelling == "letters":
         first, second = (label.strip() for label in before[0].labels)
         for title, mapping in (
             (f"labels 1/2 for {first}/{second}", ("1", "2")),
@@ -165,7 +165,7 @@ def variants(
                 if shown
                 else Sensitivity(name=title, kind="labels", note=note)
             )
-    if name == "pointwise":
+    if base.relabelling == "answers":
         yield Variant("answers exchanged", "labels", ReversedAnswers(library), constitution)
     rewordings = REWORDINGS.get(constitution.language.partition("-")[0], ())
     if not rewordings:
@@ -182,6 +182,12 @@ def variants(
             open_protocol(name, library=library, constitution=changed, least_share=least_share),
             changed,
         )
+
+
+def variant_count(name: str) -> int:
+    """How many variants protocol `name` has at most."""
+    relabelled = {"letters": 2, "answers": 1, "none": 0}[PROTOCOLS[name].relabelling]
+    return relabelled + max(map(len, REWORDINGS.values()))
 
 
 def measure(

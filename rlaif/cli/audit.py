@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlaif.cli.options import common_options, constitution_option, examples, min_label_share_option
+from rlaif.judging.table import PROTOCOLS
 
 if TYPE_CHECKING:
     from rlaif.audit.report import AuditReport, ProtocolAudit
@@ -50,7 +51,7 @@ JOURNAL = "rlaif-journal.sqlite"
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["both", "pairwise", "pointwise", "cot"]),
+    type=click.Choice(["both", *PROTOCOLS]),
     default="both",
     show_default=True,
     help="How the judge is asked; both compares pairwise and pointwise; cot reasons first.",

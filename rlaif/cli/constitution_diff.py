@@ -9,6 +9,7 @@ import click
 from rlaif.cli.audit import audit_settings
 from rlaif.cli.echo import tell_json
 from rlaif.cli.options import common_options, examples
+from rlaif.judging.table import PROTOCOLS
 
 if TYPE_CHECKING:
     from rlaif.audit.differences import Difference
@@ -46,10 +47,7 @@ SHOWN = 10
     "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read; they are counted."
 )
 @click.option(
-    "--protocol",
-    type=click.Choice(["pairwise", "pointwise", "cot"]),
-    default=None,
-    help="How to ask. [default: that of A]",
+    "--protocol", type=click.Choice(list(PROTOCOLS)), default=None, help="How to ask. [default: that of A]"
 )
 @click.option(
     "--limit", type=click.IntRange(min=1), default=200, show_default=True, help="Pairs of --on to draw."

@@ -18,6 +18,7 @@ from rlaif.cli.options import (
 )
 from rlaif.cli.settings import SAMPLING, make_recipe, pick
 from rlaif.config import LabelConfig, SampleConfig, StageConfig
+from rlaif.judging.table import PROTOCOLS
 
 __all__ = ["label"]
 
@@ -62,7 +63,7 @@ class _Pairs(click.ParamType[str | int]):
 @click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
 @click.option(
     "--protocol",
-    type=click.Choice(["pairwise", "pointwise", "cot"]),
+    type=click.Choice(list(PROTOCOLS)),
     default=None,
     help="pairwise: two completions, labels A and B, both orders; pointwise: each alone; cot: pairwise after "
     "reasoning. "

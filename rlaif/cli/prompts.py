@@ -10,6 +10,7 @@ from rlaif.cli.echo import tell
 from rlaif.cli.options import constitution_option, examples
 from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError
+from rlaif.judging.table import PROTOCOLS, open_protocol
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.suggest import did_you_mean
 from rlaif.types import Comparison, Completion, Constitution, Message, Principle, Prompt
@@ -18,7 +19,7 @@ __all__ = ["prompts"]
 
 LISTED = 50
 """Principles that an error names."""
-KINDS = ("pairwise", "pointwise", "critique", "revise", "policy")
+KINDS = (*PROTOCOLS, "critique", "revise", "policy")
 
 
 @click.group(epilog=examples("rlaif prompts render --kind pairwise"))
@@ -93,30 +94,34 @@ def render(
         )
         for index, each in enumerate((a, b))
     )
-    match chosen:
-        case "pairwise":
-            question = library.judge_pairwise(Comparison(prompt, first, second), rule, loaded)
-        case "pointwise":
-            question = library.judge_pointwise(prompt, first, rule)
-        case "critique":
-            question = LabelPrompt(library.critique(prompt, a, rule), ())
-        case "revise":
-            question = LabelPrompt(library.revise(prompt, a, critique, rule), ())
-        case _:
-            question = LabelPrompt(library.policy(prompt), ())
+    if chosen in PROTOCOLS:
+        protocol = open_protocol(chosen, library=library, constitution=loaded)
+        asked = protocol.questions(Comparison(prompt, first, second), rule)[0]
+        question, name = LabelPrompt(asked.messages, asked.labels), protocol.template
+    else:
+        name, texts = chosen, _texts(chosen, library, prompt, rule, completion=a, critique=critique)
+        question = LabelPrompt(texts, ())
     _print(question, model)
-    name = f"judge_{chosen}" if question.labels else chosen
     tell(f"template {name}.j2, digest {library.digest(name)}", err=True)
+
+
+def _texts(
+    kind: str, library: PromptLibrary, prompt: Prompt, rule: Principle, *, completion: str, critique: str
+) -> tuple[Message, ...]:
+    """What a policy reads when it answers, criticises or revises."""
+    match kind:
+        case "critique":
+            return library.critique(prompt, completion, rule)
+        case "revise":
+            return library.revise(prompt, completion, critique, rule)
+        case _:
+            return library.policy(prompt)
 
 
 def _principle(constitution: Constitution, kind: str, id: str | None, *, source: str) -> Principle:
     """The principle called `id`, or the first that has the half which `kind` needs."""
-    half = {
-        "pairwise": "comparison",
-        "pointwise": "question",
-        "critique": "critique",
-        "revise": "revision",
-    }.get(kind, "id")
+    halves = {name: protocol.half for name, protocol in PROTOCOLS.items()}
+    half = {**halves, "critique": "critique", "revise": "revision"}.get(kind, "id")
     usable = [
         each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)
     ]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.labelling import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings
+from rlaif.config.labelling import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings, ProtocolName
 
 __all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
 
@@ -53,7 +53,7 @@ class EvaluateConfig(BaseStage, PromptSettings):
     judge: str | None = None
     """Model that judges; the recipe's `model` when left out."""
 
-    protocol: Literal["pairwise", "pointwise", "cot"] | None = None
+    protocol: ProtocolName | None = None
     """How it is asked; what the constitution was written for when left out."""
 
     min_label_share: LabelShare = LEAST_LABEL_SHARE

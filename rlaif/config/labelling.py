@@ -6,7 +6,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+from rlaif.judging.table import PROTOCOLS
 
 __all__ = [
     "LEAST_LABEL_SHARE",
@@ -16,6 +19,7 @@ __all__ = [
     "LabelConfig",
     "LabelShare",
     "PromptSettings",
+    "ProtocolName",
     "ReviseConfig",
     "SampleConfig",
     "ServerConfig",
@@ -34,6 +38,17 @@ LabelShare = Annotated[float, Field(ge=0, lt=1)]
 """Least probability that the two labels of a verdict hold together."""
 LEAST_LABEL_SHARE = 0.005
 Split = Literal["sft", "label", "rl", "eval", "all"]
+
+
+class _OneOfTheProtocols:
+    """Reads a name that `PROTOCOLS` has."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(PROTOCOLS))
+
+
+ProtocolName = Annotated[str, _OneOfTheProtocols()]
+"""How a judge is asked."""
 
 
 class Settings(BaseModel):
@@ -269,7 +284,7 @@ class AuditConfig(BaseStage):
     judge: str | None = None
     """Model to audit; that of the next `label` stage when left out."""
 
-    protocol: Literal["pairwise", "pointwise", "cot", "both"] | None = None
+    protocol: ProtocolName | Literal["both"] | None = None
     """How it is asked; as in the next `label` stage when left out. `both` sets pairwise beside pointwise."""
 
     principles: Literal["sample", "all"] | None = None
@@ -334,7 +349,7 @@ class LabelConfig(BaseStage):
     judge: str | None = None
     """Model that judges; the recipe's `model` when left out."""
 
-    protocol: Literal["pairwise", "pointwise", "cot"] | None = None
+    protocol: ProtocolName | None = None
     """How it is asked; what the constitution was written for when left out. `cot` reasons before a pairwise
     label."""
 

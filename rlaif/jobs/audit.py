@@ -17,7 +17,7 @@ from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, trans
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
-from rlaif.judging.opening import open_protocol
+from rlaif.judging.table import open_protocol
 from rlaif.models.memory import Work
 from rlaif.report.audit import audit_lines, cases_markdown
 from rlaif.report.shown import Shown

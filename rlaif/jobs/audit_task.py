@@ -13,22 +13,20 @@ from rlaif.audit.accuracy import SENSITIVITY_ROWS, audit, in_scope, questions_of
 from rlaif.audit.cases import Case, Pair, plain
 from rlaif.audit.differences import Difference
 from rlaif.audit.report import AuditReport
-from rlaif.constitution.load import Half, load_constitution, require
+from rlaif.constitution.load import load_constitution, require
 from rlaif.engines.base import LEAST_SHARE, Engine, TokenCount
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
 from rlaif.jobs.audit_files import Pairs, read_pairs, read_probes, save_text
 from rlaif.jobs.estimate import shared
 from rlaif.judging.judge import PrincipleMode
-from rlaif.judging.opening import open_judge, open_protocol
-from rlaif.judging.protocols import QUESTIONS
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown
 from rlaif.types import Constitution
 
 __all__ = [
-    "HALVES",
     "AuditInputs",
     "AuditTask",
     "Plan",
@@ -40,7 +38,6 @@ __all__ = [
     "write_audit",
 ]
 
-HALVES: Mapping[str, Half] = {"pairwise": "comparison", "pointwise": "question", "cot": "comparison"}
 BOTH = ("pairwise", "pointwise")
 ProbeChoice = Literal["all", "on-topic", "none"]
 Keep = Callable[[str, Sequence[Case], Sequence[Case]], None]
@@ -67,7 +64,7 @@ class AuditTask:
     data: str | None = None
     prompt_column: str = "prompt"
     skip_bad_rows: bool = False
-    protocol: Literal["both", "pairwise", "pointwise", "cot"] | None = "both"
+    protocol: str | None = "both"
     limit: int | None = None
     probes: ProbeChoice = "all"
     principles: PrincipleMode = "all"
@@ -196,7 +193,7 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         )
         for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
             requests = judge.requests(pair.comparison)
-            lengths += [counter.count(request.messages) for request in requests[:QUESTIONS]]
+            lengths += [counter.count(request.messages) for request in requests[: protocol.asks]]
             groups.append([counter.render(request.messages) for request in requests])
     return Plan(
         protocols=tuple(inputs.usable),
@@ -230,7 +227,8 @@ def _usable(constitution: Constitution, settings: AuditTask, progress: Progress)
     for name in asked:
         try:
             usable[name] = replace(
-                constitution, principles=require(constitution, HALVES[name], source=settings.constitution)
+                constitution,
+                principles=require(constitution, PROTOCOLS[name].half, source=settings.constitution),
             )
         except ConstitutionError as error:
             refused.append(error)

@@ -20,7 +20,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.rewards import model_reward
-from rlaif.judging.opening import open_judge, open_protocol
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import Work
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown, evaluation_table
@@ -182,7 +182,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             constitution=context.constitution,
             least_share=config.min_label_share,
         )
-        principles = usable(context, "question" if protocol.half == "question" else "comparison")
+        principles = usable(context, protocol.half)
         engine = context.engines.get(context.model(config.judge))
         return open_judge(
             engine,
@@ -200,7 +200,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             self.context.engines.card(self.context.model(self.config.judge)),
             self.config.protocol,
         )
-        template = f"judge_{protocol or self.context.constitution.protocol}"
+        template = PROTOCOLS[protocol or self.context.constitution.protocol].template
         return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from rlaif.config import LabelConfig
-from rlaif.constitution.load import Half
 from rlaif.digest import digest
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
@@ -35,8 +34,8 @@ from rlaif.jobs.sample import SampleJob
 from rlaif.jobs.trust import calibration_for, check_audit
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
-from rlaif.judging.opening import open_judge, open_protocol
 from rlaif.judging.protocols import JudgingProtocol
+from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import Work
 from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table
 from rlaif.report.samples import preferences_markdown, read_spread
@@ -69,8 +68,7 @@ class LabelJob(Job[LabelConfig]):
             clamp=config.clamp,
             least_share=config.min_label_share,
         )
-        half: Half = "comparison" if self.protocol.half == "comparison" else "question"
-        self.constitution = usable(context, half)
+        self.constitution = usable(context, self.protocol.half)
         self.templates = context.library.digest(self.protocol.template)
         """Digest of the judge's templates; read now, so that a broken one is found before anything is
         sampled."""
@@ -305,7 +303,7 @@ class LabelJob(Job[LabelConfig]):
         read = round(
             tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
         )
-        write = questions * config.reasoning_tokens if self.protocol.name == "cot" else 0
+        write = questions * config.reasoning_tokens if self.protocol.reasons else 0
         return StagePlan(
             name=config.name,
             kind=config.stage,

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from rlaif.digest import unit_from
 from rlaif.engines.base import Engine, LabelReading, LabelRequest
 from rlaif.judging.aggregate import combine
-from rlaif.judging.protocols import QUESTIONS, JudgingProtocol
+from rlaif.judging.protocols import JudgingProtocol
 from rlaif.progress import NoProgress, Progress
 from rlaif.types import Comparison, Constitution, Principle, Verdict
 
@@ -74,7 +74,7 @@ class Judge:
     @property
     def questions_each(self) -> int:
         """How many questions one comparison needs."""
-        return QUESTIONS * (len(self._constitution.principles) if self._mode == "all" else 1)
+        return self._protocol.asks * (len(self._constitution.principles) if self._mode == "all" else 1)
 
     def requests(self, comparison: Comparison) -> list[LabelRequest]:
         """Every question that `judge` would ask about `comparison`."""

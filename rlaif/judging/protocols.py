@@ -17,45 +17,69 @@ A reading whose labels together hold less than a least share of the probability 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Literal, Self
 
 from rlaif.engines.base import LEAST_SHARE, LabelReading, LabelRequest
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Constitution, Order, Principle, Verdict
 
-__all__ = ["QUESTIONS", "JudgingProtocol", "Pairwise", "Pointwise", "log_odds", "protocol_named"]
+__all__ = ["Half", "JudgingProtocol", "Pairwise", "Pointwise", "Relabelling", "log_odds"]
 
 
-QUESTIONS = 2
-"""Questions that either protocol asks about one comparison under one principle."""
+Half = Literal["comparison", "question"]
+Relabelling = Literal["letters", "answers", "none"]
 
 
-class JudgingProtocol(Protocol):
-    """Turns a comparison and a principle into questions, and their readings into verdicts."""
+class JudgingProtocol(ABC):
+    """Turns a comparison and a principle into questions, and their readings into verdicts.
 
-    name: str
-    half: str
+    A new one needs a class, a template of its own in `prompts/`, and a row in
+    `rlaif.judging.table.PROTOCOLS`.
+    """
+
+    name: ClassVar[str]
+    half: ClassVar[Half]
     """The part of a principle that the protocol reads."""
-    template: str
+    template: ClassVar[str]
+    """File in `prompts/`, without its `.j2`."""
+    asks: ClassVar[int] = 2
+    """Questions about one comparison under one principle."""
+    orders: ClassVar[bool] = False
+    """Whether each pair is read in both orders."""
+    reasons: ClassVar[bool] = False
+    """Whether the judge reasons before its label is read."""
+    relabelling: ClassVar[Relabelling] = "none"
+    """How an audit may rename the labels: the letters of the two sides, the answers of the question, or
+    not."""
 
+    @classmethod
+    def open(
+        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+    ) -> Self:
+        """The protocol with a run's templates and settings, of which it takes what it reads."""
+        return cls(library, constitution, least_share=least_share)  # type: ignore[call-arg]
+
+    @abstractmethod
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
-        """The `QUESTIONS` questions to ask."""
-        ...
+        """The `asks` questions to ask."""
 
+    @abstractmethod
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
     ) -> tuple[Verdict, ...]:
         """What the readings of those questions, in their order, say."""
-        ...
 
 
-class Pairwise:
+class Pairwise(JudgingProtocol):
     """Both completions in one question, asked in both orders."""
 
     name = "pairwise"
     half = "comparison"
     template = "judge_pairwise"
+    orders = True
+    relabelling: ClassVar[Relabelling] = "letters"
 
     def __init__(
         self, library: PromptLibrary, constitution: Constitution, *, least_share: float = LEAST_SHARE
@@ -91,16 +115,24 @@ class Pairwise:
         return tuple(found)
 
 
-class Pointwise:
+class Pointwise(JudgingProtocol):
     """Each completion alone."""
 
     name = "pointwise"
     half = "question"
     template = "judge_pointwise"
+    relabelling = "answers"
 
     def __init__(self, library: PromptLibrary, *, least_share: float = LEAST_SHARE) -> None:
         self._library = library
         self._least_share = least_share
+
+    @classmethod
+    def open(
+        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+    ) -> Self:
+        """See `JudgingProtocol`; the question of a principle needs nothing of the constitution."""
+        return cls(library, least_share=least_share)
 
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question about `a`, and about `b`."""
@@ -126,15 +158,6 @@ class Pointwise:
                 evidence=_evidence("a_", a) | _evidence("b_", b),
             ),
         )
-
-
-def protocol_named(
-    name: str, *, library: PromptLibrary, constitution: Constitution, least_share: float = LEAST_SHARE
-) -> JudgingProtocol:
-    """The protocol called `name` (`pairwise` or `pointwise`)."""
-    if name == Pairwise.name:
-        return Pairwise(library, constitution, least_share=least_share)
-    return Pointwise(library, least_share=least_share)
 
 
 def log_odds(reading: LabelReading, least_share: float = LEAST_SHARE) -> float | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from rlaif.engines.base import (
     LEAST_SHARE,
@@ -33,7 +33,7 @@ from rlaif.engines.base import (
 )
 from rlaif.errors import ConfigError
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import Pairwise
+from rlaif.judging.protocols import JudgingProtocol, Pairwise
 from rlaif.progress import Progress
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Constitution, Message, Principle, Verdict
@@ -83,6 +83,8 @@ class ChainOfThought(Pairwise):
 
     name = "cot"
     template = "judge_cot"
+    reasons = True
+    relabelling = "none"
 
     def __init__(
         self,
@@ -99,6 +101,13 @@ class ChainOfThought(Pairwise):
             )
         super().__init__(library, constitution, least_share=least_share)
         self._bound = math.inf if clamp == 1.0 else math.log(clamp / (1.0 - clamp))
+
+    @classmethod
+    def open(
+        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+    ) -> Self:
+        """See `JudgingProtocol`."""
+        return cls(library, constitution, clamp=clamp, least_share=least_share)
 
     def prompt(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
         """The question about `comparison` in the order in which it stands."""
@@ -135,7 +144,7 @@ class ReasoningJudge(Judge):
     def __init__(
         self,
         engine: Engine,
-        protocol: ChainOfThought,
+        protocol: JudgingProtocol,
         constitution: Constitution,
         *,
         principles: PrincipleMode,

@@ -19,7 +19,6 @@ from rlaif.engines.journaled import JournaledEngine
 from rlaif.errors import DataError
 from rlaif.jobs.audit_files import Pairs, audit_file, save_calibration, save_text
 from rlaif.jobs.audit_task import (
-    HALVES,
     AuditInputs,
     AuditTask,
     Plan,
@@ -31,8 +30,7 @@ from rlaif.jobs.audit_task import (
     write_audit,
 )
 from rlaif.jobs.engines import Engines
-from rlaif.judging.opening import open_judge, open_protocol
-from rlaif.judging.protocols import QUESTIONS
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.open import open_token_count
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
@@ -152,8 +150,10 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
 
 def plan_difference(settings: AuditSettings, other: str, progress: Progress) -> int:
     """How many questions `run_difference` would ask."""
-    _, usable, read = _both_sides(settings, other, progress)
-    return QUESTIONS * len(read.pairs) * sum(len(constitution.principles) for constitution in usable)
+    name, usable, read = _both_sides(settings, other, progress)
+    return (
+        PROTOCOLS[name].asks * len(read.pairs) * sum(len(constitution.principles) for constitution in usable)
+    )
 
 
 def _both_sides(
@@ -165,7 +165,8 @@ def _both_sides(
     loaded = [(load_constitution(source), source) for source in (settings.constitution, other)]
     name = loaded[0][0].protocol if settings.protocol in (None, "both") else settings.protocol
     usable = [
-        replace(each, principles=require(each, HALVES[str(name)], source=source)) for each, source in loaded
+        replace(each, principles=require(each, PROTOCOLS[str(name)].half, source=source))
+        for each, source in loaded
     ]
     return str(name), usable, read_comparisons(settings, settings.data, progress)
 

@@ -22,7 +22,7 @@ from rlaif.engines.hf import HFEngine
 from rlaif.engines.labels import find_labels
 from rlaif.engines.tree import unshareable
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import protocol_named
+from rlaif.judging.table import open_protocol
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Example, Message, Prompt
 
@@ -88,7 +88,7 @@ def requests(
     protocol: str, mode: PrincipleMode = "all", *, count: int = 2, shots: int = 0
 ) -> list[LabelRequest]:
     rules = constitution(shots=shots)
-    asked = protocol_named(protocol, library=PromptLibrary(), constitution=rules)
+    asked = open_protocol(protocol, library=PromptLibrary(), constitution=rules)
     judge = Judge(engine(), asked, rules, principles=mode, seed=0)
     return [request for comparison in comparisons(count) for request in judge.requests(comparison)]
 

@@ -10,7 +10,8 @@ from judges import case, comparison, constitution, pairs, reader
 from rlaif.audit.cases import judge_pairs
 from rlaif.audit.sensitivity import Relabelled, Sensitivity, Variant, measure, variants
 from rlaif.judging.judge import Judge
-from rlaif.judging.protocols import Pairwise, protocol_named
+from rlaif.judging.protocols import Pairwise
+from rlaif.judging.table import open_protocol
 from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution, Example, Message, Principle
@@ -112,7 +113,7 @@ def test_synonyms(before: str, after: str) -> None:
 def test_a_steady_judge_keeps_every_label(name: str) -> None:
     rules, engine = constitution("kind", "clear"), reader()
     judge = Judge(
-        engine, protocol_named(name, library=LIBRARY, constitution=rules), rules, principles="all", seed=0
+        engine, open_protocol(name, library=LIBRARY, constitution=rules), rules, principles="all", seed=0
     )
     cases = list(judge_pairs(judge, pairs(8)))
     for each in found_variants(name, rules):

@@ -11,7 +11,8 @@ from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine, pseudo_labels
 from rlaif.judging.aggregate import combine, sigmoid
 from rlaif.judging.judge import Judge, draw_principle
-from rlaif.judging.protocols import Pairwise, Pointwise, log_odds, protocol_named
+from rlaif.judging.protocols import Pairwise, Pointwise, log_odds
+from rlaif.judging.table import open_protocol
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt
 
@@ -91,7 +92,7 @@ def test_pointwise_labels_equal_the_slow_reference() -> None:
 
 @pytest.mark.parametrize("protocol", ["pairwise", "pointwise"])
 def test_swapping_a_comparison_turns_its_label_round(protocol: str) -> None:
-    asked = protocol_named(protocol, library=LIBRARY, constitution=CONSTITUTION)
+    asked = open_protocol(protocol, library=LIBRARY, constitution=CONSTITUTION)
     judge = Judge(ScriptedEngine(), asked, CONSTITUTION, principles="sample", seed=3)
     straight = list(judge.judge(comparisons(20)))
     swapped = list(judge.judge([comparison.swap() for comparison in comparisons(20)]))

@@ -193,9 +193,7 @@ def test_no_label_without_a_valid_verdict() -> None:
     statistics = LabelStatistics()
 
     def labels(request: LabelRequest) -> list[float]:
-        return (
-            [math.nan, 0.0] if "Question 1?" in request.messages[1].content else pseudo_labels(request)
-        )
+        return [math.nan, 0.0] if "Question 1?" in request.messages[1].content else pseudo_labels(request)
 
     found = labelled(ScriptedEngine(labels=labels), pairs="all", statistics=statistics)
     assert [preference is None for _, preference in found] == [False] * 6 + [True] * 6 + [False] * 6

@@ -1,16 +1,24 @@
-"""The protocol and the judge that a name calls for."""
+"""Every judging protocol, by its name; all that offers a choice of protocols derives it from here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import JudgingProtocol, protocol_named
+from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS, ChainOfThought, ReasoningJudge
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
-__all__ = ["open_judge", "open_protocol"]
+__all__ = ["PROTOCOLS", "open_judge", "open_protocol"]
+
+PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
+    Pairwise.name: Pairwise,
+    Pointwise.name: Pointwise,
+    ChainOfThought.name: ChainOfThought,
+}
 
 
 def open_protocol(
@@ -21,14 +29,13 @@ def open_protocol(
     clamp: float = CLAMP,
     least_share: float = LEAST_SHARE,
 ) -> JudgingProtocol:
-    """The protocol called `name`: `pairwise`, `pointwise` or `cot` (which alone reads `clamp`).
+    """The protocol called `name`.
 
     Args:
+        clamp: Highest probability of either side, for protocols that reason.
         least_share: Least probability that the labels must hold together for a verdict to be valid.
     """
-    if name == ChainOfThought.name:
-        return ChainOfThought(library, constitution, clamp=clamp, least_share=least_share)
-    return protocol_named(name, library=library, constitution=constitution, least_share=least_share)
+    return PROTOCOLS[name].open(library, constitution, clamp=clamp, least_share=least_share)
 
 
 def open_judge(
@@ -42,7 +49,7 @@ def open_judge(
     reasoning_tokens: int = REASONING_TOKENS,
 ) -> Judge:
     """A judge that asks by `protocol`; one that reasons first where the protocol wants reasons."""
-    if isinstance(protocol, ChainOfThought):
+    if protocol.reasons:
         return ReasoningJudge(
             engine,
             protocol,
