@@ -143,10 +143,9 @@ class PromptLibrary:
     ) -> LabelPrompt:
         """Asks which of two completions keeps the principle better, `comparison.a` shown first; labels:
         first, second."""
-        return self._label_prompt(
+        return self.label_prompt(
             "judge_pairwise",
-            2,
-            **_conversation(comparison.prompt),
+            comparison.prompt,
             a=comparison.a.text,
             b=comparison.b.text,
             question=_half(principle, "comparison"),
@@ -156,10 +155,9 @@ class PromptLibrary:
     def judge_cot(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
         """Asks as `judge_pairwise` does, for reasons first; the last message is how the label's line begins,
         behind the reasons."""
-        return self._label_prompt(
+        return self.label_prompt(
             "judge_cot",
-            2,
-            **_conversation(comparison.prompt),
+            comparison.prompt,
             a=comparison.a.text,
             b=comparison.b.text,
             question=_half(principle, "comparison"),
@@ -167,15 +165,32 @@ class PromptLibrary:
 
     def judge_pointwise(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:
         """Asks the principle's question about one completion; labels: the good answer, the bad answer."""
-        return self._label_prompt(
+        return self.label_prompt(
             "judge_pointwise",
-            2,
-            **_conversation(prompt),
+            prompt,
             response=completion.text,
             question=_half(principle, "question"),
             answers=principle.answers or self._answers,
             lead=principle.lead or "",
         )
+
+    def label_prompt(self, name: str, prompt: Prompt, **values: Any) -> LabelPrompt:
+        """A judge's question by the template `name`, with the two labels that its answer is read by.
+
+        Args:
+            prompt: What was answered; the template has it as `conversation` and `context`.
+            values: What else the template names.
+
+        Raises:
+            ConfigError: There is no such template, it cannot be rendered, or its labels are not two.
+        """
+        values = {**_conversation(prompt), **values}
+        labels = self._block_lines(name, "labels", values)
+        if len(labels) != 2 or len(set(labels)) != 2:
+            raise ConfigError(
+                f"the labels block must hold 2 different lines, it holds {labels}", where=f"{name}.j2"
+            )
+        return LabelPrompt(messages=self._render(name, **values), labels=labels)
 
     # Digest -------------------------------------------------------------------------------------------------
 
@@ -219,14 +234,6 @@ class PromptLibrary:
         """The template's own answers to a pointwise question, for principles that name none."""
         good, bad = self._block_lines("judge_pointwise", "default_answers", {})
         return Answers(good=good, bad=bad)
-
-    def _label_prompt(self, name: str, count: int, **values: Any) -> LabelPrompt:
-        labels = self._block_lines(name, "labels", values)
-        if len(labels) != count or len(set(labels)) != count:
-            raise ConfigError(
-                f"the labels block must hold {count} different lines, it holds {labels}", where=f"{name}.j2"
-            )
-        return LabelPrompt(messages=self._render(name, **values), labels=labels)
 
     def _render(self, name: str, **values: Any) -> tuple[Message, ...]:
         roles = {"system": "system", "user": "user", "answer": "assistant"}

@@ -41,10 +41,13 @@ Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
 class _OneOfTheProtocols:
-    """Reads a name that `PROTOCOLS` has."""
+    """Reads a name that `PROTOCOLS` has, or one of the names in `also`."""
+
+    def __init__(self, *also: str) -> None:
+        self._also = also
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.literal_schema(list(PROTOCOLS))
+        return core_schema.literal_schema([*PROTOCOLS, *self._also])
 
 
 ProtocolName = Annotated[str, _OneOfTheProtocols()]
@@ -284,7 +287,7 @@ class AuditConfig(BaseStage):
     judge: str | None = None
     """Model to audit; that of the next `label` stage when left out."""
 
-    protocol: ProtocolName | Literal["both"] | None = None
+    protocol: Annotated[str, _OneOfTheProtocols("both")] | None = None
     """How it is asked; as in the next `label` stage when left out. `both` sets pairwise beside pointwise."""
 
     principles: Literal["sample", "all"] | None = None
