@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlaif.cli.options import common_options, constitution_option, examples, min_label_share_option
+from rlaif.cli.fields import setting_options
+from rlaif.cli.options import common_options, constitution_option, examples
+from rlaif.config import AuditConfig
 from rlaif.judging.table import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ JOURNAL = "rlaif-journal.sqlite"
     help="Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that "
     "out.",
 )
-@min_label_share_option
+@setting_options(AuditConfig, "min_label_share")
 @click.option(
     "--own",
     default="",

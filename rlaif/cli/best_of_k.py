@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import (
     common_options,
     constitution_option,
@@ -16,7 +17,7 @@ from rlaif.cli.options import (
     reward_options,
     set_option,
 )
-from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick, reward_parts
+from rlaif.cli.settings import make_recipe, make_stage, reward_parts
 from rlaif.config.finetune import BestOfKConfig
 
 __all__ = ["best_of_k"]
@@ -31,16 +32,7 @@ __all__ = ["best_of_k"]
     ),
 )
 @reward_options
-@click.option(
-    "--k", type=click.IntRange(min=2, max=1024), default=16, show_default=True, help="Completions per prompt."
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Longest completion, tokens.",
-)
+@setting_options(BestOfKConfig, "k", "max_new_tokens")
 @set_option
 @merge_option
 @prompt_options
@@ -52,8 +44,8 @@ def best_of_k(**options: Any) -> None:
     The report tells how the best reward grows with K, and the reward and the KL of the policy that was made.
     The result is a PEFT adapter in adapter/; kept.jsonl holds what it learned.
     """
-    given = {"reward": reward_parts(options), **pick(options, *PROMPTS, "k", "max_new_tokens")}
-    recipe = make_recipe("best-of-k", [make_stage(BestOfKConfig, given, options["overrides"])], options)
+    stage = make_stage(BestOfKConfig, options, reward=reward_parts(options))
+    recipe = make_recipe("best-of-k", [stage], options)
     execute(
         recipe,
         out=options["out"],

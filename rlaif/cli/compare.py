@@ -33,5 +33,5 @@ def compare(**options: Any) -> None:
     Several files are compared as one: they must be of the same prompts, settings and start policy. What
     training took is read from the stages beside each file.
     """
-    stage = make_stage(CompareConfig, {"evaluations": options["evaluations"]}, options["overrides"])
+    stage = make_stage(CompareConfig, options)
     execute(make_recipe("compare", [stage], options), out=options["out"], journal=None, dry_run=False)

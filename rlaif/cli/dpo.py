@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, merge_option, set_option
-from rlaif.cli.settings import make_recipe, make_stage, pick, weighted_file
+from rlaif.cli.settings import make_recipe, make_stage, weighted_file
 from rlaif.config.finetune import DpoConfig
 
 __all__ = ["dpo"]
@@ -28,18 +29,7 @@ __all__ = ["dpo"]
     metavar="FILE[=WEIGHT]",
     help="Preferences to learn from; repeat to mix.",
 )
-@click.option(
-    "--beta",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.1,
-    show_default=True,
-    help="Hold on the reference.",
-)
-@click.option(
-    "--skip-bad-rows",
-    is_flag=True,
-    help="Go on without preferences that cannot be learned from; they are counted.",
-)
+@setting_options(DpoConfig, "beta", "skip_bad_rows")
 @set_option
 @merge_option
 @constitution_option
@@ -50,11 +40,8 @@ def dpo(**options: Any) -> None:
     A cheap baseline for `rlaif ppo` and `rlaif best-of-k`: nothing is sampled and nothing is scored. The
     result is a PEFT adapter in adapter/.
     """
-    given = {
-        "files": [weighted_file(text) for text in options["preferences"]],
-        **pick(options, "beta", "skip_bad_rows"),
-    }
-    recipe = make_recipe("dpo", [make_stage(DpoConfig, given, options["overrides"])], options)
+    files = [weighted_file(text) for text in options["preferences"]]
+    recipe = make_recipe("dpo", [make_stage(DpoConfig, options, files=files)], options)
     execute(
         recipe,
         out=options["out"],

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, prompt_options, set_option
-from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick
+from rlaif.cli.settings import make_recipe, make_stage
 from rlaif.config.evaluation import EvaluateConfig
 
 __all__ = ["evaluate"]
@@ -31,35 +32,14 @@ __all__ = ["evaluate"]
     metavar="DIR",
     help="Folder of an adapter or its stage; repeat.",
 )
-@click.option("--reward", default=None, metavar="DIR", help="Folder of a reward model to score with.")
-@click.option(
-    "--gold",
-    default=None,
-    metavar="MODULE:FUNCTION",
-    help="The held-out measure, one that no training signal touches.",
-)
-@click.option(
-    "--judge", default=None, metavar="MODEL", help="Model that judges the win rate. [default: --model]"
-)
-@click.option(
-    "--win-rate/--no-win-rate",
-    default=True,
-    show_default=True,
-    help="Ask the judge which completions are better.",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="Completions per prompt, of each policy.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Longest completion, tokens.",
+@setting_options(
+    EvaluateConfig,
+    "win_rate",
+    "samples",
+    "max_new_tokens",
+    reward="DIR",
+    gold="MODULE:FUNCTION",
+    judge="MODEL",
 )
 @set_option
 @prompt_options
@@ -71,9 +51,9 @@ def evaluate(**options: Any) -> None:
     Gold metric, reward, the judge's win rate in both orders, length, KL, diversity, refusals and cost, with
     95 % intervals over prompts. Take prompts that none of the policies was trained on.
     """
-    given = pick(options, *PROMPTS, "reward", "gold", "judge", "win_rate", "samples", "max_new_tokens")
-    given["policies"] = [_adapter(folder) for folder in options["policies"]]
-    recipe = make_recipe("evaluate", [make_stage(EvaluateConfig, given, options["overrides"])], options)
+    policies = [_adapter(folder) for folder in options["policies"]]
+    stage = make_stage(EvaluateConfig, options, policies=policies)
+    recipe = make_recipe("evaluate", [stage], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
 
 

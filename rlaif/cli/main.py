@@ -56,6 +56,18 @@ long; with as many as OpenMP chooses itself they hold up everything else on a bu
 torch is imported."""
 
 
+def _of_a_stage(name: str) -> click.Command | None:
+    """The command of a kind of stage that has none of its own, made from its settings."""
+    from rlaif.config import STAGE_KINDS
+
+    settings = STAGE_KINDS.get(name.replace("-", "_"))
+    if settings is None or "_" in name:
+        return None
+    from rlaif.cli.stage import stage_command
+
+    return stage_command(settings)
+
+
 class _LazyGroup(click.Group):
     """Knows its commands by name and imports one only to run it or to print its own help."""
 
@@ -64,7 +76,7 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return _of_a_stage(cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
@@ -76,7 +88,7 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             known = f"the commands are {', '.join(COMMANDS)}"
             ctx.fail(f"there is no command {one_line(args[0])!r}; {did_you_mean(args[0], COMMANDS)}{known}")
         return super().resolve_command(ctx, args)

@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
+from rlaif.cli.fields import setting_options
+from rlaif.config.labelling import GenerationSettings, PromptSettings
+
 __all__ = [
     "common_options",
     "constitution_option",
     "examples",
     "generation_options",
     "merge_option",
-    "min_label_share_option",
     "prompt_options",
     "reward_options",
     "set_option",
@@ -46,70 +48,12 @@ constitution_option = click.option(
     help="Principle file; a shipped one is found from anywhere (default, warmth, concise, default.zh).",
 )
 
-prompt_options = _stack(
-    click.option(
-        "--prompts",
-        default="builtin",
-        show_default=True,
-        metavar="SOURCE",
-        help="builtin, builtin:TAG, a file (.jsonl .json .csv .tsv .parquet .txt), or a Hugging Face dataset "
-        "id ORG/NAME[:SPLIT].",
-    ),
-    click.option(
-        "--prompt-column",
-        default="prompt",
-        show_default=True,
-        help="Column with the prompt: text or chat messages.",
-    ),
-    click.option(
-        "--context-column",
-        default="context",
-        show_default=True,
-        help="Column with retrieved documents, if any.",
-    ),
-    click.option(
-        "--split",
-        type=click.Choice(["sft", "label", "rl", "eval", "all"]),
-        default=None,
-        help="Part of the prompts, divided by hash. [default: the command's own part of the built-in "
-        "prompts, all of yours]",
-    ),
-    click.option(
-        "--limit",
-        type=click.IntRange(min=1),
-        default=None,
-        help="Prompts to draw. [default: 24 built-in ones, all of yours]",
-    ),
-    click.option(
-        "--skip-bad-rows",
-        is_flag=True,
-        help="Go on without rows that cannot be read; they are counted and listed.",
-    ),
+prompt_options = setting_options(
+    PromptSettings, "prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows"
 )
 
-generation_options = _stack(
-    click.option("--policy", default=None, metavar="MODEL", help="Model that answers. [default: --model]"),
-    click.option(
-        "--max-new-tokens",
-        type=click.IntRange(min=1),
-        default=96,
-        show_default=True,
-        help="Longest completion, tokens.",
-    ),
-    click.option(
-        "--temperature",
-        type=click.FloatRange(min=0, max=10),
-        default=1.0,
-        show_default=True,
-        help="0 means greedy.",
-    ),
-    click.option(
-        "--top-p",
-        type=click.FloatRange(min=0, max=1, min_open=True),
-        default=1.0,
-        show_default=True,
-        help="Nucleus.",
-    ),
+generation_options = setting_options(
+    GenerationSettings, "max_new_tokens", "temperature", "top_p", policy="MODEL"
 )
 
 set_option = click.option(
@@ -118,14 +62,6 @@ set_option = click.option(
     multiple=True,
     metavar="A.B=C",
     help="Set any setting of the stage; see `rlaif recipe schema`.",
-)
-
-min_label_share_option = click.option(
-    "--min-label-share",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.005,
-    show_default=True,
-    help="A verdict is invalid where its labels hold less of the probability together.",
 )
 
 merge_option = click.option(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import (
     common_options,
     constitution_option,
@@ -16,7 +17,7 @@ from rlaif.cli.options import (
     reward_options,
     set_option,
 )
-from rlaif.cli.settings import PROMPTS, make_recipe, make_stage, pick, reward_parts
+from rlaif.cli.settings import make_recipe, make_stage, reward_parts
 from rlaif.config.ppo import PpoConfig
 
 __all__ = ["ppo"]
@@ -30,23 +31,7 @@ __all__ = ["ppo"]
     )
 )
 @reward_options
-@click.option(
-    "--steps",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Rollouts, each followed by an update.",
-)
-@click.option(
-    "--episodes", type=click.IntRange(min=2), default=32, show_default=True, help="Completions per rollout."
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Longest completion, tokens.",
-)
+@setting_options(PpoConfig, "steps", "episodes", "max_new_tokens")
 @set_option
 @merge_option
 @prompt_options
@@ -58,11 +43,7 @@ def ppo(**options: Any) -> None:
     Policy and reference share one resident base; the result is a PEFT adapter in adapter/. An interrupted run
     goes on from its last checkpoint. `--set` reaches every setting of the stage (see `rlaif recipe schema`).
     """
-    given = {
-        "reward": reward_parts(options),
-        **pick(options, *PROMPTS, "steps", "episodes", "max_new_tokens"),
-    }
-    stage = make_stage(PpoConfig, given, options["overrides"])
+    stage = make_stage(PpoConfig, options, reward=reward_parts(options))
     recipe = make_recipe("ppo", [stage], options)
     execute(
         recipe,

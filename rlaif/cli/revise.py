@@ -8,14 +8,16 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import (
     common_options,
     constitution_option,
     examples,
     generation_options,
     prompt_options,
+    set_option,
 )
-from rlaif.cli.settings import SAMPLING, make_recipe, pick
+from rlaif.cli.settings import make_recipe, make_stage
 from rlaif.config import ReviseConfig
 
 __all__ = ["revise"]
@@ -29,14 +31,9 @@ __all__ = ["revise"]
 )
 @constitution_option
 @prompt_options
-@click.option(
-    "--rounds",
-    type=click.IntRange(1, 16),
-    default=4,
-    show_default=True,
-    help="Critique-revision pairs per prompt.",
-)
+@setting_options(ReviseConfig, "rounds")
 @generation_options
+@set_option
 @common_options
 def revise(**options: Any) -> None:
     """Let a policy answer, find fault with its answer under a principle, and rewrite it, N rounds.
@@ -44,6 +41,6 @@ def revise(**options: Any) -> None:
     One principle is drawn a round. Writes revisions.jsonl with every intermediate text, and sft.jsonl with
     the revisions of all rounds, ready for TRL's SFTTrainer.
     """
-    stage = ReviseConfig.model_validate(pick(options, "rounds", *SAMPLING))
+    stage = make_stage(ReviseConfig, options)
     recipe = make_recipe(f"revise-{Path(options['constitution']).stem}", [stage], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

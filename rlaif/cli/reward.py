@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
-from rlaif.cli.settings import make_recipe, make_stage, pick, weighted_file
+from rlaif.cli.settings import make_recipe, make_stage, weighted_file
 from rlaif.config.reward import RewardConfig
 
 __all__ = ["reward"]
@@ -28,17 +29,7 @@ __all__ = ["reward"]
     metavar="FILE[=WEIGHT]",
     help="Preferences to learn from; repeat to mix.",
 )
-@click.option(
-    "--human",
-    default=None,
-    metavar="FILE",
-    help="Pairs that people labelled, to report the accuracy on; never trained on.",
-)
-@click.option(
-    "--skip-bad-rows",
-    is_flag=True,
-    help="Go on without preferences that cannot be learned from; they are counted.",
-)
+@setting_options(RewardConfig, "skip_bad_rows", human="FILE")
 @set_option
 @constitution_option
 @common_options
@@ -48,11 +39,8 @@ def reward(**options: Any) -> None:
     A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on
     held-out pairs is kept. The report sets it beside a length-only baseline and the judge's own labels.
     """
-    given = {
-        "files": [weighted_file(text) for text in options["preferences"]],
-        **pick(options, "human", "skip_bad_rows"),
-    }
-    stage = make_stage(RewardConfig, given, options["overrides"])
+    files = [weighted_file(text) for text in options["preferences"]]
+    stage = make_stage(RewardConfig, options, files=files)
     execute(
         make_recipe("reward", [stage], options),
         out=options["out"],

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.options import common_options, examples, generation_options, prompt_options
-from rlaif.cli.settings import SAMPLING, make_recipe, pick
+from rlaif.cli.fields import setting_options
+from rlaif.cli.options import common_options, examples, generation_options, prompt_options, set_option
+from rlaif.cli.settings import make_recipe, make_stage
 from rlaif.config import SampleConfig
 
 __all__ = ["sample"]
@@ -21,10 +22,9 @@ __all__ = ["sample"]
     )
 )
 @prompt_options
-@click.option(
-    "--k", type=click.IntRange(1, 1024), default=4, show_default=True, help="Completions per prompt."
-)
+@setting_options(SampleConfig, "k")
 @generation_options
+@set_option
 @common_options
 def sample(**options: Any) -> None:
     """Sample K completions per prompt from a policy.
@@ -32,5 +32,5 @@ def sample(**options: Any) -> None:
     Writes completions.jsonl in TRL's conversational prompt-completion format. A draw depends on the seed, the
     prompt and its index only: more prompts or a larger K add completions and change none.
     """
-    recipe = make_recipe("sample", [SampleConfig.model_validate(pick(options, "k", *SAMPLING))], options)
+    recipe = make_recipe("sample", [make_stage(SampleConfig, options)], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

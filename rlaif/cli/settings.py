@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 from pydantic import BaseModel, ValidationError
 
-from rlaif.config import Recipe, StageConfig, apply_overrides
+from rlaif.config import Recipe, apply_overrides
 from rlaif.config.labelling import BaseStage, ServerConfig
 from rlaif.config.problems import described
 from rlaif.errors import ConfigError, Problem
 
 Stage = TypeVar("Stage", bound=BaseStage)
 
-__all__ = ["PROMPTS", "SAMPLING", "make_recipe", "make_stage", "pick", "reward_parts", "weighted_file"]
-
-PROMPTS = ("prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows")
-SAMPLING = (*PROMPTS, "policy", "max_new_tokens", "temperature", "top_p")
-"""Options of every stage that samples."""
+__all__ = ["make_recipe", "make_stage", "pick", "reward_parts", "weighted_file"]
 
 
-def pick(options: dict[str, Any], *names: str) -> dict[str, Any]:
+def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """The options called `names`, those that were given."""
     return {name: options[name] for name in names if options.get(name) is not None}
 
 
-def make_stage(kind: type[Stage], given: dict[str, Any], overrides: Sequence[str]) -> Stage:
-    """The settings of one stage: those `given` by options, with each `--set a.b=c` laid over them.
+def make_stage(
+    kind: type[Stage], options: Mapping[str, Any], *, overrides: Sequence[str] | None = None, **given: Any
+) -> Stage:
+    """The settings of one stage: every option that has the name of a setting, those `given` beside, and each
+    `--set a.b=c` laid over them.
+
+    Args:
+        options: Of the command; an option without a value leaves the setting as it is.
+        overrides: In place of the command's own `--set`.
 
     Raises:
         ConfigError: A setting is unknown or cannot be right; every problem is listed.
     """
+    own = [
+        name
+        for name in kind.model_fields
+        if name not in Recipe.model_fields and name not in BaseStage.model_fields
+    ]
+    values = {name: options[name] for name in own if options.get(name) not in (None, ())}
+    changes = options.get("overrides", ()) if overrides is None else overrides
     try:
-        return kind.model_validate(apply_overrides(given, overrides))
+        return kind.model_validate(apply_overrides(values | given, changes))
     except ValidationError as error:
         problems = _problems(error, kind)
         what = f"the settings of `{kind.model_fields['stage'].default}` are wrong"
         raise ConfigError(what, problems=problems, remedy="`rlaif recipe schema` lists them all") from error
 
 
-def reward_parts(options: dict[str, Any]) -> dict[str, Any]:
+def reward_parts(options: Mapping[str, Any]) -> dict[str, Any]:
     """The reward that `--reward` or `--reward-function` names.
 
     Raises:
@@ -75,7 +85,7 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     return found
 
 
-def make_recipe(name: str, stages: Sequence[StageConfig], options: dict[str, Any]) -> Recipe:
+def make_recipe(name: str, stages: Sequence[BaseStage], options: Mapping[str, Any]) -> Recipe:
     """A recipe of `stages` with the options that are common to all commands.
 
     Raises:

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, examples, merge_option, set_option
-from rlaif.cli.settings import make_recipe, make_stage, pick
+from rlaif.cli.settings import make_recipe, make_stage
 from rlaif.config.finetune import SftConfig
 
 __all__ = ["sft"]
@@ -28,12 +29,7 @@ __all__ = ["sft"]
     metavar="FILE",
     help="Rows of `prompt` and `completion`; repeat to mix.",
 )
-@click.option(
-    "--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes over the rows."
-)
-@click.option(
-    "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be learned from; they are counted."
-)
+@setting_options(SftConfig, "epochs", "skip_bad_rows")
 @set_option
 @merge_option
 @common_options
@@ -43,11 +39,7 @@ def sft(**options: Any) -> None:
     `rlaif revise` writes such rows. The result is a PEFT adapter in adapter/; a recipe's later stages start
     from the policy that it makes.
     """
-    stage = make_stage(
-        SftConfig,
-        {"files": options["data"], **pick(options, "epochs", "skip_bad_rows")},
-        options["overrides"],
-    )
+    stage = make_stage(SftConfig, options, files=options["data"])
     recipe = make_recipe("sft", [stage], options)
     execute(
         recipe,

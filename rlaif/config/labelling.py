@@ -46,8 +46,13 @@ class _OneOfTheProtocols:
     def __init__(self, *also: str) -> None:
         self._also = also
 
+    @property
+    def names(self) -> list[str]:
+        """The choices."""
+        return [*PROTOCOLS, *self._also]
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.literal_schema([*PROTOCOLS, *self._also])
+        return core_schema.literal_schema(self.names)
 
 
 ProtocolName = Annotated[str, _OneOfTheProtocols()]

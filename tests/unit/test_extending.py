@@ -169,6 +169,15 @@ def test_its_settings_are_checked_with_their_line() -> None:
         parse_recipe("stages: [{stage: censsus}]", source="r.yaml")
 
 
+@pytest.mark.usefixtures("census_stage")
+def test_a_stage_without_a_command_of_its_own_is_a_command_all_the_same() -> None:
+    said = call("census", "--help")
+    assert said.status == 0
+    assert "--no-ignore-case" in said.out
+    assert "Count `a` and `A` as one letter. [default: on]" in " ".join(said.out.split())
+    assert "put a stage of kind `sample` before it" in call("census", "--model", "scripted").err
+
+
 # A protocol: which of two completions is shorter, asked once ----------------------------------------------
 
 TEMPLATE = """{% block user %}
