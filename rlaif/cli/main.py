@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -149,6 +150,18 @@ def _ended_cleanly_by_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def _show_notices(show: Callable[..., None]) -> Callable[..., None]:
+    """What shows warnings, but notices about settings as a line for the user, without a place in our code."""
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if category.__name__ == "SettingNotice":
+            tell(f"note: {message}", err=True)
+        else:
+            show(message, category, *place, **options)
+
+    return shown
+
+
 def _check_working_directory() -> None:
     """Refuse to start in a folder that was removed: libraries beneath would end the process without a word.
 
@@ -174,6 +187,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     os.environ.setdefault(HUGE_PAGES, "1")
     os.environ.setdefault(SPINNING, "5000")
     write_any_text()
+    warnings.showwarning = _show_notices(warnings.showwarning)
     try:
         _check_working_directory()
         with _ended_cleanly_by_signals():

@@ -6,7 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.labelling import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings, ProtocolName
+from rlaif.config.labelling import (
+    LEAST_LABEL_SHARE,
+    BaseStage,
+    LabelShare,
+    PromptSettings,
+    ProtocolName,
+    refuse_idle,
+)
 
 __all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
 
@@ -72,6 +79,10 @@ class EvaluateConfig(BaseStage, PromptSettings):
         if double := sorted({name for name in last if last.count(name) > 1}):
             raise ValueError(
                 f"two metrics are called {', '.join(double)}: their figures could not be told apart"
+            )
+        if not self.win_rate:
+            refuse_idle(
+                self, "judge", "protocol", "min_label_share", "principles", "judged", needs="win_rate: true"
             )
         if self.judged is not None and self.judged > self.samples:
             raise ValueError(f"{self.judged} of {self.samples} completions per prompt cannot be judged")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.labelling import BaseStage, PromptSettings, Settings
+from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
 from rlaif.config.reward import PreferenceFile
 
@@ -142,6 +142,8 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
 
     @model_validator(mode="after")
     def _chooses(self) -> BestOfKConfig:
+        if self.keep != "weighted":
+            refuse_idle(self, "weight_temperature", needs="keep: weighted")
         if isinstance(self.keep, int) and self.keep >= self.k:
             raise ValueError(
                 f"`keep: {self.keep}` of {self.k} completions leaves out none: raise `k`, or use `keep: "

@@ -23,8 +23,10 @@ __all__ = [
     "ReviseConfig",
     "SampleConfig",
     "ServerConfig",
+    "SettingNotice",
     "Settings",
     "Split",
+    "refuse_idle",
 ]
 
 SMALLEST, LARGEST = 1e-12, 1e12
@@ -59,6 +61,10 @@ ProtocolName = Annotated[str, _OneOfTheProtocols()]
 """How a judge is asked."""
 
 
+class SettingNotice(FutureWarning):
+    """A setting was read that is written another way now."""
+
+
 class Settings(BaseModel):
     """Settings of any kind: no unknown ones, no NaN, and no number so large or small that arithmetic would
     lose it."""
@@ -75,6 +81,21 @@ class Settings(BaseModel):
         if isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
             raise ValueError(f"{str(value)[:20]}… is out of bounds: at most {LARGEST_WHOLE - 1} in size")
         return value
+
+
+def refuse_idle(settings: Settings, *names: str, needs: str) -> None:
+    """Refuse settings that were changed and cannot act as the others are.
+
+    Args:
+        needs: What would let them act, as a user writes it.
+
+    Raises:
+        ValueError: One of `names` is not at its default.
+    """
+    changed = [name for name in names if getattr(settings, name) != type(settings).model_fields[name].default]
+    if changed:
+        acts = "acts" if len(changed) == 1 else "act"
+        raise ValueError(f"{', '.join(changed)} {acts} with `{needs}` only: set that too, or leave it out")
 
 
 class BaseStage(Settings):
@@ -402,6 +423,12 @@ class LabelConfig(BaseStage):
 
     format: Literal["jsonl", "parquet"] = "jsonl"
     """Format of the preferences file."""
+
+    @model_validator(mode="after")
+    def _reasons_are_asked_for(self) -> LabelConfig:
+        if self.protocol is None or not PROTOCOLS[self.protocol].reasons:
+            refuse_idle(self, "clamp", "reasoning_tokens", needs="protocol: cot")
+        return self
 
     def main_model(self, default: str) -> str | None:
         return self.judge or default

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rlaif.config.kl import FixedKlSettings, KlSettings, with_kl_as_settings
 from rlaif.config.labelling import LEAST_LABEL_SHARE, BaseStage, LabelShare, PromptSettings, Settings
 
 __all__ = [
@@ -132,6 +133,10 @@ class PtxSettings(Settings):
     """Rows per minibatch."""
 
 
+UNTRUNCATED: Mapping[str, float] = {"top_k": 0, "top_p": 1, "repetition_penalty": 1}
+"""Settings of sampling that PPO has not, and the values that leave it as it is."""
+
+
 class PpoConfig(BaseStage, PromptSettings):
     """Train a policy by PPO against a reward, held near the model it started from by a KL penalty."""
 
@@ -167,16 +172,6 @@ class PpoConfig(BaseStage, PromptSettings):
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy is softmax(logits / temperature), in sampling and in training alike (Huang, detail 10)."""
-
-    top_k: int = 0
-    """Must stay 0 (off): see `top_p`."""
-
-    top_p: float = 1.0
-    """Must stay 1 (off): truncated sampling draws from another distribution than the one whose
-    log-probabilities are trained."""
-
-    repetition_penalty: float = 1.0
-    """Must stay 1 (off): see `top_p`."""
 
     # Updates
 
@@ -243,21 +238,10 @@ class PpoConfig(BaseStage, PromptSettings):
 
     # KL to the reference
 
-    kl: Literal["fixed", "adaptive", "lagrangian"] = "fixed"
-    """`fixed` β; `adaptive` (Ziegler et al. 2019) settles at `kl_target`; `lagrangian` keeps the KL below
-    it."""
-
-    beta: NotNegative = 0.05
-    """Coefficient of the per-token KL penalty; the first one, where a controller moves it."""
-
-    kl_target: Positive = 6.0
-    """For `adaptive` and `lagrangian`: nats per completion."""
-
-    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """For `adaptive`: completions over which β may change by a factor of about e^0.2."""
-
-    kl_rate: Positive = 0.1
-    """For `lagrangian`: most that log β moves an update."""
+    kl: KlSettings = FixedKlSettings()
+    """The controller of the per-token KL penalty, with its settings: `{kind: fixed, beta: 0.05}`,
+    `{kind: adaptive,
+    target: 6}` or `{kind: lagrangian, target: 6}`."""
 
     # When to stop
 
@@ -284,22 +268,20 @@ class PpoConfig(BaseStage, PromptSettings):
     """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`,
     …"""
 
-    @model_validator(mode="after")
-    def _samples_the_policy(self) -> PpoConfig:
-        changed: Mapping[str, bool] = {
-            "top_k": self.top_k != 0,
-            "top_p": self.top_p != 1.0,
-            "repetition_penalty": self.repetition_penalty != 1.0,
-        }
-        found = [name for name, there in changed.items() if there]
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_version_0_1_0(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        found = [name for name, off in UNTRUNCATED.items() if values.get(name, off) != off]
         if found:
             raise ValueError(
                 f"{', '.join(found)} cannot be used with PPO: completions would come from another "
-                "distribution than the one whose "
-                "log-probabilities give the KL and the update, and both would be biased; lower `temperature` "
-                "instead"
+                "distribution "
+                "than the one whose log-probabilities give the KL and the update, and both would be biased; "
+                "lower `temperature` instead"
             )
-        return self
+        return with_kl_as_settings({name: value for name, value in values.items() if name not in UNTRUNCATED})
 
     @model_validator(mode="after")
     def _adds_up(self) -> PpoConfig:
@@ -315,8 +297,6 @@ class PpoConfig(BaseStage, PromptSettings):
                 f"a value warm-up of {self.value_warmup} steps leaves nothing of {self.steps} steps for the "
                 "policy"
             )
-        if self.kl != "fixed" and self.beta == 0:
-            raise ValueError(f"the {self.kl} KL controller multiplies beta, so it must start above 0")
         return self
 
     def answering_models(self, default: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ which name was near."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -34,12 +34,8 @@ def described(details: Any, model: type[BaseModel]) -> tuple[str, str]:
             )
         case "missing":
             return f"the key `{location[-1]}` is missing", ""
-        case "union_tag_invalid":
-            return f"there is no kind of stage `{one_line(str(details['ctx']['tag']))[:EXCERPT]}`", _stages(
-                details["ctx"]["tag"]
-            )
-        case "union_tag_not_found":
-            return "the key `stage` is missing, which says the kind of stage", _stages("")
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _no_kind(details["ctx"])
         case "literal_error":
             choices = QUOTED.findall(details["ctx"]["expected"])
             guess = did_you_mean(str(details["input"]), choices)
@@ -52,8 +48,16 @@ def described(details: Any, model: type[BaseModel]) -> tuple[str, str]:
     return f"{details['msg']} (read: {read})" if details.get("input") is not None else str(details["msg"]), ""
 
 
-def _stages(asked: object) -> str:
-    return f"{did_you_mean(str(asked), STAGE_KINDS)}the kinds are {', '.join(STAGE_KINDS)}"
+def _no_kind(told: Mapping[str, Any]) -> tuple[str, str]:
+    """The key that says the kind of a stage, of a reward part or of a controller is missing or unknown."""
+    key = str(told["discriminator"]).strip("'")
+    what = "kind of stage" if key == "stage" else key
+    kinds = list(STAGE_KINDS) if key == "stage" else QUOTED.findall(str(told.get("expected_tags", "")))
+    known = f"the kinds are {', '.join(kinds)}" if kinds else ""
+    if "tag" not in told:
+        return f"the key `{key}` is missing, which says the {what}", known
+    asked = one_line(str(told["tag"]))[:EXCERPT]
+    return f"there is no {what} `{asked}`", f"{did_you_mean(asked, kinds)}{known}"
 
 
 def _read(value: object) -> str:

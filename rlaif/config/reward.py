@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.config.labelling import BaseStage, Settings
+from rlaif.config.labelling import BaseStage, Settings, refuse_idle
 
 __all__ = ["EnsembleSettings", "PreferenceFile", "RewardConfig"]
 
@@ -36,6 +36,14 @@ class EnsembleSettings(Settings):
 
     variance_penalty: NotNegative = 1.0
     """λ of `mean-variance`."""
+
+    @model_validator(mode="after")
+    def _penalty_acts(self) -> EnsembleSettings:
+        if self.combine != "mean-variance":
+            refuse_idle(self, "variance_penalty", needs="combine: mean-variance")
+        if self.members == 1:
+            refuse_idle(self, "combine", needs="members: 2 or more")
+        return self
 
 
 class RewardConfig(BaseStage):

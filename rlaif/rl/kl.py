@@ -11,7 +11,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
+from rlaif.config.kl import KlSettings
 from rlaif.errors import ConfigError, ModelError, RunError
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "KLController",
     "KLState",
     "LagrangianKL",
+    "open_controller",
     "best_of_n_kl_bound",
     "best_of_n_kl_estimate",
 ]
@@ -38,6 +41,11 @@ class KLController(ABC):
 
     def __init__(self, *, beta: float) -> None:
         self.state = KLState(beta=beta)
+
+    @classmethod
+    def open(cls, settings: Mapping[str, Any], *, episodes: int) -> Self:
+        """The controller with `settings`, which are named as its arguments are."""
+        return cls(**settings)
 
     @property
     def beta(self) -> float:
@@ -126,6 +134,11 @@ class AdaptiveKL(KLController):
         super().__init__(beta=beta)
         self.target, self.episodes, self.horizon, self.clip = target, episodes, horizon, clip
 
+    @classmethod
+    def open(cls, settings: Mapping[str, Any], *, episodes: int) -> Self:
+        """See `KLController`; this one looks at the length of a rollout, too."""
+        return cls(**settings, episodes=episodes)
+
     def _next(self, kl: float) -> float:
         error = _clip(kl / self.target - 1, self.clip)
         return self.beta * (1 + error * self.episodes / self.horizon)
@@ -169,6 +182,23 @@ class LagrangianKL(KLController):
     def _next(self, kl: float) -> float:
         moved = self.beta * math.exp(self.rate * _clip(kl / self.target - 1, 1.0))
         return min(max(moved, self.min_beta), self.max_beta)
+
+
+CONTROLLERS: Mapping[str, type[KLController]] = {
+    "fixed": FixedKL,
+    "adaptive": AdaptiveKL,
+    "lagrangian": LagrangianKL,
+}
+"""The controller of each kind of `kl` settings."""
+
+
+def open_controller(settings: KlSettings, *, episodes: int) -> KLController:
+    """The controller that the settings ask for.
+
+    Args:
+        episodes: Completions in a rollout, that is, an update.
+    """
+    return CONTROLLERS[settings.kind].open(settings.model_dump(exclude={"kind"}), episodes=episodes)
 
 
 def best_of_n_kl_bound(n: int) -> float:

@@ -13,11 +13,11 @@ from rlaif.digest import seed_from
 from rlaif.errors import ModelError
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
-from rlaif.rl.kl import AdaptiveKL, FixedKL, KLController, LagrangianKL
+from rlaif.rl.kl import open_controller
 from rlaif.rl.rollout import Sampler
 from rlaif.rl.value import ValueHead
 
-__all__ = ["POLICY", "VALUE", "Learner", "PtxRow", "RunawayError", "kl_controller", "states_of", "values_of"]
+__all__ = ["POLICY", "VALUE", "Learner", "PtxRow", "RunawayError", "states_of", "values_of"]
 
 POLICY, VALUE = "policy", "value"
 UNTRAINED = 4
@@ -65,7 +65,7 @@ class Learner:
         self.value_optimizer = torch.optim.Adam(
             self.value_weights, lr=config.value_learning_rate, eps=config.adam_eps
         )
-        self.kl = kl_controller(config)
+        self.kl = open_controller(config.kl, episodes=config.episodes)
         self.good: list[Tensor] = []
         self.keep()
 
@@ -90,19 +90,6 @@ class Learner:
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
         return config.learning_rate * share
-
-
-def kl_controller(config: PpoConfig) -> KLController:
-    """The controller that the settings ask for."""
-    match config.kl:
-        case "fixed":
-            return FixedKL(beta=config.beta)
-        case "adaptive":
-            return AdaptiveKL(
-                target=config.kl_target, episodes=config.episodes, horizon=config.kl_horizon, beta=config.beta
-            )
-        case "lagrangian":
-            return LagrangianKL(target=config.kl_target, rate=config.kl_rate, beta=config.beta)
 
 
 def states_of(learner: Learner, episodes: Episodes) -> Tensor:

@@ -35,8 +35,7 @@ LEARN: dict[str, Any] = QUICK | {
     "samples_per_prompt": 4,
     "micro_batch": 32,
     "epochs": 3,
-    "beta": 0.02,
-    "kl": "lagrangian",
+    "kl": {"kind": "lagrangian", "beta": 0.02},
 }
 
 
@@ -67,7 +66,9 @@ def mean(result: PpoResult, name: str, steps: slice) -> float:
 def test_it_reaches_90_percent_of_the_best_reward_with_the_kl_under_its_target(seed: int) -> None:
     base = toy_base()
     before = reference_logits(base)
-    result = train(base, seed=seed, **LEARN | {"steps": 14, "kl_target": 12.0})
+    result = train(
+        base, seed=seed, **LEARN | {"steps": 14, "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0}}
+    )
     assert result.stopped == ""
     assert mean(result, "reward", slice(0, 1)) < 0.3
     assert mean(result, "reward", slice(-3, None)) > 0.9
@@ -77,21 +78,30 @@ def test_it_reaches_90_percent_of_the_best_reward_with_the_kl_under_its_target(s
 
 @pytest.mark.parametrize("seed", range(2))
 def test_with_the_sign_turned_it_goes_the_other_way(seed: int) -> None:
-    result = train(toy_base(), sign=-1.0, seed=seed, **LEARN | {"steps": 8, "kl_target": 12.0})
+    result = train(
+        toy_base(),
+        sign=-1.0,
+        seed=seed,
+        **LEARN | {"steps": 8, "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0}},
+    )
     assert mean(result, "reward", slice(0, 1)) < -0.15
     assert mean(result, "reward", slice(-3, None)) > -0.05
 
 
 def test_a_value_adapter_learns_too() -> None:
     base = toy_base()
-    result = train(base, **LEARN | {"steps": 8, "value": "adapter", "kl_target": 12.0})
+    result = train(
+        base,
+        **LEARN
+        | {"steps": 8, "value": "adapter", "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0}},
+    )
     assert mean(result, "reward", slice(-2, None)) > 0.6
     assert base.roles == ("policy", "value")
 
 
 def test_the_adaptive_controller_moves_beta_towards_its_target() -> None:
     result = train(
-        toy_base(), **LEARN | {"steps": 6, "kl": "adaptive", "kl_target": 1.0, "kl_horizon": 64, "beta": 0.05}
+        toy_base(), **LEARN | {"steps": 6, "kl": {"kind": "adaptive", "target": 1.0, "horizon": 64}}
     )
     betas = [float(metrics["beta"] or 0) for metrics in result.history]
     assert betas[1] < betas[0], "no KL yet: less of it is charged"
@@ -266,6 +276,6 @@ def test_missing_data_is_refused() -> None:
 
 def test_bfloat16_learns_too() -> None:
     base = toy_base(dtype=torch.bfloat16)
-    result = train(base, **LEARN | {"steps": 8, "kl_target": 12.0})
+    result = train(base, **LEARN | {"steps": 8, "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0}})
     assert mean(result, "reward", slice(-2, None)) > 0.6
     assert all(weight.dtype == torch.float32 for weight in base.trainable(POLICY))

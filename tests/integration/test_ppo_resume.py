@@ -29,8 +29,7 @@ SETTINGS: dict[str, Any] = {
     "micro_batch": 8,
     "learning_rate": 1e-2,
     "value_learning_rate": 1e-2,
-    "kl": "lagrangian",
-    "kl_target": 4.0,
+    "kl": {"kind": "lagrangian", "target": 4.0},
     "checkpoint_every": 1,
     "minibatches": 2,
 }

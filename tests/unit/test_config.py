@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rlaif.config import LabelConfig, SampleConfig, load_recipe, parse_recipe, recipe_schema
 from rlaif.errors import ConfigError
+from rlaif.pipeline.run import recipe_text
 from rlaif.resources import shipped
 
 GOOD = """
@@ -108,3 +110,37 @@ def test_every_recipe_that_ships_loads() -> None:
 def test_the_schema_file_is_that_of_the_code() -> None:
     path = Path(__file__).parents[2] / "docs" / "reference" / "recipe.schema.json"
     assert json.loads(path.read_text(encoding="utf-8")) == recipe_schema()
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        (
+            "{stage: label, responses: x, protocol: pointwise, clamp: 0.7}",
+            "clamp acts with `protocol: cot` only",
+        ),
+        (
+            "{stage: label, responses: x, reasoning_tokens: 9, clamp: 1}",
+            "clamp, reasoning_tokens act with `protocol: cot`",
+        ),
+        ("{stage: best_of_k, weight_temperature: 0.1}", "weight_temperature acts with `keep: weighted` only"),
+        ("{stage: evaluate, win_rate: false, judge: x}", "judge acts with `win_rate: true` only"),
+        (
+            "{stage: reward, ensemble: {variance_penalty: 2}}",
+            "variance_penalty acts with `combine: mean-variance` only",
+        ),
+        ("{stage: reward, ensemble: {combine: min}}", "combine acts with `members: 2 or more` only"),
+        ("{stage: ppo, kl: fixed, kl_target: 3}", "kl_target does nothing with the fixed controller"),
+        ("{stage: ppo, kl: {target: 3}}", "the key `kind` is missing"),
+        ("{stage: ppo, kl: {kind: adaptiv}}", "did you mean `adaptive`?"),
+        ("{stage: ppo, reward: {a: {kind: modle}}}", "did you mean `model`?"),
+    ],
+)
+def test_a_setting_that_cannot_act_is_refused_with_what_would_let_it(stage: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        parse_recipe(f"stages: [{stage}]", source="r.yaml")
+
+
+def test_the_recipe_of_a_run_is_read_as_it_was_written_out() -> None:
+    recipe = parse_recipe("stages: [{stage: ppo}, {stage: best_of_k}, {stage: evaluate}]", source="r.yaml")
+    assert parse_recipe(recipe_text(recipe), source="again.yaml") == recipe

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import click
 import pytest
 
 from rlaif.cli.main import COMMANDS, cli
+from rlaif.config import STAGE_KINDS, Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
@@ -158,3 +161,49 @@ def test_the_root_lists_every_command() -> None:
     for name, (_, line) in COMMANDS.items():
         assert f"  {name} " in text
         assert line.split()[0] in text
+
+
+def examples() -> list[str]:
+    """Every example line of every command's help."""
+    found = []
+    for path in commands():
+        command = command_at(path)
+        epilog = (command.epilog or "").partition("Examples:")[2]
+        found += [line.strip() for line in epilog.splitlines() if line.strip().startswith("rlaif ")]
+    return found
+
+
+def command_at(path: tuple[str, ...]) -> click.Command:
+    """The command at `path` below `rlaif`."""
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(cli), name)
+        assert found is not None
+        command = found
+    return command
+
+
+@pytest.mark.parametrize("line", examples())
+def test_every_example_can_be_typed(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Options, values and `--set` are read; what a command then does is not done."""
+    made: list[Recipe] = []
+    (tmp_path / "runs" / "mine" / "ppo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in STAGE_KINDS:
+        module = importlib.import_module(f"rlaif.cli.{name}")
+        if hasattr(module, "execute"):
+            monkeypatch.setattr(module, "execute", lambda recipe, **_: made.append(recipe))
+    _, *words = shlex.split(line.partition(" | ")[0].partition(" > ")[0])
+    command, context = cast(click.Command, cli), click.Context(cli)
+    while isinstance(command, click.Group):
+        name, *words = words
+        found = command.get_command(context, name)
+        assert found is not None, name
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    parsed = command.make_context(command.name, words)
+    if command.callback is not None and command.callback.__module__ in {
+        f"rlaif.cli.{name}" for name in STAGE_KINDS
+    } - {"rlaif.cli.audit"}:
+        command.invoke(parsed)
+        assert made

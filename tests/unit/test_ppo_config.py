@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rlaif.config.kl import KINDS
+from rlaif.config.labelling import SettingNotice
 from rlaif.config.ppo import LengthPart, ModelPart, PatternPart, PpoConfig
-from rlaif.rl.kl import AdaptiveKL, FixedKL, LagrangianKL
+from rlaif.rl.kl import CONTROLLERS, AdaptiveKL, FixedKL, LagrangianKL, open_controller
 
 
 @pytest.mark.parametrize("changed", [{"top_k": 40}, {"top_p": 0.9}, {"repetition_penalty": 1.1}])
@@ -32,7 +34,6 @@ def test_sampling_that_biases_the_kl_is_refused_with_the_reason(changed: dict[st
         ),
         ({"episodes": 4, "minibatches": 5}, "4 episodes cannot be cut into 5 minibatches"),
         ({"steps": 3, "value_warmup": 3}, "leaves nothing of 3 steps for the policy"),
-        ({"kl": "adaptive", "beta": 0.0}, "must start above 0"),
         ({"temperature": 0.0}, "greater than 0"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"reward": {}}, "at least 1 item"),
@@ -65,7 +66,7 @@ def test_defaults_and_parts() -> None:
     assert PpoConfig().reward == {"model": ModelPart()}
     assert PpoConfig.model_validate(config.model_dump()) == config
     plain = PpoConfig()
-    assert (plain.gamma, plain.lam, plain.clip, plain.beta, plain.adam_eps) == (1.0, 0.95, 0.2, 0.05, 1e-5)
+    assert (plain.gamma, plain.lam, plain.clip, plain.kl.beta, plain.adam_eps) == (1.0, 0.95, 0.2, 0.05, 1e-5)
 
 
 def test_every_field_is_documented() -> None:
@@ -76,12 +77,51 @@ def test_every_field_is_documented() -> None:
 
 
 def test_each_kl_controller_is_built_from_the_settings() -> None:
-    controller = importlib.import_module("rlaif.rl.learner").kl_controller
-    assert isinstance(controller(PpoConfig()), FixedKL)
-    adaptive = controller(PpoConfig(kl="adaptive", kl_target=3.0, episodes=8))
+    assert isinstance(open_controller(PpoConfig().kl, episodes=32), FixedKL)
+    adaptive = open_controller(PpoConfig(kl={"kind": "adaptive", "target": 3.0}).kl, episodes=8)
     assert isinstance(adaptive, AdaptiveKL)
     assert (adaptive.target, adaptive.episodes) == (3.0, 8)
-    assert isinstance(controller(PpoConfig(kl="lagrangian")), LagrangianKL)
+    lagrangian = open_controller(PpoConfig(kl={"kind": "lagrangian", "rate": 0.2}).kl, episodes=8)
+    assert isinstance(lagrangian, LagrangianKL)
+    assert lagrangian.rate == 0.2
+    assert set(CONTROLLERS) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("flat", "now"),
+    [
+        ({"kl": "adaptive", "kl_target": 10.0}, {"kind": "adaptive", "target": 10.0}),
+        ({"kl": "lagrangian", "kl_rate": 0.2, "beta": 0.1}, {"kind": "lagrangian", "rate": 0.2, "beta": 0.1}),
+        ({"beta": 0.2}, {"kind": "fixed", "beta": 0.2}),
+        # As version 0.1.0 wrote a resolved recipe: every default stands in it.
+        (
+            {"kl": "fixed", "beta": 0.05, "kl_target": 6.0, "kl_horizon": 10_000, "kl_rate": 0.1, "top_k": 0},
+            {"kind": "fixed", "beta": 0.05},
+        ),
+    ],
+)
+def test_the_flat_spelling_of_version_0_1_0_is_read_with_a_notice(
+    flat: dict[str, Any], now: dict[str, Any]
+) -> None:
+    with pytest.warns(SettingNotice, match="write kl: "):
+        assert PpoConfig(**flat) == PpoConfig(kl=now)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"kl": "fixed", "kl_target": 3.0},
+            r"kl_target does nothing with the fixed controller: write `kl: {kind: adaptive or lagrangian, target: 3.0}`",
+        ),
+        ({"kl": {"kind": "adaptive"}, "kl_target": 3.0}, "kl_target: write this inside `kl`, as target"),
+        ({"kl": {"kind": "fixed", "target": 3.0}}, "Extra inputs are not permitted"),
+        ({"kl": {"kind": "adaptive", "beta": 0}}, "greater than 0"),
+    ],
+)
+def test_a_setting_of_another_controller_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PpoConfig(**given)
 
 
 def test_the_list_of_details_names_code_that_exists() -> None:
