@@ -24,7 +24,7 @@ from rlaif.engines.base import (
 )
 from rlaif.text import well_formed
 
-__all__ = ["JournaledEngine", "Memo", "journal_key"]
+__all__ = ["JournaledEngine", "Memo", "NullMemo", "journal_key"]
 
 Request = TypeVar("Request", GenerationRequest, LabelRequest)
 Answer = TypeVar("Answer", Generation, LabelReading)
@@ -104,6 +104,16 @@ GENERATION: _Form[Generation] = _Form(
 READING: _Form[LabelReading] = _Form(
     kind="reading", read=_read_reading, write=_write_reading, clean=lambda reading: reading
 )
+
+
+class NullMemo:
+    """A memo that keeps nothing."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, object]:
+        return {}
+
+    def put_many(self, kind: str, values: object) -> int:
+        return 0
 
 
 class JournaledEngine:

@@ -24,7 +24,7 @@ from rlaif.reward.model import RewardModel
 from rlaif.runs.disk import read_json_object, run_errors, write_whole
 from rlaif.runs.folders import move_aside
 from rlaif.runs.manifest import changed_parts
-from rlaif.runs.spending import SPENDING, Spending
+from rlaif.runs.spending import Spending
 from rlaif.types import Constitution, Prompt
 
 __all__ = ["RunContext"]
@@ -62,7 +62,7 @@ class RunContext:
             device=recipe.device,
             server=recipe.server,
             note=progress.note,
-            spending=spending or Spending(path / SPENDING),
+            spending=spending or Spending(None),
         )
         self.bases = Bases(recipe, self.engines)
         self.folders: dict[str, Path] = {}

@@ -8,20 +8,19 @@ good to a factor of two.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlaif.config import Recipe
 from rlaif.config.labelling import ServerConfig
 from rlaif.engines.api.costs import Prices
-from rlaif.engines.journaled import Memo
+from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.table import make_job
 from rlaif.models.open import is_served
 from rlaif.progress import NoProgress, Progress
 
-__all__ = ["NullMemo", "Plan", "plan_recipe"]
+__all__ = ["Plan", "plan_recipe"]
 
 
 @dataclass(frozen=True)
@@ -44,24 +43,13 @@ class Plan:
         return math.fsum(known) if known else None
 
 
-class NullMemo:
-    """A memo that keeps nothing: a dry run asks nothing."""
-
-    def get_many(self, keys: Sequence[str]) -> dict[str, object]:
-        return {}
-
-    def put_many(self, kind: str, values: object) -> int:
-        return 0
-
-
 def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     """Read the inputs of every stage, and count.
 
     Raises:
         RlaifError: An input cannot be read, or a tokenizer is not to be had.
     """
-    memo: Memo = NullMemo()
-    context = RunContext(recipe, memo=memo, progress=progress or NoProgress())
+    context = RunContext(recipe, memo=NullMemo(), progress=progress or NoProgress())
     jobs = {config.name: make_job(config, context) for config in recipe.stages}
     return Plan(
         name=recipe.name, stages=tuple(_priced(job.dry_run(jobs), recipe.server) for job in jobs.values())

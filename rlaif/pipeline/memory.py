@@ -17,6 +17,7 @@ import torch
 
 from rlaif.config import Recipe, StageConfig
 from rlaif.config.labelling import BaseStage
+from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
@@ -36,7 +37,6 @@ from rlaif.models.memory import (
 )
 from rlaif.models.open import is_scripted, is_served
 from rlaif.peaks import PeakWatch, resident_now
-from rlaif.pipeline.dry_run import NullMemo
 from rlaif.progress import NoProgress, Progress
 
 __all__ = ["StageMemory", "recipe_memory", "tell_memory"]

@@ -26,6 +26,7 @@ __all__ = ["Journal", "JournalStats"]
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x524C4146
 """`RLAF`: marks the file as ours in its SQLite header."""
+DAMAGED = "move it away and run again; the answers in it will be asked again"
 SELECT_CHUNK = 500
 """Keys in one SELECT; SQLite's oldest limit is 999 parameters."""
 BUSY_SECONDS = 30.0
@@ -75,6 +76,7 @@ class Journal:
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+        self._connection.text_factory = _text
         try:
             with self._told():
                 self._prepare()
@@ -217,9 +219,20 @@ class Journal:
         """Turn SQLite's errors into one message with a remedy."""
         try:
             yield
+        except UnicodeDecodeError as error:  # a message of SQLite's quotes what the damaged file holds
+            what, remedy = "the journal is damaged", DAMAGED
+            raise RunError(what, where=str(self.path), remedy=remedy) from error
         except sqlite3.Error as error:
             what, remedy = _explain(error)
             raise RunError(what, where=str(self.path), remedy=remedy) from error
+
+
+def _text(raw: bytes) -> str:
+    """A text of the file; an empty one, which is no JSON, where its bytes are not UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
 
 
 def _readable(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -244,10 +257,7 @@ def _explain(error: sqlite3.Error) -> tuple[str, str]:
     if name == "SQLITE_NOTADB":
         return "this file is not a journal", "name another file, or move this one away"
     if name.startswith("SQLITE_CORRUPT"):
-        return (
-            f"the journal is damaged ({error})",
-            "move it away and run again; the answers in it will be asked again",
-        )
+        return f"the journal is damaged ({error})", DAMAGED
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return (
             f"another process kept the journal locked for {BUSY_SECONDS:.0f} s",

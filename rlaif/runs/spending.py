@@ -51,19 +51,24 @@ class Spending:
     """The account of one run; use it as a context.
 
     Args:
-        path: `spending.jsonl` in the run's folder; made with the first entry.
+        path: `spending.jsonl` in the run's folder, made with the first entry; `None` keeps the account in
+            memory.
 
     Raises:
         RunError: The file cannot be read, or a row before the last is not as it was written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: IO[str] | None = None
         self._lock = threading.Lock()
         self._spent: dict[str, Spent] = {}
         remedy = "mend the row, or remove the file: the run's cost then counts from zero"
-        for entry in read_appended(path, _entry, what="the row of what was spent", remedy=remedy):
+        for entry in (
+            ()
+            if path is None
+            else read_appended(path, _entry, what="the row of what was spent", remedy=remedy)
+        ):
             self._count(entry)
 
     @property
@@ -82,9 +87,13 @@ class Spending:
         Raises:
             RunError: The disk refuses.
         """
+        if self._path is None:
+            with self._lock:
+                self._count(entry)
+            return
         with self._lock, run_errors("note what was spent", self._path):
             if self._file is None:
-                self._rewrite()  # one row for each model, and no line that was cut short
+                self._rewrite(self._path)  # one row for each model, and no line that was cut short
                 self._file = self._path.open("a", encoding="utf-8")
             self._file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
             self._file.flush()
@@ -96,10 +105,10 @@ class Spending:
         Raises:
             RunError: The disk refuses.
         """
-        if self._file is not None:
+        if self._file is not None and self._path is not None:
             self._file.close()
             self._file = None
-            self._rewrite()
+            self._rewrite(self._path)
 
     def __enter__(self) -> Spending:
         return self
@@ -110,9 +119,9 @@ class Spending:
     def _count(self, entry: Spent) -> None:
         self._spent[entry.model] = self._spent.get(entry.model, Spent(entry.model)) + entry
 
-    def _rewrite(self) -> None:
+    def _rewrite(self, path: Path) -> None:
         write_whole(
-            self._path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in self.models)
+            path, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in self.models)
         )
 
 

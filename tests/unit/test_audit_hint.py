@@ -10,9 +10,9 @@ import pytest
 
 from rlaif.cli.audit import audit
 from rlaif.config import parse_recipe
+from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.trust import audit_command
-from rlaif.pipeline.dry_run import NullMemo
 from rlaif.progress import NoProgress
 
 RECIPE = """

@@ -278,3 +278,23 @@ def test_a_journal_that_goes_away_under_a_run_is_noticed(tmp_path: Path, replace
             path.write_bytes(b"")
         with pytest.raises(RunError, match="deleted, moved or replaced"):
             journal.put_many("reading", {"b": 2})
+
+
+def test_a_value_whose_bytes_are_no_text_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        journal.put_many("reading", {"k": "a text", "l": 2})
+        journal._connection.execute("UPDATE answers SET value = CAST(x'22962222' AS TEXT) WHERE key = 'k'")
+        assert journal.get_many(["k", "l"]) == {"l": 2}
+
+
+def test_a_schema_that_is_no_text_is_a_damaged_journal(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    with Journal(path) as journal:
+        journal.put_many("reading", {"k": 1})
+        journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw = path.read_bytes()
+    at = raw.index(b"CREATE TABLE answers")
+    path.write_bytes(raw[: at + 13] + b"\x96\x81\xff" + raw[at + 16 :])
+    with pytest.raises(RunError, match="journal"), Journal(path) as journal:
+        journal.get_many(["k"])

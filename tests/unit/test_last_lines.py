@@ -13,9 +13,9 @@ from rlaif.cli.dry_run import IMAGINED
 from rlaif.cli.execute import questions
 from rlaif.cli.show import show
 from rlaif.config import parse_recipe
+from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
-from rlaif.pipeline.dry_run import NullMemo
 from rlaif.progress import NoProgress
 from rlaif.report.labels import labelled
 from rlaif.report.training import ppo_steps, step_line

@@ -80,6 +80,25 @@ BELOW: dict[str, frozenset[str]] = {
             "jobs",
         }
     ),
+    "interface": frozenset(
+        {
+            "audit",
+            "config",
+            "constitution",
+            "engines",
+            "io",
+            "jobs",
+            "judging",
+            "models",
+            "pipeline",
+            "prompts",
+            "results",
+            "reward",
+            "rl",
+            "runs",
+            "stages",
+        }
+    ),
     "cli": frozenset(
         {
             "engines",
@@ -136,6 +155,8 @@ def test_imports_go_one_way() -> None:
     wrong = []
     for module, path in modules():
         part = part_of(module)
+        if module == "rlaif":
+            continue  # the front door names what is behind it, and imports it when it is first used
         for line, name in imports(ast.parse(path.read_text(encoding="utf-8"))):
             target = "relative" if name == "relative" else part_of(name)
             may = BASE if part in BASE else BASE | {part} | BELOW[part]

@@ -1,0 +1,277 @@
+"""A judge to ask from Python: which of two completions keeps a constitution better, and how good is each?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlaif.audit.report import AuditReport
+from rlaif.config.labelling import LEAST_LABEL_SHARE, ServerConfig
+from rlaif.constitution.load import load_constitution, require
+from rlaif.engines.journaled import Memo, NullMemo
+from rlaif.interface.values import Chat, as_comparison, as_completions, as_prompts
+from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct
+from rlaif.jobs.engines import Engines
+from rlaif.judging.aggregate import sigmoid
+from rlaif.judging.judge import PrincipleMode
+from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.progress import NoProgress, Progress
+from rlaif.prompts import PromptLibrary
+from rlaif.reward.functions import JudgeReward
+from rlaif.runs.journal import Journal
+from rlaif.runs.spending import Spending
+from rlaif.types import Comparison, Completion, Constitution, Prompt, Verdict
+
+__all__ = ["Judge", "Judgement"]
+
+CHUNK = 64
+"""Pairs that `label` asks about at a time."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge says of two completions.
+
+    Attributes:
+        comparison: The prompt and both completions.
+        verdicts: One per principle and order; an invalid one says why in its `reason`.
+        p_a: Probability that `a` is the better one; `None` where no verdict is valid.
+    """
+
+    comparison: Comparison
+    verdicts: tuple[Verdict, ...]
+    p_a: float | None
+
+    @property
+    def chosen(self) -> str | None:
+        """The text of the better completion; `None` where neither is."""
+        if self.p_a is None or self.p_a == 0.5:
+            return None
+        return (self.comparison.a if self.p_a > 0.5 else self.comparison.b).text
+
+    def as_row(self) -> dict[str, Any]:
+        """The judgement as a row of plain values, for a table of many."""
+        return {
+            "prompt": self.comparison.prompt.messages[-1].content,
+            "a": self.comparison.a.text,
+            "b": self.comparison.b.text,
+            "p_a": self.p_a,
+            "verdicts": len(self.verdicts),
+            "invalid": sum(not verdict.valid for verdict in self.verdicts),
+        }
+
+    def _repr_html_(self) -> str:
+        cells = [
+            ("prompt", self.as_row()["prompt"]),
+            ("a", self.comparison.a.text),
+            ("b", self.comparison.b.text),
+        ]
+        cells.append(("P(a is better)", "no valid verdict" if self.p_a is None else f"{self.p_a:.3f}"))
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in cells)
+        return f"<table>{rows}</table>"
+
+
+class Judge:
+    """A model that judges under a constitution. Made by `Judge.open`; a context manager that closes its
+    journal.
+
+    Attributes:
+        constitution: With the principles that the protocol reads.
+        protocol: `pairwise`, `pointwise`, `cot`, …
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        model: str,
+        constitution: Constitution,
+        library: PromptLibrary,
+        *,
+        protocol: str,
+        principles: PrincipleMode,
+        seed: int,
+        source: str,
+        clamp: float,
+        min_label_share: float,
+        reasoning_tokens: int,
+        progress: Progress,
+    ) -> None:
+        half = PROTOCOLS[protocol].half
+        self.constitution = replace(constitution, principles=require(constitution, half, source=source))
+        self.protocol = protocol
+        self._engines, self._model = engines, model
+        self._whole, self._library, self._source = constitution, library, source
+        self._principles, self._seed = principles, seed
+        self._clamp, self._min_label_share, self._reasoning_tokens = clamp, min_label_share, reasoning_tokens
+        self._progress = progress
+
+    @classmethod
+    def open(
+        cls,
+        model: str,
+        *,
+        constitution: str | Path = "default",
+        protocol: str | None = None,
+        principles: PrincipleMode = "all",
+        seed: int = 0,
+        journal: str | Path | None = None,
+        prompts_dir: Path | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        base_url: str | Sequence[str] = (),
+        server: ServerConfig | None = None,
+        clamp: float = CLAMP,
+        reasoning_tokens: int = REASONING_TOKENS,
+        min_label_share: float = LEAST_LABEL_SHARE,
+        progress: Progress | None = None,
+    ) -> Judge:
+        """Open the judge that `model` names: a hub id, a folder, a GGUF file, an alias, or `openai:NAME`.
+
+        Args:
+            constitution: A principle file, or the name of a shipped one.
+            protocol: How the judge is asked; what the constitution was written for when left out.
+            principles: `all` asks all and averages them by weight; `sample` draws one per comparison.
+            journal: File in which answers are kept, so that no question is paid for twice.
+            base_url: Where an `openai:` model is served; several share the load.
+            server: More about that server, as in a recipe.
+            clamp, reasoning_tokens: For protocols that reason.
+            min_label_share: A verdict is invalid where its two labels hold less of the probability together.
+
+        Raises:
+            RlaifError: The model or the constitution cannot be used.
+        """
+        loaded = load_constitution(str(constitution))
+        urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
+        place = server or ServerConfig(base_urls=urls)
+        told = progress or NoProgress()
+        memo: Memo = Journal(Path(journal)) if journal else NullMemo()
+        engines = Engines(
+            memo, dtype=dtype, device=device, server=place, note=told.note, spending=Spending(None)
+        )
+        return cls(
+            engines,
+            model,
+            loaded,
+            PromptLibrary(loaded.language, prompts_dir),
+            protocol=protocol or loaded.protocol,
+            principles=principles,
+            seed=seed,
+            source=str(constitution),
+            clamp=clamp,
+            min_label_share=min_label_share,
+            reasoning_tokens=reasoning_tokens,
+            progress=told,
+        )
+
+    @property
+    def name(self) -> str:
+        """`MODEL@REVISION`, as labels name their judge."""
+        return self._engines.card(self._model).label
+
+    def compare(self, prompt: Chat | Prompt, a: Chat | Completion, b: Chat | Completion) -> Judgement:
+        """Judge two completions of one prompt, in both orders where the protocol has orders."""
+        (found,) = self.label([as_comparison(prompt, a, b)])
+        return found
+
+    def label(
+        self, pairs: Iterable[Comparison | tuple[Chat | Prompt, Chat | Completion, Chat | Completion]]
+    ) -> Iterator[Judgement]:
+        """Judge pairs, in their order: comparisons (as `rlaif.read_pairs` gives them) or triples of a prompt
+        and two completions."""
+        protocol = open_protocol(
+            self.protocol,
+            library=self._library,
+            constitution=self.constitution,
+            clamp=self._clamp,
+            least_share=self._min_label_share,
+        )
+        judge = open_judge(
+            self._engines.get(self._model),
+            protocol,
+            self.constitution,
+            principles=self._principles,
+            seed=self._seed,
+            progress=self._progress,
+            reasoning_tokens=self._reasoning_tokens,
+        )
+        waiting = iter(pairs)
+        while chunk := list(islice(waiting, CHUNK)):
+            asked = [each if isinstance(each, Comparison) else as_comparison(*each) for each in chunk]
+            for found in judge.judge(_told_apart(asked)):
+                p_a = None if found.logit_a is None else sigmoid(found.logit_a)
+                yield Judgement(comparison=found.comparison, verdicts=found.verdicts, p_a=p_a)
+
+    def score(
+        self, prompts: Sequence[Chat | Prompt], completions: Sequence[Chat | Completion]
+    ) -> list[float]:
+        """How well each completion keeps the principles: P(good answer), averaged by weight, between 0 and 1.
+
+        Asks the pointwise question of every principle (direct RLAIF, Lee et al. 2023, 2309.00267, §2.2.2).
+
+        Raises:
+            ConfigError: A principle has no such question.
+            DataError: A completion got no valid answer.
+        """
+        asked = as_prompts(prompts)
+        principles = require(self._whole, "question", source=self._source)
+        reward = JudgeReward(
+            self._engines.get(self._model),
+            self._library,
+            replace(self._whole, principles=principles),
+            least_share=self._min_label_share,
+        )
+        return list(reward(asked, as_completions(asked, completions)).total)
+
+    def audit(self, data: str | Path | None = None, *, limit: int = 200, variants: int = 100) -> AuditReport:
+        """Find out what the judge is worth, as `rlaif audit` does: on pairs with human labels if `data` has
+        some, and on built-in comparisons with an obvious right answer.
+
+        Args:
+            data: A file or hub dataset of pairs.
+            limit: Pairs of it to draw.
+            variants: Comparisons on which other label letters and wordings are tried.
+        """
+        task = AuditTask(
+            judge=self._model,
+            constitution=self._source,
+            data=None if data is None else str(data),
+            protocol=self.protocol,
+            limit=limit,
+            principles=self._principles,
+            variants=variants,
+            seed=self._seed,
+            min_label_share=self._min_label_share,
+        )
+        inputs = audit_inputs(task, self._progress)._replace(library=self._library)
+        return conduct(task, inputs, self._engines.get(self._model), progress=self._progress)
+
+    def close(self) -> None:
+        """Close the journal."""
+        if isinstance(self._engines.memo, Journal):
+            self._engines.memo.close()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with ids that differ: pairs of one prompt may have been given without places in it."""
+    seen: dict[str, int] = {}
+    found = []
+    for each in comparisons:
+        times = seen[each.id] = seen.get(each.id, -1) + 1
+        a, b = (_at(completion, completion.index + 2 * times) for completion in (each.a, each.b))
+        found.append(each if times == 0 else replace(each, a=a, b=b))
+    return found
+
+
+def _at(completion: Completion, index: int) -> Completion:
+    return replace(completion, id=f"{completion.prompt_id}/{index}", index=index)

@@ -1,0 +1,65 @@
+"""Data from files and from the hub, in every form that people have (docs/reference/data-forms.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlaif.config import Recipe, load_recipe
+from rlaif.io import readers
+from rlaif.jobs.audit_files import read_pairs as pairs_of
+from rlaif.jobs.learned_rows import read_pairs as preferences_of
+from rlaif.pipeline.run import RunResult, default_folder, run_recipe
+from rlaif.progress import Progress
+from rlaif.results.preferences import PreferencePair
+from rlaif.types import Comparison, Prompt
+
+__all__ = ["read_pairs", "read_preferences", "read_prompts", "run"]
+
+
+def read_prompts(source: str | Path, *, prompt_column: str = "prompt") -> list[Prompt]:
+    """Prompts from a file, a hub dataset, or `builtin` / `builtin:TAG`.
+
+    Raises:
+        DataError: It cannot be read; every bad row is listed.
+    """
+    return list(readers.read_prompts(source, prompt_column=prompt_column).items)
+
+
+def read_pairs(source: str | Path, *, prompt_column: str = "prompt") -> list[Comparison]:
+    """Pairs of completions to judge: columns `chosen` and `rejected`, `a` and `b`, or lists of completions.
+
+    Raises:
+        DataError: It cannot be read; every bad row is listed.
+    """
+    return [pair.comparison for pair in pairs_of(source, prompt_column=prompt_column).pairs]
+
+
+def read_preferences(source: str | Path) -> list[PreferencePair]:
+    """Labelled pairs to learn from, with soft labels where the file has them.
+
+    Raises:
+        DataError: It cannot be read, or has rows that cannot be learned from; all are listed.
+    """
+    return preferences_of(str(source))
+
+
+def run(
+    recipe: str | Path | Recipe,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a recipe: its stages in order, each skipped when it has finished before.
+
+    Args:
+        recipe: A file, the name of a shipped one, or a `Recipe`.
+        out: The run's folder; `runs/NAME-DIGEST` when left out.
+        overrides: As `--set`: `stages.label.protocol=pairwise`.
+
+    Raises:
+        RlaifError: An input, a model or the disk is not as it must be.
+    """
+    read = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    return run_recipe(read, out=Path(out) if out else default_folder(read), progress=progress)
