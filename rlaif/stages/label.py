@@ -15,6 +15,7 @@ from rlaif.errors import JudgingError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge, Judged
 from rlaif.progress import Progress, Silent
+from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Preference, Prompt
 
 __all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs"]
@@ -82,7 +83,7 @@ def label(
     log-odds of labels, not of verdicts: those stay as the judge gave them.
     """
     progress = progress or Silent()
-    progress.begin(f"judging {len(comparisons)} comparisons", len(comparisons) * judge.questions_each)
+    progress.begin(f"judging {count_of(len(comparisons), 'comparison')}", len(comparisons) * judge.questions_each)
     judged = _counted((_calibrated(each, calibrate) for each in judge.judge(comparisons)), statistics)
     if config.pairs != "best-worst":
         yield from ((each, _preference(each)) for each in judged)
