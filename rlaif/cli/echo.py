@@ -31,7 +31,13 @@ def tell_yaml(text: str) -> None:
 
 
 def tell_error(error: click.ClickException) -> None:
-    """Write what click says of a wrong command line, which quotes it."""
+    """Write what click says of a wrong command line, which quotes it; a group without a command gets its
+    help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        tell(
+            error.format_message(), err=True
+        )  # the whole help: it says the usage itself, and nothing is wrong with it
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         tell(error.ctx.get_usage(), err=True)
         tell(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)

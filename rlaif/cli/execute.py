@@ -69,15 +69,14 @@ def _show_end(result: RunResult, console: Console) -> None:
         console.print(line, soft_wrap=True, highlight=False)
     for stage in result.stages:
         main = next(iter(stage.manifest.outputs))
-        rows = "" if stage.manifest.rows is None else f" ({stage.manifest.rows} rows)"
+        rows = "" if stage.manifest.rows is None else f" ({count_of(stage.manifest.rows, 'row')})"
         files = f"{stage.folder / main}{rows}, {stage.folder / 'samples.md'}"
         console.print(f"{stage.config.name}: {files}", soft_wrap=True)
     for stage in result.stages:
         if stage.manifest.gaps:
             console.print(
-                f"{stage.config.name}: {stage.manifest.gaps} questions got no answer, for a reason that may "
-                "pass; the same command "
-                f"asks them again, and nothing else",
+                f"{stage.config.name}: {count_of(stage.manifest.gaps, 'question')} got no answer, "
+                f"for a reason that may pass; the same command asks them again, and nothing else",
                 soft_wrap=True,
             )
     _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)

@@ -13,6 +13,7 @@ from rlaif.cli.echo import tell, tell_json
 from rlaif.errors import RunError
 from rlaif.runs.manifest import Manifest
 from rlaif.runs.run import RunInfo, list_runs, read_run
+from rlaif.text import count_of
 
 __all__ = ["runs"]
 
@@ -139,14 +140,17 @@ def _print_list(found: list[tuple[RunInfo, list[Manifest]]]) -> None:
 
 def _facts(info: RunInfo) -> list[tuple[str, str]]:
     when = f"{info.started} to {info.finished}" if info.finished else info.started
-    places = (info.path / "recipe.yaml", info.path.absolute().parent / "rlaif-journal.sqlite")
-    files = [path for path in places if path.exists()]
+    places = {
+        "recipe": info.path / "recipe.yaml",
+        "journal": info.path.absolute().parent / "rlaif-journal.sqlite",
+    }
+    files = [(name, str(path)) for name, path in places.items() if path.exists()]
     return [
         ("command", shlex.join(info.command)),
         ("when", when),
         ("rlaif", info.version),
         ("stages", " ".join(info.stages) or "none yet"),
-        *((path.stem, str(path)) for path in files),
+        *files,
     ]
 
 
@@ -166,4 +170,4 @@ def _stage_facts(manifest: Manifest, folder: Path) -> list[tuple[str, str]]:
 
 
 def _file(path: Path, rows: int | None) -> str:
-    return str(path) if rows is None else f"{path} ({rows:,} rows)"
+    return str(path) if rows is None else f"{path} ({count_of(rows, 'row')})"

@@ -15,6 +15,7 @@ from rlaif.errors import JudgingError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge, Judged
 from rlaif.progress import NoProgress, Progress
+from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Preference, Prompt
 
 __all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs"]
@@ -98,7 +99,9 @@ def label(
     gave them.
     """
     progress = progress or NoProgress()
-    progress.begin(f"judging {len(comparisons)} comparisons", len(comparisons) * judge.questions_each)
+    progress.begin(
+        f"judging {count_of(len(comparisons), 'comparison')}", len(comparisons) * judge.questions_each
+    )
     judged = _counted((_calibrated(each, calibrate) for each in judge.judge(comparisons)), statistics)
     if config.pairs != "best-worst":
         yield from ((each, _preference(each)) for each in judged)

@@ -173,7 +173,9 @@ PROMPT, GIVEN = (
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, "0.5", b"1", float("nan"), float("inf"), [1.0], object()], ids=str
+    "value",
+    [None, True, "0.5", b"1", float("nan"), float("inf"), [1.0], object()],
+    ids=lambda value: type(value).__name__ + str(value)[:4],
 )
 def test_a_reward_function_that_gives_no_number_is_named_with_the_completion(value: object) -> None:
     with pytest.raises(RlaifError, match=r"mine.*\n?.*") as caught:

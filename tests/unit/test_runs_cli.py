@@ -130,3 +130,12 @@ def test_importing_the_command_is_light() -> None:
     root = Path(run_module.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"
+
+
+def test_show_names_the_journal_in_one_word_and_one_row_in_the_singular(finished: Path) -> None:
+    (finished.parent / "rlaif-journal.sqlite").touch()
+    manifest = finished / "label" / MANIFEST
+    manifest.write_text(manifest.read_text().replace("1234", "1"))
+    output = call("show", finished).output
+    assert f"\n  journal   {finished.parent}/rlaif-journal.sqlite\n" in output
+    assert "preferences.jsonl (1 row)\n" in output
