@@ -216,7 +216,7 @@ def _analyser() -> Any:
     try:
         module = importlib.import_module("vaderSentiment.vaderSentiment")
     except ImportError as error:
-        remedy = "pip install 'rlaif[metrics]', or name another metric"
+        remedy = "pip install 'rlaif-toolkit[metrics]', or name another metric"
         raise ConfigError(
             "rlaif.metrics:vader_compound needs the package vaderSentiment", remedy=remedy
         ) from error

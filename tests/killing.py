@@ -39,7 +39,7 @@ OPERATIONS = (
 """Audit events of what changes files; `open` counts when it may write."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 COUNT = "operations"
-APART = ("superseded", ".lock", "run.json", "tracking", "spending.jsonl")
+APART = ("superseded", ".lock", ".owner", "run.json", "tracking", "spending.jsonl")
 """Not compared byte by byte: a run that begins again asks its server again what it can do, and pays for that,
 too."""
 TIMES = ("seconds", "started", "finished", "peak_bytes", "planned_bytes", "time", "per_second", "memory")

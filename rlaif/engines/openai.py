@@ -2,8 +2,9 @@
 
     engine = open_openai("openai:Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
 
-Needs `pip install 'rlaif[api]'`. Several base URLs share the load. Every request ends in exactly one result:
-an answer, or one with the reason why there is none. What failed on the way (a time-out, a full server, a
+Needs `pip install 'rlaif-toolkit[api]'`. Several base URLs share the load. Every request ends in exactly one
+result: an answer, or one with the reason why there is none. What failed on the way (a time-out, a full
+    server, a
 reply that makes no sense) is asked again, and when all tries are spent its reason begins with `transient:`,
 which journals do not keep.
 
@@ -171,7 +172,7 @@ def _api() -> Any:
         if error.name not in ("openai", "tenacity"):
             raise
         raise ModelError(
-            f"the openai engine needs the package {error.name}", remedy="pip install 'rlaif[api]'"
+            f"the openai engine needs the package {error.name}", remedy="pip install 'rlaif-toolkit[api]'"
         ) from None
 
 

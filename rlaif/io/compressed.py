@@ -139,7 +139,7 @@ def _zstandard(raw: IO[bytes], path: Path) -> tuple[Any, tuple[type[Exception], 
     raise ConfigError(
         "nothing that reads Zstandard (.zst) is installed",
         where=str(path),
-        remedy="pip install 'rlaif[zstd]', or unpack it: zstd -d FILE",
+        remedy="pip install 'rlaif-toolkit[zstd]', or unpack it: zstd -d FILE",
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from rlaif.models.shared_base import SharedBase
-from rlaif.peaks import peak_since_start
+from rlaif.process_memory import peak_since_start
 
 __all__ = ["Meter", "forward_flops", "peak_memory"]
 

@@ -7,12 +7,11 @@ layer with SDPA attention and our adapters; layers of other models differ a litt
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 import transformers
 from torch import nn
@@ -314,16 +313,8 @@ def available_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        # What Linux calls available counts the page cache, which gives way; SC_AVPHYS_PAGES does not.
-        facts = dict(
-            line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        )
-        return int(facts["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+        return int(psutil.virtual_memory().available)  # counts the page cache, which gives way
+    except (OSError, psutil.Error):
         return None
 
 

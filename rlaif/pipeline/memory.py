@@ -36,7 +36,7 @@ from rlaif.models.memory import (
     precision_of,
 )
 from rlaif.models.open import is_scripted, is_served
-from rlaif.peaks import PeakWatch, resident_now
+from rlaif.process_memory import PeakWatch, resident_now
 from rlaif.progress import NoProgress, Progress
 
 __all__ = ["StageMemory", "recipe_memory", "tell_memory"]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard as HubCard
+from huggingface_hub import ModelCardData
 
 from rlaif.report.markdown import Written, code, named, table
 
@@ -93,15 +95,20 @@ def merged_card(text: str) -> str:
 
 def has_licence(text: str) -> bool:
     """Whether the card's first lines name a licence."""
-    front = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    return front is not None and re.search(r"^license:\s*\S", front[1], re.MULTILINE) is not None
+    try:
+        return bool(getattr(HubCard(text, ignore_metadata_errors=True).data, "license", None))
+    except (ValueError, yaml.YAMLError):
+        return False
 
 
 def _front_matter(card: ModelCard) -> str:
-    values: dict[str, Any] = {"library_name": "peft", "tags": ["rlaif", "lora", card.kind.replace("_", "-")]}
-    if HUB_ID.fullmatch(card.base):  # the hub refuses a card whose base is no name of its own
-        values = {"base_model": card.base, **values}
-    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
+    known = HUB_ID.fullmatch(card.base)  # the hub refuses a card whose base is no name of its own
+    data = ModelCardData(
+        base_model=card.base if known else None,
+        library_name="peft",
+        tags=["rlaif", "lora", card.kind.replace("_", "-")],
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _loading(card: ModelCard) -> str:

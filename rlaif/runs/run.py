@@ -9,19 +9,18 @@ RUN/superseded/       finished stages that a later one replaced
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import Literal
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from rlaif import __version__
@@ -36,7 +35,9 @@ __all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run"]
 Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
 """`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""
 RUN, LOCK, RECIPE = "run.json", ".lock", "recipe.yaml"
-LOCK_TRIES, LOCK_PAUSE = 5, 0.05
+OWNER = ".owner"
+"""The process that works in the folder, or was the last to."""
+LOCK_SECONDS = 0.25
 """`list_runs` holds the lock for an instant to see whether a run is alive; that must not turn a new run
 away."""
 
@@ -71,7 +72,7 @@ class RunFolder:
     """A run folder that this process works in. Use `open`, as a context manager: the way it is left sets the
     status."""
 
-    def __init__(self, path: Path, lock: IO[str], info: RunInfo) -> None:
+    def __init__(self, path: Path, lock: FileLock, info: RunInfo) -> None:
         self.path = path
         self.info = info
         self.cleared = remove_leftovers(path)
@@ -91,9 +92,8 @@ class RunFolder:
         path = Path(path)
         with run_errors("create the run folder", path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / LOCK).open("a+", encoding="utf-8")
+            lock = _lock(path)
         try:
-            _lock(lock, path)
             before = _stages_there(path, _read(path).stages if (path / RUN).exists() else ())
             info = RunInfo(
                 name=name or path.resolve().name,
@@ -106,7 +106,7 @@ class RunFolder:
             run = cls(path, lock, info)
             run._save()
         except BaseException:
-            lock.close()
+            lock.release()
             raise
         return run
 
@@ -139,7 +139,7 @@ class RunFolder:
         try:
             self._save()
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -211,24 +211,30 @@ def _read(path: Path) -> RunInfo:
         ) from error
 
 
-def _lock(file: IO[str], path: Path) -> None:
-    for attempt in range(LOCK_TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            if attempt == LOCK_TRIES - 1:
-                file.seek(0)
-                raise RunError(
-                    f"process {file.read().strip() or 'unknown'} is at work in this run folder",
-                    where=str(path),
-                    remedy="wait until it has ended, stop it, or name another folder (--out)",
-                ) from error
-            time.sleep(LOCK_PAUSE)
-    with run_errors("lock the run folder", path):
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+def _lock(path: Path) -> FileLock:
+    """Take the folder for this process; the system lets go of it when the process ends, however it ends."""
+    lock, owner = FileLock(path / LOCK), path / OWNER
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise RunError(
+            f"process {_owner(owner)} is at work in this run folder",
+            where=str(path),
+            remedy="wait until it has ended, stop it, or name another folder (--out)",
+        ) from error
+    try:
+        owner.write_text(str(os.getpid()), encoding="ascii")
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _owner(file: Path) -> str:
+    try:
+        return read_small(file, error=RunError).strip() or "unknown"
+    except (OSError, RunError):
+        return "unknown"
 
 
 def _stages_there(path: Path, noted: Sequence[str]) -> tuple[str, ...]:
@@ -239,14 +245,16 @@ def _stages_there(path: Path, noted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _locked(path: Path) -> bool:
+    """Whether a process is at work in the folder."""
+    if not (path / LOCK).is_file():
+        return False
     try:
-        with (path / LOCK).open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with FileLock(path / LOCK, timeout=0):
+            return False
+    except Timeout:
         return True
     except OSError:
         return False
-    return False
 
 
 def _status(error: BaseException | None) -> Status:

@@ -21,7 +21,7 @@ BASE = frozenset(
         "resources",
         "stats",
         "metrics",
-        "peaks",
+        "process_memory",
         "text",
         "files",
         "suggest",

@@ -1,5 +1,5 @@
 """One request to one server, through the `openai` client and retried by `tenacity` (both come with
-`rlaif[api]`).
+`rlaif-toolkit[api]`).
 
 Every failure is sorted into one of three: *transient* (asked again, here or elsewhere; a reply that makes no
 sense too), *rejected* (this request, for good) and *fatal* (no request can succeed: the key is refused). The

@@ -1,4 +1,4 @@
-"""A connected engine: the loop that asks its servers. Needs `rlaif[api]`; see `rlaif.engines.openai`.
+"""A connected engine: the loop that asks its servers. Needs `rlaif-toolkit[api]`; see `rlaif.engines.openai`.
 
 The loop runs on a thread of its own, so that answers keep coming while the caller works on one, and so that
 it also works where a loop is running already (a notebook).

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
-from rlaif import peaks
+from rlaif import process_memory
 from rlaif.models.heap import give_back
-from rlaif.peaks import PeakWatch, peak_since_start, resident_now
+from rlaif.process_memory import PeakWatch, peak_since_start, resident_now
 
 MIB = 1 << 20
 
@@ -19,7 +20,7 @@ def hold(mebibytes: int) -> None:
     """Touch so much memory, long enough to be seen, and give it back (a block of this size is not kept by the
     heap)."""
     block = np.ones(mebibytes * MIB, dtype=np.uint8)
-    time.sleep(4 * peaks.EVERY)
+    time.sleep(4 * process_memory.EVERY)
     del block
 
 
@@ -35,20 +36,30 @@ def test_a_new_peak_and_one_below_an_earlier_one_are_both_found() -> None:
     assert peak_since_start() >= large.bytes
 
 
+class Silenced:
+    """A system that does not say."""
+
+    def memory_info(self) -> None:
+        raise psutil.AccessDenied
+
+
 def test_where_the_resident_set_cannot_be_looked_at_the_peak_of_the_process_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(peaks, "STATM", tmp_path / "none")
+    monkeypatch.setattr(process_memory, "PROCESS", Silenced())
     with PeakWatch() as watch:
         pass
     assert watch.bytes == peak_since_start() > 0
 
 
-def test_where_the_system_says_nothing_the_peak_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(peaks, "STATM", tmp_path / "none")
-    monkeypatch.setattr(peaks, "resource", None)
+def test_on_windows_the_peak_is_that_of_the_working_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Windows:
+        def memory_info(self) -> SimpleNamespace:
+            return SimpleNamespace(rss=5 * MIB, peak_wset=7 * MIB)
+
+    monkeypatch.setattr(process_memory, "PROCESS", Windows())
+    monkeypatch.setattr(process_memory.sys, "platform", "win32")
+    assert peak_since_start() == 7 * MIB
     with PeakWatch() as watch:
         pass
-    assert watch.bytes == 0
+    assert watch.bytes == 5 * MIB

@@ -8,28 +8,26 @@ outside (`time -v`) would be told less than it held.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-from pathlib import Path
 from types import TracebackType
 
-try:
+import psutil
+
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows has no such module
-    resource = None  # type: ignore[assignment]
 
 __all__ = ["PeakWatch", "peak_since_start", "resident_now"]
 
 EVERY = 0.05
 """Seconds between two looks; what is over sooner and no new peak of the process is missed."""
-STATM = Path("/proc/self/statm")
+PROCESS = psutil.Process()
 
 
 def peak_since_start() -> int:
     """Most bytes that were resident at once since the process began; 0 where the system does not say."""
-    if resource is None:
-        return 0
+    if sys.platform == "win32":
+        return int(PROCESS.memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
@@ -37,8 +35,8 @@ def peak_since_start() -> int:
 def resident_now() -> int:
     """Bytes that are resident; 0 where the system does not say."""
     try:
-        return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
+        return int(PROCESS.memory_info().rss)
+    except psutil.Error:
         return 0
 
 
