@@ -71,7 +71,34 @@ PLACES = {
 }
 """Where each name lives."""
 
-__all__ = ["__version__", *PLACES]
+__all__ = [
+    "__version__",
+    "BestOfKConfig",
+    "DpoConfig",
+    "EvaluateConfig",
+    "Judge",
+    "Judgement",
+    "PpoConfig",
+    "Recipe",
+    "RewardConfig",
+    "RewardModel",
+    "RlaifError",
+    "SftConfig",
+    "SharedBase",
+    "compare",
+    "evaluate",
+    "load_constitution",
+    "read_pairs",
+    "read_preferences",
+    "read_prompts",
+    "reward_function",
+    "run",
+    "train_best_of_k",
+    "train_dpo",
+    "train_ppo",
+    "train_reward",
+    "train_sft",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -83,4 +110,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *PLACES})

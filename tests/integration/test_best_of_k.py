@@ -84,7 +84,8 @@ def test_it_raises_the_reward_round_by_round_and_the_reference_stays() -> None:
 
 @pytest.mark.parametrize("keep", [3, "weighted"])
 def test_more_than_the_best_can_be_learned(keep: Any) -> None:
-    result = run(toy_base(), k=16, keep=keep, weight_temperature=0.1, epochs=3 if keep == "weighted" else 6)
+    weighted = {"weight_temperature": 0.1, "epochs": 3}
+    result = run(toy_base(), k=16, keep=keep, **weighted if keep == "weighted" else {"epochs": 6})
     assert result.rounds[0].learned > 2 * 16
     assert result.student.reward > result.student.start_reward + 0.1
 
