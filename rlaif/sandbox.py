@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, nodes
+from jinja2 import StrictUndefined, Template, Undefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -93,17 +93,24 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     Args:
         text_of: What is printed for a value; the text is data by then, and is not read as a template.
+        undefined: What a name without a value is; an error when left out.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, *, text_of: Callable[[Any], str], **options: Any) -> None:
+    def __init__(
+        self, *, text_of: Callable[[Any], str], undefined: type[Undefined] = StrictUndefined, **options: Any
+    ) -> None:
         self._left = _Allowance()
         self._text_of = text_of
-        super().__init__(undefined=StrictUndefined, finalize=self._printed, **options)
+        super().__init__(undefined=undefined, finalize=self._printed, **options)
         self.globals.pop("lipsum")
         self.filters = {name: self._guarded(name, function) for name, function in self.filters.items()}
         self.filters["counted"], self.filters["joined"] = self._counted, self._joined
+
+    def add_filter(self, name: str, function: Callable[..., Any]) -> None:
+        """A filter of the user's, within the same bounds."""
+        self.filters[name] = self._guarded(name, function)
 
     def begin(self) -> None:
         """A new rendering: its allowance is whole."""

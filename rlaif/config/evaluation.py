@@ -44,6 +44,10 @@ class EvaluateConfig(BaseStage, PromptSettings):
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions sampled side by side; changes results by rounding only."""
 
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Prompts that a policy cannot answer (too long, refused by the chat template, logits that are NaN) are
+    left out for every policy and listed; the stage fails when more than this share is."""
+
     gold: MetricName | None = None
     """The held-out measure, `package.module:function`: one that no training signal touches."""
 

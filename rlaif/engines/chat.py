@@ -21,6 +21,7 @@ from typing import Any
 
 import jinja2
 
+from rlaif.engines.chat_template import ChatTemplate
 from rlaif.errors import ModelError
 from rlaif.sandbox import RENDER_ERRORS
 from rlaif.types import Message
@@ -128,7 +129,10 @@ class ChatFormat:
         )
         self._hard = _any_of(tuple(str(token) for token in added.values())) if cuts_clean else None
         template = tokenizer.get_chat_template() if self.chat else ""
-        self._dated = FIXED_TODAY + template if TODAY in template else None
+        dated = FIXED_TODAY + template if TODAY in template else template
+        self._written = ChatTemplate(tokenizer, dated) if self.chat else None
+        if self.chat:
+            self._check_reads_prompts()
         self._bos = self._leading_ids()
         self._has_system = self.chat and self._keeps_system()
         self.turn_end = self._turn_end() if self.chat else ()
@@ -205,13 +209,9 @@ class ChatFormat:
         return [{"role": "user", "content": system}, *rest]
 
     def _template(self, turns: list[dict[str, str]], open_turn: bool) -> str:
-        options = {
-            "add_generation_prompt": open_turn,
-            "date_string": FIXED_DATE,
-            "chat_template": self._dated,
-        }
+        assert self._written is not None
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
+            return self._written.render(turns, open_turn=open_turn, date_string=FIXED_DATE)
         except (jinja2.TemplateError, *RENDER_ERRORS) as error:
             roles = ", ".join(turn["role"] for turn in turns)
             remedy = (
@@ -221,7 +221,6 @@ class ChatFormat:
             raise TemplateRefusal(
                 f"the chat template refuses the turns {roles}: {error}", where=self.name, remedy=remedy
             ) from None
-        return str(text)
 
     def _render_plain(self, messages: Sequence[Message]) -> str:
         parts: list[str] = []
@@ -246,6 +245,23 @@ class ChatFormat:
         full = self.tokenizer("a", add_special_tokens=True)["input_ids"]
         starts = (at for at in range(len(full) - len(bare) + 1) if full[at : at + len(bare)] == bare)
         return tuple(full[: next(starts, 0)])
+
+    def _check_reads_prompts(self) -> None:
+        """Refuse a template under which every prompt is the same.
+
+        Raises:
+            ModelError: It leaves the user's text out.
+        """
+        try:
+            text = self._template([{"role": "user", "content": OPEN_END}], True)
+        except ModelError:
+            return  # it wants other turns; what it refuses is refused by the request
+        if OPEN_END.strip() not in text:
+            raise ModelError(
+                "the chat template leaves out what the user says: every prompt would read the same",
+                where=self.name,
+                remedy="use the chat template of the model's own repository",
+            )
 
     def _keeps_system(self) -> bool:
         try:

@@ -15,7 +15,7 @@ from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import Job, Outcome, check_gaps, settings_digest, transient_among, usable
+from rlaif.jobs.base import Job, Outcome, check_gaps, settings_digest, transient_among, usable, write_refused
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
@@ -99,7 +99,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        context = self.context
+        context, refused = self.context, list[tuple[str, str]]()
         with self._adapters() as policies:
             found = evaluate(
                 self.prompts,
@@ -111,6 +111,7 @@ class EvaluateJob(Job[EvaluateConfig]):
                 judge=self._judge() if self.config.win_rate else None,
                 messages=context.library.policy,
                 progress=context.progress,
+                left_out=refused.extend,
             )
         rates = [policy.win for policy in found.policies if policy.win is not None]
         unanswered = [transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates]
@@ -124,7 +125,10 @@ class EvaluateJob(Job[EvaluateConfig]):
         count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
         write_text(folder / "samples.md", _side_by_side(found, self.prompts))
         counts = {"prompts": len(self.prompts), "policies": len(policies), "completions": count}
-        return Outcome(counts=counts, rows={EVALUATION: 1, "completions.jsonl": count}, gaps=gaps)
+        if refused:
+            counts["refused"] = len(refused)
+        written = {EVALUATION: 1, "completions.jsonl": count, **write_refused(folder, refused)}
+        return Outcome(counts=counts, rows=written, gaps=gaps)
 
     @contextmanager
     def _adapters(self) -> Iterator[dict[str, PolicySource]]:

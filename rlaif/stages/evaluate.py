@@ -38,6 +38,7 @@ from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.math import exact_kl
 from rlaif.rl.rollout import Sampler
 from rlaif.rl.update import split_by_logits
+from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.stages.win_rate import Judging, PolicyPair, judge_duels, judge_note, win_rate
 from rlaif.types import Completion, Message, Prompt
 
@@ -116,6 +117,7 @@ def evaluate(
     messages: Callable[[Prompt], Sequence[Message]] = lambda prompt: prompt.messages,
     resamples: int = 2000,
     progress: Progress | None = None,
+    left_out: Callable[[Sequence[tuple[str, str]]], None] = lambda refused: None,
 ) -> Evaluation:
     """Sample `config.samples` completions per prompt of every policy and measure them.
 
@@ -126,11 +128,13 @@ def evaluate(
         judge: Says which of two completions is better.
         reference: What the KL is measured to; the start policy, when left out.
         messages: What a policy reads of a prompt.
+        left_out: Told the id of each prompt that one of the policies cannot answer, with the reason; they are
+            left out for all.
 
     Raises:
         ConfigError: `start` is none of the policies, or a metric has a taken name.
-        DataError: There are fewer than two prompts, one is there twice or too long, or a metric gave no
-            number.
+        DataError: There are fewer than two prompts, one is there twice, too many cannot be answered, or a
+            metric gave no number.
     """
     found = metrics if metrics is not None else configured_metrics(config)
     if start not in policies:
@@ -139,6 +143,16 @@ def evaluate(
             remedy="name one of the policies",
         )
     _check(prompts, found)
+    samplers = {
+        id(source.base): _sampler(source, config)
+        for source in (*policies.values(), *([reference] if reference else []))
+    }
+    _, refused = ask_what_can_be_answered(
+        prompts, list(samplers.values()), messages, max_refused=config.max_refused
+    )
+    left_out(refused)
+    lost = {id for id, _ in refused}
+    prompts = [prompt for prompt in prompts if prompt.id not in lost]
     work = _Work(
         prompts,
         config,
@@ -147,7 +161,10 @@ def evaluate(
         messages=messages,
         progress=progress or NoProgress(),
     )
-    notes, results, first = [], [], None
+    results, first = [], None
+    notes = (
+        [f"{len(lost)} prompts cannot be answered by every policy and are left out for all"] if lost else []
+    )
     for name in sorted(policies, key=lambda name: name != start):
         source = policies[name]
         # 1. Sample, and measure the KL to the reference on the same tokens.
@@ -195,11 +212,15 @@ def evaluate(
 # 1. Sampling
 
 
-def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
-    config, prompts = work.config, work.prompts
-    sampler = Sampler(
+def _sampler(source: PolicySource, config: EvaluateConfig) -> Sampler:
+    return Sampler(
         source.base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=config.rows
     )
+
+
+def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
+    config, prompts = work.config, work.prompts
+    sampler = _sampler(source, config)
     questions = [sampler.question(prompt, work.messages(prompt)) for prompt in prompts]
     measurable = _one_vocabulary(source, work.reference)
     work.progress.begin(f"sampling {config.samples} × {len(prompts)} completions from {name}", len(prompts))

@@ -163,3 +163,30 @@ def test_a_row_that_the_template_refuses_is_left_out_when_that_is_allowed(
     assert said.status == 0, said.err
     manifest = json.loads((tmp_path / "run" / command / "manifest.json").read_text())
     assert manifest["counts"]["bad_rows"] == 1
+
+
+def test_an_evaluation_leaves_a_prompt_out_for_every_policy(tmp_path: Path) -> None:
+    folder = _with_a_token_of_nan(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(STRICT)
+    base = SharedBase.load(str(folder), dtype="float32")
+    base.add_adapter("policy")
+    base.save_adapter("policy", tmp_path / "policy")
+    path = tmp_path / "prompts.jsonl"
+    texts = ["hello", "50 % off", "good day", "a forbidden word", "one", "two"]
+    path.write_text("".join(json.dumps({"id": text, "prompt": text}) + "\n" for text in texts))
+    arguments = (
+        "evaluate", "--policy", tmp_path / "policy", "--prompts", path, "--model", folder, "--dtype", "float32",
+        "--no-win-rate", "--samples", 2, "--max-new-tokens", 4, "--out", tmp_path / "run",
+    )  # fmt: skip
+    refused = call(*arguments)
+    assert refused.status == 1, refused.out
+    assert "2 of 6 prompts cannot be answered" in refused.err
+    said = call(*arguments, "--set", "max_refused=0.5")
+    assert said.status == 0, said.err
+    listed = rows(tmp_path / "run" / "evaluate" / "refused.jsonl")
+    assert {row["prompt_id"] for row in listed} == {"50 % off", "a forbidden word"}
+    completions = rows(tmp_path / "run" / "evaluate" / "completions.jsonl")
+    assert len(completions) == 2 * 4 * 2
+    assert {row["prompt_id"] for row in completions} == set(texts) - {"50 % off", "a forbidden word"}
+    manifest = json.loads((tmp_path / "run" / "evaluate" / "manifest.json").read_text())
+    assert manifest["counts"]["refused"] == 2
