@@ -120,6 +120,7 @@ def run_recipe(
         Journal(place) as memo,
         Spending(out / SPENDING) as spending,
     ):
+        run.check_own(config.name for config in recipe.stages)
         run.write_recipe(recipe_text(recipe))
         context = RunContext(recipe, memo=memo, progress=progress, path=out, spending=spending)
         jobs = [make_job(config, context) for config in recipe.stages]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
 """`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""
 RUN, LOCK, RECIPE = "run.json", ".lock", "recipe.yaml"
 OWNER = ".owner"
-"""The process that works in the folder, or was the last to."""
+"""Holds the number of the process that works in the folder; it stays where one was killed."""
 LOCK_SECONDS = 0.25
 """`list_runs` holds the lock for an instant to see whether a run is alive; that must not turn a new run
 away."""
@@ -122,6 +122,22 @@ class RunFolder:
         except RunError:
             return None
 
+    def check_own(self, stages: Iterable[str]) -> None:
+        """Refuse to work where a folder that is none of this run's has the name of a stage: it would be moved
+        aside.
+
+        Raises:
+            RunError: There is one.
+        """
+        for name in stages:
+            folder = self.path / name
+            if name not in self.info.stages and folder.exists() and not (folder / MANIFEST).is_file():
+                raise RunError(
+                    f"there is a folder {name}/ that is no stage of this run",
+                    where=str(folder),
+                    remedy="move it away, or give the run another folder (--out)",
+                )
+
     def stage(self, name: str) -> AbstractContextManager[Path]:
         """A folder to write a stage's files and manifest into; see `stage_folder`. Call `record` when it is
         there."""
@@ -139,6 +155,7 @@ class RunFolder:
         try:
             self._save()
         finally:
+            (self.path / OWNER).unlink(missing_ok=True)
             self._lock.release()
 
     def __enter__(self) -> RunFolder:

@@ -190,3 +190,15 @@ def test_no_run_and_no_lock(tmp_path: Path) -> None:
     )
     (tmp_path / ".lock").unlink()
     assert read_run(tmp_path).status == "interrupted"
+
+
+def test_a_folder_of_somebody_elses_is_not_moved_aside(tmp_path: Path) -> None:
+    (tmp_path / "label").mkdir()
+    (tmp_path / "label" / "mine.txt").write_text("mine")
+    with RunFolder.open(tmp_path) as run:
+        with pytest.raises(RunError, match=r"label/ that is no stage of this run(.|\n)*--out"):
+            run.check_own(["sample", "label"])
+        run.check_own(["sample"])
+        run.record("label")
+        run.check_own(["label"])
+    assert (tmp_path / "label" / "mine.txt").read_text() == "mine"
