@@ -330,7 +330,7 @@ def test_a_wheel_holds_what_it_needs_and_runs_from_anywhere(tmp_path: Path) -> N
         timeout=120,
     )
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("rlaif-*.whl")
+    (wheel,) = tmp_path.glob("rlaif_toolkit-*.whl")
     target = tmp_path / "site"
     install = [*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
     subprocess.run(install, env=clean, check=True, timeout=120)

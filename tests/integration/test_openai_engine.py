@@ -679,4 +679,4 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ModelError, match="needs the package openai") as caught:
         _ = OpenAIEngine("toy").card
-    assert caught.value.remedy == "pip install 'rlaif[api]'"
+    assert caught.value.remedy == "pip install 'rlaif-toolkit[api]'"

@@ -100,7 +100,7 @@ def test_without_a_reader_of_zstandard_it_is_said_what_to_install(
     monkeypatch.setitem(sys.modules, "zstandard", None)
     path = tmp_path / "rows.jsonl.zst"
     path.write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"rlaif\[zstd\]"):
+    with pytest.raises(ConfigError, match=r"rlaif-toolkit\[zstd\]"):
         read_table(path)
 
 

@@ -81,7 +81,7 @@ def test_without_vader_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     metrics._analyser.cache_clear()
     monkeypatch.setitem(sys.modules, "vaderSentiment", None)
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rlaif\[metrics\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'rlaif-toolkit\[metrics\]'"):
         measure("vader_compound", metrics.vader_compound, PROMPT, completion("x"))
 
 
