@@ -43,7 +43,7 @@ from rlaif.cli.main import HUGE_PAGES
 from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
-from rlaif.engines.labels import LabelPrompt, find_labels
+from rlaif.engines.labels import EncodedQuestion, find_labels
 from rlaif.engines.prefix import plan_passes
 from rlaif.io.readers import read_responses
 from rlaif.judging.judge import Judge
@@ -224,7 +224,7 @@ class Tokens(NamedTuple):
     seen: int
 
 
-def tokens(prompts: Sequence[LabelPrompt]) -> Tokens:
+def tokens(prompts: Sequence[EncodedQuestion]) -> Tokens:
     """Counts the trie of all prompts."""
     ids = [prompt.ids for prompt in prompts]
     (whole,) = plan_passes(ids, budget=1 << 60, branches=1 << 60)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlaif.errors import DataError
 
 __all__ = [
-    "Calibration",
+    "CalibrationCurve",
     "Estimate",
     "LengthControlled",
     "ReliabilityBin",
@@ -230,7 +230,7 @@ def _squared_distances(values: Sequence[float]) -> float:
     return 2 * len(values) * math.fsum((value - mean) ** 2 for value in values)
 
 
-# Calibration
+# CalibrationCurve
 
 
 class ReliabilityBin(NamedTuple):
@@ -244,7 +244,7 @@ class ReliabilityBin(NamedTuple):
     accuracy: float
 
 
-class Calibration(NamedTuple):
+class CalibrationCurve(NamedTuple):
     """How far confidence and accuracy are apart, and where."""
 
     ece: float
@@ -252,7 +252,7 @@ class Calibration(NamedTuple):
     """Those that are not empty, by confidence."""
 
 
-def calibration(p_a: ArrayLike, a_won: ArrayLike, *, bins: int = 10) -> Calibration:
+def calibration(p_a: ArrayLike, a_won: ArrayLike, *, bins: int = 10) -> CalibrationCurve:
     """Expected calibration error of P(a is better), Σ n_b/n |accuracy_b - confidence_b|, with its reliability
     table (Guo et al. 2017, 1706.04599, eq. 3), bins of equal width over confidence ½ to 1.
 
@@ -287,7 +287,9 @@ def calibration(p_a: ArrayLike, a_won: ArrayLike, *, bins: int = 10) -> Calibrat
         )
         for b in np.unique(place).tolist()
     )
-    return Calibration(ece=sum(b.rows * abs(b.accuracy - b.confidence) for b in table) / len(p), bins=table)
+    return CalibrationCurve(
+        ece=sum(b.rows * abs(b.accuracy - b.confidence) for b in table) / len(p), bins=table
+    )
 
 
 # Length

@@ -1,8 +1,8 @@
 """Audit a judge before its labels are trusted: against people where they have judged, and by its habits in
 any case.
 
-`audit` asks the judge about labelled pairs, about comparisons without labels, or about none, and about the
-probes it is given; it returns one frozen `AuditReport` that turns into JSON (`plain`) and ends in words
+`audit_judge` asks the judge about labelled pairs, about comparisons without labels, or about none, and about
+the probes it is given; it returns one frozen `AuditReport` that turns into JSON (`plain`) and ends in words
 (`ProtocolAudit.judgement`, `Suggestion`).
 """
 
@@ -25,7 +25,7 @@ from rlaif.audit.cases import Case, Pair, judge_pairs
 from rlaif.audit.grade import Basis, judgement
 from rlaif.audit.report import AuditKey, AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
 from rlaif.audit.selection import FEWEST, Suggestion, mean_logit, suggest
-from rlaif.audit.sensitivity import Sensitivity, Variant, measure, variant_count, variants
+from rlaif.audit.sensitivity import Sensitivity, Variant, measure_variant, variant_count, variants
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.aggregate import PrincipleStatistics
 from rlaif.judging.judge import PrincipleMode
@@ -34,7 +34,7 @@ from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
-__all__ = ["audit", "audit_key", "in_scope", "questions_of"]
+__all__ = ["audit_judge", "audit_key", "in_scope", "questions_of"]
 
 SENSITIVITY_ROWS = 100
 """Comparisons that each change of labels or wording is tried on, one principle each."""
@@ -50,7 +50,7 @@ class _Judged:
     key: AuditKey
 
 
-def audit(
+def audit_judge(
     engine: Engine,
     *,
     library: PromptLibrary,
@@ -134,7 +134,7 @@ def audit_key(engine: Engine, library: PromptLibrary, constitution: Constitution
 def questions_of(
     usable: Mapping[str, Constitution], *, pairs: int, probes: int, mode: PrincipleMode, sensitivity_rows: int
 ) -> int:
-    """About how many questions `audit` asks."""
+    """About how many questions `audit_judge` asks."""
     total = 0
     for name, constitution in usable.items():
         each = len(constitution.principles) if mode == "all" else 1
@@ -180,7 +180,7 @@ def _gather(
         asked = sum(isinstance(each, Variant) for each in found) * len(tried) * PROTOCOLS[name].asks
         progress.begin(f"{name}: other labels and wordings on {len(tried)} comparisons", asked)
         sensitivity = [
-            measure(each, tried, engine=engine, seed=seed, progress=progress)
+            measure_variant(each, tried, engine=engine, seed=seed, progress=progress)
             if isinstance(each, Variant)
             else each
             for each in found

@@ -22,7 +22,7 @@ from rlaif.audit.agreement import loss
 from rlaif.digest import unit_from
 from rlaif.errors import DataError
 
-__all__ = ["Calibration", "fit", "fit_calibration"]
+__all__ = ["Calibration", "fit_calibration"]
 
 Method = Literal["temperature", "platt"]
 Floats = NDArray[np.float64]
@@ -129,13 +129,15 @@ def fit_calibration(
     held_out: list[float] = []
     for fold in range(FOLDS):
         seen = [row for row, each in enumerate(folds) if each != fold]
-        slope, intercept = fit([logits[row] for row in seen], [a_wins[row] for row in seen], method=method)
+        slope, intercept = fit_slope(
+            [logits[row] for row in seen], [a_wins[row] for row in seen], method=method
+        )
         held_out += [
             loss(slope * logits[row] + intercept, a_wins[row])
             for row, each in enumerate(folds)
             if each == fold
         ]
-    slope, intercept = fit(logits, a_wins, method=method)
+    slope, intercept = fit_slope(logits, a_wins, method=method)
     before = math.fsum(loss(logit, won) for logit, won in zip(logits, a_wins, strict=True)) / len(logits)
     return Calibration(
         method=method,
@@ -148,7 +150,7 @@ def fit_calibration(
     )
 
 
-def fit(logits: Sequence[float], a_wins: Sequence[float], *, method: Method) -> tuple[float, float]:
+def fit_slope(logits: Sequence[float], a_wins: Sequence[float], *, method: Method) -> tuple[float, float]:
     """Slope and intercept that minimise the negative log-likelihood of Platt's targets."""
     x = np.asarray(logits, dtype=np.float64)
     won = np.asarray(a_wins, dtype=np.float64)

@@ -25,7 +25,7 @@ from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary, neutralize_fences
 from rlaif.types import Answers, Comparison, Constitution, Message, Principle, Verdict
 
-__all__ = ["REWORDINGS", "Sensitivity", "Variant", "measure", "variant_count", "variants"]
+__all__ = ["REWORDINGS", "Sensitivity", "Variant", "measure_variant", "variant_count", "variants"]
 
 Kind = Literal["labels", "wording"]
 
@@ -190,7 +190,7 @@ def variant_count(name: str) -> int:
     return relabelled + max(map(len, REWORDINGS.values()))
 
 
-def measure(
+def measure_variant(
     variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: int, progress: Progress
 ) -> Sensitivity:
     """Judge the pairs of `cases` under `variant`, one principle drawn each, and compare with their

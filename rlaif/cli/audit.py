@@ -14,7 +14,7 @@ from rlaif.judging.table import PROTOCOLS
 
 if TYPE_CHECKING:
     from rlaif.audit.report import AuditReport, ProtocolAudit
-    from rlaif.jobs.audit_task import Plan
+    from rlaif.jobs.audit_task import AuditPlan
     from rlaif.pipeline.audit import Audited, AuditSettings
     from rlaif.progress import Progress
 
@@ -155,7 +155,7 @@ def audit_settings(given: dict[str, Any]) -> AuditSettings:
     )
 
 
-def _print_plan(plan: Plan, settings: AuditSettings, progress: Progress) -> None:
+def _print_plan(plan: AuditPlan, settings: AuditSettings, progress: Progress) -> None:
     from rlaif.cli.dry_run import duration
     from rlaif.jobs.estimate import seconds
 

@@ -10,14 +10,14 @@ from rich.table import Table
 from rlaif.cli.console import output
 from rlaif.engines.api.costs import money
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan
-from rlaif.pipeline.dry_run import Plan
+from rlaif.pipeline.dry_run import RunPlan
 
 __all__ = ["duration", "show_plan"]
 
 IMAGINED = re.compile(rf"(?:{PLACEHOLDER.strip()} +){{3,}}(?:{PLACEHOLDER.strip()})?\d*")
 
 
-def show_plan(plan: Plan, folder: Path) -> None:
+def show_plan(plan: RunPlan, folder: Path) -> None:
     """Print `plan`; nothing is asked and nothing is written."""
     console = output()
     for stage in plan.stages:

@@ -20,7 +20,7 @@ from rlaif.engines.batching import pad_left
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import Tokens
 
-__all__ = ["Decoder", "Job", "draw"]
+__all__ = ["Decoder", "DecodingJob", "draw_token"]
 
 BLOCK = 256
 """Vocabulary entries summed together in the first of the two steps of a draw."""
@@ -31,7 +31,7 @@ growth does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DecodingJob:
     """One prompt and the requests for completions of it, each with its index."""
 
     ids: Tokens
@@ -84,7 +84,7 @@ def _uniforms(seed: int, count: int) -> torch.Tensor:
     return torch.rand(count, generator=generator, dtype=torch.float32)
 
 
-def draw(
+def draw_token(
     logits: torch.Tensor, uniforms: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor
 ) -> torch.Tensor:
     """Draw one token a row by inverting the cumulative distribution.
@@ -159,7 +159,7 @@ class Decoder:
         self.stops = stops
 
     @torch.inference_mode()
-    def run(self, jobs: Sequence[Job]) -> dict[int, Generation]:
+    def run(self, jobs: Sequence[DecodingJob]) -> dict[int, Generation]:
         """Sample every request of the jobs, side by side."""
         device = self.model.device
         live = _Live.start([request for job in jobs for request in job.requests], device)
@@ -176,7 +176,7 @@ class Decoder:
         step = 0
         while True:
             # 2. Draw a token a row; find out who is done.
-            tokens = draw(logits, live.uniforms[:, step], live.temperature, live.top_p)
+            tokens = draw_token(logits, live.uniforms[:, step], live.temperature, live.top_p)
             for row, token in zip(live.rows, tokens.tolist(), strict=True):
                 self._push(row, token)
             alive = [at for at, row in enumerate(live.rows) if not row.finish]

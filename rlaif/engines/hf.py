@@ -20,9 +20,9 @@ import torch
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.batching import pad_left, plan
 from rlaif.engines.chat import TEMPLATE_REFUSED, ChatFormat, TemplateRefusal, end_tokens
-from rlaif.engines.decoding import Decoder, Job
+from rlaif.engines.decoding import Decoder, DecodingJob
 from rlaif.engines.head import tuned_head
-from rlaif.engines.labels import LabelPrompt, Tokens, find_labels
+from rlaif.engines.labels import EncodedQuestion, Tokens, find_labels
 from rlaif.engines.tree import TreeReader, unshareable
 from rlaif.text import one_line
 
@@ -142,7 +142,7 @@ class HFEngine:
             if wanted:
                 yield self._sample(wanted, requests)
 
-    def _refuse(self, prompt: LabelPrompt) -> LabelReading | None:
+    def _refuse(self, prompt: EncodedQuestion) -> LabelReading | None:
         reason = prompt.reason or ("prompt_too_long" if len(prompt.ids) > self.card.context else "")
         if not reason and max(*prompt.ids.tolist(), *prompt.labels) >= self.known_tokens:
             reason = UNKNOWN_TOKEN
@@ -158,7 +158,7 @@ class HFEngine:
         return self._tree if isinstance(self._tree, TreeReader) else None
 
     def _read_in_tree(
-        self, tree: TreeReader, prompts: Sequence[LabelPrompt], wanted: Sequence[int]
+        self, tree: TreeReader, prompts: Sequence[EncodedQuestion], wanted: Sequence[int]
     ) -> Iterator[dict[int, LabelReading]]:
         """Readings by the prompt's number; what prompts share is computed once."""
         fine = {label for prompt in prompts for label in prompt.labels}
@@ -185,7 +185,7 @@ class HFEngine:
                 yield readings
 
     def _read_in_rows(
-        self, prompts: Sequence[LabelPrompt], wanted: Sequence[int]
+        self, prompts: Sequence[EncodedQuestion], wanted: Sequence[int]
     ) -> Iterator[dict[int, LabelReading]]:
         """Readings by the prompt's number; each prompt is computed in a row of its own, the longest first."""
         asked_for = set(wanted)
@@ -194,7 +194,7 @@ class HFEngine:
                 yield dict(zip(asked, self._read([prompts[number] for number in asked]), strict=True))
 
     @torch.inference_mode()
-    def _read(self, prompts: Sequence[LabelPrompt]) -> list[LabelReading]:
+    def _read(self, prompts: Sequence[EncodedQuestion]) -> list[LabelReading]:
         """One forward pass over a batch of prompts."""
         batch = pad_left([prompt.ids for prompt in prompts], pad=self.pad, device=self.model.device)
         with tuned_head(self.model, fine={label for prompt in prompts for label in prompt.labels}):
@@ -233,12 +233,12 @@ class HFEngine:
         self, rows: Sequence[tuple[_Group, int]], requests: Sequence[GenerationRequest]
     ) -> dict[int, Generation]:
         """Decode one batch; the samples of a prompt are neighbours in it."""
-        jobs: list[Job] = []
+        jobs: list[DecodingJob] = []
         for group, index in rows:
             if jobs and jobs[-1].ids is group.ids:
                 jobs[-1].requests.append((index, requests[index]))
             else:
-                jobs.append(Job(group.ids, [(index, requests[index])]))
+                jobs.append(DecodingJob(group.ids, [(index, requests[index])]))
         return self.decoder.run(jobs)
 
     def _cache_tokens(self) -> int:
@@ -258,7 +258,7 @@ class HFEngine:
         return int(torch.cuda.get_device_properties(device).total_memory * GPU_CACHE_SHARE)
 
 
-def _readings(prompts: Sequence[LabelPrompt], logits: torch.Tensor) -> list[LabelReading]:
+def _readings(prompts: Sequence[EncodedQuestion], logits: torch.Tensor) -> list[LabelReading]:
     """The labels of each prompt in its row of `logits` `(B, V)`."""
     if not prompts:
         return []
@@ -272,7 +272,7 @@ def _readings(prompts: Sequence[LabelPrompt], logits: torch.Tensor) -> list[Labe
     return [_reading(*row) for row in zip(prompts, logprobs.tolist(), finite, strict=True)]
 
 
-def _reading(prompt: LabelPrompt, values: list[float], finite: bool) -> LabelReading:
+def _reading(prompt: EncodedQuestion, values: list[float], finite: bool) -> LabelReading:
     if not finite:
         return LabelReading(logprobs=(), tokens=len(prompt.ids), reason="not_finite")
     return LabelReading(logprobs=tuple(values[: len(prompt.labels)]), tokens=len(prompt.ids))

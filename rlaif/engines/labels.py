@@ -21,7 +21,7 @@ import numpy.typing as npt
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.chat import TEMPLATE_REFUSED, ChatFormat, TemplateRefusal
 
-__all__ = ["LabelPrompt", "Tokens", "find_labels"]
+__all__ = ["EncodedQuestion", "Tokens", "find_labels"]
 
 Tokens = npt.NDArray[np.int32]
 """Token ids, compact: a million judge prompts are held while their batches are planned."""
@@ -34,7 +34,7 @@ CACHED_TAIL = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class LabelPrompt:
+class EncodedQuestion:
     """What is fed for one request, and which tokens are then read.
 
     Attributes:
@@ -53,7 +53,7 @@ class _Tail(NamedTuple):
     labels: tuple[int, ...]
 
 
-def find_labels(form: ChatFormat, requests: Sequence[LabelRequest]) -> Iterator[LabelPrompt]:
+def find_labels(form: ChatFormat, requests: Sequence[LabelRequest]) -> Iterator[EncodedQuestion]:
     """The label positions of all requests, in order."""
     known: dict[tuple[str, tuple[str, ...]], _Tail] = {}
     for start in range(0, len(requests), CHUNK):
@@ -66,13 +66,13 @@ def find_labels(form: ChatFormat, requests: Sequence[LabelRequest]) -> Iterator[
             chunk, [text is None for text in rendered], texts, cuts, heads, strict=True
         ):
             if refused:
-                yield LabelPrompt(np.array([], dtype=np.int32), (), TEMPLATE_REFUSED)
+                yield EncodedQuestion(np.array([], dtype=np.int32), (), TEMPLATE_REFUSED)
                 continue
             key = (text[cut:], request.labels)
             tail = known.get(key) or _read_tail(form, *key)
             if len(key[0]) <= CACHED_TAIL:
                 known[key] = tail
-            yield LabelPrompt(
+            yield EncodedQuestion(
                 np.array([*head, *tail.ids], dtype=np.int32),
                 tail.labels,
                 "" if tail.labels else "labels_alike",

@@ -30,7 +30,7 @@ from transformers import AttentionInterface
 from rlaif.engines.labels import Tokens
 from rlaif.engines.prefix import Layout, Pass, Tile, lay_out, needed_passes, plan_passes, windowed
 
-__all__ = ["Rows", "TreeReader", "attention_configs", "unshareable"]
+__all__ = ["TreeRows", "TreeReader", "attention_configs", "unshareable"]
 
 NAME = "rlaif_tree"
 """Our attention's name in transformers' registry. No mask function is registered under it, so that models
@@ -221,7 +221,7 @@ def _by_tiles(
 AttentionInterface.register(NAME, _attention)
 
 
-class Rows(NamedTuple):
+class TreeRows(NamedTuple):
     """What a pass gives: `logits` `(branches, V)` at the last tokens; `members` are the sequences of each
     branch."""
 
@@ -246,7 +246,7 @@ class TreeReader:
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
         self._branches = max(1, HEAD_BYTES // (8 * vocabulary))
 
-    def read(self, sequences: Sequence[Tokens], *, wanted: Container[int]) -> Iterator[Rows]:
+    def read(self, sequences: Sequence[Tokens], *, wanted: Container[int]) -> Iterator[TreeRows]:
         """The logits behind every wanted sequence, a pass at a time.
 
         A pass is computed whole, whatever part of it is wanted, and passes that it builds on are computed
@@ -258,7 +258,7 @@ class TreeReader:
         for number, following in zip(needed, [*needed[1:], None], strict=True):
             keep = 0 if following is None else passes[following].carry
             logits, carried = self._run(passes[number], sequences, keep=keep, carried=carried)
-            yield Rows(tuple(branch.members for branch in passes[number].branches), logits)
+            yield TreeRows(tuple(branch.members for branch in passes[number].branches), logits)
 
     @torch.inference_mode()
     def _run(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rlaif.config import Recipe, load_recipe
 from rlaif.io import readers
-from rlaif.jobs.audit_files import read_pairs as pairs_of
-from rlaif.jobs.learned_rows import read_pairs as preferences_of
+from rlaif.jobs.audit_files import read_audit_pairs as pairs_of
+from rlaif.jobs.learned_rows import read_preferences as preferences_of
 from rlaif.pipeline.run import RunResult, default_folder, run_recipe
 from rlaif.progress import Progress
 from rlaif.results.preferences import PreferencePair

@@ -19,7 +19,7 @@ from rlaif.types import Message, Prompt, Role
 __all__ = [
     "SYSTEM_COLUMNS",
     "BadCell",
-    "answer_of",
+    "assistant_answer",
     "completion_of",
     "conversation_of",
     "id_of",
@@ -166,7 +166,7 @@ def completion_of(value: object, column: str) -> tuple[tuple[Message, ...], str]
     return messages[:-1], messages[-1].content
 
 
-def answer_of(value: object, column: str, *, asked: object) -> tuple[tuple[Message, ...], str]:
+def assistant_answer(value: object, column: str, *, asked: object) -> tuple[tuple[Message, ...], str]:
     """As `completion_of`; a text that goes on with a transcript loses the blanks about it, as the turns of a
     transcript do."""
     before, text = completion_of(value, column)

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from rlaif.errors import DataError, Problem
 from rlaif.io.fields import (
-    answer_of,
+    assistant_answer,
     conversation_of,
     is_transcript,
     messages_of,
@@ -33,7 +33,7 @@ from rlaif.io.rows import (
     find_columns,
     refuse_bad_rows,
 )
-from rlaif.io.tables import Row, Table, read_table
+from rlaif.io.tables import DataTable, Row, read_table
 from rlaif.suggest import did_you_mean
 from rlaif.types import Completion, Message, Prompt
 
@@ -233,7 +233,7 @@ class _Gathered:
         return Responses(prompt=self.prompt, completions=completions, pairs=tuple(self.pairs))
 
 
-def _prompt_of_pairs(table: Table, asked: str) -> tuple[str, list[str]] | None:
+def _prompt_of_pairs(table: DataTable, asked: str) -> tuple[str, list[str]] | None:
     """The column `chosen`, where a file of pairs has no column for the prompt: TRL's implicit form, and
     HH."""
     named = set(table.columns)
@@ -263,7 +263,7 @@ def _writers(row: Row, columns: Sequence[str], count: int) -> list[str]:
     ]
 
 
-def _completion_columns(table: Table, source: str | Path) -> tuple[str, ...]:
+def _completion_columns(table: DataTable, source: str | Path) -> tuple[str, ...]:
     """The column or the two columns that hold completions."""
     columns = table.columns
     found = [names for names in COMPLETION_COLUMNS if set(names) <= set(columns)]
@@ -301,7 +301,7 @@ def _completions(row: Row, columns: Sequence[str], column: str) -> tuple[tuple[M
     cells = [(name, cell(row, name)) for name in columns]
     if columns[0] in LIST_COLUMNS:
         cells = _listed(*cells[0])
-    found = [(name, *answer_of(value, name, asked=asked)) for name, value in cells]
+    found = [(name, *assistant_answer(value, name, asked=asked)) for name, value in cells]
     if column in CONVERSATIONS and all(before for _, before, _ in found):
         column = ""  # both sides bring the conversation, which this column only repeats
     prompt = question_of(row.values, column) if column else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import DataError, Problem
-from rlaif.io.tables import Row, Table
+from rlaif.io.tables import DataTable, Row
 from rlaif.suggest import did_you_mean
 
 __all__ = [
@@ -32,7 +32,12 @@ LISTED = 20
 
 
 def find_columns(
-    table: Table, source: str | Path, prompt_column: str, context_column: str, *, also: Collection[str] = ()
+    table: DataTable,
+    source: str | Path,
+    prompt_column: str,
+    context_column: str,
+    *,
+    also: Collection[str] = (),
 ) -> tuple[str, list[str]]:
     """The column that holds the prompt, and notes about columns that were guessed or are not read.
 
@@ -74,7 +79,7 @@ def claim_id(id: str, row: Row, places: dict[str, str]) -> None:
     places[id] = row.where
 
 
-def each_row(table: Table, add: Callable[[Row], None]) -> list[Problem]:
+def each_row(table: DataTable, add: Callable[[Row], None]) -> list[Problem]:
     """Call `add` for every row; what it objects to joins the problems of the table, in the order of the
     file."""
     problems = list(table.problems)

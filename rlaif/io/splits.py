@@ -15,7 +15,7 @@ from rlaif.digest import unit_from
 from rlaif.errors import ConfigError, DataError, Problem
 from rlaif.types import Prompt
 
-__all__ = ["FRACTIONS", "check_disjoint", "draw", "split_of"]
+__all__ = ["FRACTIONS", "check_disjoint", "draw_split", "split_of"]
 
 FRACTIONS: Mapping[str, float] = {"sft": 0.25, "label": 0.35, "rl": 0.25, "eval": 0.15}
 SHOWN = 5
@@ -50,7 +50,7 @@ def split_of(fingerprint: str, fractions: Mapping[str, float] = FRACTIONS) -> st
     return last  # rounding left the sum of shares just below `place`
 
 
-def draw(prompts: Iterable[Prompt], limit: int | None, seed: int) -> list[Prompt]:
+def draw_split(prompts: Iterable[Prompt], limit: int | None, seed: int) -> list[Prompt]:
     """Up to `limit` prompts (all, when it is `None`), in an order that a hash of seed and content decides.
 
     Raising the limit keeps the earlier ones, and adding prompts does not reorder them.

@@ -6,7 +6,7 @@ The format follows from the suffix: `.jsonl`, `.json` (a list of objects), `.csv
 Hugging Face dataset: `org/name`, `org/name:split` or `org/name:config:split`.
 
 Text is made well-formed here, once (`rlaif.text`): rows that held half a character or a NUL are counted in
-`Table.mended`.
+`DataTable.mended`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rlaif.io.compressed import PACKED, inner_suffix, open_data, read_data
 from rlaif.io.fields import BadCell
 from rlaif.text import well_formed
 
-__all__ = ["Row", "Table", "read_table"]
+__all__ = ["Row", "DataTable", "read_table"]
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[^:]+){0,2}$")
 OBJECTS = re.compile(
@@ -50,7 +50,7 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
-class Table(NamedTuple):
+class DataTable(NamedTuple):
     """All rows that could be read as such, and a problem for each that could not.
 
     Attributes:
@@ -76,7 +76,7 @@ class Table(NamedTuple):
         return list(dict.fromkeys(name for row in self.rows for name in row.values))
 
 
-def read_table(source: str | Path) -> Table:
+def read_table(source: str | Path) -> DataTable:
     """Read all rows of a file or a hub dataset.
 
     Raises:
@@ -94,7 +94,7 @@ def read_table(source: str | Path) -> Table:
     return table
 
 
-def _read_file(source: str | Path, path: Path) -> Table:
+def _read_file(source: str | Path, path: Path) -> DataTable:
     packed, suffix = path.suffix.lower() in PACKED, inner_suffix(path)
     reader = READERS.get(suffix)
     if reader is None or (packed and reader is _read_parquet):
@@ -112,7 +112,7 @@ def _read_file(source: str | Path, path: Path) -> Table:
         raise DataError(what, where=str(source), remedy="check its permissions") from error
 
 
-def _gather(items: Iterator[Row | Problem]) -> Table:
+def _gather(items: Iterator[Row | Problem]) -> DataTable:
     rows: list[Row] = []
     problems: list[Problem] = []
     mended = 0
@@ -131,7 +131,7 @@ def _gather(items: Iterator[Row | Problem]) -> Table:
             continue
         mended += values is not item.values
         rows.append(Row(where=item.where, values=values))
-    return Table(rows=rows, problems=problems, mended=mended)
+    return DataTable(rows=rows, problems=problems, mended=mended)
 
 
 def _mended(value: Any) -> Any:
@@ -411,7 +411,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {
 }
 
 
-def _read_hub(source: str, path: Path) -> Table:
+def _read_hub(source: str, path: Path) -> DataTable:
     """All rows of a Hugging Face dataset; its split `train` when none is named."""
     if inner_suffix(path) in READERS or not HUB_NAME.match(source):
         raise DataError(

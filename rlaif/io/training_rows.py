@@ -15,7 +15,7 @@ from typing import Any
 from rlaif.errors import DataError
 from rlaif.io.fields import (
     SYSTEM_COLUMNS,
-    answer_of,
+    assistant_answer,
     id_of,
     messages_of,
     number_of,
@@ -53,7 +53,7 @@ def preference_of(row: Mapping[str, Any]) -> dict[str, Any]:
         return values
     question = _only(values, QUESTIONS)
     asked = None if question is None else values[question]
-    sides = {name: answer_of(values[name], name, asked=asked) for name in ("chosen", "rejected")}
+    sides = {name: assistant_answer(values[name], name, asked=asked) for name in ("chosen", "rejected")}
     told = [] if question is None else [_question(values, question)]
     told += [with_system(turns, values) for turns, _ in sides.values() if turns]
     if question is None:
@@ -91,7 +91,7 @@ def demonstration_of(row: Mapping[str, Any]) -> dict[str, Any]:
     if question is None or answer is None:
         raise _no_demonstration(values)
     asked = _question(values, question)
-    before, text = answer_of(values[answer], answer, asked=values[question])
+    before, text = assistant_answer(values[answer], answer, asked=values[question])
     if before and with_system(before, values) != asked:
         raise DataError(
             f"`{answer}` does not answer `{question}`: the turns before it differ",

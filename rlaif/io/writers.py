@@ -17,14 +17,14 @@ from typing import IO, Any, Literal, NamedTuple
 from rlaif.errors import RunError
 from rlaif.runs.disk import run_errors, write_whole
 
-__all__ = ["Format", "RowWriter", "Written", "write_rows", "write_text"]
+__all__ = ["Format", "RowWriter", "WrittenFile", "write_rows", "write_text"]
 
 Format = Literal["jsonl", "parquet"]
 CHUNK = 1000
 """Rows of one Parquet row group."""
 
 
-class Written(NamedTuple):
+class WrittenFile(NamedTuple):
     """What was written: how many rows, and the SHA-256 of the file."""
 
     rows: int
@@ -78,13 +78,13 @@ class RowWriter:
                 self._file.flush()
                 os.fsync(self._file.fileno())
 
-    def written(self) -> Written:
+    def written(self) -> WrittenFile:
         """Rows and digest of the closed file."""
         with run_errors("read the file", self.path), self.path.open("rb") as file:
-            return Written(rows=self.rows, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            return WrittenFile(rows=self.rows, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], format: Format) -> Written:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], format: Format) -> WrittenFile:
     """Write all of `rows`; see `RowWriter`."""
     with RowWriter(path, format) as writer:
         for row in rows:

@@ -18,7 +18,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
 from rlaif.judging.table import open_protocol
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.audit import audit_lines, cases_markdown
 from rlaif.report.shown import Shown
 from rlaif.runs.manifest import Manifest
@@ -118,9 +118,9 @@ class AuditJob(Job[AuditConfig]):
             counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
         )
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return Work(read_tokens=device.tokens, read_logits=device.asked)
+        return StageWork(read_tokens=device.tokens, read_logits=device.asked)
 
 
 def _next_label(config: AuditConfig, context: RunContext) -> LabelConfig:

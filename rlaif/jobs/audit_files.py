@@ -31,7 +31,7 @@ __all__ = [
     "audit_file",
     "find_audit",
     "load_calibration",
-    "read_pairs",
+    "read_audit_pairs",
     "read_probes",
     "save_calibration",
     "save_text",
@@ -72,7 +72,7 @@ class Pairs(NamedTuple):
     read: Read[Responses]
 
 
-def read_pairs(
+def read_audit_pairs(
     source: str | Path,
     *,
     limit: int | None = None,
@@ -113,7 +113,7 @@ def read_pairs(
 
 def read_probes(*, seed: int = 0) -> tuple[Pair, ...]:
     """The comparisons with an obvious right answer that ship with rlaif; half are turned."""
-    return read_pairs(PROBES, seed=seed).pairs
+    return read_audit_pairs(PROBES, seed=seed).pairs
 
 
 def audit_file(report: AuditReport) -> str:

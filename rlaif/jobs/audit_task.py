@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rlaif.audit.accuracy import SENSITIVITY_ROWS, audit, in_scope, questions_of
+from rlaif.audit.accuracy import SENSITIVITY_ROWS, audit_judge, in_scope, questions_of
 from rlaif.audit.cases import Case, Pair, plain
 from rlaif.audit.differences import Difference
 from rlaif.audit.report import AuditReport
@@ -17,7 +17,7 @@ from rlaif.constitution.load import load_constitution, require
 from rlaif.engines.base import LEAST_SHARE, Engine, TokenCount
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
-from rlaif.jobs.audit_files import Pairs, read_pairs, read_probes, save_text
+from rlaif.jobs.audit_files import Pairs, read_audit_pairs, read_probes, save_text
 from rlaif.jobs.estimate import shared
 from rlaif.judging.judge import PrincipleMode
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
@@ -29,7 +29,7 @@ from rlaif.types import Constitution
 __all__ = [
     "AuditInputs",
     "AuditTask",
-    "Plan",
+    "AuditPlan",
     "as_json",
     "audit_inputs",
     "conduct",
@@ -75,7 +75,7 @@ class AuditTask:
     min_label_share: float = LEAST_SHARE
 
 
-class Plan(NamedTuple):
+class AuditPlan(NamedTuple):
     """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it
     that is read (`shared`)."""
 
@@ -141,7 +141,7 @@ def conduct(
     Args:
         keep: Told the judged pairs and probes of each protocol.
     """
-    return audit(
+    return audit_judge(
         engine,
         library=inputs.library,
         constitution=inputs.constitution,
@@ -171,7 +171,7 @@ def write_audit(report: AuditReport, base: Path) -> tuple[Path, Path]:
     return files
 
 
-def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) -> Plan:
+def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) -> AuditPlan:
     """What `conduct` would ask."""
     questions = questions_of(
         inputs.usable,
@@ -195,7 +195,7 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
             requests = judge.requests(pair.comparison)
             lengths += [counter.count(request.messages) for request in requests[: protocol.asks]]
             groups.append([counter.render(request.messages) for request in requests])
-    return Plan(
+    return AuditPlan(
         protocols=tuple(inputs.usable),
         comparisons=len(inputs.pairs),
         probes=len(inputs.probes),
@@ -241,7 +241,7 @@ def _usable(constitution: Constitution, settings: AuditTask, progress: Progress)
 
 def read_comparisons(settings: AuditTask, source: str, progress: Progress) -> Pairs:
     """The comparisons of a file; what was left out is told."""
-    read = read_pairs(
+    read = read_audit_pairs(
         source,
         limit=settings.limit,
         prompt_column=settings.prompt_column,

@@ -20,7 +20,7 @@ from rlaif.io.writers import write_rows
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.runs.manifest import Manifest, first_problem
 from rlaif.types import Constitution
@@ -138,7 +138,7 @@ class Job(ABC, Generic[Config]):
         """Adapters that learn in the stage, and those that it reads beside."""
         return Adapters((), tuple(self.context.reward_adapters(self.config)))
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """What the stage does at once: how many tokens are in a pass, how many rows are sampled side by side;
         `None` where it runs no model."""
         return None

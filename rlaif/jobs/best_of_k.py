@@ -19,9 +19,9 @@ from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
-from rlaif.report.training import best_of_k_markdown, figures, growth
+from rlaif.report.training import best_of_k_markdown, figures, growth_table
 from rlaif.results.best_of_k import BestOfKReport
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
@@ -112,10 +112,10 @@ class BestOfKJob(Job[BestOfKConfig]):
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
         report = read_typed(folder / "report.json", BestOfKReport)
-        rounds = [growth(each, title=f"round {each.round}") for each in report.rounds]
+        rounds = [growth_table(each, title=f"round {each.round}") for each in report.rounds]
         return [*rounds, figures(report.student, title="the policy that was made")]
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         return trained_sampling(
             self.config, lengths, device, rows=SIDE_BY_SIDE, micro=self.config.micro_batch

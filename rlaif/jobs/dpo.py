@@ -11,10 +11,10 @@ from rlaif.config.reward import PreferenceFile
 from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
 from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
-from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
+from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, renderable, skipper
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.models.heap import rounded
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.report.training import figures
 from rlaif.results.preferences import PreferencePair
@@ -37,7 +37,7 @@ class DpoJob(Job[DpoConfig]):
         found: list[PreferencePair] = []
         for file in self._files():
             skipped = skipper(self.config, file.file, self.context)
-            found += read_pairs(
+            found += read_preferences(
                 file.file, weight=file.weight, hard=hard, skipped=skipped, note=self.context.progress.note
             )
         return found
@@ -86,11 +86,13 @@ class DpoJob(Job[DpoConfig]):
         """See `Job`."""
         return [figures(read_typed(folder / "report.json", DpoReport))]
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         tokens = 2 * config.micro_batch * rounded(min(lengths.rows(config), config.max_tokens or 1 << 30))
-        return Work(micro_tokens=tokens, logit_tokens=tokens, checkpointing=config.gradient_checkpointing)
+        return StageWork(
+            micro_tokens=tokens, logit_tokens=tokens, checkpointing=config.gradient_checkpointing
+        )
 
     def adapters(self) -> Adapters:
         """See `Job`."""

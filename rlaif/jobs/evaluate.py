@@ -21,7 +21,7 @@ from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
@@ -211,7 +211,7 @@ class EvaluateJob(Job[EvaluateConfig]):
         """See `Job`."""
         return [evaluation_table(read_evaluation(folder / EVALUATION))]
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         sampling = sampled_work(config.rows, lengths.prompts(config.name), config.max_new_tokens)

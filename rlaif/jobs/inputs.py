@@ -11,7 +11,7 @@ from rlaif.config.labelling import LabelConfig, PromptSettings, Split
 from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.io.readers import Read, read_prompts, read_responses
-from rlaif.io.splits import draw, split_of
+from rlaif.io.splits import draw_split, split_of
 from rlaif.progress import Progress
 from rlaif.results.rows import completion_from_row
 from rlaif.types import Completion, Prompt
@@ -81,7 +81,7 @@ def load_prompts(
             remedy="give more prompts, or take them all with split: all",
         )
     limit = settings.limit or (own_limit if builtin else None)
-    return tuple(draw(chosen, limit, seed)) if limit else tuple(chosen)
+    return tuple(draw_split(chosen, limit, seed)) if limit else tuple(chosen)
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:

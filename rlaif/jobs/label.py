@@ -36,7 +36,7 @@ from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.table import open_judge, open_protocol
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table
 from rlaif.report.samples import preferences_markdown, read_spread
 from rlaif.report.shown import Shown
@@ -326,9 +326,9 @@ class LabelJob(Job[LabelConfig]):
             SampleJob, earlier[self.context.earlier(self.config, "sample", self.config.input)]
         ).imagined()
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return Work(read_tokens=device.tokens, read_logits=device.asked)
+        return StageWork(read_tokens=device.tokens, read_logits=device.asked)
 
 
 class _Spread:

@@ -26,7 +26,7 @@ __all__ = [
     "label_files",
     "pairs_digest",
     "read_demonstrations",
-    "read_pairs",
+    "read_preferences",
     "read_rows",
     "renderable",
     "skipper",
@@ -77,7 +77,7 @@ def renderable(
     return good
 
 
-def read_pairs(
+def read_preferences(
     source: str,
     *,
     weight: float = 1.0,
@@ -116,7 +116,7 @@ def read_demonstrations(
     """Rows to imitate from a file or a hub dataset, with `prompt` and `completion` as lists of messages.
 
     Args:
-        skipped, note: As for `read_pairs`.
+        skipped, note: As for `read_preferences`.
 
     Raises:
         DataError: It cannot be read, or has rows that there is nothing to learn from; they are listed.

@@ -19,7 +19,7 @@ from rlaif.io.tables import read_table
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.merging import stage_base
 from rlaif.models.heap import rounded
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.models.open import open_token_count
 from rlaif.rl.episodes import MIN_PREFIX, common_prefix
 from rlaif.types import Message, Prompt
@@ -94,14 +94,14 @@ class Device(NamedTuple):
         return self.tokens // QUESTION
 
 
-def sampled_work(rows: int, prompt: int, new: int) -> Work:
+def sampled_work(rows: int, prompt: int, new: int) -> StageWork:
     """Sampling so many rows side by side, each of a prompt and new tokens."""
-    return Work(sampled_rows=rows, row_tokens=prompt + new, new_tokens=new)
+    return StageWork(sampled_rows=rows, row_tokens=prompt + new, new_tokens=new)
 
 
 def trained_sampling(
     config: PpoConfig | BestOfKConfig, lengths: Lengths, device: Device, *, rows: int, micro: int
-) -> Work:
+) -> StageWork:
     """Sampling from a policy and training on what it sampled.
 
     Args:

@@ -21,7 +21,7 @@ from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.report.training import ppo_markdown, ppo_steps, step_line
 from rlaif.rl.ppo import StepReport
@@ -180,7 +180,7 @@ class PpoJob(Job[PpoConfig]):
         steps = [row.values for row in read_table(folder / "metrics.jsonl").rows]
         return [ppo_steps([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")]
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         micro = min(config.micro_batch, -(-config.episodes // config.minibatches))

@@ -23,7 +23,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import TEMPLATE, Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.samples import revisions_markdown, spread
 from rlaif.results.revisions import Revision
 from rlaif.results.rows import revision_row, sft_rows
@@ -132,7 +132,7 @@ class ReviseJob(Job[ReviseConfig]):
             example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
         )
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         # What is revised is quoted with its critique: three completions beside the prompt, and the template.

@@ -13,9 +13,9 @@ from rlaif.io.writers import RowWriter, write_text
 from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.learned_rows import label_files, pairs_digest, read_pairs, renderable, skipper
+from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, renderable, skipper
 from rlaif.jobs.lengths import MICRO_TOKENS, Adapters, Device, Lengths
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.report.training import reward_markdown, reward_shown
 from rlaif.results.preferences import PreferencePair
@@ -42,7 +42,7 @@ class RewardJob(Job[RewardConfig]):
         """What is learned from: the label stage's preferences and the files', each with its weight."""
         found: list[PreferencePair] = []
         for file in self._files():
-            found += read_pairs(
+            found += read_preferences(
                 file.file,
                 weight=file.weight,
                 hard=self.config.labels == "hard",
@@ -59,7 +59,7 @@ class RewardJob(Job[RewardConfig]):
         """Pairs that people labelled, for the report."""
         if not self.config.human:
             return []
-        found = read_pairs(
+        found = read_preferences(
             self.config.human,
             skipped=skipper(self.config, self.config.human, self.context),
             note=self.context.progress.note,
@@ -135,11 +135,11 @@ class RewardJob(Job[RewardConfig]):
         """See `Job`."""
         return reward_shown(read_typed(folder / "report.json", RewardReport))
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         micro = config.micro_tokens or MICRO_TOKENS.get(device.kind, 1024)
-        return Work(
+        return StageWork(
             micro_tokens=micro if config.keep != "head" else 0,
             read_tokens=device.tokens,
             checkpointing=config.gradient_checkpointing,

@@ -23,7 +23,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
 from rlaif.jobs.lengths import Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.samples import completions_markdown, spread
 from rlaif.results.rows import completion_row
 from rlaif.stages.sample import check_refused_rate, sample
@@ -121,7 +121,7 @@ class SampleJob(Job[SampleConfig]):
         ]
         return Completions(prompts=self.prompts, completions=tuple(completions), given={})
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         rows = min(device.rows, config.k * lengths.count(config.name))

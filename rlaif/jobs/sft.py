@@ -15,7 +15,7 @@ from rlaif.jobs.cards import write_card
 from rlaif.jobs.learned_rows import read_demonstrations, skipper
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.models.heap import rounded
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.report.training import figures
 from rlaif.rl.learner import POLICY
@@ -89,11 +89,13 @@ class SftJob(Job[SftConfig]):
         """See `Job`."""
         return [figures(read_typed(folder / "report.json", SftReport))]
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work | None:
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
         tokens = config.micro_batch * rounded(min(lengths.rows(config), config.max_tokens or 1 << 30))
-        return Work(micro_tokens=tokens, logit_tokens=tokens, checkpointing=config.gradient_checkpointing)
+        return StageWork(
+            micro_tokens=tokens, logit_tokens=tokens, checkpointing=config.gradient_checkpointing
+        )
 
     def adapters(self) -> Adapters:
         """See `Job`."""

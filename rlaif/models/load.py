@@ -141,7 +141,7 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
 def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
     check_regular(*(path for path in folder.iterdir() if not path.is_dir()), error=ModelError)
     if (folder / "config.json").is_file():
-        return ModelSource(spec, folder, folder_digest(folder))
+        return ModelSource(spec, folder, weights_digest(folder))
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         log(f"opening {files[0].name}")
@@ -160,7 +160,7 @@ def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
     raise ModelError("the folder holds no model: config.json is missing", where=spec, remedy=remedy)
 
 
-def folder_digest(folder: Path) -> str:
+def weights_digest(folder: Path) -> str:
     """16 hex digits that change when config, tokenizer or weights change (how: see the module's text)."""
     files = sorted(
         path

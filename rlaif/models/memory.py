@@ -26,7 +26,7 @@ __all__ = [
     "MemoryPlan",
     "ModelShape",
     "Precision",
-    "Work",
+    "StageWork",
     "available_memory",
     "model_shape",
     "plan_memory",
@@ -82,7 +82,7 @@ class Precision(NamedTuple):
     activations: int
 
 
-class Work(NamedTuple):
+class StageWork(NamedTuple):
     """What is done with a model at once, in tokens; 0 where that is not done."""
 
     micro_tokens: int = 0
@@ -186,7 +186,7 @@ def shape_of(model: Any, *, name: str) -> ModelShape:
 
 def plan_memory(
     shape: ModelShape,
-    work: Work,
+    work: StageWork,
     *,
     precision: Precision,
     rank: int = 0,
@@ -239,7 +239,7 @@ def plan_memory(
     )
 
 
-def _training(shape: ModelShape, work: Work, precision: Precision, rank: int) -> list[MemoryItem]:
+def _training(shape: ModelShape, work: StageWork, precision: Precision, rank: int) -> list[MemoryItem]:
     """A forward and backward pass."""
     if not work.micro_tokens:
         return []
@@ -262,7 +262,7 @@ def _training(shape: ModelShape, work: Work, precision: Precision, rank: int) ->
     return items
 
 
-def _sampling(shape: ModelShape, work: Work, precision: Precision) -> list[MemoryItem]:
+def _sampling(shape: ModelShape, work: StageWork, precision: Precision) -> list[MemoryItem]:
     """Prompts read, and then a token a step for all rows."""
     if not work.sampled_rows:
         return []
@@ -283,7 +283,7 @@ def _sampling(shape: ModelShape, work: Work, precision: Precision) -> list[Memor
     ]
 
 
-def _reading(shape: ModelShape, work: Work, precision: Precision) -> list[MemoryItem]:
+def _reading(shape: ModelShape, work: StageWork, precision: Precision) -> list[MemoryItem]:
     """Passes without gradient: a judge's, or a reward model's."""
     if not work.read_tokens:
         return []

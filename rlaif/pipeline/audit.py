@@ -20,8 +20,8 @@ from rlaif.errors import DataError
 from rlaif.jobs.audit_files import Pairs, audit_file, save_calibration, save_text
 from rlaif.jobs.audit_task import (
     AuditInputs,
+    AuditPlan,
     AuditTask,
-    Plan,
     as_json,
     audit_inputs,
     conduct,
@@ -110,7 +110,7 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
     return Audited(report=report, calibration=calibration, files=files)
 
 
-def plan_audit(settings: AuditSettings, progress: Progress) -> Plan:
+def plan_audit(settings: AuditSettings, progress: Progress) -> AuditPlan:
     """What `run_audit` would ask, without a model: only its tokenizer is read."""
     return plan_questions(settings, _inputs(settings, progress), open_token_count(settings.judge))
 

@@ -20,11 +20,11 @@ from rlaif.jobs.table import make_job
 from rlaif.models.open import is_served
 from rlaif.progress import NoProgress, Progress
 
-__all__ = ["Plan", "plan_recipe"]
+__all__ = ["RunPlan", "plan_recipe"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a recipe would do, stage by stage."""
 
     name: str
@@ -43,7 +43,7 @@ class Plan:
         return math.fsum(known) if known else None
 
 
-def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
+def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> RunPlan:
     """Read the inputs of every stage, and count.
 
     Raises:
@@ -51,7 +51,7 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> Plan:
     """
     context = RunContext(recipe, memo=NullMemo(), progress=progress or NoProgress())
     jobs = {config.name: make_job(config, context) for config in recipe.stages}
-    return Plan(
+    return RunPlan(
         name=recipe.name, stages=tuple(_priced(job.dry_run(jobs), recipe.server) for job in jobs.values())
     )
 

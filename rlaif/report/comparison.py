@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rlaif.audit.grade import share
 from rlaif.report.markdown import code, sentence, table
 from rlaif.report.shown import Table
-from rlaif.results.comparison import Difference, PolicyComparison, interval
+from rlaif.results.comparison import PolicyComparison, PolicyDifference, interval
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
@@ -132,7 +132,7 @@ def _differences(found: PolicyComparison) -> Table:
     return Table(title="Differences", header=header, rows=tuple(rows))
 
 
-def _excludes(difference: Difference) -> str:
+def _excludes(difference: PolicyDifference) -> str:
     return "yes" if difference.estimate.excludes_zero else "no"
 
 

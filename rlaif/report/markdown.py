@@ -3,7 +3,7 @@
 Such a text may hold tables, headings, images that tell a server who reads them, links and HTML. In a heading
 or a cell (`named`) it is one line and nothing in it is Markdown; in a quotation (`quoted`) it keeps its lines
 and its emphasis, and nothing in it is fetched, run, followed or taken for a heading of ours. What we wrote
-ourselves is a `Written`. The JSON and CSV files beside a report keep texts as they are.
+ourselves is a `MarkdownText`. The JSON and CSV files beside a report keep texts as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from rlaif.text import one_line, visible
 
-__all__ = ["Written", "code", "named", "quoted", "sentence", "table"]
+__all__ = ["MarkdownText", "code", "named", "quoted", "sentence", "table"]
 
 AUTOLINK = r":(?=//)|(?<=[wW]{3})\.|(?<=[\w.+-])@(?=[\w-]+\.)"
 """Where GitHub would find an address without any brackets round it."""
@@ -27,30 +27,32 @@ LINE_START = re.compile(r"^(\s*)([#=>|~`]|-{2,})")
 it."""
 
 
-class Written(str):
+class MarkdownText(str):
     """Markdown of our own, which goes into a table as it is."""
 
     __slots__ = ()
 
 
-def named(text: object) -> Written:
+def named(text: object) -> MarkdownText:
     """A text inside a heading, a sentence or a cell: on one line, and nothing in it is Markdown."""
-    return Written(ANYWHERE.sub(r"\\\g<0>", one_line(str(text))))
+    return MarkdownText(ANYWHERE.sub(r"\\\g<0>", one_line(str(text))))
 
 
-def code(text: object) -> Written:
+def code(text: object) -> MarkdownText:
     """A name in the type of code; one that would break out of it is written as text."""
     line = one_line(str(text))
     plain = line.strip() == line != "" and not set(line) & set("`|")
-    return Written(f"`{line}`") if plain else named(text)
+    return MarkdownText(f"`{line}`") if plain else named(text)
 
 
-def sentence(text: str) -> Written:
+def sentence(text: str) -> MarkdownText:
     """A sentence of ours about names from outside, which it sets in backticks."""
     line = one_line(text)
     if "``" in line or line.count("`") % 2:
         return named(line)
-    return Written("`".join(part if place % 2 else named(part) for place, part in enumerate(line.split("`"))))
+    return MarkdownText(
+        "`".join(part if place % 2 else named(part) for place, part in enumerate(line.split("`")))
+    )
 
 
 def quoted(text: str) -> str:
@@ -67,4 +69,4 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _line(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(cell if isinstance(cell, Written) else named(cell) for cell in cells)} |"
+    return f"| {' | '.join(cell if isinstance(cell, MarkdownText) else named(cell) for cell in cells)} |"

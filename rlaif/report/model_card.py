@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import ModelCard as HubCard
 from huggingface_hub import ModelCardData
 
-from rlaif.report.markdown import Written, code, named, table
+from rlaif.report.markdown import MarkdownText, code, named, table
 
 __all__ = ["ModelCard", "card_markdown", "has_licence", "merged_card"]
 
@@ -60,7 +60,9 @@ class ModelCard:
 def card_markdown(card: ModelCard) -> str:
     """The whole README."""
     about: dict[str, str] = {"base model": code(card.base), "revision of its weights": code(card.revision)}
-    about |= {"constitution": Written(f"{named(card.constitution[0])} (digest {code(card.constitution[1])})")}
+    about |= {
+        "constitution": MarkdownText(f"{named(card.constitution[0])} (digest {code(card.constitution[1])})")
+    }
     about |= {"judge": card.judge} if card.judge else {}
     parts = [
         _front_matter(card),

@@ -18,7 +18,7 @@ __all__ = [
     "best_of_k_markdown",
     "figures",
     "figures_markdown",
-    "growth",
+    "growth_table",
     "ppo_markdown",
     "ppo_steps",
     "reward_markdown",
@@ -121,13 +121,13 @@ def step_line(step: Mapping[str, Any], steps: int) -> str:
 def best_of_k_markdown(report: BestOfKReport, kept: Sequence[Mapping[str, Any]]) -> str:
     """How the best reward grows with K, what was learned, and a few of the completions kept."""
     parts = ["# Best of K\n"]
-    parts += [f"## Round {each.round}\n\n" + _markdown(growth(each)) for each in report.rounds]
+    parts += [f"## Round {each.round}\n\n" + _markdown(growth_table(each)) for each in report.rounds]
     parts.append(figures_markdown("The policy that was made", report.student, level=2))
     parts.extend(quoted(" ".join(row["completion"][-1]["content"].split())) for row in kept[:KEPT_SHOWN])
     return "\n".join(parts)
 
 
-def growth(round: RoundReport, *, title: str = "") -> Table:
+def growth_table(round: RoundReport, *, title: str = "") -> Table:
     """How the best reward of a round grows with K."""
     header = ("K", "reward of the best", "standard error", "bound on the KL (nats)")
     return Table(title, header, [[_cell(value) for value in point] for point in round.growth])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.models.finetune import FinetuneStep
 from rlaif.results.costs import TrainingCost
-from rlaif.rl.episodes import Row
+from rlaif.rl.episodes import EpisodeRow
 from rlaif.rl.kl import best_of_n_kl_bound, best_of_n_kl_estimate
 
 __all__ = [
@@ -46,7 +46,7 @@ class Candidate:
         logprob: Of the whole completion under the policy that sampled it (nats).
     """
 
-    row: Row
+    row: EpisodeRow
     tokens: tuple[int, ...]
     reward: float
     score: float

@@ -13,7 +13,15 @@ from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import WIN, PolicyResult, WinRate
 from rlaif.stats import Estimate
 
-__all__ = ["AtBudget", "Difference", "Finding", "Optimisation", "PolicyComparison", "Reading", "interval"]
+__all__ = [
+    "AtBudget",
+    "PolicyDifference",
+    "Finding",
+    "Optimisation",
+    "PolicyComparison",
+    "Reading",
+    "interval",
+]
 
 Finding = Literal[
     "over-optimised", "sign of over-optimisation", "not shown to carry over", "carried over", "no gain"
@@ -30,7 +38,7 @@ is said."""
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PolicyDifference:
     """`policy` less `against` on one measure, paired by prompt.
 
     Attributes:
@@ -172,7 +180,7 @@ class PolicyComparison:
     prompts: int
     policies: tuple[PolicyResult, ...]
     training: Mapping[str, TrainingCost]
-    differences: tuple[Difference, ...]
+    differences: tuple[PolicyDifference, ...]
     optimisations: tuple[Optimisation, ...]
     at_budgets: tuple[AtBudget, ...]
     endpoints: str = ""
@@ -218,7 +226,7 @@ class PolicyComparison:
         found: dict[str, Any] = plain(self)
         for policy in found["policies"]:
             del policy["rows"]
-        said: Mapping[str, Sequence[Difference | Optimisation | AtBudget]] = {
+        said: Mapping[str, Sequence[PolicyDifference | Optimisation | AtBudget]] = {
             "differences": self.differences,
             "optimisations": self.optimisations,
             "at_budgets": self.at_budgets,

@@ -19,7 +19,7 @@ __all__ = [
     "Cost",
     "Evaluation",
     "PolicyResult",
-    "Rows",
+    "CompletionRows",
     "WinRate",
     "estimates",
 ]
@@ -47,7 +47,7 @@ OWN_MEASURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CompletionRows:
     """One entry a completion, sorted by prompt.
 
     Attributes:
@@ -137,7 +137,7 @@ class PolicyResult:
     estimates: Mapping[str, Estimate]
     win: WinRate | None
     cost: Cost
-    rows: Rows
+    rows: CompletionRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Evaluation:
         return found
 
 
-def estimates(rows: Rows, *, resamples: int, seed: int) -> dict[str, Estimate]:
+def estimates(rows: CompletionRows, *, resamples: int, seed: int) -> dict[str, Estimate]:
     """The mean of every measure that at least two prompts have, with its interval."""
     found = {}
     for name in rows.measures:
@@ -229,7 +229,7 @@ def _policy(values: Mapping[str, Any]) -> PolicyResult:
         cost=Cost(**values["cost"]),
         win=_win(values["win"]),
         estimates={name: Estimate(**each) for name, each in values["estimates"].items()},
-        rows=Rows(
+        rows=CompletionRows(
             prompts=tuple(rows["prompts"]),
             texts=tuple(rows["texts"]),
             measures={name: tuple(column) for name, column in rows["measures"].items()},

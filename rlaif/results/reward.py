@@ -16,7 +16,7 @@ from torch import Tensor
 from rlaif.results.preferences import PreferencePair
 from rlaif.reward.fit import fit_scale
 from rlaif.reward.loss import bradley_terry_loss
-from rlaif.stats import Calibration, calibration, wilson
+from rlaif.stats import CalibrationCurve, calibration, wilson
 
 __all__ = [
     "Breakdown",
@@ -26,7 +26,7 @@ __all__ = [
     "by_margin",
     "by_principle",
     "length_differences",
-    "measure",
+    "score_pairs",
 ]
 
 MARGINS = ((0.5, 0.6), (0.6, 0.75), (0.75, 0.9), (0.9, 1.0))
@@ -99,7 +99,7 @@ class RewardReport:
         return asdict(self)
 
 
-def measure(difference: Tensor, p: Tensor) -> Scored:
+def score_pairs(difference: Tensor, p: Tensor) -> Scored:
     """Reward differences (N,), chosen less rejected, against labels p (N,)."""
     right, count = _right(difference, p)
     share = wilson(right, count) if count else None
@@ -114,7 +114,7 @@ def measure(difference: Tensor, p: Tensor) -> Scored:
     )
 
 
-def reliability(difference: Tensor, p: Tensor) -> Calibration:
+def reliability(difference: Tensor, p: Tensor) -> CalibrationCurve:
     """How confident σ(difference) is, and how often the labels agree."""
     return calibration(torch.sigmoid(difference.double()).tolist(), p.double().tolist())
 

@@ -25,10 +25,10 @@ from rlaif.reward.head import Pooling, pool_groups
 
 __all__ = [
     "Packed",
-    "Row",
+    "PackedRow",
     "Tree",
     "features",
-    "micro_batches",
+    "tree_batches",
     "pack",
     "pooled",
     "same_states",
@@ -54,7 +54,7 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """What one row of a batch holds: a prompt, and completions with the number each goes by."""
 
     prompt: Ids
@@ -84,19 +84,19 @@ class Packed(NamedTuple):
     """Real tokens, padding not counted."""
 
 
-def rows_of(trees: Sequence[Tree], *, share: bool, start: int = 0) -> list[Row]:
+def rows_of(trees: Sequence[Tree], *, share: bool, start: int = 0) -> list[PackedRow]:
     """The rows that trees are computed in; completions are numbered in order over all trees, from `start`."""
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     number = start
     for tree in trees:
         numbered = tuple(enumerate(tree.completions, start=number))
         step = MOST_COMPLETIONS if share else 1
-        rows += [Row(tree.prompt, numbered[at : at + step]) for at in range(0, len(numbered), step)]
+        rows += [PackedRow(tree.prompt, numbered[at : at + step]) for at in range(0, len(numbered), step)]
         number += len(numbered)
     return rows
 
 
-def micro_batches(
+def tree_batches(
     trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device
 ) -> Iterator[Packed]:
     """All completions of `trees`, in batches of similar length of at most `tokens`, padding included; the
@@ -107,7 +107,7 @@ def micro_batches(
 
 
 def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device) -> Iterator[Packed]:
-    """As `micro_batches`, but the completions of a tree stay in one batch, for losses that compare them."""
+    """As `tree_batches`, but the completions of a tree stay in one batch, for losses that compare them."""
     costs = [
         rounded(len(t.prompt) + sum(map(len, t.completions)))
         if share
@@ -120,7 +120,7 @@ def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torc
         yield pack(rows, device=device)
 
 
-def pack(rows: Sequence[Row], *, device: torch.device) -> Packed:
+def pack(rows: Sequence[PackedRow], *, device: torch.device) -> Packed:
     """Put rows into one batch. Padding has id 0, which no real token sees."""
     width = rounded(max(row.length for row in rows))
     ids, positions = (
@@ -173,7 +173,7 @@ def features(
     """Features of all completions under the active role, in order over all trees: (N, H), fp32, on the
     CPU."""
     out = torch.empty(sum(len(tree.completions) for tree in trees), base.hidden_size)
-    for batch in micro_batches(trees, tokens=tokens, share=share, device=base.device):
+    for batch in tree_batches(trees, tokens=tokens, share=share, device=base.device):
         out[list(batch.numbers)] = pooled(base, batch, pooling).cpu()
     return out
 

@@ -22,7 +22,7 @@ from rlaif.types import Completion, Prompt
 
 __all__ = [
     "Episodes",
-    "Row",
+    "EpisodeRow",
     "common_prefix",
     "micro_batches",
     "prefill",
@@ -35,7 +35,7 @@ MIN_PREFIX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EpisodeRow:
     """What one completion belongs to."""
 
     prompt: Prompt
@@ -56,7 +56,7 @@ class Episodes:
             `states`.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[EpisodeRow, ...]
     tokens: Tensor
     is_real: Tensor
     has_eos: Tensor

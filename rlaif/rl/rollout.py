@@ -26,10 +26,10 @@ from transformers.cache_utils import DynamicCache
 
 from rlaif.digest import seed_from
 from rlaif.engines.chat import ChatFormat, end_tokens
-from rlaif.engines.decoding import draw
+from rlaif.engines.decoding import draw_token
 from rlaif.errors import DataError, ModelError
 from rlaif.models.shared_base import SharedBase
-from rlaif.rl.episodes import Episodes, Row, prefill, prefix_to_share
+from rlaif.rl.episodes import EpisodeRow, Episodes, prefill, prefix_to_share
 from rlaif.rl.math import token_logprobs
 from rlaif.text import well_formed
 from rlaif.types import Completion, Message, Prompt
@@ -187,11 +187,11 @@ class Sampler:
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         rows = torch.ones(len(logits), device=logits.device)
-        return draw(logits, uniforms, rows * self.temperature, rows)
+        return draw_token(logits, uniforms, rows * self.temperature, rows)
 
     def _rows(
         self, wanted: Sequence[tuple[EncodedPrompt, int]], tokens: Tensor, length: Tensor, has_eos: Tensor
-    ) -> tuple[Row, ...]:
+    ) -> tuple[EpisodeRow, ...]:
         rows = []
         for (question, index), ids, count, ended in zip(
             wanted, tokens.tolist(), length.tolist(), has_eos.tolist(), strict=True
@@ -205,7 +205,7 @@ class Sampler:
                 model=self.base.name,
                 tokens=count,
             )
-            rows.append(Row(prompt=question.prompt, prompt_ids=question.ids, completion=completion))
+            rows.append(EpisodeRow(prompt=question.prompt, prompt_ids=question.ids, completion=completion))
         return tuple(rows)
 
     def _text(self, ids: list[int]) -> str:

@@ -36,12 +36,12 @@ from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.results.rows import completion_row
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import RewardModel, TurnFormat
-from rlaif.rl.episodes import Episodes, Row, micro_batches, response_states
+from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states
 from rlaif.rl.ppo import score_tokens
 from rlaif.rl.rollout import EncodedPrompt, Sampler
 from rlaif.stages.finetuning import Log
 from rlaif.stages.questions import ask_what_can_be_answered
-from rlaif.stages.sft import SftExample, fit, imitation_loss, without_overlong
+from rlaif.stages.sft import SftExample, fit_examples, imitation_loss, without_overlong
 from rlaif.types import Message, Prompt
 
 __all__ = ["BestOfKResult", "best_of_k"]
@@ -107,7 +107,7 @@ def best_of_k(
             learner, role if role in learner.roles else REFERENCE, measured, rows=config.micro_batch
         )
         with meter.on(learner):
-            steps += fit(
+            steps += fit_examples(
                 learner, role, examples, config, seed=seed_from(own, "sft"), progress=progress, log=log
             )
         seconds.append(meter.seconds)
@@ -224,7 +224,11 @@ def _candidates(
 
 
 def _rewards(
-    reward: Reward, rows: Sequence[Row], ids: Sequence[tuple[int, ...]], base: SharedBase, messages: Reader
+    reward: Reward,
+    rows: Sequence[EpisodeRow],
+    ids: Sequence[tuple[int, ...]],
+    base: SharedBase,
+    messages: Reader,
 ) -> Sequence[float]:
     """One finite number a completion. A reward model on this base reads the tokens as sampled, one on another
     base the text."""

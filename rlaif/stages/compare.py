@@ -18,7 +18,7 @@ from math import isfinite
 
 from rlaif.config.evaluation import Budget
 from rlaif.errors import DataError
-from rlaif.results.comparison import AtBudget, Difference, Optimisation, PolicyComparison, Reading
+from rlaif.results.comparison import AtBudget, Optimisation, PolicyComparison, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.stats import Estimate, bootstrap_difference
@@ -105,7 +105,7 @@ def _meetings(policies: Sequence[PolicyResult], start: str) -> list[tuple[Policy
 
 def _difference(
     ours: PolicyResult, base: PolicyResult, measure: str, *, resamples: int, seed: int
-) -> Difference:
+) -> PolicyDifference:
     mine, theirs = ours.rows.measured(measure), base.rows.measured(measure)
     both = [prompt for prompt in mine if prompt in theirs]
     sides = [
@@ -118,12 +118,12 @@ def _difference(
     estimate = bootstrap_difference(*sides[0], *sides[1], resamples=resamples, seed=seed)
     rounding = ROUNDING * max(abs(value) for values, _ in sides for value in values)
     estimate = Estimate(*(0.0 if abs(x) <= rounding else x for x in estimate))
-    return Difference(
+    return PolicyDifference(
         policy=ours.name, against=base.name, measure=measure, prompts=len(both), estimate=estimate
     )
 
 
-def _optimisations(differences: Sequence[Difference], merged: Evaluation) -> list[Optimisation]:
+def _optimisations(differences: Sequence[PolicyDifference], merged: Evaluation) -> list[Optimisation]:
     """Proxy and gold side by side, for every policy that has both. Without a reward model the judge stands
     for the proxy."""
     to_start = {

@@ -28,7 +28,7 @@ from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
 from rlaif.results.preferences import PreferencePair, split_by_prompt
-from rlaif.results.reward import Scored, measure
+from rlaif.results.reward import Scored, score_pairs
 from rlaif.reward.loss import bradley_terry_loss
 from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches
@@ -253,8 +253,8 @@ def _report(
         pairs=len(train.pairs),
         held_out_pairs=len(held_out.pairs),
         overlong=overlong,
-        held_out=measure(difference["held_out"], held_out.p_chosen),
-        train=measure(difference["train"], train.p_chosen),
+        held_out=score_pairs(difference["held_out"], held_out.p_chosen),
+        train=score_pairs(difference["train"], train.p_chosen),
         margin=margin,
         chosen_shift=chosen,
         rejected_shift=rejected,

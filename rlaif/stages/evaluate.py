@@ -27,10 +27,10 @@ from rlaif.results.evaluation import (
     OWN_MEASURES,
     REWARD,
     WIN,
+    CompletionRows,
     Cost,
     Evaluation,
     PolicyResult,
-    Rows,
     estimates,
 )
 from rlaif.reward.functions import RewardFunction
@@ -288,7 +288,7 @@ def _logits(source: PolicySource, states: torch.Tensor) -> torch.Tensor:
 # 2. Measures of one completion
 
 
-def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFunction | None) -> Rows:
+def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFunction | None) -> CompletionRows:
     pairs = list(zip(sampled.prompts, sampled.completions, strict=True))
     columns: dict[str, tuple[float | None, ...]] = {
         name: tuple(measure(name, metric, prompt, completion) for prompt, completion in pairs)
@@ -305,7 +305,7 @@ def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFuncti
         for name, metric in PER_TEXT.items()
     }
     columns |= {f"distinct_{n}": _distinct(sampled, n) for n in (1, 2)}
-    return Rows(
+    return CompletionRows(
         prompts=tuple(prompt.id for prompt in sampled.prompts),
         texts=tuple(completion.text for completion in sampled.completions),
         measures=columns,

@@ -12,14 +12,14 @@ from rlaif.models.finetune import FinetuneStep, Optimiser, finetune
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.progress import Progress
 
-__all__ = ["Log", "Row", "fitting", "learn", "lora_of"]
+__all__ = ["Log", "TokenRow", "fitting", "learn", "lora_of"]
 
 Log = Callable[[FinetuneStep], None]
 SHOWN = 5
 """Overlong rows that a message names."""
 
 
-class Row(Protocol):
+class TokenRow(Protocol):
     """What can be learned from, with a relative weight."""
 
     @property
@@ -33,7 +33,7 @@ class Row(Protocol):
         ...
 
 
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=TokenRow)
 
 
 def fitting(

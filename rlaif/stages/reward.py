@@ -35,8 +35,8 @@ from rlaif.results.reward import (
     gold_differences,
     judge_differences,
     length_differences,
-    measure,
     reliability,
+    score_pairs,
 )
 from rlaif.reward.fit import HeadFit, fit_head
 from rlaif.reward.head import ScalarHead
@@ -177,7 +177,7 @@ def train_reward(
     kept = _choose(
         config,
         {
-            name: measure(found[name], held_out.labelled.p_chosen).loss
+            name: score_pairs(found[name], held_out.labelled.p_chosen).loss
             for name in ("head", "lora")
             if name in found
         },
@@ -400,7 +400,7 @@ def _report(
         held_out_pairs=len(held_out.pairs),
         dropped=dropped,
         kept=kept,
-        held_out={name: measure(difference, p) for name, difference in found.items()},
+        held_out={name: score_pairs(difference, p) for name, difference in found.items()},
         principles=by_principle(held_out.pairs, found[kept]),
         margins=by_margin(held_out.pairs, found[kept]),
         lengths=by_length(held_out.pairs, found[kept], held_out.lengths()),
@@ -418,4 +418,4 @@ def _on_human_labels(model: RewardModel, pairs: Sequence[PreferencePair]) -> Sco
     about."""
     scores = torch.tensor(model.score(_both(pairs))).view(-1, 2)
     raw = model.members[0].std if len(model.members) == 1 else 1.0
-    return measure(raw * (scores[:, 0] - scores[:, 1]), torch.tensor([pair.p_chosen for pair in pairs]))
+    return score_pairs(raw * (scores[:, 0] - scores[:, 1]), torch.tensor([pair.p_chosen for pair in pairs]))

@@ -40,7 +40,7 @@ __all__ = [
     "SftReport",
     "SftResult",
     "completion_logprobs",
-    "fit",
+    "fit_examples",
     "imitation_loss",
     "examples_from_rows",
     "train_sft",
@@ -150,7 +150,9 @@ def train_sft(
     )
     meter = Meter()
     with meter.on(base):
-        steps = fit(base, role, train, config, seed=seed_from(seed, "sft"), progress=progress, log=log)
+        steps = fit_examples(
+            base, role, train, config, seed=seed_from(seed, "sft"), progress=progress, log=log
+        )
     after = imitation_loss(base, role, measured, rows=config.micro_batch)
     report = SftReport(
         rows=len(train),
@@ -303,7 +305,7 @@ def _drawn(examples: Sequence[SftExample], seed: int) -> list[SftExample]:
 # Learning
 
 
-def fit(
+def fit_examples(
     base: SharedBase,
     role: str,
     examples: Sequence[SftExample],

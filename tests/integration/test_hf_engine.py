@@ -17,7 +17,7 @@ from tiny import KINDS, Kind, save_tiny, tiny_model, tiny_tokenizer
 
 from rlaif.engines.base import EngineCard, GenerationRequest, LabelRequest, Sampling
 from rlaif.engines.batching import plan
-from rlaif.engines.decoding import BLOCK, draw
+from rlaif.engines.decoding import BLOCK, draw_token
 from rlaif.engines.hf import HFEngine
 from rlaif.engines.labels import find_labels
 from rlaif.models.load import load_engine
@@ -276,7 +276,7 @@ def test_stop_strings_and_limits() -> None:
 def test_top_p_keeps_the_nucleus_only() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(1000, 4)
     uniforms = torch.linspace(0, 0.9999, 1000)
-    chosen = draw(logits, uniforms, torch.ones(1000), torch.full((1000,), 0.7))
+    chosen = draw_token(logits, uniforms, torch.ones(1000), torch.full((1000,), 0.7))
     counts = Counter(chosen.tolist())
     assert set(counts) == {0, 1}
     assert counts[0] / 1000 == pytest.approx(0.5 / 0.8, abs=0.01)
@@ -288,7 +288,7 @@ def test_the_draw_follows_the_softmax() -> None:
     logits = 2.5 * torch.randn(size, generator=generator)
     logits[::7] = -math.inf
     for temperature in (1.0, 0.7):
-        chosen = draw(
+        chosen = draw_token(
             logits.expand(rows, size),
             torch.rand(rows, generator=generator),
             torch.full((rows,), temperature),
@@ -337,11 +337,11 @@ def test_samples_are_distributed_as_those_of_model_generate() -> None:
 def test_the_draw_at_its_edges() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).expand(3, 5)
     ones = torch.ones(3)
-    assert draw(logits, torch.tensor([0.0, 0.5, 0.99999994]), ones, ones).tolist() == [1, 3, 3]
-    mixed = draw(logits, torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), ones)
+    assert draw_token(logits, torch.tensor([0.0, 0.5, 0.99999994]), ones, ones).tolist() == [1, 3, 3]
+    mixed = draw_token(logits, torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), ones)
     assert mixed.tolist() == [3, 1, 3]
     broken = torch.full((1, 5), math.nan)
-    assert draw(broken, ones[:1] * 0.5, ones[:1], ones[:1]).tolist() == [-1]
+    assert draw_token(broken, ones[:1] * 0.5, ones[:1], ones[:1]).tolist() == [-1]
 
 
 def test_special_tokens_in_a_message_are_inert() -> None:

@@ -18,7 +18,7 @@ from tiny import save_tiny
 
 from rlaif.config import parse_recipe
 from rlaif.errors import ConfigError, DataError, ModelError, RlaifError
-from rlaif.jobs.learned_rows import pairs_digest, read_pairs
+from rlaif.jobs.learned_rows import pairs_digest, read_preferences
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.pipeline.run import RunResult, _why_again, run_recipe
 from rlaif.progress import NoProgress
@@ -185,7 +185,7 @@ def preferences(path: Path, *more: dict[str, Any]) -> Path:
 
 def test_the_digest_of_pairs_does_not_depend_on_where_they_lie(tmp_path: Path) -> None:
     here, there = (preferences(tmp_path / name / "labels.jsonl") for name in ("here", "there"))
-    assert pairs_digest(read_pairs(str(here))) == pairs_digest(read_pairs(str(there)))
+    assert pairs_digest(read_preferences(str(here))) == pairs_digest(read_preferences(str(there)))
 
 
 def test_the_files_of_an_adapter_do_not_depend_on_the_hash_seed(model: Path, tmp_path: Path) -> None:
@@ -208,13 +208,13 @@ def test_one_bad_row_is_left_out_only_where_that_was_asked_for(tmp_path: Path) -
     same = {"prompt": turn("user", "q"), "chosen": turn("assistant", "a"), "rejected": turn("assistant", "a")}
     path = preferences(tmp_path / "labels.jsonl", same)
     with pytest.raises(DataError, match="skip-bad-rows"):
-        read_pairs(str(path))
+        read_preferences(str(path))
     told: list[Any] = []
-    assert len(read_pairs(str(path), skipped=told.extend)) == 4
+    assert len(read_preferences(str(path), skipped=told.extend)) == 4
     assert [problem.where for problem in told] == [f"{path}:5"]
     path.write_text("no json\n" + path.read_text())
     told.clear()
-    assert len(read_pairs(str(path), skipped=told.extend)) == 4
+    assert len(read_preferences(str(path), skipped=told.extend)) == 4
     assert [problem.where for problem in told] == [f"{path}:1", f"{path}:6"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from spine import call, rows
 
-from rlaif.jobs.learned_rows import read_pairs
+from rlaif.jobs.learned_rows import read_preferences
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "v0.1.0"
 COMMAND = (
@@ -44,5 +44,5 @@ def test_its_answers_are_reused_and_the_labels_are_the_same(old: Path) -> None:
 
 def test_its_preferences_are_read(old: Path) -> None:
     file = old / "run" / "label" / "preferences.jsonl"
-    assert [pair.p_chosen for pair in read_pairs(str(file))] == [row["p_chosen"] for row in rows(file)]
+    assert [pair.p_chosen for pair in read_preferences(str(file))] == [row["p_chosen"] for row in rows(file)]
     assert json.loads((old / "run" / "run.json").read_text())["version"] == "0.1.0"

@@ -12,7 +12,7 @@ from judges import case
 
 from rlaif.audit.agreement import agreement, baselines
 from rlaif.audit.biases import habits
-from rlaif.audit.calibration import fit
+from rlaif.audit.calibration import fit_slope
 from rlaif.audit.cases import Case, plain, turn_half
 from rlaif.audit.selection import halves
 from rlaif.judging.aggregate import sigmoid
@@ -63,8 +63,8 @@ def test_a_temperature_says_the_same_of_the_swap_and_never_changes_a_winner(
     rows: list[tuple[float, float, str]],
 ) -> None:
     logits, won = [row[0] for row in rows], [row[1] for row in rows]
-    slope, intercept = fit(logits, won, method="temperature")
-    back, _ = fit([-logit for logit in logits], [1 - each for each in won], method="temperature")
+    slope, intercept = fit_slope(logits, won, method="temperature")
+    back, _ = fit_slope([-logit for logit in logits], [1 - each for each in won], method="temperature")
     assert (slope >= 0, intercept) == (True, 0.0)
     assert back == pytest.approx(slope, rel=1e-6, abs=1e-9)
     assert all(sigmoid(slope * logit) + sigmoid(-slope * logit) == pytest.approx(1.0) for logit in logits)

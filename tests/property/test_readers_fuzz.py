@@ -18,12 +18,17 @@ from hypothesis import strategies as st
 
 from rlaif.errors import RlaifError
 from rlaif.io.readers import read_prompts, read_responses
-from rlaif.io.tables import Table, read_table
-from rlaif.jobs.learned_rows import read_demonstrations, read_pairs
+from rlaif.io.tables import DataTable, read_table
+from rlaif.jobs.learned_rows import read_demonstrations, read_preferences
 from rlaif.text import is_well_formed
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".jsonl.gz", ".csv.gz", ".parquet")
-READERS: tuple[Callable[[str], Any], ...] = (read_prompts, read_responses, read_pairs, read_demonstrations)
+READERS: tuple[Callable[[str], Any], ...] = (
+    read_prompts,
+    read_responses,
+    read_preferences,
+    read_demonstrations,
+)
 PIECES = (
     b"{",
     b"}",
@@ -157,7 +162,7 @@ LINES = st.sampled_from(
 
 @given(lines=st.lists(LINES, min_size=1, max_size=12), newline=st.sampled_from([b"\n", b"\r\n"]))
 def test_no_line_is_lost(lines: list[bytes], newline: bytes) -> None:
-    table: Table = in_file(newline.join(lines), ".jsonl", read_table)
+    table: DataTable = in_file(newline.join(lines), ".jsonl", read_table)
     assert len(table.rows) + len(table.problems) == len(lines)
     assert len({item.where for item in (*table.rows, *table.problems)}) == len(lines)
     for row in table.rows:
@@ -174,7 +179,7 @@ def test_what_a_writer_of_csv_writes_is_read_back(
 ) -> None:
     file = io.StringIO(newline="")
     csv.writer(file, delimiter=delimiter).writerows([("prompt", "note"), *rows])
-    table: Table = in_file(file.getvalue().encode(), suffix, read_table)
+    table: DataTable = in_file(file.getvalue().encode(), suffix, read_table)
     assert not table.problems
     assert [(row.values["prompt"], row.values["note"]) for row in table.rows] == rows
 
@@ -185,5 +190,5 @@ def test_what_a_writer_of_csv_writes_is_read_back(
     )
 )
 def test_no_row_of_csv_is_lost(rows: list[str]) -> None:
-    table: Table = in_file("\n".join(["prompt,note", *rows]).encode(), ".csv", read_table)
+    table: DataTable = in_file("\n".join(["prompt,note", *rows]).encode(), ".csv", read_table)
     assert len(table.rows) + len(table.problems) == len(rows)

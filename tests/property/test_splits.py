@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.io.splits import FRACTIONS, check_disjoint, draw, split_of
+from rlaif.io.splits import FRACTIONS, check_disjoint, draw_split, split_of
 from rlaif.types import Message, Prompt
 
 text = st.text(min_size=1).filter(lambda text: bool(text.strip()))
@@ -34,14 +34,14 @@ def test_a_part_without_a_share_gets_nothing(fingerprint: str, shares: list[int]
 @given(texts, st.integers(0, 20), st.integers(0, 20), st.integers(0, 3))
 def test_a_larger_draw_begins_with_the_smaller(texts: list[str], limit: int, more: int, seed: int) -> None:
     prompts = prompts_of(texts)
-    small, large = draw(prompts, limit, seed), draw(prompts, limit + more, seed)
+    small, large = draw_split(prompts, limit, seed), draw_split(prompts, limit + more, seed)
     assert large[: len(small)] == small
     assert len(small) == min(limit, len(prompts))
 
 
 @given(texts, text, st.integers(0, 3))
 def test_a_new_prompt_moves_no_other(texts: list[str], new: str, seed: int) -> None:
-    before = draw(prompts_of(texts), None, seed)
+    before = draw_split(prompts_of(texts), None, seed)
     added = Prompt(id="new", messages=(Message("user", new),))
-    after = draw([*prompts_of(texts), added], None, seed)
+    after = draw_split([*prompts_of(texts), added], None, seed)
     assert [prompt for prompt in after if prompt.id != "new"] == before

@@ -10,7 +10,7 @@ import pytest
 from judges import case, constitution, pairs, reader
 
 from rlaif import stats
-from rlaif.audit.accuracy import audit, audit_key, questions_of
+from rlaif.audit.accuracy import audit_judge, audit_key, questions_of
 from rlaif.audit.agreement import Agreement, Baselines
 from rlaif.audit.biases import Bias, habits
 from rlaif.audit.cases import Case, Pair, plain
@@ -43,7 +43,7 @@ def run(
     engine: ScriptedEngine, rules: Constitution, rows: list[Pair], probes: list[Pair], **options: object
 ) -> AuditReport:
     usable = dict.fromkeys(options.pop("protocols", ("pairwise", "pointwise")), rules)  # type: ignore[attr-defined]
-    return audit(
+    return audit_judge(
         engine,
         library=LIBRARY,
         constitution=rules,

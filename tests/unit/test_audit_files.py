@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from judges import constitution, pairs, reader
 
-from rlaif.audit.accuracy import audit, audit_key
+from rlaif.audit.accuracy import audit_judge, audit_key
 from rlaif.audit.cases import Case, plain
 from rlaif.audit.report import AuditReport
 from rlaif.cli.audit import audit as audit_command
@@ -26,7 +26,7 @@ from rlaif.jobs.audit_files import (
     audit_file,
     find_audit,
     load_calibration,
-    read_pairs,
+    read_audit_pairs,
     read_probes,
     save_text,
 )
@@ -40,7 +40,7 @@ JUDGE = "scripted:judges:reader"
 
 
 def report(rules: Constitution, count: int = 30) -> AuditReport:
-    return audit(
+    return audit_judge(
         reader(),
         library=PromptLibrary(),
         constitution=rules,
@@ -80,18 +80,18 @@ def test_the_probes_are_many_varied_and_balanced() -> None:
 
 def test_pairs_with_peoples_choice_are_turned_and_drawn(tmp_path: Path) -> None:
     source = pair_file(tmp_path / "pairs.jsonl")
-    found = read_pairs(source, limit=10)
+    found = read_audit_pairs(source, limit=10)
     assert found.labelled
     assert sum(pair.a_wins or 0 for pair in found.pairs) == 5
     assert all(("q1" in pair.comparison.a.text) == bool(pair.a_wins) for pair in found.pairs)
-    more = read_pairs(source, limit=20)
+    more = read_audit_pairs(source, limit=20)
     assert [pair.comparison.prompt.id for pair in more.pairs[:10]] == [
         pair.comparison.prompt.id for pair in found.pairs
     ]
 
 
 def test_pairs_without_a_choice(tmp_path: Path) -> None:
-    found = read_pairs(pair_file(tmp_path / "pairs.jsonl", names=("a", "b")))
+    found = read_audit_pairs(pair_file(tmp_path / "pairs.jsonl", names=("a", "b")))
     assert not found.labelled
     assert {pair.a_wins for pair in found.pairs} == {None}
 
@@ -99,7 +99,7 @@ def test_pairs_without_a_choice(tmp_path: Path) -> None:
 def test_lists_give_neighbours_and_equal_texts_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "completions": ["x", "y", "y ", "z"]}))
-    found = read_pairs(path)
+    found = read_audit_pairs(path)
     texts = [frozenset((pair.comparison.a.text, pair.comparison.b.text)) for pair in found.pairs]
     assert texts == [frozenset("xy"), frozenset(("y ", "z"))]
     assert found.identical == 1
@@ -109,7 +109,7 @@ def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lone.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "completion": "x"}))
     with pytest.raises(DataError, match="no prompt has two"):
-        read_pairs(path)
+        read_audit_pairs(path)
 
 
 # Audits
@@ -145,7 +145,7 @@ def test_the_newest_audit_counts(tmp_path: Path) -> None:
 
 def test_people_outweigh_probes_and_a_stage_counts(tmp_path: Path) -> None:
     rules, stage = constitution("kind"), tmp_path / "run" / "audit"
-    probes = audit(
+    probes = audit_judge(
         reader(),
         library=PromptLibrary(),
         constitution=rules,
@@ -188,7 +188,7 @@ def test_a_file_in_the_way_of_the_folder_is_told(tmp_path: Path) -> None:
 
 def test_markdown_holds_every_part() -> None:
     rules = constitution("kind", tags={"kind": ["tone"]})
-    found = audit(
+    found = audit_judge(
         reader(),
         library=PromptLibrary(),
         constitution=rules,
@@ -217,7 +217,7 @@ def test_comparisons_to_read_name_the_better_one_and_begin_with_the_mistakes() -
     wrong_in_two = pairs(20, right=18)
     judged: list[Case] = []
     rules = constitution("kind")
-    audit(
+    audit_judge(
         reader(),
         library=PromptLibrary(),
         constitution=rules,

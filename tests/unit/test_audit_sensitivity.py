@@ -8,7 +8,7 @@ import pytest
 from judges import case, comparison, constitution, pairs, reader
 
 from rlaif.audit.cases import judge_pairs
-from rlaif.audit.sensitivity import Relabelled, Sensitivity, Variant, measure, variants
+from rlaif.audit.sensitivity import Relabelled, Sensitivity, Variant, measure_variant, variants
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import Pairwise
 from rlaif.judging.table import open_protocol
@@ -118,7 +118,7 @@ def test_a_steady_judge_keeps_every_label(name: str) -> None:
     cases = list(judge_pairs(judge, pairs(8)))
     for each in found_variants(name, rules):
         assert isinstance(each, Variant)
-        found = measure(each, cases, engine=engine, seed=0, progress=NoProgress())
+        found = measure_variant(each, cases, engine=engine, seed=0, progress=NoProgress())
         assert found.rows == 8
         assert found.same_label is not None
         assert found.same_label.value == 1.0
@@ -132,7 +132,9 @@ def test_a_judge_that_hangs_on_the_wording_is_told() -> None:
     judge = Judge(engine, Pairwise(LIBRARY, rules), rules, principles="all", seed=0)
     framed = found_variants("pairwise", rules)[3]
     assert isinstance(framed, Variant)
-    found = measure(framed, list(judge_pairs(judge, pairs(8))), engine=engine, seed=0, progress=NoProgress())
+    found = measure_variant(
+        framed, list(judge_pairs(judge, pairs(8))), engine=engine, seed=0, progress=NoProgress()
+    )
     assert found.same_label is not None
     assert found.same_label.value == 0.0
     assert (found.accuracy, found.accuracy_before) == (0.0, 1.0)
@@ -142,7 +144,7 @@ def test_nothing_valid_is_noted() -> None:
     rules = constitution("kind")
     framed = found_variants("pairwise", rules)[3]
     assert isinstance(framed, Variant)
-    found = measure(
+    found = measure_variant(
         framed, [case(0, {"kind": None}, a="q1", b="q0")], engine=reader(), seed=0, progress=NoProgress()
     )
     assert found.rows == 0

@@ -19,7 +19,7 @@ from rlaif.results.best_of_k import (
     select,
     tied,
 )
-from rlaif.rl.episodes import Row
+from rlaif.rl.episodes import EpisodeRow
 from rlaif.rl.kl import best_of_n_kl_bound
 from rlaif.types import Completion, Message, Prompt
 
@@ -32,7 +32,7 @@ def candidate(
     completion = Completion(
         id=f"p/{index}", prompt_id="p", index=index, text="x", finish=finish, model="toy", tokens=2
     )
-    row = Row(prompt=PROMPT, prompt_ids=(1,), completion=completion)
+    row = EpisodeRow(prompt=PROMPT, prompt_ids=(1,), completion=completion)
     return Candidate(
         row=row, tokens=(2, 3), reward=score if reward is None else reward, score=score, logprob=logprob
     )

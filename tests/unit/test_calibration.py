@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.audit.calibration import Calibration, fit, fit_calibration
+from rlaif.audit.calibration import Calibration, fit_calibration, fit_slope
 from rlaif.audit.cases import plain
 from rlaif.errors import DataError
 from rlaif.jobs.audit_files import load_calibration, save_calibration
@@ -27,39 +27,39 @@ def drawn(
 
 def test_the_temperature_is_recovered() -> None:
     logits, won = drawn(4000, slope=0.5)
-    slope, intercept = fit(logits, won, method="temperature")
+    slope, intercept = fit_slope(logits, won, method="temperature")
     assert slope == pytest.approx(0.5, abs=0.05)
     assert intercept == 0.0
 
 
 def test_platt_recovers_the_intercept_too() -> None:
     logits, won = drawn(4000, slope=0.7, intercept=-1.0)
-    assert fit(logits, won, method="platt") == pytest.approx((0.7, -1.0), abs=0.12)
+    assert fit_slope(logits, won, method="platt") == pytest.approx((0.7, -1.0), abs=0.12)
 
 
 def test_the_fit_is_where_the_gradient_vanishes() -> None:
     logits, won = drawn(50, slope=1.0)
-    slope, _ = fit(logits, won, method="temperature")
+    slope, _ = fit_slope(logits, won, method="temperature")
     target = 51 / 52
     signed = [logit if w else -logit for logit, w in zip(logits, won, strict=True)]
     assert math.fsum((sigmoid(slope * x) - target) * x for x in signed) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_judge_that_is_always_right_has_a_finite_slope() -> None:
-    slope, _ = fit([1.0, -1.0, 1.0], [1.0, 0.0, 1.0], method="temperature")
+    slope, _ = fit_slope([1.0, -1.0, 1.0], [1.0, 0.0, 1.0], method="temperature")
     assert slope == pytest.approx(math.log(4), abs=1e-6)  # sigmoid(slope) = Platt's target 4/5
 
 
 @pytest.mark.parametrize("method", ["temperature", "platt"])
 def test_a_judge_that_is_wrong_is_silenced_not_turned_round(method) -> None:
     logits, won = drawn(500, slope=-1.0)
-    slope, intercept = fit(logits, won, method=method)
+    slope, intercept = fit_slope(logits, won, method=method)
     assert slope == 0.0
     assert intercept == pytest.approx(0.0, abs=0.3)
 
 
 def test_log_odds_of_zero_say_nothing() -> None:
-    assert fit([0.0] * 20, [1.0] * 20, method="temperature") == (0.0, 0.0)
+    assert fit_slope([0.0] * 20, [1.0] * 20, method="temperature") == (0.0, 0.0)
 
 
 def test_an_overconfident_judge_gains_on_held_out_labels() -> None:

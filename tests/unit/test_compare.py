@@ -18,9 +18,9 @@ from rlaif.report.comparison import (
     evaluation_markdown,
     evaluation_table,
 )
-from rlaif.results.comparison import AtBudget, Difference, Optimisation, Reading
+from rlaif.results.comparison import AtBudget, Optimisation, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
-from rlaif.results.evaluation import Cost, Evaluation, PolicyResult, Rows, WinRate, estimates
+from rlaif.results.evaluation import CompletionRows, Cost, Evaluation, PolicyResult, WinRate, estimates
 from rlaif.stages.compare import compare
 from rlaif.stats import Estimate
 
@@ -32,7 +32,7 @@ COST = Cost(tokens=100, prompt_tokens=40, flops=2.5e9, seconds=1.5, peak_bytes=2
 def policy(
     name: str, *, text: str = "", win: WinRate | None = None, **measures: Sequence[float | None]
 ) -> PolicyResult:
-    rows = Rows(
+    rows = CompletionRows(
         prompts=PROMPTS,
         texts=tuple(f"{text or name} {i}" for i in range(8)),
         measures={measure: tuple(values) for measure, values in measures.items()},
@@ -70,8 +70,8 @@ DOWN = policy("down", gold=(-1, -1, 0, 0, 0, 0, 2, 2), reward=(1, 1, 2, 2, 1, 1,
 
 
 def difference(
-    found_differences: Sequence[Difference], policy: str, against: str, measure: str = "gold"
-) -> Difference:
+    found_differences: Sequence[PolicyDifference], policy: str, against: str, measure: str = "gold"
+) -> PolicyDifference:
     return next(
         x for x in found_differences if (x.policy, x.against, x.measure) == (policy, against, measure)
     )
@@ -176,7 +176,7 @@ def test_the_judge_decides_where_there_is_no_gold_and_invalid_verdicts_are_left_
         policy("ppo"),
         win=win_rate((0.79, 0.6, 0.9), (0.55, 0.45, 0.7)),
         estimates={"win": Estimate(0.9, 0.7, 1)},
-        rows=Rows(prompts=PROMPTS, texts=("x",) * 8, measures={"win": values}),
+        rows=CompletionRows(prompts=PROMPTS, texts=("x",) * 8, measures={"win": values}),
     )
     found = compare([evaluation(start, ours, gold=None)], resamples=200)
     only = difference(found.differences, "ppo", "start", "win")

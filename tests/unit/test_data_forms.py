@@ -12,7 +12,7 @@ import pytest
 from rlaif.errors import DataError, Problem
 from rlaif.io.readers import read_prompts, read_responses
 from rlaif.io.tables import read_table
-from rlaif.jobs.learned_rows import read_demonstrations, read_pairs
+from rlaif.jobs.learned_rows import read_demonstrations, read_preferences
 from rlaif.types import Message
 
 USER = {"role": "user", "content": "Name a fruit."}
@@ -228,7 +228,7 @@ def test_a_nul_that_a_model_wrote_is_read_back(tmp_path: Path) -> None:
 def test_an_id_of_a_training_row_is_one_printable_line(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", {"id": "a\n# b", "prompt": "q", "chosen": "a", "rejected": "b"})
     with pytest.raises(DataError, match="an id is one line"):
-        read_pairs(str(path))
+        read_preferences(str(path))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_an_id_of_a_training_row_is_one_printable_line(tmp_path: Path) -> None:
     ],
 )
 def test_the_label_of_a_row(tmp_path: Path, columns: dict[str, Any], p: float) -> None:
-    (pair,) = read_pairs(str(write(tmp_path / "p.jsonl", {**PAIRS["TRL conversational"], **columns})))
+    (pair,) = read_preferences(str(write(tmp_path / "p.jsonl", {**PAIRS["TRL conversational"], **columns})))
     assert pair.p_chosen == pytest.approx(p)
 
 
@@ -268,7 +268,7 @@ def test_the_label_of_a_row(tmp_path: Path, columns: dict[str, Any], p: float) -
 def test_numbers_out_of_bounds_are_refused_in_words(tmp_path: Path, columns: dict[str, Any]) -> None:
     path = write(tmp_path / "p.jsonl", {**PAIRS["TRL plain"], **columns})
     with pytest.raises(DataError, match=f"`{next(iter(columns))}` is "):
-        read_pairs(str(path))
+        read_preferences(str(path))
     if "weight" in columns:
         path = write(tmp_path / "d.jsonl", {"prompt": "q", "completion": "a", **columns})
         with pytest.raises(DataError, match="`weight` is "):
@@ -278,11 +278,11 @@ def test_numbers_out_of_bounds_are_refused_in_words(tmp_path: Path, columns: dic
 def test_messages_beside_a_pair(tmp_path: Path) -> None:
     row = {"messages": [USER, PEAR], "chosen": "A pear.", "rejected": "A spoon."}
     with pytest.raises(DataError, match="`messages` beside `chosen` and `rejected` ends with an answer"):
-        read_pairs(str(write(tmp_path / "p.jsonl", row)))
-    (pair,) = read_pairs(str(write(tmp_path / "q.jsonl", {**row, "messages": [USER]})))
+        read_preferences(str(write(tmp_path / "p.jsonl", row)))
+    (pair,) = read_preferences(str(write(tmp_path / "q.jsonl", {**row, "messages": [USER]})))
     assert pair.prompt == FRUIT
     whole = {**row, "chosen": [USER, PEAR], "rejected": [USER, SPOON]}
-    (pair,) = read_pairs(str(write(tmp_path / "r.jsonl", whole)))
+    (pair,) = read_preferences(str(write(tmp_path / "r.jsonl", whole)))
     (item,) = read_responses(write(tmp_path / "r.jsonl", whole)).items
     assert pair.prompt == item.prompt.messages == FRUIT
 
@@ -304,7 +304,7 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
     same = {"prompt": "q", "chosen": "a", "rejected": "a"}
     path = write(tmp_path / "p.jsonl", PAIRS["TRL plain"], same, {"prompt": "q"})
     told.clear()
-    assert len(read_pairs(str(path), skipped=told.extend)) == 1
+    assert len(read_preferences(str(path), skipped=told.extend)) == 1
     assert len(told) == 2
 
 
@@ -328,7 +328,7 @@ def test_a_line_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_training_rows_that_were_mended_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", {"prompt": "q", "completion": "a\0", "chosen": "a\0", "rejected": "b"})
-    for read in (read_demonstrations, read_pairs):
+    for read in (read_demonstrations, read_preferences):
         told: list[str] = []
         read(str(path), note=told.append)
         assert told == [f"{path}: 1 rows held half a character or a NUL; U+FFFD stands in its place"]
@@ -352,7 +352,7 @@ def test_what_is_part_of_the_question_and_not_read_is_refused(
 ) -> None:
     row = {"instruction": "q", "chosen": "a", "rejected": "b", column: value}
     path = write(tmp_path / "p.jsonl", row)
-    for read in (read_prompts, read_responses, read_pairs):
+    for read in (read_prompts, read_responses, read_preferences):
         with pytest.raises(DataError, match=said):
             read(str(path))
     path = write(tmp_path / "d.jsonl", {"instruction": "q", "output": "a", column: value})
@@ -360,7 +360,7 @@ def test_what_is_part_of_the_question_and_not_read_is_refused(
         read_demonstrations(str(path))
     native = {"prompt": [USER], "chosen": [PEAR], "rejected": [SPOON], column: value}
     with pytest.raises(DataError, match=said):
-        read_pairs(str(write(tmp_path / "n.jsonl", native)))
+        read_preferences(str(write(tmp_path / "n.jsonl", native)))
 
 
 def test_the_column_system_prompt_is_the_system_message_too(tmp_path: Path) -> None:

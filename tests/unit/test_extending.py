@@ -33,7 +33,7 @@ from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.table import JOBS
 from rlaif.judging.protocols import JudgingProtocol, log_odds
 from rlaif.judging.table import PROTOCOLS
-from rlaif.models.memory import Work
+from rlaif.models.memory import StageWork
 from rlaif.pipeline.dry_run import plan_recipe
 from rlaif.pipeline.memory import recipe_memory
 from rlaif.pipeline.run import run_recipe
@@ -105,8 +105,8 @@ class CensusJob(Job[CensusConfig]):
     def adapters(self) -> Adapters:
         return Adapters(("policy",), ())
 
-    def memory_work(self, lengths: Lengths, device: Device) -> Work:
-        return Work(read_tokens=device.tokens)
+    def memory_work(self, lengths: Lengths, device: Device) -> StageWork:
+        return StageWork(read_tokens=device.tokens)
 
 
 RECIPE = """

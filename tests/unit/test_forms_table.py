@@ -13,7 +13,7 @@ import pytest
 
 from rlaif.errors import DataError
 from rlaif.io.readers import read_prompts, read_responses
-from rlaif.jobs.learned_rows import read_demonstrations, read_pairs
+from rlaif.jobs.learned_rows import read_demonstrations, read_preferences
 from rlaif.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def responses(path: Path, asked: tuple[Message, ...]) -> None:
 
 
 def preferences(path: Path, asked: tuple[Message, ...]) -> None:
-    (pair,) = read_pairs(str(path))
+    (pair,) = read_preferences(str(path))
     assert (pair.prompt, pair.chosen, pair.rejected) == (asked, "A pear.", "A spoon.")
     assert pair.p_chosen == (0.9 if path.name == "pairs.csv" else 1.0)
 
@@ -103,13 +103,13 @@ def test_every_cell_of_the_table(cell: Cell) -> None:
 @pytest.mark.parametrize(
     ("file", "read", "said"),
     [
-        ("ultrafeedback-raw.jsonl", read_pairs, "raw UltraFeedback.*rlaif label --responses"),
+        ("ultrafeedback-raw.jsonl", read_preferences, "raw UltraFeedback.*rlaif label --responses"),
         ("ultrafeedback-raw.jsonl", read_demonstrations, "raw UltraFeedback"),
-        ("pair-without-choice.jsonl", read_pairs, "pair without a choice.*rlaif label --responses"),
-        ("messages.jsonl", read_pairs, "demonstration.*rlaif sft"),
+        ("pair-without-choice.jsonl", read_preferences, "pair without a choice.*rlaif label --responses"),
+        ("messages.jsonl", read_preferences, "demonstration.*rlaif sft"),
         ("trl-plain.jsonl", read_demonstrations, "preference.*rlaif dpo"),
         ("language-modelling.jsonl", read_demonstrations, "language-modelling"),
-        ("hh-prompt.jsonl", read_pairs, "no `chosen` and `rejected`"),
+        ("hh-prompt.jsonl", read_preferences, "no `chosen` and `rejected`"),
     ],
 )
 def test_the_nearest_form_is_named(file: str, read: Callable[[str], Any], said: str) -> None:

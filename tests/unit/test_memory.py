@@ -15,7 +15,7 @@ from rlaif.models.memory import (
     MemoryPlan,
     ModelShape,
     Precision,
-    Work,
+    StageWork,
     available_memory,
     model_shape,
     plan_memory,
@@ -45,7 +45,7 @@ def plan(
     available: int | None = None,
     **work: int,
 ) -> MemoryPlan:
-    done = Work(**{"micro_tokens": 100, **work})
+    done = StageWork(**{"micro_tokens": 100, **work})
     return plan_memory(
         SHAPE, done, precision=BF16, rank=8, trained=trained, frozen=frozen, available=available
     )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rlaif.engines.api.servers import PAUSE_MAX, Server, Window, Work, plan_work, prefix_groups
+from rlaif.engines.api.servers import PAUSE_MAX, QueuedWork, Server, Window, plan_work, prefix_groups
 from rlaif.engines.base import LabelRequest
 from rlaif.types import Message
 
@@ -18,7 +18,7 @@ def ask(text: str) -> LabelRequest:
     return LabelRequest((Message("user", text),), ("A", "B"))
 
 
-def drain(work: Work, home: int) -> list[int]:
+def drain(work: QueuedWork, home: int) -> list[int]:
     taken = []
     while (index := work.take(home)) is not None:
         taken.append(index)
@@ -136,7 +136,7 @@ def test_a_server_less_moves_only_its_own_requests() -> None:
 
 
 def test_an_idle_server_takes_from_the_end_of_the_longest_queue() -> None:
-    work = Work([[1, 2, 3], [], [4]])
+    work = QueuedWork([[1, 2, 3], [], [4]])
     assert [work.take(1), work.take(1), work.take(0), work.take(2), work.take(2)] == [3, 2, 1, 4, None]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlaif.errors import ConfigError, DataError
 from rlaif.io import splits
-from rlaif.io.splits import FRACTIONS, check_disjoint, draw, split_of
+from rlaif.io.splits import FRACTIONS, check_disjoint, draw_split, split_of
 from rlaif.types import Message, Prompt
 
 
@@ -51,9 +51,9 @@ def test_fractions_must_be_shares(fractions: dict[str, float]) -> None:
 
 def test_draw_depends_on_the_seed_not_on_the_order() -> None:
     prompts = [prompt(number) for number in range(30)]
-    assert draw(prompts, 10, 0) == draw(reversed(prompts), 10, 0)
-    assert draw(prompts, 10, 0) != draw(prompts, 10, 1)
-    assert len(draw(prompts, None, 0)) == 30
+    assert draw_split(prompts, 10, 0) == draw_split(reversed(prompts), 10, 0)
+    assert draw_split(prompts, 10, 0) != draw_split(prompts, 10, 1)
+    assert len(draw_split(prompts, None, 0)) == 30
 
 
 def test_overlap_is_refused_by_name() -> None:

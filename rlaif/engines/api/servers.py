@@ -20,7 +20,7 @@ from math import ceil
 from rlaif.digest import unit_from
 from rlaif.engines.base import GenerationRequest, LabelRequest
 
-__all__ = ["Server", "Window", "Work", "plan_work", "prefix_groups"]
+__all__ = ["Server", "Window", "QueuedWork", "plan_work", "prefix_groups"]
 
 SHARED = 0.5
 """Neighbours in the order belong together when they have this share of the shorter one in common."""
@@ -124,7 +124,7 @@ class Server:
         self.down_until = time.monotonic() + min(COOL_DOWN_MAX, COOL_DOWN * 2.0 ** (self.misses - 1))
 
 
-class Work:
+class QueuedWork:
     """Indices of requests, in one queue a server. A worker takes from its own server's queue, then from the
     longest other one."""
 
@@ -141,7 +141,7 @@ class Work:
 
 def plan_work(
     requests: Sequence[GenerationRequest] | Sequence[LabelRequest], todo: Sequence[int], urls: Sequence[str]
-) -> Work:
+) -> QueuedWork:
     """Sort the requests numbered `todo` by text and give each group with a common prefix to its server."""
     texts = {
         index: "\x1e".join(f"{each.role}\x1f{each.content}" for each in requests[index].messages)
@@ -149,12 +149,12 @@ def plan_work(
     }
     order = sorted(todo, key=lambda index: (texts[index], index))
     if len(urls) == 1:
-        return Work([order])
+        return QueuedWork([order])
     queues: list[list[int]] = [[] for _ in urls]
     for group in prefix_groups([texts[index] for index in order]):
         home = _home(texts[order[group[0]]], urls)
         queues[home] += [order[position] for position in group]
-    return Work(queues)
+    return QueuedWork(queues)
 
 
 def prefix_groups(texts: Sequence[str]) -> list[range]:

@@ -19,7 +19,7 @@ from rlaif.engines.api.calls import Rejected, Transient
 from rlaif.engines.api.costs import CostLimitError, Ledger
 from rlaif.engines.api.handshake import Handshake, no_such_model, shake_hands
 from rlaif.engines.api.label_reading import from_top, from_votes
-from rlaif.engines.api.servers import Server, Work, plan_work
+from rlaif.engines.api.servers import QueuedWork, Server, plan_work
 from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.errors import ModelError, RlaifError
@@ -174,7 +174,7 @@ class _Run(Generic[Request, Answer]):
         for worker in self._workers:
             worker.cancel()
 
-    async def _work(self, asker: Asker, work: Work, home: int) -> None:
+    async def _work(self, asker: Asker, work: QueuedWork, home: int) -> None:
         while not self._stopped and (index := work.take(home)) is not None:
             try:
                 answer = await self._answer(asker, self._requests[index], home)
