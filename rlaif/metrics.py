@@ -16,12 +16,12 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from rlaif.errors import ConfigError, DataError, RlaifError
 from rlaif.text import one_line
-from rlaif.types import Completion, Message, Prompt
+from rlaif.types import Completion, Prompt
 
 __all__ = [
     "Metric",
@@ -32,7 +32,6 @@ __all__ = [
     "length_words",
     "load_metric",
     "measure",
-    "over_texts",
     "refusal",
     "repetition",
     "vader_compound",
@@ -184,18 +183,6 @@ def measure(
     if not math.isfinite(value):
         raise DataError(f"the {what} {name} gave {value}", where=where, remedy=remedy)
     return value
-
-
-def over_texts(metric: Metric) -> Callable[[Sequence[dict[str, str]], str], float]:
-    """The metric as a function of the prompt's messages (`role`, `content`) and the completion's text, which
-    rewards and the gold measure of a reward model are."""
-    return partial(_of_text, metric)
-
-
-def _of_text(metric: Metric, messages: Sequence[dict[str, Any]], text: str) -> float:
-    turns = tuple(Message(role=message["role"], content=message["content"]) for message in messages)
-    completion = Completion(id="text/0", prompt_id="text", index=0, text=text, finish="given", model="")
-    return metric(Prompt(id="text", messages=turns), completion)
 
 
 # The metrics that ship

@@ -9,21 +9,13 @@ from dataclasses import dataclass
 from rlaif import stats
 from rlaif.audit.agreement import Agreement, Baselines
 from rlaif.audit.biases import Bias
-from rlaif.audit.grade import Grade, Judgement
+from rlaif.audit.grade import Judgement
 from rlaif.audit.selection import Suggestion
 from rlaif.audit.sensitivity import Sensitivity
 from rlaif.digest import digest
 from rlaif.judging.judge import PrincipleMode
 
-__all__ = [
-    "AuditKey",
-    "AuditReport",
-    "PrincipleAudit",
-    "ProbeAudit",
-    "ProtocolAudit",
-    "audit_line",
-    "worst_grade",
-]
+__all__ = ["AuditKey", "AuditReport", "PrincipleAudit", "ProbeAudit", "ProtocolAudit", "audit_line"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +126,3 @@ class AuditReport:
 def audit_line(report: ProtocolAudit) -> str:
     """One line about a judge, for whoever labels with it: `audit (pairwise): use with care: …`."""
     return f"audit ({report.protocol}): {report.judgement.words}"
-
-
-def worst_grade(report: AuditReport) -> Grade:
-    """The worst grade among the protocols."""
-    order: tuple[Grade, ...] = ("trust", "use with care", "do not use")
-    return max((each.judgement.grade for each in report.protocols), key=order.index)

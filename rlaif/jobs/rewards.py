@@ -8,15 +8,32 @@ from pathlib import Path
 
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.config.labelling import BaseStage
-from rlaif.config.ppo import FunctionPart, JudgePart, ModelPart, PpoConfig, RewardPart
+from rlaif.config.ppo import (
+    FormatPart,
+    FunctionPart,
+    JudgePart,
+    LengthPart,
+    ModelPart,
+    PatternPart,
+    PpoConfig,
+    RewardPart,
+)
 from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
 from rlaif.metrics import load_metric
 from rlaif.results.costs import TrainingCost
-from rlaif.reward.functions import JudgeReward, RewardFunction, RewardSum, ScoredReward
-from rlaif.stages.ppo import reward_of
+from rlaif.reward.functions import (
+    FormatReward,
+    FunctionReward,
+    JudgeReward,
+    LengthReward,
+    PatternReward,
+    RewardFunction,
+    RewardSum,
+    ScoredReward,
+)
 from rlaif.types import Completion, Message, Prompt
 
 __all__ = ["check_rewards", "model_reward", "open_reward", "rewards_digest", "with_curve_named"]
@@ -28,18 +45,28 @@ def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: Run
     Raises:
         RlaifError: A part names a stage, folder or function that is not there, or a model of another base.
     """
+    return RewardSum(
+        {name: (part.weight, _opened(name, part, config, context)) for name, part in parts.items()}
+    )
 
-    def judge(part: JudgePart) -> RewardFunction:
-        engine = context.engines.get(context.model(part.judge))
-        return JudgeReward(
-            engine,
-            context.library,
-            usable(context, "question"),
-            scale=part.scale,
-            least_share=part.min_label_share,
-        )
 
-    return reward_of(parts, model=lambda part: model_reward(config, part.reward, context), judge=judge)
+def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext) -> RewardFunction:
+    match part:
+        case ModelPart():
+            return model_reward(config, part.reward, context)
+        case JudgePart():
+            engine, rules = context.engines.get(context.model(part.judge)), usable(context, "question")
+            return JudgeReward(
+                engine, context.library, rules, scale=part.scale, least_share=part.min_label_share
+            )
+        case FunctionPart():
+            return FunctionReward(part.function, name=name)
+        case LengthPart():
+            return LengthReward(min_words=part.min_words, max_words=part.max_words, name=name)
+        case PatternPart():
+            return PatternReward(part.pattern, name=name)
+        case FormatPart():
+            return FormatReward(part.pattern, name=name)
 
 
 def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> None:

@@ -86,15 +86,12 @@ class SharedBase:
         *,
         dtype: str = "auto",
         device: str = "auto",
-        merge_adapter: Path | None = None,
         quantization: Literal["none", "4bit"] = "none",
         log: Callable[[str], None] = lambda line: None,
     ) -> SharedBase:
         """Load the model that `spec` names (an alias, a folder, a GGUF file or a hub id).
 
         Args:
-            merge_adapter: Folder of a LoRA adapter to fold into the weights first: the reference is then the
-                fine-tuned policy.
             quantization: `4bit` holds the frozen weights in 4 bits; nothing can be merged into them.
 
         Raises:
@@ -109,11 +106,7 @@ class SharedBase:
             else load_model(source, dtype=dtype, device=device, log=log)
         )
         identity = f"{source.revision}-4bit" if quantized else source.revision
-        base = cls(model, load_tokenizer(source), name=spec, identity=identity)
-        if merge_adapter is not None:
-            base.load_adapter("merged", merge_adapter)
-            base.merge("merged")
-        return base
+        return cls(model, load_tokenizer(source), name=spec, identity=identity)
 
     @classmethod
     def from_model(

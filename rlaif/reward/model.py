@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlaif.engines.chat import ChatFormat, TemplateRefusal
 from rlaif.errors import DataError
-from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.models.shared_base import SharedBase
 from rlaif.reward.head import Pooling, ScalarHead
 from rlaif.reward.packing import Ids, Tree, features, same_states
 from rlaif.types import Message
@@ -136,12 +136,6 @@ class RewardModel:
         self.share_prompt = share_prompt
         self.format = TurnFormat(base)
 
-    @property
-    def reads_reference(self) -> bool:
-        """Whether all members are heads on the frozen base, so that states of the reference are all they
-        need."""
-        return all(member.role == REFERENCE for member in self.members)
-
     def score(self, conversations: Sequence[Conversation]) -> list[float]:
         """The normalised reward of each conversation's last message.
 
@@ -173,11 +167,6 @@ class RewardModel:
                     self.base, trees, pooling=self.pooling, tokens=self.tokens, share=share
                 )
         return self.combined([found[member.role] for member in self.members])
-
-    def from_reference(self, pooled: Tensor) -> Tensor:
-        """The normalised rewards of pooled states of the reference (N, H), where `reads_reference`; of closed
-        turns."""
-        return self.combined([pooled for _ in self.members])
 
     @torch.no_grad()
     def combined(self, found: Sequence[Tensor]) -> Tensor:

@@ -11,29 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.config.ppo import (
-    FormatPart,
-    FunctionPart,
-    JudgePart,
-    LengthPart,
-    ModelPart,
-    PatternPart,
-    PpoConfig,
-    RewardPart,
-)
+from rlaif.config.ppo import PpoConfig
 from rlaif.digest import digest, seed_from
 from rlaif.errors import ConfigError, DataError, RunError
 from rlaif.models.cost import Meter
 from rlaif.models.shared_base import SharedBase
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
-from rlaif.reward.functions import (
-    FormatReward,
-    FunctionReward,
-    LengthReward,
-    PatternReward,
-    RewardFunction,
-    RewardSum,
-)
+from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import Conversation, TurnFormat
 from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
@@ -42,7 +26,7 @@ from rlaif.rl.rollout import EncodedPrompt
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.types import Message, Prompt
 
-__all__ = ["POLICY", "PpoResult", "PtxRow", "ppo_cost", "ptx_rows", "reward_of", "train_ppo"]
+__all__ = ["POLICY", "PpoResult", "PtxRow", "ppo_cost", "ptx_rows", "train_ppo"]
 
 PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a
@@ -151,40 +135,6 @@ def ppo_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:
     counted = all("flops" in step for step in history)  # a run that an older version began did not
     flops = sum(step["flops"] for step in history) if counted else None
     return TrainingCost(tokens=tokens, seconds=seconds, flops=flops, curve=curve_of(curve))
-
-
-def reward_of(
-    parts: Mapping[str, RewardPart],
-    *,
-    model: Callable[[ModelPart], RewardFunction],
-    judge: Callable[[JudgePart], RewardFunction],
-) -> RewardSum:
-    """The reward that the settings describe.
-
-    Args:
-        model: Opens the reward model of a part.
-        judge: Opens the judge of a part.
-
-    Raises:
-        ConfigError: A function cannot be imported.
-    """
-
-    def opened(name: str, part: RewardPart) -> RewardFunction:
-        match part:
-            case ModelPart():
-                return model(part)
-            case JudgePart():
-                return judge(part)
-            case FunctionPart():
-                return FunctionReward(part.function, name=name)
-            case LengthPart():
-                return LengthReward(min_words=part.min_words, max_words=part.max_words, name=name)
-            case PatternPart():
-                return PatternReward(part.pattern, name=name)
-            case FormatPart():
-                return FormatReward(part.pattern, name=name)
-
-    return RewardSum({name: (part.weight, opened(name, part)) for name, part in parts.items()})
 
 
 def ptx_rows(base: SharedBase, conversations: Sequence[Conversation]) -> list[PtxRow]:

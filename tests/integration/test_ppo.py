@@ -9,13 +9,18 @@ import pytest
 import torch
 from toy_policy import prompts, share_of_vowels, toy_base
 
+from rlaif.config import parse_recipe
 from rlaif.config.ppo import PpoConfig
+from rlaif.engines.journaled import NullMemo
 from rlaif.errors import ConfigError, DataError
+from rlaif.jobs import rewards
+from rlaif.jobs.context import RunContext
 from rlaif.models.shared_base import SharedBase
+from rlaif.progress import NoProgress
 from rlaif.reward.functions import FunctionReward, RewardSum
 from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
 from rlaif.rl.ppo import ppo_step
-from rlaif.stages.ppo import PpoResult, draw_prompts, ptx_rows, reward_of, train_ppo
+from rlaif.stages.ppo import PpoResult, draw_prompts, ptx_rows, train_ppo
 from rlaif.types import Completion, Message
 
 QUICK: dict[str, Any] = {
@@ -221,7 +226,7 @@ def test_parts_of_the_reward_are_logged_apart() -> None:
     assert metrics["reward"] == pytest.approx(2 * metrics["reward/vowels"] - metrics["reward/long"], abs=1e-5)
 
 
-def test_the_reward_that_the_settings_describe() -> None:
+def test_the_reward_that_the_settings_describe(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {
         "m": {"kind": "model", "weight": 2.0},
         "j": {"kind": "judge"},
@@ -232,7 +237,11 @@ def test_the_reward_that_the_settings_describe() -> None:
     }
     config = PpoConfig.model_validate({"reward": parts})
     ten, half = FunctionReward(lambda messages, text: 10.0), FunctionReward(lambda messages, text: 0.5)
-    reward = reward_of(config.reward, model=lambda part: ten, judge=lambda part: half)
+    monkeypatch.setattr(rewards, "model_reward", lambda *_: ten)
+    monkeypatch.setattr(rewards, "JudgeReward", lambda *_, **__: half)
+    recipe = parse_recipe("{model: scripted, constitution: warmth, stages: [{stage: ppo}]}", source="r.yaml")
+    context = RunContext(recipe, memo=NullMemo(), progress=NoProgress())
+    reward = rewards.open_reward(config.reward, config, context)
     said = Completion(id="p/0", prompt_id="p", index=0, text="ab ab", finish="stop", model="m")
     found = reward(prompts(1), [said])
     parts_found = {name: values[0] for name, values in found.parts.items()}

@@ -148,6 +148,13 @@ def test_the_whole_chain_prints_its_tables_and_its_memory(chain: tuple[Path, str
     assert all(sentence in said for sentence in verdict)
 
 
+def merged(model: Path, adapter: Path) -> SharedBase:
+    base = SharedBase.load(str(model), dtype="float32")
+    base.load_adapter("merged", adapter)
+    base.merge("merged")
+    return base
+
+
 def test_after_sft_every_later_stage_starts_from_the_policy_that_it_made(
     chain: tuple[Path, str], model: Path
 ) -> None:
@@ -158,7 +165,7 @@ def test_after_sft_every_later_stage_starts_from_the_policy_that_it_made(
     }
     assert parts["sft"]["base"] != parts["ppo"]["base"]
     assert parts["reward"]["base"] == parts["ppo"]["base"] == parts["evaluate"]["base"]
-    tuned = SharedBase.load(str(model), dtype="float32", merge_adapter=out / "sft" / "adapter")
+    tuned = merged(model, out / "sft" / "adapter")
     assert tuned.identity == parts["ppo"]["base"]
     policies = json.loads((out / "evaluate" / "evaluation.json").read_text())["policies"]
     assert [policy["name"] for policy in policies] == ["start", "ppo"]
@@ -290,7 +297,7 @@ def test_merging_after_sft_folds_in_both_adapters(chain: tuple[Path, str], model
     said = call("push", out / "sft", "me/nothing", "--merge", "--dry-run")
     assert "adapter_model.safetensors" in said.out
     assert "nothing was uploaded" in said.out
-    base = SharedBase.load(str(model), dtype="float32", merge_adapter=out / "sft" / "adapter")
+    base = merged(model, out / "sft" / "adapter")
     base.load_adapter("policy", out / "ppo" / "adapter")
     with base.role("policy"):
         ours = logits(base.model)

@@ -15,7 +15,7 @@ from rlaif.audit.agreement import Agreement, Baselines
 from rlaif.audit.biases import Bias, habits
 from rlaif.audit.cases import Case, Pair, plain
 from rlaif.audit.grade import Basis, judgement
-from rlaif.audit.report import AuditReport, audit_line, worst_grade
+from rlaif.audit.report import AuditReport, audit_line
 from rlaif.audit.selection import halves, mean_logit, suggest
 from rlaif.audit.sensitivity import Sensitivity
 from rlaif.engines.scripted import ScriptedEngine
@@ -70,7 +70,6 @@ def test_a_judge_that_agrees_with_people_is_trusted() -> None:
     assert pairwise.one_order == pytest.approx(0.9)
     assert report.rules is not None
     assert report.rules.first.value == 0.5
-    assert worst_grade(report) == "trust"
     assert report.suggestion is not None
     assert report.suggestion.confirmed
 
@@ -85,7 +84,6 @@ def test_a_judge_that_always_says_first_is_refused() -> None:
     assert found.bias.flip_rate.value == 1.0
     assert found.judgement.grade == "do not use"
     assert found.judgement.words.startswith("do not label with this: both-order accuracy 50 %")
-    assert worst_grade(report) == "do not use"
 
 
 def test_position_bias_that_both_orders_cancel_is_told_but_does_not_hurt() -> None:

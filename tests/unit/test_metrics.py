@@ -9,7 +9,7 @@ import pytest
 
 from rlaif import metrics
 from rlaif.errors import ConfigError, DataError
-from rlaif.metrics import Metric, load_metric, measure, over_texts
+from rlaif.metrics import Metric, load_metric, measure
 from rlaif.types import Completion, Message, Prompt
 
 PROMPT = Prompt(id="p7", messages=(Message("user", "Hello"),))
@@ -88,7 +88,6 @@ def test_without_vader_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_metric_of_ones_own() -> None:
     metric = load_metric(f"{__name__}:length_of_both")
     assert measure("mine", metric, PROMPT, completion("abc")) == 8
-    assert over_texts(metric)([{"role": "user", "content": "Hi"}], "abc") == 5
 
 
 @pytest.mark.parametrize("path", ["no.such.module:f", "math:no_such", "math:pi", ":x"])
