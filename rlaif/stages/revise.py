@@ -19,14 +19,19 @@ from rlaif.prompts import PromptLibrary
 from rlaif.results.revisions import Revision, Round
 from rlaif.stages.sample import generate_all
 from rlaif.text import count_of
-from rlaif.types import Constitution, Message, Principle, Prompt
+from rlaif.types import Constitution, Message, Prompt
 
 __all__ = ["revise"]
 
 
 @dataclass
 class _Chain:
-    """A revision under way."""
+    """A revision under way.
+
+    Attributes:
+        current: The latest text that is not empty.
+        failed: Why the chain ended early; empty while it goes on.
+    """
 
     prompt: Prompt
     current: str = ""
@@ -58,39 +63,38 @@ def revise(
     for chain, answer in asks.all(chains, "initial", [library.policy(chain.prompt) for chain in chains]):
         chain.initial = chain.current = answer
     for number in range(config.rounds):
-        principles = {id(chain): _principle(chain.prompt, constitution, seed, number) for chain in chains}
-        open_chains = [chain for chain in chains if not chain.failed]
-        critiques = {
-            id(chain): text
-            for chain, text in asks.all(
-                open_chains,
-                f"critique {number}",
-                [
-                    library.critique(chain.prompt, chain.current, principles[id(chain)])
-                    for chain in open_chains
-                ],
-            )
-        }
-        criticised = [chain for chain in open_chains if id(chain) in critiques]
-        for chain, text in asks.all(
-            criticised,
-            f"revision {number}",
-            [
-                library.revise(chain.prompt, chain.current, critiques[id(chain)], principles[id(chain)])
-                for chain in criticised
-            ],
-        ):
-            chain.rounds.append(
-                Round(principle_id=principles[id(chain)].id, critique=critiques[id(chain)], revision=text)
-            )
-            chain.current = text or chain.current
+        _one_round([chain for chain in chains if not chain.failed], number, asks, library, constitution, seed)
     return [
         Revision(prompt=c.prompt, initial=c.initial, rounds=tuple(c.rounds), failed=c.failed) for c in chains
     ]
 
 
-def _principle(prompt: Prompt, constitution: Constitution, seed: int, number: int) -> Principle:
-    return draw_principle(constitution.principles, seed, "revise", prompt.fingerprint(), number)
+def _one_round(
+    chains: Sequence[_Chain],
+    number: int,
+    asks: _Asks,
+    library: PromptLibrary,
+    constitution: Constitution,
+    seed: int,
+) -> None:
+    """One critique and one revision of every chain, each under a principle drawn for it."""
+    drawn = {
+        chain.prompt.id: draw_principle(
+            constitution.principles, seed, "revise", chain.prompt.fingerprint(), number
+        )
+        for chain in chains
+    }
+    asked = [library.critique(chain.prompt, chain.current, drawn[chain.prompt.id]) for chain in chains]
+    criticised = asks.all(chains, f"critique {number}", asked)
+    asked = [
+        library.revise(chain.prompt, chain.current, critique, drawn[chain.prompt.id])
+        for chain, critique in criticised
+    ]
+    critiques = {chain.prompt.id: critique for chain, critique in criticised}
+    for chain, text in asks.all([chain for chain, _ in criticised], f"revision {number}", asked):
+        id = chain.prompt.id
+        chain.rounds.append(Round(principle_id=drawn[id].id, critique=critiques[id], revision=text))
+        chain.current = text or chain.current
 
 
 class _Asks:
