@@ -250,6 +250,10 @@ class ServerConfig(Settings):
     top_logprobs: Annotated[int, Field(ge=1, le=1024)] = 20
     """Most probable tokens to ask for; vLLM allows 20 and other servers down to 5."""
 
+    label_tokens: Literal["auto", "never"] = "auto"
+    """`auto` asks for the log-probabilities of the labels' own tokens where the server can (vLLM's
+    `logprob_token_ids`); `never` reads the most probable tokens only."""
+
     continues: bool | None = None
     """Whether the server continues an assistant's turn (vLLM, SGLang, llama.cpp do); found out when left
     out."""

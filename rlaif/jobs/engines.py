@@ -75,6 +75,7 @@ def _served(server: ServerConfig, spending: Spending) -> Served:
         reads=server.reads,
         votes=server.votes,
         top_logprobs=server.top_logprobs,
+        label_tokens=server.label_tokens,
         continues=server.continues,
         extra_body=server.extra_body,
         retries=server.retries,

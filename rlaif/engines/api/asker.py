@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rlaif.engines.api.api_key import ApiKey
-from rlaif.engines.api.calls import Clients, retrying
+from rlaif.engines.api.calls import Clients, Rejected, retrying
 from rlaif.engines.api.costs import CostLimitError, Ledger
 from rlaif.engines.api.servers import Server
 from rlaif.engines.api.settings import ApiSettings
@@ -105,6 +105,20 @@ class Asker:
         retries = min(HANDSHAKE_RETRIES, self.settings.retries)
         return await retrying(attempt, retries=retries, backoff=self.settings.backoff, retried=self._retried)
 
+    async def tokenize(self, model: str, text: str) -> list[int]:
+        """The tokens of a text, of a server that has vLLM's `POST /tokenize`; raises as `complete` does."""
+
+        async def attempt() -> Any:
+            return await self._clients.tokenize(self.servers[0], model, text)
+
+        payload = await retrying(
+            attempt, retries=self.settings.retries, backoff=self.settings.backoff, retried=self._retried
+        )
+        tokens = payload.get("tokens") if isinstance(payload, dict) else None
+        if not isinstance(tokens, list) or not all(_is_id(token) for token in tokens):
+            raise Rejected("bad_tokens")
+        return tokens
+
     def _choose(self, home: int) -> Server:
         """The home server, or the next one when it is down or asked to be left alone; when all are, the one
         that is back first."""
@@ -113,6 +127,10 @@ class Asker:
 
     def _retried(self) -> None:
         self._ledger.usage.retries += 1
+
+
+def _is_id(token: object) -> bool:
+    return isinstance(token, int) and not isinstance(token, bool) and token >= 0
 
 
 def _characters(body: Mapping[str, Any]) -> int:

@@ -98,6 +98,13 @@ class Clients:
         models = self._clients[server.url].models.with_raw_response
         return await self._send(server, lambda: models.list())
 
+    async def tokenize(self, server: Server, model: str, text: str) -> Any:
+        """The body of the answer to `POST /tokenize`, which vLLM has beside `/v1`."""
+        url = server.url.removesuffix("/").removesuffix("/v1") + "/tokenize"
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        client = self._clients[server.url]
+        return await self._send(server, lambda: client.post(url, cast_to=object, body=body), parsed=True)
+
     async def complete(
         self, server: Server, api: Literal["chat", "completions"], body: Mapping[str, Any]
     ) -> Any:
@@ -110,8 +117,11 @@ class Clients:
         send: Any = resource.with_raw_response.create
         return await self._send(server, lambda: send(**known, extra_body=rest))
 
-    async def _send(self, server: Server, send: Callable[[], Awaitable[Any]]) -> Any:
+    async def _send(self, server: Server, send: Callable[[], Awaitable[Any]], *, parsed: bool = False) -> Any:
         """Send, and tell the server's window how it went.
+
+        Args:
+            parsed: The client reads the JSON.
 
         Raises:
             Transient, Rejected, ModelError: See the module; raised outside of the handler, so that no error
@@ -121,7 +131,7 @@ class Clients:
         try:
             async with asyncio.timeout(self._timeout):
                 raw = await send()
-            payload = json.loads(raw.text)
+            payload = raw if parsed else json.loads(raw.text)
         except TimeoutError:
             failure: Exception = Transient("timeout", elsewhere=True)
         except (ValueError, RecursionError):

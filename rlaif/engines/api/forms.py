@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ class Form:
     Attributes:
         top: Most probable tokens to ask for; 0 when labels are read by votes.
         votes: Sampled answers per label, when they are.
+        by_id: Whether the server tells log-probabilities by token ids (`logprob_token_ids`).
         continues: Whether the server continues an assistant's turn when told to, as vLLM and SGLang do.
         limit: Name of the field that bounds the new tokens.
         extra: Fields added to every body.
@@ -39,11 +40,12 @@ class Form:
     continues: bool
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    by_id: bool = False
 
     def describe(self) -> str:
         """For the card: all of the form that an answer depends on."""
         way = (
-            f"top {self.top} log-probabilities"
+            f"top {self.top} log-probabilities{', of the labels by id' * self.by_id}"
             if self.top
             else f"{self.votes} votes"
             if self.votes > 1
@@ -52,15 +54,20 @@ class Form:
         folded = ", turns folded" if self.api == "chat" and not self.continues else ""
         return f"{self.api}, {way}{folded}" + (f", extra {digest(dict(self.extra))}" if self.extra else "")
 
-    def label(self, request: LabelRequest) -> dict[str, Any]:
+    def label(self, request: LabelRequest, *, tokens: Sequence[int] = ()) -> dict[str, Any]:
         """Asks for the most probable tokens at one position. Greedy: the token that is drawn is then one of
         them.
+
+        Args:
+            tokens: Ids to ask for in their place; the number of the most probable ones goes along for a
+                server that does not know the field.
 
         Servers that tell log-probabilities after their sampling settings (SGLang) tell the model's own for a
         greedy request.
         """
         asked = {"logprobs": True, "top_logprobs": self.top} if self.api == "chat" else {"logprobs": self.top}
-        return self._body(request.messages, tokens=1, temperature=0.0, **asked)
+        by_id = {"logprob_token_ids": list(tokens)} if tokens else {}
+        return self._body(request.messages, tokens=1, temperature=0.0, **asked, **by_id)
 
     def vote(self, request: LabelRequest, asked: int, wanted: int) -> dict[str, Any]:
         """Asks for `wanted` answers in words, after `asked` were asked for; a single vote is greedy."""

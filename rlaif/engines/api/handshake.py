@@ -22,6 +22,7 @@ from rlaif.digest import digest
 from rlaif.engines.api.asker import Asker
 from rlaif.engines.api.calls import Rejected, Transient
 from rlaif.engines.api.forms import Form
+from rlaif.engines.api.label_tokens import tells_by_id
 from rlaif.engines.api.settings import UNKNOWN_CONTEXT
 from rlaif.engines.base import EngineCard, GenerationRequest, LabelRequest, Sampling
 from rlaif.errors import ModelError
@@ -74,6 +75,9 @@ async def shake_hands(asker: Asker, model: str, log: Callable[[str], None]) -> H
     )
     try:
         form = await _with_reading(asker, form)
+        if await tells_by_id(asker, form, PROBE, entry):
+            form = replace(form, by_id=True)
+            log("the server tells log-probabilities by token id: labels are read from their own tokens")
         if settings.continues is None and settings.api == "chat":
             form = replace(form, continues=await _continues(asker, form, log))
     except Transient as error:

@@ -19,6 +19,7 @@ from rlaif.engines.api.calls import Rejected, Transient
 from rlaif.engines.api.costs import CostLimitError, Ledger
 from rlaif.engines.api.handshake import Handshake, no_such_model, shake_hands
 from rlaif.engines.api.label_reading import from_top, from_votes
+from rlaif.engines.api.label_tokens import LabelTokens
 from rlaif.engines.api.servers import QueuedWork, Server, plan_work
 from rlaif.engines.api.settings import ApiSettings
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
@@ -44,6 +45,7 @@ class Session:
         log: Callable[[str], None],
     ) -> None:
         self._form = handshake.form
+        self._tokens = LabelTokens(handshake.form.model)
         self._open_asker = open_asker
         self._settings = settings
         self._log = log
@@ -68,7 +70,8 @@ class Session:
         """One reading, by log-probabilities or by votes."""
         if not self._form.top:
             return await self._votes(asker, request, home)
-        reply = await asker.complete(self._form.label(request), home=home)
+        tokens = await self._tokens.of(asker, request.labels) if self._form.by_id else ()
+        reply = await asker.complete(self._form.label(request, tokens=tokens), home=home)
         # The share is the reader's matter: what is journaled must not depend on a setting of the judge.
         return from_top(
             reply.choices[0].top, request.labels, tokens=reply.counts.get("prompt", 0), least_share=0.0

@@ -24,6 +24,7 @@ class ApiSettings:
         reads: `logprobs`, `votes`, or `auto`: log-probabilities where the server tells them, else votes.
         votes: Sampled answers per label; 1 takes one greedy answer.
         top_logprobs: Most probable tokens to ask for; vLLM allows 20 and other servers down to 5.
+        label_tokens: Whether labels are asked for by their token ids where the server can (vLLM), or `never`.
         continues: Whether the server continues an assistant's turn (vLLM, SGLang); `None` finds out.
         concurrency: Requests at once to one server, at most.
         timeout: Seconds for one request.
@@ -40,6 +41,7 @@ class ApiSettings:
     reads: Literal["auto", "logprobs", "votes"] = "auto"
     votes: int = 8
     top_logprobs: int = 20
+    label_tokens: Literal["auto", "never"] = "auto"
     continues: bool | None = None
     concurrency: int = 16
     timeout: float = 120.0
