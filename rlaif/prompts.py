@@ -171,7 +171,7 @@ class PromptLibrary:
             response=completion.text,
             question=_half(principle, "question"),
             answers=principle.answers or self._answers,
-            lead=principle.lead or "",
+            lead=principle.answer_prefix or "",
         )
 
     def label_prompt(self, name: str, prompt: Prompt, **values: Any) -> LabelPrompt:

@@ -66,8 +66,8 @@ class Principle:
         comparison: Asks a judge which of two completions keeps the rule better (pairwise).
         question: Asks a judge about one completion alone (pointwise); its answers are `answers`.
         answers: The good and the bad answer of `question`; `None` means the template's own (yes, no).
-        lead: How the judge's answer to `question` begins, up to where one of `answers` follows; `None` means
-            the template's own.
+        answer_prefix: How the judge's answer to `question` begins, up to where one of `answers` follows;
+            `None` means the template's own.
         weight: Relative weight when principles are drawn or averaged; greater than 0.
         tags: Words to group principles by in reports.
     """
@@ -78,7 +78,7 @@ class Principle:
     comparison: str | None = None
     question: str | None = None
     answers: Answers | None = None
-    lead: str | None = None
+    answer_prefix: str | None = None
     weight: float = 1.0
     tags: tuple[str, ...] = ()
 
@@ -93,7 +93,7 @@ class Principle:
             "comparison": self.comparison,
             "question": self.question,
             "answers": answers,
-            "lead": self.lead,
+            "lead": self.answer_prefix,  # as version 0.1.0 named it: the digests of its files stay
             "weight": float(self.weight),
         }
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples
-from rlaif.config import AuditConfig
 from rlaif.judging.table import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -83,7 +81,12 @@ JOURNAL = "rlaif-journal.sqlite"
     help="Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that "
     "out.",
 )
-@setting_options(AuditConfig, "min_label_share")
+@click.option(
+    "--min-label-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=None,
+    help="A verdict is invalid where its labels hold less of the probability together. [default: 0.005]",
+)
 @click.option(
     "--own",
     default="",

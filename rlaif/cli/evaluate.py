@@ -9,8 +9,9 @@ import click
 
 from rlaif.cli.execute import execute
 from rlaif.cli.fields import setting_options
-from rlaif.cli.options import common_options, constitution_option, examples, prompt_options, set_option
+from rlaif.cli.options import common_options, constitution_option, examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage
+from rlaif.cli.stage_options import prompt_options
 from rlaif.config.evaluation import EvaluateConfig
 
 __all__ = ["evaluate"]

@@ -8,16 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from rlaif.cli.fields import setting_options
-from rlaif.config.labelling import GenerationSettings, PromptSettings
-
 __all__ = [
     "common_options",
     "constitution_option",
     "examples",
-    "generation_options",
     "merge_option",
-    "prompt_options",
     "reward_options",
     "set_option",
     "Command",
@@ -46,14 +41,6 @@ constitution_option = click.option(
     show_default=True,
     metavar="FILE",
     help="Principle file; a shipped one is found from anywhere (default, warmth, concise, default.zh).",
-)
-
-prompt_options = setting_options(
-    PromptSettings, "prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows"
-)
-
-generation_options = setting_options(
-    GenerationSettings, "max_new_tokens", "temperature", "top_p", policy="MODEL"
 )
 
 set_option = click.option(

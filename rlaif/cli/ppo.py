@@ -13,11 +13,11 @@ from rlaif.cli.options import (
     constitution_option,
     examples,
     merge_option,
-    prompt_options,
     reward_options,
     set_option,
 )
 from rlaif.cli.settings import make_recipe, make_stage, reward_parts
+from rlaif.cli.stage_options import prompt_options
 from rlaif.config.ppo import PpoConfig
 
 __all__ = ["ppo"]

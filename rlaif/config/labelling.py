@@ -4,12 +4,19 @@ field."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
-from pydantic_core import CoreSchema, core_schema
-
-from rlaif.judging.table import PROTOCOLS
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 __all__ = [
     "LEAST_LABEL_SHARE",
@@ -43,7 +50,10 @@ Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
 class _OneOfTheProtocols:
-    """Reads a name that `PROTOCOLS` has, or one of the names in `also`."""
+    """Reads a name that the table of protocols has, or one of the names in `also`.
+
+    The table is looked at when a name is read: to know a setting, no template need be loaded.
+    """
 
     def __init__(self, *also: str) -> None:
         self._also = also
@@ -51,10 +61,30 @@ class _OneOfTheProtocols:
     @property
     def names(self) -> list[str]:
         """The choices."""
-        return [*PROTOCOLS, *self._also]
+        return [*_protocols(), *self._also]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.literal_schema(self.names)
+        return core_schema.no_info_plain_validator_function(
+            self._one_of, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"enum": self.names, "type": "string"}
+
+    def _one_of(self, name: object) -> str:
+        if isinstance(name, str) and name in self.names:
+            return name
+        *first, last = [f"'{each}'" for each in self.names]
+        expected = f"{', '.join(first)} or {last}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+
+
+def _protocols() -> Mapping[str, Any]:
+    from rlaif.judging.table import PROTOCOLS
+
+    return PROTOCOLS
 
 
 ProtocolName = Annotated[str, _OneOfTheProtocols()]
@@ -430,7 +460,7 @@ class LabelConfig(BaseStage):
 
     @model_validator(mode="after")
     def _reasons_are_asked_for(self) -> LabelConfig:
-        if self.protocol is None or not PROTOCOLS[self.protocol].reasons:
+        if self.protocol is None or not _protocols()[self.protocol].reasons:
             refuse_idle(self, "clamp", "reasoning_tokens", needs="protocol: cot")
         return self
 

@@ -10,7 +10,7 @@
         comparison: Which response is more polite?
         question: Is the response polite?
         answers: [Yes, No]     # the good one first
-        lead: "Answer:"        # how the judge's answer begins, up to one of `answers`
+        answer_prefix: "Answer:"   # how the judge's answer begins, up to one of `answers`
         weight: 1
         tags: [tone]
     examples:                  # worked pairwise judgements for the judge to read first
@@ -185,7 +185,9 @@ def _other(half: Half) -> Protocol:
 
 
 def _principle_dict(principle: Principle) -> dict[str, Any]:
-    values = {key: value for key, value in principle.meaning().items() if value is not None}
+    meaning = principle.meaning()
+    meaning["answer_prefix"] = meaning.pop("lead")  # which the digest names as version 0.1.0 did
+    values = {key: value for key, value in meaning.items() if value is not None}
     return values | ({"tags": list(principle.tags)} if principle.tags else {})
 
 

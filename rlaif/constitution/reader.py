@@ -24,7 +24,9 @@ __all__ = [
 
 TOP_KEYS = ("name", "description", "language", "protocol", "principles", "examples")
 TEXT_KEYS = ("critique", "revision", "comparison", "question")
-PRINCIPLE_KEYS = ("id", *TEXT_KEYS, "answers", "lead", "weight", "tags")
+PRINCIPLE_KEYS = ("id", *TEXT_KEYS, "answers", "answer_prefix", "lead", "weight", "tags")
+PREFIX_KEYS = ("answer_prefix", "lead")
+"""The present name of a key, and the one that it had in version 0.1.0."""
 EXAMPLE_KEYS = ("conversation", "a", "b", "principle", "answer")
 ROLES = ("system", "user", "assistant")
 PROTOCOLS = ("pairwise", "pointwise")
@@ -111,7 +113,7 @@ def _principle(node: Node, place: int, report: Report) -> Principle | None:
     texts = {key: report.text(fields[key], f"`{key}` of {label}") for key in TEXT_KEYS if key in fields}
     if not texts:
         report.add(node.line, f"{label} has no text", f"write at least one of {', '.join(TEXT_KEYS)}")
-    for key in ("answers", "lead"):
+    for key in ("answers", *PREFIX_KEYS):
         if key in fields and "question" not in fields:
             report.add(
                 fields[key].line,
@@ -119,11 +121,18 @@ def _principle(node: Node, place: int, report: Report) -> Principle | None:
                 f"write the question, or leave `{key}` out",
             )
     answers = _answers(fields["answers"], label, report) if "answers" in fields else None
-    lead = report.text(fields["lead"], f"`lead` of {label}") if "lead" in fields else None
+    prefixes = {key: report.text(fields[key], f"`{key}` of {label}") for key in PREFIX_KEYS if key in fields}
+    if len(prefixes) > 1:
+        report.add(
+            fields["lead"].line,
+            f"{label} has both `answer_prefix` and `lead`",
+            "`lead` is the older name of the same: leave it out",
+        )
+    prefix = next(iter(prefixes.values()), None)
     weight = report.number(fields["weight"], f"`weight` of {label}") if "weight" in fields else 1.0
     tags = report.series(fields["tags"], f"`tags` of {label}") if "tags" in fields else []
     words = tuple(word for tag in tags if (word := report.text(tag, f"a tag of {label}")))
-    return Principle(id=id, answers=answers, lead=lead, weight=weight or 1.0, tags=words, **texts)
+    return Principle(id=id, answers=answers, answer_prefix=prefix, weight=weight or 1.0, tags=words, **texts)
 
 
 def _id(node: Node | None, line: int, place: int, report: Report) -> str:

@@ -63,7 +63,7 @@ def _principle() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["id"],
         "anyOf": [{"required": [key]} for key in TEXT_KEYS],
-        "dependentRequired": {"answers": ["question"], "lead": ["question"]},
+        "dependentRequired": {"answers": ["question"], "answer_prefix": ["question"], "lead": ["question"]},
         "properties": {
             "id": {
                 "type": "string",
@@ -85,10 +85,11 @@ def _principle() -> dict[str, Any]:
                 "description": "The good answer of `question`, then the bad one; the template's own (Yes, "
                 "No) when left out.",
             },
-            "lead": _text(
+            "answer_prefix": _text(
                 "How the answer to `question` begins, up to where one of `answers` follows: `The tone of "
                 "this text is`."
             ),
+            "lead": _text("The older name of `answer_prefix`; not beside it."),
             "weight": {
                 "type": "number",
                 "minimum": LEAST,

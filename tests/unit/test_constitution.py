@@ -556,3 +556,28 @@ def test_reading_a_constitution_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PREFIXED = "name: x\nprinciples:\n  - id: a\n    question: Is it warm?\n    answers: [warm, cold]\n"
+
+
+def test_lead_is_the_older_name_of_answer_prefix() -> None:
+    now = parse_constitution(PREFIXED + "    answer_prefix: This text is\n", source="s")
+    before = parse_constitution(PREFIXED + "    lead: This text is\n", source="s")
+    assert now == before
+    assert now.principles[0].answer_prefix == "This text is"
+    assert now.digest == before.digest == "0a3bf91e7d095a08"  # as version 0.1.0 has it
+    assert "answer_prefix: This text is" in to_yaml(before)
+    assert parse_constitution(to_yaml(before), source="s") == now
+    with pytest.raises(ConstitutionError, match=r":7: principle `a` has both `answer_prefix` and `lead`"):
+        parse_constitution(PREFIXED + "    answer_prefix: This text is\n    lead: This text is\n", source="s")
+
+
+def test_the_digests_of_the_shipped_files_are_those_of_version_0_1_0() -> None:
+    found = {name: load_constitution(name).digest for name in ("default", "warmth", "concise", "default.zh")}
+    assert found == {
+        "default": "991aaae64f7c186c",
+        "warmth": "d8dff545b3a61c84",
+        "concise": "1a43d470d9ef4779",
+        "default.zh": "b8c57a30fe5be58f",
+    }

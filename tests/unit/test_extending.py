@@ -20,7 +20,7 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.cli.show import show
-from rlaif.config import STAGE_KINDS, AuditConfig, LabelConfig, Recipe, parse_recipe
+from rlaif.config import STAGE_KINDS, Recipe, parse_recipe
 from rlaif.config.labelling import BaseStage
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.errors import ConfigError
@@ -220,18 +220,13 @@ class Shorter(JudgingProtocol):
 
 
 @pytest.fixture
-def shorter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def shorter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The row; returns the folder of the template."""
     monkeypatch.setitem(PROTOCOLS, "shorter", Shorter)
-    for settings in (AuditConfig, LabelConfig, Recipe):
-        settings.model_rebuild(force=True)
     folder = tmp_path / "prompts"
     folder.mkdir()
     (folder / "judge_shorter.j2").write_text(TEMPLATE, encoding="utf-8")
-    yield folder
-    monkeypatch.undo()
-    for settings in (AuditConfig, LabelConfig, Recipe):
-        settings.model_rebuild(force=True)
+    return folder
 
 
 def test_a_protocol_is_asked_planned_and_audited(shorter: Path, tmp_path: Path) -> None:
