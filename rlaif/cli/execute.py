@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlaif.config import Recipe
 from rlaif.text import count_of, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rlaif.config import Recipe
     from rlaif.pipeline.run import RunResult, StageResult
     from rlaif.runs.spending import Spent
 

@@ -1,18 +1,22 @@
-"""From a command's options to a recipe of one or two stages."""
+"""From a command's options to a recipe of one or two stages.
+
+Recipes are imported when a command runs: its help needs the settings of its own stage only.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import BaseModel, ValidationError
 
-from rlaif.config import Recipe, apply_overrides
 from rlaif.config.labelling import BaseStage, ServerConfig
-from rlaif.config.problems import described
 from rlaif.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from rlaif.config import Recipe
 
 Stage = TypeVar("Stage", bound=BaseStage)
 
@@ -37,6 +41,8 @@ def make_stage(
     Raises:
         ConfigError: A setting is unknown or cannot be right; every problem is listed.
     """
+    from rlaif.config import Recipe, apply_overrides
+
     own = [
         name
         for name in kind.model_fields
@@ -78,6 +84,8 @@ def weighted_file(text: str) -> dict[str, Any]:
 
 
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    from rlaif.config.problems import described
+
     found = []
     for details in error.errors():
         what, remedy = described(details, model)
@@ -91,6 +99,8 @@ def make_recipe(name: str, stages: Sequence[BaseStage], options: Mapping[str, An
     Raises:
         ConfigError: The options do not go together.
     """
+    from rlaif.config import Recipe, apply_overrides
+
     common = pick(options, "model", "constitution", "seed", "dtype", "device")
     if options.get("prompts_dir"):
         common["prompts_dir"] = str(options["prompts_dir"])
