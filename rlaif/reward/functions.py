@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
 from rlaif.errors import ConfigError, DataError
+from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.protocols import log_odds
 from rlaif.metrics import Metric, load_metric, measure
 from rlaif.prompts import PromptLibrary
@@ -207,9 +208,7 @@ class JudgeReward:
         return sum(value * weight for value, weight in valid) / sum(weight for _, weight in valid)
 
     def _scaled(self, value: float) -> float:
-        if self._scale == "log-odds":
-            return value
-        return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+        return value if self._scale == "log-odds" else sigmoid(value)
 
 
 class RewardSum:
