@@ -37,7 +37,7 @@ from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
-from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table
+from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table, warnings_about
 from rlaif.report.samples import preferences_markdown, read_spread
 from rlaif.report.shown import Shown
 from rlaif.results.rows import preference_row, verdict_row
@@ -275,6 +275,7 @@ class LabelJob(Job[LabelConfig]):
             statistics_table(statistics),
             labelled(manifest.counts),
             statistics_line(statistics),
+            *warnings_about(statistics),
             *labelled_pairs(pairs),
         ]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlaif.audit.grade import SATURATED
 from rlaif.report.shown import Table, Texts
 
-__all__ = ["labelled", "labelled_pairs", "statistics_line", "statistics_table"]
+__all__ = ["labelled", "labelled_pairs", "statistics_line", "statistics_table", "warnings_about"]
 
 COLUMNS = (
     "principle",
@@ -54,6 +55,17 @@ def statistics_line(statistics: Mapping[str, Any]) -> str:
         f"ties {ties} (within 0.005 of one half)   mean label strength {strength} "
         "(|p - 0.5|: 0 says nothing, 0.5 is certain)"
     )
+
+
+def warnings_about(statistics: Mapping[str, Any]) -> list[str]:
+    """What must not be overlooked before one trains on the labels."""
+    flips = statistics["flip_rate"]
+    if flips is None or flips <= SATURATED:
+        return []
+    return [
+        f"warning: in {_rate(flips)} of the questions the judge names the other side when the order is "
+        "turned: these labels are mostly noise (see `rlaif audit`)"
+    ]
 
 
 def labelled_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Texts]:

@@ -17,7 +17,7 @@ from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
 from rlaif.progress import NoProgress
-from rlaif.report.labels import labelled
+from rlaif.report.labels import labelled, warnings_about
 from rlaif.report.training import ppo_steps, step_line
 from rlaif.runs.manifest import Manifest
 from rlaif.text import count_of
@@ -114,3 +114,9 @@ def test_square_brackets_of_names_are_no_markup(tmp_path: Path, monkeypatch: pyt
     assert "runs/[bold]x[red]" in said.out
     assert "1 comparison labelled, none left out" in said.out
     assert "[bold]x[red]" in call("runs", "list").out
+
+
+def test_labels_that_follow_the_position_are_warned_of() -> None:
+    assert warnings_about({"flip_rate": None}) == warnings_about({"flip_rate": 0.5}) == []
+    (line,) = warnings_about({"flip_rate": 0.825})
+    assert line.startswith("warning: in 82.5% of the questions the judge names the other side")
