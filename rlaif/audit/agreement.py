@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rlaif import stats
 from rlaif.audit.cases import Case, Pair
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 
 __all__ = ["Agreement", "Baselines", "agreement", "baselines", "one_order_accuracy", "one_principle_accuracy"]
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from rlaif import stats
 from rlaif.audit.cases import Case
-from rlaif.judging.aggregate import LabelStatistics, sigmoid
+from rlaif.judging.aggregate import LabelStatistics
+from rlaif.labels import sigmoid
 from rlaif.types import Completion, Order, Verdict
 
 __all__ = ["Bias", "habits", "shares"]

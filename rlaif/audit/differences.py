@@ -19,7 +19,7 @@ from rlaif import stats
 from rlaif.audit.cases import Case
 from rlaif.audit.selection import mean_logit
 from rlaif.errors import DataError
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 from rlaif.types import Comparison, Constitution, Principle
 
 __all__ = ["Change", "Difference", "Influence", "Mover", "Redundant", "Side", "changes", "difference"]

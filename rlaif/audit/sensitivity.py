@@ -18,9 +18,9 @@ from rlaif import stats
 from rlaif.audit.agreement import agreement
 from rlaif.audit.cases import Case, Pair, judge_pairs
 from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
-from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.labels import sigmoid
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary, neutralize_fences
 from rlaif.types import Answers, Comparison, Constitution, Message, Principle, Verdict

@@ -16,10 +16,10 @@ from rlaif.engines.journaled import Memo, NullMemo
 from rlaif.interface.values import Chat, as_comparison, as_completions, as_prompts
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct
 from rlaif.jobs.engines import Engines
-from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.judge import PrincipleMode
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.labels import sigmoid
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.functions import JudgeReward

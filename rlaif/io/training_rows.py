@@ -9,7 +9,6 @@ do; the caller adds its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import exp
 from typing import Any
 
 from rlaif.errors import DataError
@@ -24,6 +23,7 @@ from rlaif.io.fields import (
     refuse_unread,
     with_system,
 )
+from rlaif.labels import MOST_LOG_ODDS
 from rlaif.types import Message
 
 __all__ = ["demonstration_of", "preference_of"]
@@ -33,7 +33,6 @@ ANSWERS = ("completion", "output", "response", "answer")
 CONVERSATIONS = ("messages", "conversations")
 MOST_WEIGHT = 1e6
 """Of a row; as of a file."""
-MOST_ODDS = 700.0
 """Nats, about the largest that a probability can be computed from."""
 BESIDE = ("input", "context")
 """Columns that change what is asked, and that are read here only where their form is known: else the row is
@@ -196,8 +195,8 @@ def _lacking(values: Mapping[str, Any], needed: str) -> DataError:
 
 
 def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its `p_chosen`, where it says so only by its log-odds, and with numbers that a CSV file
-    holds as text.
+    """The row with numbers that a CSV file holds as text, and with its label under `log_odds` where it is
+    called `margin`.
 
     `margin` is the log-odds in our own files up to version 0.1.0; anywhere else it is a rating (Llama 2's),
     and no label.
@@ -210,11 +209,13 @@ def _with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
         number = number_of(values.get(name), name, default=1.0, most=most)
         if isinstance(values.get(name), str):
             values[name] = number
-    names = ("log_odds", "margin") if "constitution_digest" in values else ("log_odds",)
-    odds = next((name for name in names if values.get(name) not in (None, "")), None)
-    if values.get("p_chosen") is None and odds is not None and {"chosen", "rejected"} <= values.keys():
-        values["p_chosen"] = 1 / (
-            1 + exp(-number_of(values[odds], odds, default=0.0, least=-MOST_ODDS, most=MOST_ODDS))
+    if not {"chosen", "rejected"} <= values.keys():
+        return values
+    ours = "constitution_digest" in values and values.get("p_chosen") is None
+    names = ("log_odds", "margin") if ours else ("log_odds",)
+    if found := next((name for name in names if values.get(name) not in (None, "")), None):
+        values["log_odds"] = number_of(
+            values[found], found, default=0.0, least=-MOST_LOG_ODDS, most=MOST_LOG_ODDS
         )
     return values
 

@@ -7,29 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlaif.labels import sigmoid
 from rlaif.types import Order, Verdict
 
-__all__ = [
-    "TIE",
-    "LabelStatistics",
-    "PrincipleStatistics",
-    "combine",
-    "label_shares",
-    "principle_logit",
-    "sigmoid",
-]
+__all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "label_shares", "principle_logit"]
 
 TIE = 0.005
 """A label within this of 0.5 says nothing in either direction: it is counted as a tie (and kept, with its
 soft value)."""
-
-
-def sigmoid(logit: float) -> float:
-    """1 / (1 + exp(−logit)), without overflow."""
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    power = math.exp(logit)
-    return power / (1.0 + power)
 
 
 def label_shares(evidence: Mapping[str, float]) -> list[float]:

@@ -14,7 +14,7 @@ from rlaif.audit.differences import Difference, Mover
 from rlaif.audit.grade import share
 from rlaif.audit.report import AuditReport, PrincipleAudit, ProbeAudit, ProtocolAudit
 from rlaif.audit.sensitivity import Sensitivity
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 from rlaif.report.markdown import code, named, quoted, sentence, table
 
 __all__ = [

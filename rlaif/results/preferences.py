@@ -9,6 +9,7 @@ from typing import Any
 
 from rlaif.digest import digest, unit_from
 from rlaif.errors import DataError, Problem
+from rlaif.labels import MOST_LOG_ODDS, log_odds_of, sigmoid
 from rlaif.types import Message
 
 __all__ = ["PreferencePair", "pairs_from_rows", "split_by_prompt"]
@@ -17,13 +18,17 @@ SHOWN_PROBLEMS = 20
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 """Bounds of a row's weight that is not 0."""
 
+AGREES = 1e-3
+"""`p_chosen` and `log_odds` of one row say the same up to this, in probability: files round."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
     """A prompt, the completion that was chosen, the one that was not, and how sure the judge was.
 
     Attributes:
-        p_chosen: P(the chosen one is better), 0 to 1; 1 where the row does not say.
+        log_odds: Of the chosen one being better, in nats; `MOST_LOG_ODDS`, certain, where the row does not
+            say.
         weight: Relative weight in the loss.
         principles: Ids of the principles that were asked.
         source: Which file or stage it is from, for reports.
@@ -33,13 +38,18 @@ class PreferencePair:
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
-    p_chosen: float = 1.0
+    log_odds: float = MOST_LOG_ODDS
     weight: float = 1.0
     principles: tuple[str, ...] = ()
     source: str = ""
     constitution: str = ""
     group: str = field(default="", compare=False)
     """Digest of the prompt: pairs of one prompt stay on one side of a split."""
+
+    @property
+    def p_chosen(self) -> float:
+        """P(the chosen one is better), 0 to 1."""
+        return sigmoid(self.log_odds)
 
     def conversation(self, completion: str) -> tuple[Message, ...]:
         """The prompt with a completion."""
@@ -116,10 +126,7 @@ def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> Pre
         raise ValueError("the prompt does not end with the user's turn")
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text, so there is nothing to learn")
-    p = _number(row.get("p_chosen"), 1.0, "p_chosen")
     own = _number(row.get("weight"), 1.0, "weight")
-    if not 0 <= p <= 1:
-        raise ValueError(f"p_chosen is {p}, not a probability")
     if own and not LEAST_WEIGHT <= own <= MOST_WEIGHT:
         raise ValueError(f"weight is {own:g}, neither 0 nor from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}")
     asked = dict.fromkeys(
@@ -130,13 +137,29 @@ def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> Pre
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        p_chosen=1.0 if hard else p,
+        log_odds=MOST_LOG_ODDS if hard else _label(row),
         weight=weight * own,
         principles=tuple(asked),
         source=source,
         constitution=str(row.get("constitution_digest") or ""),
         group=digest([[message.role, message.content] for message in prompt]),
     )
+
+
+def _label(row: Mapping[str, Any]) -> float:
+    """The row's label in log-odds: exact from `log_odds`, else from `p_chosen`, else certain."""
+    p = None if row.get("p_chosen") is None else _number(row["p_chosen"], 1.0, "p_chosen")
+    if p is not None and not 0 <= p <= 1:
+        raise ValueError(f"p_chosen is {p}, not a probability")
+    if row.get("log_odds") is None:
+        return MOST_LOG_ODDS if p is None else log_odds_of(p)
+    log_odds = _number(row["log_odds"], 0.0, "log_odds")
+    if p is not None and abs(sigmoid(log_odds) - p) > AGREES:
+        raise ValueError(
+            f"p_chosen is {p:g}, and log_odds is {log_odds:g}, which says {sigmoid(log_odds):.3f}: keep the "
+            "one that is meant"
+        )
+    return max(-MOST_LOG_ODDS, min(MOST_LOG_ODDS, log_odds))
 
 
 def _message(turn: Mapping[str, Any]) -> Message:

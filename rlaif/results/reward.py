@@ -31,7 +31,6 @@ __all__ = [
 
 MARGINS = ((0.5, 0.6), (0.6, 0.75), (0.75, 0.9), (0.9, 1.0))
 LENGTH_BINS = 4
-CLIP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -169,11 +168,6 @@ def by_length(
     return _broken_down(
         [(f"{mean[part[0]]:.0f}–{mean[part[-1]]:.0f} tokens", part) for part in parts], pairs, difference
     )
-
-
-def judge_differences(p: Tensor) -> Tensor:
-    """The labels' own log-odds: what a model that repeats the judge would give."""
-    return torch.logit(p.double().clamp(CLIP, 1 - CLIP))
 
 
 def gold_differences(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 from rlaif.prompts import PromptLibrary
 from rlaif.results.revisions import Revision
 from rlaif.types import Completion, Message, Order, Preference, Prompt, Verdict

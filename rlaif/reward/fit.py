@@ -13,6 +13,7 @@ targets, and is 0 where nothing was learned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -21,15 +22,13 @@ from torch import Tensor
 
 from rlaif.digest import unit_from
 from rlaif.errors import DataError
+from rlaif.labels import SURE
 from rlaif.reward.loss import bradley_terry_loss
 
-__all__ = ["HeadFit", "fit_head", "fit_scale"]
+__all__ = ["HeadFit", "bounded", "fit_head", "fit_scale"]
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))
 """λ from 1 to 10⁶, for features of variance 1."""
-
-CLIP = 0.02
-"""Labels nearer to 0 or 1 are read as this far from them: a hard label has no finite log-odds."""
 
 FOLDS = 5
 BISECTIONS = 40
@@ -49,13 +48,13 @@ class HeadFit(NamedTuple):
 
 
 def fit_head(
-    difference: Tensor, p_chosen: Tensor, *, weight: Tensor, prompts: Sequence[Hashable], seed: int
+    difference: Tensor, log_odds: Tensor, *, weight: Tensor, prompts: Sequence[Hashable], seed: int
 ) -> HeadFit:
     """Fit a head to pairs.
 
     Args:
         difference: (N, H), standardised features of the chosen completion less those of the rejected one.
-        p_chosen: (N,), soft labels.
+        log_odds: (N,), soft labels of the chosen completion being better, in nats.
         weight: (N,), relative weight of each pair.
         prompts: (N,), which prompt a pair belongs to; a prompt's pairs are held out together.
 
@@ -63,8 +62,8 @@ def fit_head(
         DataError: Fewer than two prompts: nothing can be held out.
     """
     fold = _folds(prompts, seed)
-    x, p, w = difference.double(), p_chosen.double(), weight.double() / weight.double().mean()
-    target = torch.logit(p.clamp(CLIP, 1 - CLIP))
+    x, p, w = difference.double(), log_odds.double().sigmoid(), weight.double() / weight.double().mean()
+    target = bounded(log_odds.double())
     out_of_fold = torch.zeros(len(PENALTIES), len(x), dtype=torch.double)
     for number in range(int(fold.max()) + 1):
         inside = fold != number
@@ -73,6 +72,12 @@ def fit_head(
     best = min(range(len(PENALTIES)), key=lambda index: losses[index])
     head = _ridge(x, target, w, (PENALTIES[best],))[0] * scales[best]
     return HeadFit(weight=head.float(), penalty=PENALTIES[best], loss=losses[best], scale=scales[best])
+
+
+def bounded(log_odds: Tensor) -> Tensor:
+    """Log-odds (N,) as targets or margins: no larger than those of a label that is `SURE`."""
+    most = math.log((1 - SURE) / SURE)
+    return log_odds.clamp(-most, most)
 
 
 def _folds(prompts: Sequence[Hashable], seed: int) -> Tensor:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
 from rlaif.errors import ConfigError, DataError
-from rlaif.judging.aggregate import sigmoid
 from rlaif.judging.protocols import log_odds
+from rlaif.labels import sigmoid
 from rlaif.metrics import Metric, load_metric, measure
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Completion, Constitution, Prompt

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from rlaif.labels import MOST_LOG_ODDS
 from rlaif.models.shapes import same_shape, wide
 
-__all__ = ["bradley_terry_loss"]
+__all__ = ["bradley_terry_loss", "label_log_odds"]
 
 
 def bradley_terry_loss(
@@ -37,3 +40,9 @@ def bradley_terry_loss(
         return loss.mean()
     same_shape(reward_a=reward_a, weight=weight)
     return (wide(weight) * loss).sum() / wide(weight).sum()
+
+
+def label_log_odds(log_odds: Sequence[float], *, hard: bool) -> Tensor:
+    """Labels (N,) as float64; with `hard` each is certain of the side it leans to, of the first one at 0."""
+    soft = torch.tensor(log_odds, dtype=torch.double)
+    return torch.where(soft >= 0, MOST_LOG_ODDS, -MOST_LOG_ODDS).double() if hard else soft

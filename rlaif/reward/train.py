@@ -34,17 +34,22 @@ class LabelledPairs(NamedTuple):
 
     trees: Sequence[Tree]
     """The prompt with the chosen and the rejected completion, in this order."""
-    p_chosen: Tensor
-    """(N,)."""
+    log_odds: Tensor
+    """(N,), of the chosen one being better, in nats; float64."""
     weight: Tensor
     """(N,), relative weight in the loss."""
     margin: Tensor
     """(N,), by how much the chosen one should win; 0 for soft labels."""
 
+    @property
+    def p_chosen(self) -> Tensor:
+        """(N,), P(the chosen one is better), fp32."""
+        return self.log_odds.sigmoid().float()
+
     def take(self, index: Sequence[int]) -> LabelledPairs:
         """Some of the pairs."""
         at = list(index)
-        return LabelledPairs([self.trees[i] for i in at], self.p_chosen[at], self.weight[at], self.margin[at])
+        return LabelledPairs([self.trees[i] for i in at], self.log_odds[at], self.weight[at], self.margin[at])
 
 
 @dataclass(frozen=True)

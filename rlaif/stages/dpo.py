@@ -29,7 +29,7 @@ from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
 from rlaif.results.preferences import PreferencePair, split_by_prompt
 from rlaif.results.reward import Scored, score_pairs
-from rlaif.reward.loss import bradley_terry_loss
+from rlaif.reward.loss import bradley_terry_loss, label_log_odds
 from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches
 from rlaif.stages.finetuning import Log, fitting, learn, lora_of
@@ -230,10 +230,11 @@ def _encode(pairs: Sequence[PreferencePair], base: SharedBase) -> list[_Pair]:
 
 def _labelled(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig) -> _Labelled:
     encoded = _encode(pairs, base)
-    p, weight = torch.tensor([pair.p_chosen for pair in pairs]), torch.tensor([pair.weight for pair in pairs])
+    weight = torch.tensor([pair.weight for pair in pairs])
+    log_odds = label_log_odds([pair.log_odds for pair in pairs], hard=config.labels == "hard")
     return _Labelled(
         pairs=encoded,
-        p_chosen=(p >= 0.5).float() if config.labels == "hard" else p,
+        p_chosen=log_odds.sigmoid().float(),
         weight=weight / weight.mean(),
         reference=_all_logprobs(base, REFERENCE, encoded, rows=config.micro_batch),
     )

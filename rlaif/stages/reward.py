@@ -33,13 +33,13 @@ from rlaif.results.reward import (
     by_margin,
     by_principle,
     gold_differences,
-    judge_differences,
     length_differences,
     reliability,
     score_pairs,
 )
-from rlaif.reward.fit import HeadFit, fit_head
+from rlaif.reward.fit import HeadFit, bounded, fit_head
 from rlaif.reward.head import ScalarHead
+from rlaif.reward.loss import label_log_odds
 from rlaif.reward.model import Conversation, Member, RewardModel, TurnFormat, scoring_tokens
 from rlaif.reward.packing import Tree, features, same_states
 from rlaif.reward.train import LabelledPairs, RewardOptimiser, RewardStep, train_adapter
@@ -54,9 +54,6 @@ REFERENCES = 256
 """Completions that the normalisation is measured on at most."""
 
 PROBES = 8
-SURE = 0.02
-"""For margins: labels nearer to 0 or 1 are read as this far from them, so that a hard label's margin is
-finite."""
 
 
 @dataclass(frozen=True)
@@ -256,12 +253,12 @@ def _trees(pairs: Sequence[PreferencePair], base: SharedBase) -> list[Tree]:
 
 def encode_pairs(pairs: Sequence[PreferencePair], base: SharedBase, config: RewardConfig) -> LabelledPairs:
     """The pairs as token ids with the labels that the settings ask for."""
-    given = torch.tensor([pair.p_chosen for pair in pairs])
+    log_odds = [pair.log_odds for pair in pairs]
     return LabelledPairs(
         trees=_trees(pairs, base),
-        p_chosen=(given >= 0.5).float() if config.labels == "hard" else given,
+        log_odds=label_log_odds(log_odds, hard=config.labels == "hard"),
         weight=torch.tensor([pair.weight for pair in pairs]),
-        margin=config.margin * judge_differences(given.clamp(SURE, 1 - SURE)).abs().float(),
+        margin=config.margin * bounded(label_log_odds(log_odds, hard=False)).abs().float(),
     )
 
 
@@ -296,7 +293,7 @@ def _fit(work: _Work, head: ScalarHead, frozen: Tensor, *, seed: int, resample: 
     if resample:
         weight = weight * torch.tensor(_times_drawn(prompts, seed))
     difference = (frozen[:, 0] - frozen[:, 1]) / head.scale
-    fit = fit_head(difference, work.train.labelled.p_chosen, weight=weight, prompts=prompts, seed=seed)
+    fit = fit_head(difference, work.train.labelled.log_odds, weight=weight, prompts=prompts, seed=seed)
     with torch.no_grad():
         head.weight.copy_(fit.weight)
     return fit
@@ -358,7 +355,7 @@ def _measure(work: _Work, heads: Sequence[Member], adapters: Sequence[Member]) -
         "length": length_differences(
             train.lengths(), train.labelled.p_chosen, train.labelled.weight, held_out.lengths()
         ),
-        "judge": judge_differences(held_out.labelled.p_chosen),
+        "judge": held_out.labelled.log_odds,
     }
     for name, members in (("head", heads), ("lora", adapters)):
         if members:

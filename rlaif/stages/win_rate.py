@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from rlaif.judging.aggregate import TIE, LabelStatistics, sigmoid
+from rlaif.judging.aggregate import TIE, LabelStatistics
 from rlaif.judging.judge import Judged
+from rlaif.labels import sigmoid
 from rlaif.results.evaluation import WinRate
 from rlaif.stats import length_controlled_win_rate
 from rlaif.types import Comparison, Completion, Prompt

@@ -12,6 +12,7 @@ from toy_policy import prompts, share_of_vowels, toy_base
 
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.ppo import PpoConfig
+from rlaif.labels import log_odds_of
 from rlaif.models.cost import Meter, forward_flops
 from rlaif.models.heap import WIDTH
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
@@ -124,7 +125,7 @@ def pairs(count: int) -> list[PreferencePair]:
             prompt=prompt.messages,
             chosen="aei",
             rejected="bcd",
-            p_chosen=0.9,
+            log_odds=log_odds_of(0.9),
             group=prompt.id,
         )
         for number, prompt in enumerate(prompts(count))

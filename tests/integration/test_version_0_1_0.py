@@ -44,5 +44,6 @@ def test_its_answers_are_reused_and_the_labels_are_the_same(old: Path) -> None:
 
 def test_its_preferences_are_read(old: Path) -> None:
     file = old / "run" / "label" / "preferences.jsonl"
-    assert [pair.p_chosen for pair in read_preferences(str(file))] == [row["p_chosen"] for row in rows(file)]
+    labels = [row["p_chosen"] for row in rows(file)]
+    assert [pair.p_chosen for pair in read_preferences(str(file))] == pytest.approx(labels, abs=1e-12)
     assert json.loads((old / "run" / "run.json").read_text())["version"] == "0.1.0"

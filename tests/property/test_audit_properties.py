@@ -15,7 +15,7 @@ from rlaif.audit.biases import habits
 from rlaif.audit.calibration import fit_slope
 from rlaif.audit.cases import Case, plain, turn_half
 from rlaif.audit.selection import halves
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 
 LOGITS = st.floats(-20, 20).filter(lambda x: x == 0 or abs(x) > 1e-6)
 ROWS = st.lists(

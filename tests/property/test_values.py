@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.judging.aggregate import combine, sigmoid
+from rlaif.judging.aggregate import combine
+from rlaif.labels import sigmoid
 from rlaif.types import Comparison, Completion, Message, Order, Prompt, Verdict
 
 finite = st.floats(min_value=-50, max_value=50)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from rlaif.judging.aggregate import LabelStatistics, combine, principle_logit, sigmoid
+from rlaif.judging.aggregate import LabelStatistics, combine, principle_logit
+from rlaif.labels import sigmoid
 from rlaif.types import Order, Verdict
 
 

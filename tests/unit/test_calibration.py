@@ -13,7 +13,7 @@ from rlaif.audit.calibration import Calibration, fit_calibration, fit_slope
 from rlaif.audit.cases import plain
 from rlaif.errors import DataError
 from rlaif.jobs.audit_files import load_calibration, save_calibration
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 
 
 def drawn(

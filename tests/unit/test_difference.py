@@ -12,7 +12,7 @@ from judges import case, constitution
 from rlaif.audit.cases import plain
 from rlaif.audit.differences import Change, Side, changes, difference
 from rlaif.errors import DataError
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 from rlaif.report.audit import difference_markdown
 from rlaif.types import Constitution
 

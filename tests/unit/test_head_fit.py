@@ -10,7 +10,7 @@ import torch
 
 from rlaif.errors import DataError
 from rlaif.reward.fit import _ridge, fit_head, fit_scale
-from rlaif.reward.loss import bradley_terry_loss
+from rlaif.reward.loss import bradley_terry_loss, label_log_odds
 
 
 def pairs(n: int, h: int, *, signal: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -35,7 +35,7 @@ def test_both_gram_matrices_give_the_ridge_solution(shape: tuple[int, int]) -> N
 
 def test_a_direction_is_found_and_its_size_too() -> None:
     x, p, prompts = pairs(300, 20, signal=2.0)
-    fit = fit_head(x, p, weight=torch.ones(300), prompts=prompts, seed=0)
+    fit = fit_head(x, torch.logit(p.double()), weight=torch.ones(300), prompts=prompts, seed=0)
     fresh, truth, _ = pairs(300, 20, signal=2.0)
     prediction = fresh @ fit.weight
     assert torch.corrcoef(torch.stack([prediction, torch.logit(truth)]))[0, 1] > 0.98
@@ -46,7 +46,7 @@ def test_a_direction_is_found_and_its_size_too() -> None:
 def test_pure_noise_is_not_taken_for_signal() -> None:
     torch.manual_seed(3)
     x, p, prompts = torch.randn(200, 300), torch.rand(200), [str(i) for i in range(200)]
-    fit = fit_head(x, p, weight=torch.ones(200), prompts=prompts, seed=0)
+    fit = fit_head(x, torch.logit(p.double()), weight=torch.ones(200), prompts=prompts, seed=0)
     assert fit.loss == pytest.approx(math.log(2), abs=0.03)
     assert (x @ fit.weight).std() < 0.5
 
@@ -54,7 +54,9 @@ def test_pure_noise_is_not_taken_for_signal() -> None:
 def test_hard_labels_give_a_finite_head() -> None:
     x, p, prompts = pairs(200, 10, signal=3.0)
     hard = (p > 0.5).float()
-    fit = fit_head(x, hard, weight=torch.ones(200), prompts=prompts, seed=0)
+    fit = fit_head(
+        x, label_log_odds((p - 0.5).tolist(), hard=True), weight=torch.ones(200), prompts=prompts, seed=0
+    )
     assert fit.weight.isfinite().all()
     assert ((x @ fit.weight > 0) == (hard > 0.5)).float().mean() > 0.95
 
@@ -65,12 +67,12 @@ def test_telling_a_pair_from_the_other_side_changes_nothing() -> None:
     even = torch.ones(60)
     turned = fit_head(
         torch.where(flip.unsqueeze(1), -x, x),
-        torch.where(flip, 1 - p, p),
+        torch.logit(torch.where(flip, 1 - p, p).double()),
         weight=even,
         prompts=prompts,
         seed=0,
     )
-    straight = fit_head(x, p, weight=even, prompts=prompts, seed=0)
+    straight = fit_head(x, torch.logit(p.double()), weight=even, prompts=prompts, seed=0)
     torch.testing.assert_close(turned.weight, straight.weight, rtol=1e-4, atol=1e-5)
 
 
@@ -78,7 +80,7 @@ def test_weight_0_leaves_a_pair_out() -> None:
     x, p, prompts = pairs(90, 6, signal=2.0)
     wrong = torch.cat([p[:60], 1 - p[60:]])
     weight = torch.cat([torch.ones(60), torch.zeros(30)])
-    fit = fit_head(x, wrong, weight=weight, prompts=prompts, seed=0)
+    fit = fit_head(x, torch.logit(wrong.double()), weight=weight, prompts=prompts, seed=0)
     assert torch.corrcoef(torch.stack([x @ fit.weight, torch.logit(p)]))[0, 1] > 0.95
 
 
@@ -97,4 +99,4 @@ def test_the_best_scale_has_no_slope_and_is_never_negative() -> None:
 def test_one_prompt_cannot_be_cross_validated() -> None:
     x, p, _ = pairs(10, 3, signal=1.0)
     with pytest.raises(DataError, match="cross-validated"):
-        fit_head(x, p, weight=torch.ones(10), prompts=["a"] * 10, seed=0)
+        fit_head(x, torch.logit(p.double()), weight=torch.ones(10), prompts=["a"] * 10, seed=0)

@@ -9,10 +9,11 @@ import pytest
 
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine, pseudo_labels
-from rlaif.judging.aggregate import combine, sigmoid
+from rlaif.judging.aggregate import combine
 from rlaif.judging.judge import Judge, draw_principle
 from rlaif.judging.protocols import Pairwise, Pointwise, log_odds
 from rlaif.judging.table import open_protocol
+from rlaif.labels import sigmoid
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt
 

@@ -17,6 +17,7 @@ BASE = frozenset(
         "errors",
         "types",
         "digest",
+        "labels",
         "progress",
         "resources",
         "stats",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.judging.aggregate import sigmoid
+from rlaif.labels import sigmoid
 from rlaif.prompts import PromptLibrary
 from rlaif.results.rows import completion_from_row, completion_row, preference_row, verdict_row
 from rlaif.types import Comparison, Completion, Message, Order, Preference, Prompt, Verdict
