@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlaif.errors import RlaifError as RlaifError
     from rlaif.interface.judge import Judge as Judge
     from rlaif.interface.judge import Judgement as Judgement
+    from rlaif.interface.reading import DataNotice as DataNotice
     from rlaif.interface.reading import read_pairs as read_pairs
     from rlaif.interface.reading import read_preferences as read_preferences
     from rlaif.interface.reading import read_prompts as read_prompts
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 
 PLACES = {
     "BestOfKConfig": "config.finetune",
+    "DataNotice": "interface.reading",
     "DpoConfig": "config.finetune",
     "EvaluateConfig": "config.evaluation",
     "Judge": "interface.judge",
@@ -74,6 +76,7 @@ PLACES = {
 __all__ = [
     "__version__",
     "BestOfKConfig",
+    "DataNotice",
     "DpoConfig",
     "EvaluateConfig",
     "Judge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,34 +15,56 @@ from rlaif.progress import Progress
 from rlaif.results.preferences import PreferencePair
 from rlaif.types import Comparison, Prompt
 
-__all__ = ["read_pairs", "read_preferences", "read_prompts", "run"]
+__all__ = ["DataNotice", "read_pairs", "read_preferences", "read_prompts", "run"]
+
+
+class DataNotice(UserWarning):
+    """A reader read something other than a caller may expect: rows were left out, joined or changed."""
 
 
 def read_prompts(source: str | Path, *, prompt_column: str = "prompt") -> list[Prompt]:
-    """Prompts from a file, a hub dataset, or `builtin` / `builtin:TAG`.
+    """Prompts from a file, a hub dataset, or `builtin` / `builtin:TAG`; equal ones once.
+
+    Warns:
+        DataNotice: Rows said the same, or something in them was changed or not read.
 
     Raises:
         DataError: It cannot be read; every bad row is listed.
     """
-    return list(readers.read_prompts(source, prompt_column=prompt_column).items)
+    read = readers.read_prompts(source, prompt_column=prompt_column)
+    for line in read.notes:
+        _notice(source, line)
+    return list(read.items)
 
 
 def read_pairs(source: str | Path, *, prompt_column: str = "prompt") -> list[Comparison]:
     """Pairs of completions to judge: columns `chosen` and `rejected`, `a` and `b`, or lists of completions.
 
+    Warns:
+        DataNotice: Pairs of equal completions were left out, or something in a row was changed or not read.
+
     Raises:
         DataError: It cannot be read; every bad row is listed.
     """
-    return [pair.comparison for pair in pairs_of(source, prompt_column=prompt_column).pairs]
+    found = pairs_of(source, prompt_column=prompt_column)
+    if found.identical:
+        rows = found.identical + len(found.pairs)
+        _notice(source, f"{found.identical} of {rows} pairs are left out: both completions are the same text")
+    for line in found.read.notes:
+        _notice(source, line)
+    return [pair.comparison for pair in found.pairs]
 
 
 def read_preferences(source: str | Path) -> list[PreferencePair]:
     """Labelled pairs to learn from, with soft labels where the file has them.
 
+    Warns:
+        DataNotice: Something in a row was changed or not read.
+
     Raises:
         DataError: It cannot be read, or has rows that cannot be learned from; all are listed.
     """
-    return preferences_of(str(source))
+    return preferences_of(str(source), note=lambda line: warnings.warn(line, DataNotice, stacklevel=4))
 
 
 def run(
@@ -63,3 +86,7 @@ def run(
     """
     read = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     return run_recipe(read, out=Path(out) if out else default_folder(read), progress=progress)
+
+
+def _notice(source: str | Path, line: str) -> None:
+    warnings.warn(f"{source}: {line}", DataNotice, stacklevel=3)

@@ -219,6 +219,22 @@ def test_training_takes_a_model_a_judge_a_function_or_a_list(
     assert rlaif.compare([found]).policies
 
 
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in (pair, {**pair, "rejected": "a"})))
+    with pytest.warns(
+        rlaif.DataNotice, match="1 of 2 pairs are left out: both completions are the same text"
+    ):
+        assert len(rlaif.read_pairs(file)) == 1
+    with pytest.warns(rlaif.DataNotice) as told:
+        assert len(rlaif.read_prompts(file)) == 1
+    assert [str(each.message).partition(": ")[2] for each in told] == [
+        "columns that are not read: chosen, rejected",
+        "1 of 2 rows repeat a prompt and were left out",
+    ]
+
+
 def test_data_is_read_and_a_recipe_is_run(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     rows = [
@@ -227,9 +243,9 @@ def test_data_is_read_and_a_recipe_is_run(tmp_path: Path) -> None:
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert [pair.p_chosen for pair in rlaif.read_preferences(pairs)] == [0.8] * 4
-    assert {comparison.prompt.messages[-1].content for comparison in rlaif.read_pairs(pairs)} == {
-        row["prompt"] for row in rows
-    }
+    with pytest.warns(rlaif.DataNotice, match="not read: p_chosen"):
+        read = rlaif.read_pairs(pairs)
+    assert {comparison.prompt.messages[-1].content for comparison in read} == {row["prompt"] for row in rows}
     assert len(rlaif.read_prompts("builtin:everyday")) > 24
     recipe = tmp_path / "r.yaml"
     recipe.write_text("model: scripted\nstages:\n  - {stage: sample, limit: 2, k: 2}\n  - stage: label\n")
