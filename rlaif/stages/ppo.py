@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,11 @@ def train_ppo(
     learner = Learner(base, config, seed=seed, ptx=ptx)
     with base.role(POLICY):
         asked, refused = ask_what_can_be_answered(
-            prompts, [learner.sampler], messages, max_refused=config.max_refused
+            prompts,
+            [learner.sampler],
+            messages,
+            max_refused=config.max_refused,
+            drawn=lambda count: places_drawn(count, config, seed=seed),
         )
     identity = _identity(base, config, asked, seed)
     first = _resume(learner, checkpoint_folder, identity) if checkpoint_folder else 0
@@ -154,11 +159,17 @@ def draw_prompts(
     asked: Sequence[EncodedPrompt], config: PpoConfig, *, seed: int, step: int
 ) -> list[EncodedPrompt]:
     """The prompts of a step: all prompts in random order, then all in another order, and so on."""
-    count = config.episodes // config.samples_per_prompt
+    per_step = config.episodes // config.samples_per_prompt
     return [
         asked[_order(len(asked), seed, at // len(asked))[at % len(asked)]]
-        for at in range(step * count, (step + 1) * count)
+        for at in range(step * per_step, (step + 1) * per_step)
     ]
+
+
+def places_drawn(count: int, config: PpoConfig, *, seed: int) -> list[int]:
+    """Which of `count` prompts all steps together draw, in ascending order."""
+    drawn = config.steps * (config.episodes // config.samples_per_prompt)
+    return sorted(_order(count, seed, 0)[:drawn])
 
 
 def learner_state(learner: Learner) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -250,9 +261,10 @@ def _identity(
     }
 
 
-def _order(count: int, seed: int, turn: int) -> list[int]:
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, turn: int) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(seed_from(seed, "prompts", turn))
-    return torch.randperm(count, generator=generator).tolist()
+    return tuple(torch.randperm(count, generator=generator).tolist())
 
 
 def _check(prompts: Sequence[Prompt], config: PpoConfig, ptx: Sequence[PtxRow]) -> None:

@@ -3,7 +3,7 @@ training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from rlaif.engines.chat import TemplateRefusal
@@ -29,11 +29,16 @@ def ask_what_can_be_answered(
     messages: Callable[[Prompt], Sequence[Message]],
     *,
     max_refused: float,
+    drawn: Callable[[int], Iterable[int]] = range,
 ) -> Asked:
     """Leave out the prompts that one of `samplers` cannot answer.
 
     These are: longer than the context has room for, refused by the chat template, with a token that has no
     embedding, or such that the model's logits are NaN after reading them.
+
+    Args:
+        drawn: Of how many prompts are left, the places of those that will be sampled: the model reads these
+            only.
 
     Raises:
         DataError: More than the share `max_refused` cannot be answered, or none can.
@@ -47,11 +52,14 @@ def ask_what_can_be_answered(
             refused.append((prompt.id, error.what))
         else:
             asked.append(first)
-    unreadable = samplers[0].unreadable(asked)
-    refused += [
-        (asked[at].prompt.id, "the model's logits are NaN or infinite after it") for at in sorted(unreadable)
-    ]
-    asked = [question for at, question in enumerate(asked) if at not in unreadable]
+    read: set[int] = set()
+    while unread := [question for at in drawn(len(asked)) if id(question := asked[at]) not in read]:
+        read |= {id(question) for question in unread}
+        bad = [unread[at] for at in sorted(samplers[0].unreadable(unread))]
+        refused += [
+            (question.prompt.id, "the model's logits are NaN or infinite after it") for question in bad
+        ]
+        asked = [question for question in asked if all(question is not other for other in bad)]
     if prompts and (not asked or len(refused) > max_refused * len(prompts)):
         raise DataError(
             f"{len(refused)} of {len(prompts)} prompts cannot be answered",
