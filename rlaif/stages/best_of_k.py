@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -82,55 +83,41 @@ def best_of_k(
             a prompt apart.
         ModelError: Training ran away.
     """
-    progress = progress or NoProgress()
-    samplers = [_sampler(one, config) for one in (base, student) if one is not None]
-    asked, refused, duplicates = _questions(prompts, samplers, messages, config)
+    work = _Work(base, role, reward, config, messages, progress or NoProgress(), log)
+    samplers = [work.sampler(one) for one in (base, student) if one is not None]
+    asked, refused, duplicates = _questions(prompts, samplers, work)
     rounds: list[RoundReport] = []
     steps: list[FinetuneStep] = []
     kept: list[Kept] = []
     meter, seconds = Meter(), [0.0]
-    bases = [base, *([reward.base] if isinstance(reward, RewardModel) else [])]
     for number in range(config.rounds):
         own = seed_from(seed, "round", number)
         # 1. Sample K completions of each prompt from the policy as it is now, and score them.
-        with meter.on(*bases):
-            groups = _sampled(
-                base, role, samplers[0], asked, reward, config, messages, seed=own, progress=progress
-            )
+        with meter.on(base, *work.scorers()):
+            groups = _sampled(work, samplers[0], asked, seed=own)
         _check_spread(groups)
         # 2. Keep the best, and learn them.
         kept = [choice for group in groups for choice in select(group, config)]
         learner = student if student is not None and number + 1 == config.rounds else base
-        examples, overlong = without_overlong(_examples(kept, learner, base, messages), learner, config)
-        measured = sorted(examples, key=lambda example: unit_from(own, "measured", example.id))[:MEASURED]
-        before = imitation_loss(
-            learner, role if role in learner.roles else REFERENCE, measured, rows=config.micro_batch
-        )
-        with meter.on(learner):
-            steps += fit_examples(
-                learner, role, examples, config, seed=seed_from(own, "sft"), progress=progress, log=log
-            )
+        learned = _learn(work, learner, kept, meter, seed=own)
+        steps += learned.steps
         seconds.append(meter.seconds)
-        after = imitation_loss(learner, role, measured, rows=config.micro_batch)
         rounds.append(
             round_report(
                 number,
                 groups,
                 kept,
-                learned=len(examples),
-                overlong=overlong,
-                loss_before=before,
-                loss_after=after,
+                learned=learned.examples,
+                overlong=learned.overlong,
+                loss_before=learned.loss_before,
+                loss_after=learned.loss_after,
             )
         )
     # 3. Measure what was made.
     made = _measured(
+        work,
         student or base,
-        role,
         [question.prompt for question in asked],
-        reward,
-        config,
-        messages,
         seed=seed,
         start=rounds[0].growth[0].reward,
     )
@@ -153,11 +140,37 @@ def best_of_k(
     )
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same in all rounds; the attributes are those of `best_of_k`."""
+
+    base: SharedBase
+    role: str
+    reward: Reward
+    config: BestOfKConfig
+    messages: Reader
+    progress: Progress
+    log: Log
+
+    def sampler(self, base: SharedBase) -> Sampler:
+        """Samples from a base as the settings say."""
+        config = self.config
+        return Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=ROWS)
+
+    def scorers(self) -> list[SharedBase]:
+        """The bases that the reward reads with."""
+        return [self.reward.base] if isinstance(self.reward, RewardModel) else []
+
+    def conversation(self, row: EpisodeRow) -> tuple[Message, ...]:
+        """What the policy read, and its completion."""
+        return (*self.messages(row.prompt), Message("assistant", row.completion.text))
+
+
 # Sampling and scoring
 
 
 def _questions(
-    prompts: Sequence[Prompt], samplers: Sequence[Sampler], messages: Reader, config: BestOfKConfig
+    prompts: Sequence[Prompt], samplers: Sequence[Sampler], work: _Work
 ) -> tuple[list[EncodedPrompt], list[tuple[str, str]], int]:
     """The distinct prompts that all of `samplers` can sample, as the first reads them; the others with the
     reason; and how many ask the same as an earlier one.
@@ -166,7 +179,9 @@ def _questions(
         DataError: Too many cannot be, or fewer than two can.
     """
     distinct = list({prompt.fingerprint(): prompt for prompt in reversed(prompts)}.values())[::-1]
-    asked, refused = ask_what_can_be_answered(distinct, samplers, messages, max_refused=config.max_refused)
+    asked, refused = ask_what_can_be_answered(
+        distinct, samplers, work.messages, max_refused=work.config.max_refused
+    )
     if len(asked) < 2:
         count = "one prompt is" if asked else "no prompts are"
         raise DataError(
@@ -176,40 +191,27 @@ def _questions(
     return asked, refused, len(prompts) - len(distinct)
 
 
-def _sampler(base: SharedBase, config: BestOfKConfig) -> Sampler:
-    return Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=ROWS)
-
-
 def _sampled(
-    base: SharedBase,
-    role: str,
-    sampler: Sampler,
-    asked: Sequence[EncodedPrompt],
-    reward: Reward,
-    config: BestOfKConfig,
-    messages: Reader,
-    *,
-    seed: int,
-    progress: Progress,
+    work: _Work, sampler: Sampler, asked: Sequence[EncodedPrompt], *, seed: int
 ) -> list[list[Candidate]]:
     """K scored completions of each prompt, from the role if it is there, else from the reference."""
-    progress.begin(f"sampling {config.k} × {len(asked)} completions", len(asked) * config.k)
+    base, config = work.base, work.config
+    work.progress.begin(f"sampling {config.k} × {len(asked)} completions", len(asked) * config.k)
     groups: list[list[Candidate]] = []
     for questions in _pieces(asked, max(1, ROWS // config.k)):
-        with base.role(role if role in base.roles else REFERENCE):
+        with base.role(work.role if work.role in base.roles else REFERENCE):
             episodes = sampler.sample(questions, samples=config.k, seed=seed)
-        found = _candidates(episodes, reward, base, messages, penalty=config.missing_eos_penalty)
+        found = _candidates(work, base, episodes, penalty=config.missing_eos_penalty)
         groups += [found[at : at + config.k] for at in range(0, len(found), config.k)]
-        progress.advance(len(found))
+        work.progress.advance(len(found))
     return groups
 
 
-def _candidates(
-    episodes: Episodes, reward: Reward, base: SharedBase, messages: Reader, *, penalty: float
-) -> list[Candidate]:
+def _candidates(work: _Work, base: SharedBase, episodes: Episodes, *, penalty: float) -> list[Candidate]:
+    """The completions that `base` sampled, with their rewards; one that did not end scores `penalty` less."""
     lengths, tokens = episodes.is_real.sum(1).tolist(), episodes.tokens.tolist()
     ids = [tuple(row[:length]) for row, length in zip(tokens, lengths, strict=True)]
-    rewards = _rewards(reward, episodes.rows, ids, base, messages)
+    rewards = _rewards(work, base, episodes.rows, ids)
     return [
         Candidate(row=row, tokens=own, reward=value, score=value - penalty * (not ended), logprob=logprob)
         for row, own, value, ended, logprob in zip(
@@ -224,24 +226,18 @@ def _candidates(
 
 
 def _rewards(
-    reward: Reward,
-    rows: Sequence[EpisodeRow],
-    ids: Sequence[tuple[int, ...]],
-    base: SharedBase,
-    messages: Reader,
+    work: _Work, base: SharedBase, rows: Sequence[EpisodeRow], ids: Sequence[tuple[int, ...]]
 ) -> Sequence[float]:
-    """One finite number a completion. A reward model on this base reads the tokens as sampled, one on another
+    """One finite number per completion. A reward model on `base` reads the tokens as sampled, one on another
     base the text."""
+    reward = work.reward
     if not isinstance(reward, RewardModel):
         values: Sequence[float] = reward([row.prompt for row in rows], [row.completion for row in rows]).total
     elif reward.base is base:
-        values = reward.score_tokens(
-            [(row.prompt_ids, own) for row, own in zip(rows, ids, strict=True)]
-        ).tolist()
+        sampled = [(row.prompt_ids, own) for row, own in zip(rows, ids, strict=True)]
+        values = reward.score_tokens(sampled).tolist()
     else:
-        values = reward.score(
-            [(*messages(row.prompt), Message("assistant", row.completion.text)) for row in rows]
-        )
+        values = reward.score([work.conversation(row) for row in rows])
     for value, row in zip(values, rows, strict=True):
         if not math.isfinite(value):
             remedy = "it must be finite for every text, the empty one too"
@@ -263,39 +259,55 @@ def _check_spread(groups: Sequence[Sequence[Candidate]]) -> None:
 # Learning
 
 
-def _examples(
-    kept: Sequence[Kept], learner: SharedBase, base: SharedBase, messages: Reader
-) -> list[SftExample]:
+class _Learned(NamedTuple):
+    """What a round learned from how many examples, and the loss on some of them before and after."""
+
+    steps: Sequence[FinetuneStep]
+    examples: int
+    overlong: int
+    loss_before: float
+    loss_after: float
+
+
+def _learn(work: _Work, learner: SharedBase, kept: Sequence[Kept], meter: Meter, *, seed: int) -> _Learned:
+    """Fine-tune the learner's role on what was kept; only the fine-tuning itself counts as cost."""
+    role, config = work.role, work.config
+    examples, overlong = without_overlong(_examples(work, learner, kept), learner, config)
+    measured = sorted(examples, key=lambda example: unit_from(seed, "measured", example.id))[:MEASURED]
+    start = role if role in learner.roles else REFERENCE
+    before = imitation_loss(learner, start, measured, rows=config.micro_batch)
+    with meter.on(learner):
+        steps = fit_examples(
+            learner, role, examples, config, seed=seed_from(seed, "sft"), progress=work.progress, log=work.log
+        )
+    after = imitation_loss(learner, role, measured, rows=config.micro_batch)
+    return _Learned(steps, len(examples), overlong, loss_before=before, loss_after=after)
+
+
+def _examples(work: _Work, learner: SharedBase, kept: Sequence[Kept]) -> list[SftExample]:
     """What was kept, in the learner's tokens: those that were sampled if it sampled, else the text's. A
     completion that was cut is not closed: the learner would be taught to stop there."""
-    if learner is base:
-        return [
-            SftExample(
-                id=c.row.completion.id,
-                prompt=c.row.prompt_ids,
-                completion=c.tokens,
-                weight=weight,
-                group=c.row.prompt.fingerprint(),
-            )
-            for c, weight in kept
+    if learner is work.base:
+        tokens = [(choice.candidate.row.prompt_ids, choice.candidate.tokens) for choice in kept]
+    else:
+        form = TurnFormat(learner)
+        encoded = form.encode([work.conversation(choice.candidate.row) for choice in kept])
+        finished = [choice.candidate.row.completion.finish == "stop" for choice in kept]
+        tokens = [
+            (tuple(prompt), tuple(ids) if done else tuple(ids)[: len(ids) - len(form.close)])
+            for (prompt, ids), done in zip(encoded, finished, strict=True)
         ]
-    form = TurnFormat(learner)
-    encoded = form.encode(
-        [(*messages(c.row.prompt), Message("assistant", c.row.completion.text)) for c, _ in kept]
-    )
-    examples = [
+    return [
         SftExample(
-            id=c.row.completion.id,
-            prompt=tuple(prompt),
-            weight=weight,
-            group=c.row.prompt.fingerprint(),
-            completion=tuple(ids)
-            if c.row.completion.finish == "stop"
-            else tuple(ids)[: len(ids) - len(form.close)],
+            id=choice.candidate.row.completion.id,
+            prompt=prompt,
+            completion=completion,
+            weight=choice.weight,
+            group=choice.candidate.row.prompt.fingerprint(),
         )
-        for (c, weight), (prompt, ids) in zip(kept, encoded, strict=True)
+        for choice, (prompt, completion) in zip(kept, tokens, strict=True)
+        if completion or learner is work.base
     ]
-    return [example for example in examples if example.completion]
 
 
 def _row(choice: Kept, messages: Reader) -> dict[str, Any]:
@@ -323,23 +335,16 @@ def _curve(
 
 @torch.no_grad()
 def _measured(
-    base: SharedBase,
-    role: str,
-    prompts: Sequence[Prompt],
-    reward: Reward,
-    config: BestOfKConfig,
-    messages: Reader,
-    *,
-    seed: int,
-    start: float,
+    work: _Work, base: SharedBase, prompts: Sequence[Prompt], *, seed: int, start: float
 ) -> StudentReport:
     """Sample the new policy once for some prompts: its reward, and its KL to its reference from the logits of
     both."""
-    sampler = _sampler(base, config)
+    role, config = work.role, work.config
+    sampler = work.sampler(base)
     drawn = sorted(prompts, key=lambda prompt: unit_from(seed, "student", prompt.fingerprint()))[
         : config.measure_prompts
     ]
-    questions = [sampler.question(prompt, messages(prompt)) for prompt in drawn]
+    questions = [sampler.question(prompt, work.messages(prompt)) for prompt in drawn]
     rewards: list[float] = []
     kl: list[float] = []
     lengths: list[int] = []
@@ -350,7 +355,7 @@ def _measured(
         kl += _kl(base, episodes, config)
         lengths += episodes.is_real.sum(1).tolist()
         ended += int(episodes.has_eos.sum())
-        rewards += [c.reward for c in _candidates(episodes, reward, base, messages, penalty=0.0)]
+        rewards += [c.reward for c in _candidates(work, base, episodes, penalty=0.0)]
     (mean, reward_error), (mean_kl, kl_error) = mean_and_error(rewards), mean_and_error(kl)
     return StudentReport(
         prompts=len(questions),
