@@ -23,7 +23,7 @@ from rlaif.jobs.planning import StagePlan
 from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.runs.manifest import Manifest, first_problem
-from rlaif.types import Constitution
+from rlaif.types import Constitution, Prompt
 
 __all__ = [
     "AnyJob",
@@ -77,6 +77,9 @@ class Job(ABC, Generic[Config]):
 
     loading: ClassVar[str] = ""
     """What a model card says of how to load what the stage leaves; that of a PEFT adapter when empty."""
+
+    prompts: Sequence[Prompt] = ()
+    """What the stage samples for, if it samples."""
 
     def __init__(self, config: Config, context: RunContext) -> None:
         self.config = config

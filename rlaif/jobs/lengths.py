@@ -49,12 +49,17 @@ TEMPLATE = 96
 """Tokens of a principle and of the words around it in a request to critique or to revise, about."""
 
 
-class HasConfig(Protocol):
+class PlannedJob(Protocol):
     """A job, as far as lengths go."""
 
     @property
     def config(self) -> BaseStage:
         """The stage's settings."""
+        ...
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """What the stage samples for, if it samples."""
         ...
 
 
@@ -122,7 +127,7 @@ def trained_sampling(
 class Lengths:
     """Longest prompts and rows, in tokens."""
 
-    def __init__(self, jobs: Sequence[HasConfig], context: RunContext) -> None:
+    def __init__(self, jobs: Sequence[PlannedJob], context: RunContext) -> None:
         self.jobs = {job.config.name: job for job in jobs}
         self.context = context
 
@@ -146,15 +151,12 @@ class Lengths:
 
     def count(self, stage: str) -> int:
         """How many prompts a stage has."""
-        return len(self._prompts(stage))
-
-    def _prompts(self, stage: str) -> Sequence[Prompt]:
-        prompts: Sequence[Prompt] = getattr(self.jobs[stage], "prompts", ())
-        return prompts
+        return len(self.jobs[stage].prompts)
 
     def _longest(self, stage: str) -> list[Prompt]:
         return sorted(
-            self._prompts(stage), key=lambda prompt: -sum(len(message.content) for message in prompt.messages)
+            self.jobs[stage].prompts,
+            key=lambda prompt: -sum(len(message.content) for message in prompt.messages),
         )[:LOOKED_AT]
 
     def _model(self, stage: str) -> str:
