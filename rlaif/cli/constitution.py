@@ -9,10 +9,10 @@ import click
 
 from rlaif.cli.constitution_diff import diff
 from rlaif.cli.echo import tell, tell_json, tell_yaml
+from rlaif.constitution.form import constitution_schema
 from rlaif.constitution.importers import import_cai
 from rlaif.constitution.lint import lint as advice_on
 from rlaif.constitution.load import load_constitution, to_yaml
-from rlaif.constitution.schema import constitution_schema
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.text import count_of
 from rlaif.types import Constitution

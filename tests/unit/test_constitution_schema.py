@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-
 from rlaif.constitution.reader import EXAMPLE_KEYS, PRINCIPLE_KEYS, TOP_KEYS
-from rlaif.constitution.schema import constitution_schema
+
+from rlaif.constitution.form import constitution_schema
 from rlaif.resources import names, shipped
 
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "reference" / "constitution.schema.json"

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spine import call, environment
 
-from rlaif.config.reading import apply_overrides, parse_recipe
-from rlaif.config.yaml_text import read_yaml
+from rlaif.config.reading import apply_overrides, parse_recipe, read_yaml
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.metrics import load_metric, measure
 from rlaif.resources import shipped
