@@ -129,7 +129,7 @@ class PrincipleForm(_Form):
         list[Answer],
         Field(min_length=2, max_length=2, json_schema_extra={"uniqueItems": True}),
         AfterValidator(_told_apart),
-    ] = []
+    ] = Field(default_factory=list)
     """The good answer of `question`, then the bad one; the template's own (Yes, No) when left out."""
 
     answer_prefix: Text = ""
@@ -139,10 +139,10 @@ class PrincipleForm(_Form):
     lead: Text = ""
     """The older name of `answer_prefix`; not beside it."""
 
-    weight: Annotated[float, Field(ge=LEAST, le=MOST), BeforeValidator(_number)] = 1
+    weight: Annotated[float, Field(ge=LEAST, le=MOST), BeforeValidator(_number)] = 1.0
     """Relative weight."""
 
-    tags: list[Text] = []
+    tags: list[Text] = Field(default_factory=list)
     """Words to group by in reports."""
 
     def value(self) -> Principle:
@@ -234,7 +234,7 @@ class ConstitutionForm(_Form):
     principles: list[Annotated[Principle, _ReadAs(PrincipleForm)]] = Field(min_length=1)
     """The rules."""
 
-    examples: list[ExampleForm] = []
+    examples: list[ExampleForm] = Field(default_factory=list)
     """Worked pairwise judgements that the judge reads first."""
 
     def value(self, source: str) -> Constitution:

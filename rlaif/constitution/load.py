@@ -94,7 +94,9 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
             form = ConstitutionForm.model_validate(tree)
         except ValidationError as error:
             count = len(faults) + error.error_count()
-            faults += [described(details, tree) for details in error.errors()[:PROBLEMS_LISTED]]
+            faults += [
+                described(details, tree) for details in error.errors(include_url=False)[:PROBLEMS_LISTED]
+            ]
             raise _refusal(faults, source, count) from None
         if faults:
             raise _refusal(faults, source)

@@ -128,7 +128,7 @@ def _label(location: Sequence[Any], tree: Node) -> str:
         case ("principles", place, "id"):
             return f"`id` of principle {place + 1}"
         case ("principles", place, *below):
-            principle = _principle(steps(tree, location[:2])[-1].node, place + 1)
+            principle = _principle(_id(steps(tree, location[:2])[-1].node), place + 1)
             match below:
                 case ["tags", _]:
                     return f"a tag of {principle}"
@@ -144,10 +144,13 @@ def _label(location: Sequence[Any], tree: Node) -> str:
     return f"`{location[-1]}` of example {location[1] + 1}"
 
 
-def _principle(node: Node, place: int) -> str:
+def _principle(id: str, place: int) -> str:
     """A principle by its id where it has one, else by its place."""
-    id = _text(node.get("id")) if isinstance(node, Mapping) else ""
     return f"principle `{id}`" if id else f"principle {place}"
+
+
+def _id(principle: Node) -> str:
+    return _text(principle.get("id")) if isinstance(principle, Mapping) else ""
 
 
 def _text(node: object) -> str:
@@ -162,8 +165,8 @@ def problems_between_keys(tree: Node) -> Iterator[Fault]:
     """What is wrong between the keys of a file, as far as they can be read; each alone may be right."""
     ids: dict[str, Mapping] = {}
     for place, principle in _mappings(tree, "principles"):
-        yield from _between_texts(principle, _principle(principle, place))
-        id = _text(principle.get("id"))
+        id = _id(principle)
+        yield from _between_texts(principle, _principle(id, place))
         if id in ids:
             what = f"the id `{id}` is taken by the principle at line {ids[id].line}"
             yield Fault(principle.line, what, "give each principle its own id")
