@@ -23,14 +23,13 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
-from rlaif.types import Answers, Constitution, Example, Message, Principle, Protocol, Role
+from rlaif.types import TEXT_KEYS, Answers, Constitution, Example, Message, Principle, Protocol, Role
 from rlaif.yaml_text import UNPRINTABLE, Scalar, brief
 
 __all__ = [
     "ID",
     "LEAST",
     "MOST",
-    "TEXT_KEYS",
     "ConstitutionForm",
     "ExampleForm",
     "MessageForm",
@@ -39,7 +38,6 @@ __all__ = [
     "text_of",
 ]
 
-TEXT_KEYS = ("critique", "revision", "comparison", "question")
 ID = r"^[a-z0-9][a-z0-9._-]*$"
 LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$"
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -170,7 +168,8 @@ class MessageForm(_Form):
 
 
 class _ReadAs:
-    """Reads a value by a form, and keeps what the form stands for: a hundred thousand forms take room."""
+    """Reads a value by a form and keeps what the form stands for: 100,000 forms would take as much memory as
+    the rest of reading."""
 
     def __init__(self, form: type[PrincipleForm]) -> None:
         self._form = form

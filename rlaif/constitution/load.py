@@ -35,10 +35,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
 
-from rlaif.constitution.form import ConstitutionForm
-from rlaif.constitution.problems import described, problems_between_keys
 from rlaif.errors import PROBLEMS_LISTED, ConstitutionError, Problem, first_problems
 from rlaif.files import read_whole
 from rlaif.resources import find
@@ -85,6 +82,12 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
     Raises:
         ConstitutionError: The text cannot be read as a constitution; every problem is listed.
     """
+    # The models and pydantic take a tenth of a second to import, which help need not pay.
+    from pydantic import ValidationError
+
+    from rlaif.constitution.form import ConstitutionForm
+    from rlaif.constitution.problems import described, problems_between_keys
+
     with _without_collecting():
         tree, faults = read_tree(text)
         if tree is None:

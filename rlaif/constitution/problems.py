@@ -13,7 +13,6 @@ from rlaif.constitution.form import (
     ID,
     LEAST,
     MOST,
-    TEXT_KEYS,
     ConstitutionForm,
     ExampleForm,
     MessageForm,
@@ -21,6 +20,7 @@ from rlaif.constitution.form import (
     text_of,
 )
 from rlaif.suggest import did_you_mean
+from rlaif.types import TEXT_KEYS
 from rlaif.yaml_text import KINDS, NULLS, Fault, Mapping, Node, Scalar, Series, brief, steps
 
 __all__ = ["described", "problems_between_keys"]
@@ -28,7 +28,8 @@ __all__ = ["described", "problems_between_keys"]
 QUOTED = re.compile("'([^']*)'")
 WRONG_TYPE = "{label} is of the wrong type: read {read}"
 OUT_OF_BOUNDS = ("{label} is {read}", f"write a number from {LEAST:g} to {MOST:,.0f}")
-NOT_TWO = ("{label} has {actual_length} items; two are due", "{two_answers}")
+TWO_ANSWERS = "write the good answer and then the bad one, e.g. [Yes, No]"
+NOT_TWO = ("{label} has {actual_length} items; two are due", TWO_ANSWERS)
 MESSAGES = {
     "extra_forbidden": ("{parent} has an unknown key {key}", "{guess}its keys are {keys}"),
     "missing": ("{parent} has no {key}", "an example has {keys}"),
@@ -42,7 +43,7 @@ MESSAGES = {
         "write `- id: a-name` and below it `comparison:`, `question:`, or `critique:` and `revision:`",
     ),
     "list_type": (WRONG_TYPE, "write a list: one item a line, each after `- `, or [one, two]"),
-    "list_type answers": (WRONG_TYPE, "{two_answers}"),
+    "list_type answers": (WRONG_TYPE, TWO_ANSWERS),
     "too_long": NOT_TWO,
     "too_short": NOT_TWO,
     "too_short principles": (
@@ -72,7 +73,7 @@ MESSAGES = {
 def described(details: Any, tree: Node) -> Fault:
     """One of the errors that pydantic found in `tree`, at its line."""
     location = details["loc"]
-    above, key = location[:-1], location[-1] if location else ""
+    above, key = location[:-1], "".join(map(str, location[-1:]))
     way = steps(tree, location)
     node = way[-1].node if way else tree
     kind = _kind(details["type"], node, location)
@@ -83,12 +84,11 @@ def described(details: Any, tree: Node) -> Fault:
     words = {
         "label": _label(location, tree),
         "parent": _label(above, tree),
-        "key": brief(str(key)),
+        "key": brief(key),
         "keys": ", ".join(keys),
         "read": brief(node) if isinstance(node, Scalar) else KINDS[type(node)],
         "choices": " or ".join(choices),
-        "guess": did_you_mean(str(key), keys) if unknown else did_you_mean(str(node).strip(), choices),
-        "two_answers": "write the good answer and then the bad one, e.g. [Yes, No]",
+        "guess": did_you_mean(key, keys) if unknown else did_you_mean(str(node).strip(), choices),
     }
     what, remedy = MESSAGES.get(f"{kind} {key}") or MESSAGES[kind]
     line = way[-1].line if unknown else node.line
