@@ -22,11 +22,17 @@ __all__ = [
     "DataError",
     "JudgingError",
     "ModelError",
+    "PROBLEMS_LISTED",
     "Problem",
     "RlaifError",
     "RunError",
+    "first_problems",
     "interruption",
 ]
+
+
+PROBLEMS_LISTED = 50
+"""Problems of one file that are spelled out; the rest are counted."""
 
 
 class Problem:
@@ -96,6 +102,13 @@ class JudgingError(RlaifError):
 
 class RunError(RlaifError):
     """A run folder or journal that cannot be read, written or continued."""
+
+
+def first_problems(problems: Sequence[Problem], count: int) -> list[Problem]:
+    """The first 50 of `count` problems, and a line that says how many more there are."""
+    listed = list(problems[:PROBLEMS_LISTED])
+    rest = count - len(listed)
+    return [*listed, Problem(f"… and {rest} more")] if rest else listed
 
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:

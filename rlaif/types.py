@@ -28,11 +28,14 @@ __all__ = [
     "Prompt",
     "Protocol",
     "Role",
+    "TEXT_KEYS",
     "Verdict",
 ]
 
 Role = Literal["system", "user", "assistant"]
 Protocol = Literal["pairwise", "pointwise"]
+TEXT_KEYS = ("critique", "revision", "comparison", "question")
+"""The four texts of a principle."""
 
 
 @dataclass(frozen=True, slots=True)

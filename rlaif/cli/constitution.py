@@ -12,14 +12,11 @@ from rlaif.cli.echo import tell, tell_json, tell_yaml
 from rlaif.constitution.importers import import_cai
 from rlaif.constitution.lint import lint as advice_on
 from rlaif.constitution.load import load_constitution, to_yaml
-from rlaif.constitution.schema import constitution_schema
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.text import count_of
-from rlaif.types import Constitution
+from rlaif.types import TEXT_KEYS, Constitution
 
 __all__ = ["constitution"]
-
-TEXT_KEYS = ("critique", "revision", "comparison", "question")
 
 
 @click.group(
@@ -128,6 +125,9 @@ Example:
 )
 def schema() -> None:
     """Print the JSON Schema of constitution files, for editors."""
+    # The models take a tenth of a second to import, which help need not pay.
+    from rlaif.constitution.form import constitution_schema
+
     tell_json(constitution_schema(), indent=2)
 
 

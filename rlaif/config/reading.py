@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from rlaif.config.problems import described
 from rlaif.config.recipe import Recipe
-from rlaif.config.yaml_text import read_yaml
-from rlaif.errors import ConfigError, Problem
+from rlaif.errors import PROBLEMS_LISTED, ConfigError, Problem, first_problems
 from rlaif.files import read_small
 from rlaif.resources import find
 from rlaif.suggest import did_you_mean
-from rlaif.text import one_line
+from rlaif.text import count_of, one_line
+from rlaif.yaml_text import Node, plain_value, problems_of, read_tree, steps
 
-__all__ = ["apply_overrides", "load_recipe", "parse_recipe"]
+__all__ = ["MOST_CHARACTERS", "apply_overrides", "load_recipe", "parse_recipe", "read_yaml"]
+
+MOST_CHARACTERS = 2_000_000
+"""Longest text read as a recipe."""
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -38,7 +40,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from YAML text; `source` names it in errors."""
-    node, values = read_yaml(text, source=source)
+    tree, values = read_yaml(text, source=source)
     if not isinstance(values, dict):
         raise ConfigError(
             "a recipe is a mapping with the keys `name`, `model`, `constitution`, `stages`", where=source
@@ -47,9 +49,27 @@ def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Re
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(details, node, source) for details in error.errors()]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(f"the recipe has {count}", where=source, problems=problems) from error
+        found = [_problem(details, tree, source) for details in error.errors()[:PROBLEMS_LISTED]]
+        what = f"the recipe has {count_of(error.error_count(), 'problem')}"
+        problems = first_problems(found, error.error_count())
+        raise ConfigError(what, where=source, problems=problems) from error
+
+
+def read_yaml(text: str, *, source: str, what: str = "the recipe") -> tuple[Node | None, Any]:
+    """The tree of a YAML text, for line numbers, and its value.
+
+    Raises:
+        ConfigError: It is too long or cannot be read as YAML; with every problem and its line.
+    """
+    if len(text) > MOST_CHARACTERS:
+        size = f"{what} has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read"
+        raise ConfigError(size, where=source)
+    tree, faults = read_tree(text)
+    value = plain_value(tree, faults)
+    if faults:
+        problems = problems_of(faults, source, len(faults))
+        raise ConfigError(f"{what} has {count_of(len(faults), 'problem')}", where=source, problems=problems)
+    return tree, value
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,37 +125,15 @@ def _copy(value: Any) -> Any:
     return [_copy(each) for each in value] if isinstance(value, list) else value
 
 
-def _problem(details: Any, node: yaml.Node | None, source: str) -> Problem:
+def _problem(details: Any, tree: Node | None, source: str) -> Problem:
     """A pydantic error as a problem with its line; `loc` holds keys, list indices and the discriminator of a
     union."""
-    location = tuple(part for part in details["loc"])
-    line, path = _line_of(node, location)
+    way = steps(tree, details["loc"])
+    line = way[-1].line if way else tree.line if tree is not None else 0
+    path = ".".join(step.name for step in way)
     what, remedy = described(details, Recipe)
-    where = f"{source}:{line}" if line else source
     return Problem(
-        f"{'.'.join(path)}: {what}" if path and details["type"] != "missing" else what,
-        where=where,
+        f"{path}: {what}" if path and details["type"] != "missing" else what,
+        where=f"{source}:{line}" if line else source,
         remedy=remedy,
     )
-
-
-def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> tuple[int, list[str]]:
-    """Line (from 1; 0 if unknown) of the deepest YAML node on `location`, and the path in words."""
-    path: list[str] = []
-    line = node.start_mark.line + 1 if node is not None else 0
-    for part in location:
-        below = _child(node, part)
-        if below is None:
-            continue
-        key, node = below
-        line = key.start_mark.line + 1
-        path.append(str(part))
-    return line, path
-
-
-def _child(node: yaml.Node | None, part: Any) -> tuple[yaml.Node, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        return next(((key, value) for key, value in node.value if key.value == str(part)), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part], node.value[part]
-    return None

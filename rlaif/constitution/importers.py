@@ -25,10 +25,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution.yaml_text import UNPRINTABLE
 from rlaif.errors import ConstitutionError, Problem
 from rlaif.files import read_small
 from rlaif.types import Constitution, Principle
+from rlaif.yaml_text import UNPRINTABLE
 
 __all__ = ["import_cai"]
 

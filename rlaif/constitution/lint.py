@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rlaif.errors import Problem
-from rlaif.types import Constitution, Principle
+from rlaif.types import TEXT_KEYS, Constitution, Principle
 
 __all__ = ["lint"]
 
-TEXT_KEYS = ("critique", "revision", "comparison", "question")
 SHORTEST = {"cjk": 5, "other": 12}
 LONGEST = 1200
 """Characters; a judge prompt repeats the text for each comparison."""
@@ -36,24 +35,8 @@ OPEN = {
     "en": re.compile(r"^(what|which|how|why|who|whose|where|when)\b", re.I),
     "zh": re.compile("什么|怎么|怎样|如何|为何|多少|哪(?!怕)"),
 }
-YES_NO = {
-    "yes",
-    "no",
-    "true",
-    "false",
-    "是",
-    "否",
-    "不是",
-    "有",
-    "没有",
-    "对",
-    "不对",
-    "错",
-    "能",
-    "不能",
-    "会",
-    "不会",
-}
+YES_NO = {"yes", "no", "true", "false"}
+YES_NO |= {"是", "否", "不是", "有", "没有", "对", "不对", "错", "能", "不能", "会", "不会"}
 NEGATION = {
     "en": re.compile(
         r"\b(?:not|never|no|without|neither|nor|avoid\w*|refrain\w*|fail\w*|lack\w*)\b|n['’]t\b", re.I
@@ -61,14 +44,14 @@ NEGATION = {
     "zh": re.compile("不是不|并非不|不会不|不能不|没有不|没有没有|避免不|不缺少|从不不|不无"),
 }
 SENTENCE = re.compile(r"[.!?;。！？；]+\s*")
-SCRIPTS = {
+LATIN = ["en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "nb", "fi", "pl", "cs", "tr", "vi"]
+LATIN += ["id", "ro", "hu"]
+SCRIPTS = dict.fromkeys(LATIN, ("LATIN",)) | {
     "zh": ("CJK",),
     "ja": ("CJK", "HIRAGANA", "KATAKANA"),
     "ko": ("HANGUL",),
     "ru": ("CYRILLIC",),
     "uk": ("CYRILLIC",),
-}
-SCRIPTS |= {
     "ar": ("ARABIC",),
     "fa": ("ARABIC",),
     "he": ("HEBREW",),
@@ -76,29 +59,7 @@ SCRIPTS |= {
     "hi": ("DEVANAGARI",),
     "th": ("THAI",),
 }
-LATIN = frozenset(
-    {
-        "en",
-        "de",
-        "fr",
-        "es",
-        "it",
-        "pt",
-        "nl",
-        "sv",
-        "da",
-        "no",
-        "nb",
-        "fi",
-        "pl",
-        "cs",
-        "tr",
-        "vi",
-        "id",
-        "ro",
-        "hu",
-    }
-)
+"""Beginnings of the Unicode names of a language's letters."""
 HARMLESS = frozenset({"harmless", "harmlessness", "safety", "safe", "无害", "安全"})
 HELPFUL = frozenset({"helpful", "helpfulness", "usefulness", "有用", "有益"})
 
@@ -250,7 +211,7 @@ def _script(constitution: Constitution, language: str) -> Iterator[Problem]:
         for character in sample
         if character.isalpha()
     )
-    expected = SCRIPTS.get(language, ("LATIN",) if language in LATIN else ())
+    expected = SCRIPTS.get(language, ())
     letters = sum(names.values())
     if expected and letters and sum(names[script] for script in expected) < 0.5 * letters:
         main = names.most_common(1)[0][0].capitalize()

@@ -36,12 +36,12 @@ from typing import Any, Literal
 
 import yaml
 
-from rlaif.constitution.reader import read_constitution
-from rlaif.constitution.yaml_text import Report, compose, first_problems
-from rlaif.errors import ConstitutionError, Problem
+from rlaif.errors import PROBLEMS_LISTED, ConstitutionError, Problem, first_problems
 from rlaif.files import read_whole
 from rlaif.resources import find
+from rlaif.text import count_of
 from rlaif.types import Constitution, Principle, Protocol
+from rlaif.yaml_text import Fault, problems_of, read_tree
 
 __all__ = ["Half", "MAX_BYTES", "load_constitution", "parse_constitution", "require", "to_yaml"]
 
@@ -50,6 +50,10 @@ Half = Literal["critique_revision", "comparison", "question"]
 MAX_BYTES = 64 * 1024 * 1024
 """Largest file read. 100,000 principles with all their texts are about 25 MiB."""
 
+EMPTY = (
+    "the file is empty",
+    "write `principles:` with at least one principle, as constitutions/default.yaml does",
+)
 UNUSUAL_BREAK = re.compile("[\r\x85\u2028\u2029\ufeff]")
 
 
@@ -78,19 +82,28 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
     Raises:
         ConstitutionError: The text cannot be read as a constitution; every problem is listed.
     """
-    report = Report(source)
+    # The models and pydantic take a tenth of a second to import, which help need not pay.
+    from pydantic import ValidationError
+
+    from rlaif.constitution.form import ConstitutionForm
+    from rlaif.constitution.problems import described, problems_between_keys
+
     with _without_collecting():
-        root = compose(text, report)
-        if root is None and not report.count:
-            report.add(
-                1,
-                "the file is empty",
-                "write `principles:` with at least one principle, as constitutions/default.yaml does",
-            )
-        constitution = read_constitution(root, report) if root is not None else None
-    report.finish()
-    assert constitution is not None, "a text without problems has a constitution"
-    return constitution
+        tree, faults = read_tree(text)
+        if tree is None:
+            raise _refusal(faults or [Fault(1, *EMPTY)], source)
+        faults += problems_between_keys(tree)
+        try:
+            form = ConstitutionForm.model_validate(tree)
+        except ValidationError as error:
+            count = len(faults) + error.error_count()
+            faults += [
+                described(details, tree) for details in error.errors(include_url=False)[:PROBLEMS_LISTED]
+            ]
+            raise _refusal(faults, source, count) from None
+        if faults:
+            raise _refusal(faults, source)
+        return form.value(source)
 
 
 def require(constitution: Constitution, half: Half, *, source: str = "") -> tuple[Principle, ...]:
@@ -147,6 +160,13 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
+
+
+def _refusal(faults: list[Fault], source: str, count: int = 0) -> ConstitutionError:
+    """The error for `count` problems, of which the first ones are given: all of them when it is left out."""
+    count = count or len(faults)
+    what = f"{source} cannot be used: {count_of(count, 'problem')}"
+    return ConstitutionError(what, problems=problems_of(faults, source, count))
 
 
 @contextmanager

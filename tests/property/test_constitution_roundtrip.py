@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.constitution.load import load_constitution, parse_constitution, to_yaml
-from rlaif.constitution.yaml_text import UNPRINTABLE
 from rlaif.errors import ConstitutionError
 from rlaif.types import Answers, Constitution, Example, Message, Principle
+from rlaif.yaml_text import UNPRINTABLE
 
 printable = st.text(min_size=1, max_size=40).map(lambda text: UNPRINTABLE.sub("", text).strip()).filter(bool)
 # A question with a blank is never taken for the id of a principle.

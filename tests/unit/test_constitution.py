@@ -171,14 +171,14 @@ CASES = {
         "did you mean `critique`?",
     ),
     "no near key": (P + "    zzz: Find.\n", 4, "unknown key `zzz`", "its keys are id, critique"),
-    "merge key": (P + "    <<: {id: b}\n", 4, "unknown key `<<`", "its keys are"),
+    "merge key": (P + "    <<: {id: b}\n", 4, "a YAML merge key `<<`", "write the keys out"),
     "repeated key": (
         P + "    comparison: Which one?\n",
         4,
-        "`comparison` twice (first at line 3)",
+        "the key `comparison` stands twice, first in line 3",
         "keep one",
     ),
-    "list as key": (P + "    ? [x]\n    : y\n", 4, "a list for a key", "its keys are"),
+    "list as key": (P + "    ? [x]\n    : y\n", 4, "a list for a key", "write `name: value`"),
     "repeated id": (
         P + "  - id: a\n    question: Is it?\n",
         4,
@@ -242,6 +242,12 @@ CASES = {
         "has 3 items; two are due",
         "good answer",
     ),
+    "answers of a mapping": (
+        P + "    question: Is it?\n    answers: [{a: b}, c]\n",
+        5,
+        "the first of `answers` of principle `a` is of the wrong type: read a mapping",
+        "one text",
+    ),
     "answers a text": (
         P + "    question: Is it?\n    answers: Yes\n",
         5,
@@ -298,7 +304,7 @@ CASES = {
     ),
     "tagged list": (P + "    tags: !!set {a}\n", 4, "a YAML tag `tag:yaml.org,2002:set`", "take it out"),
     "second document": (P + "---\nname: x\n", 4, "a second YAML document begins here", "one document"),
-    "deep": ("principles: " + "[" * 100_000, 1, "nested more than 16 levels deep", "quote"),
+    "deep": ("principles: " + "[" * 100_000, 1, "nested more than 32 levels deep", "quote"),
     "examples a text": (P + "examples: none\n", 4, "`examples` is of the wrong type", "a list"),
     "example a text": (P + "examples: [none]\n", 4, "example 1 is of the wrong type", "mapping"),
 }
@@ -357,6 +363,18 @@ CASES |= {
         "`role` in",
         "system or user or assistant",
     ),
+    "content empty": (
+        EXAMPLE.replace(": Hi", ": [{role: user, content: }]"),
+        5,
+        "`content` in `conversation` of example 1 is empty",
+        "text",
+    ),
+    "message key": (
+        EXAMPLE.replace(": Hi", ": [{role: user, content: Hi, contents: x}]"),
+        5,
+        "a message of example 1 has an unknown key `contents`",
+        "did you mean `content`? its keys are role, content",
+    ),
     "no content": (EXAMPLE.replace(": Hi", ": [{role: user}]"), 5, "has no `content`", "both"),
     "message a text": (
         EXAMPLE.replace(": Hi", ": [Hi]"),
@@ -385,6 +403,19 @@ def test_every_problem_is_reported_at_once() -> None:
     text = head + "  - id: A\n    critique:\n  - weight: 0\n  - id: b\n    tags: x\n    answers: [a, a]\n"
     lines = [line for line, _, _ in problems(text)]
     assert lines == [1, 2, 4, 5, 6, 6, 6, 7, 8, 9, 9]
+
+
+def test_of_many_wrong_fields_fifty_are_told_and_all_are_counted() -> None:
+    with pytest.raises(ConstitutionError) as caught:
+        parse("principles:\n" + "".join(f"  - {{id: a{n}, question: []}}\n" for n in range(60)))
+    assert [problem.where for problem in caught.value.problems[:50]] == [f"c.yaml:{n}" for n in range(2, 52)]
+    assert str(caught.value.problems[50]) == "… and 10 more"
+    assert caught.value.what == "c.yaml cannot be used: 60 problems"
+
+
+def test_problems_of_the_yaml_its_fields_and_between_its_keys_are_told_together() -> None:
+    text = "name: &n x\nprotocol: both\nprinciples:\n  - id: a\n    answers: [y, n]\n    id: b\n"
+    assert [line for line, _, _ in problems(text)] == [1, 2, 4, 5, 6]
 
 
 def test_problems_beyond_fifty_are_counted() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rlaif.constitution.reader import EXAMPLE_KEYS, PRINCIPLE_KEYS, TOP_KEYS
-from rlaif.constitution.schema import constitution_schema
+from rlaif.constitution.form import constitution_schema
+from rlaif.constitution.load import parse_constitution
+from rlaif.errors import ConstitutionError
 from rlaif.resources import names, shipped
 
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "reference" / "constitution.schema.json"
@@ -26,11 +27,14 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 def accepts(schema: dict[str, Any], value: Any) -> bool:
     """Whether a value is valid, by the keywords that our schema uses."""
+    if "$ref" in schema:
+        schema = constitution_schema()["$defs"][schema["$ref"].rpartition("/")[2]]
     kinds = schema.get("type", list(TYPES))
     if not isinstance(value, tuple(TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))):  # type: ignore[arg-type]
         return False
     checks = [value in schema["enum"]] if "enum" in schema else []
     checks += [any(accepts(part, value) for part in schema["anyOf"])] if "anyOf" in schema else []
+    checks += [not accepts(schema["not"], value)] if "not" in schema else []
     if isinstance(value, str):
         checks.append(re.search(schema.get("pattern", ""), value) is not None)
     elif isinstance(value, list):
@@ -58,11 +62,24 @@ def test_the_file_is_the_schema_in_the_code() -> None:
     )
 
 
-def test_schema_and_reader_know_the_same_keys() -> None:
-    properties = constitution_schema()["properties"]
-    assert tuple(properties) == TOP_KEYS
-    assert tuple(properties["principles"]["items"]["properties"]) == PRINCIPLE_KEYS
-    assert tuple(properties["examples"]["items"]["properties"]) == EXAMPLE_KEYS
+def test_the_schema_knows_every_key() -> None:
+    schema = constitution_schema()
+    keys = {name: " ".join(form["properties"]) for name, form in schema["$defs"].items()}
+    assert " ".join(schema["properties"]) == "name description language protocol principles examples"
+    assert keys == {
+        "PrincipleForm": "id critique revision comparison question answers answer_prefix lead weight tags",
+        "ExampleForm": "conversation a b principle answer",
+        "MessageForm": "role content",
+    }
+
+
+def test_every_key_is_explained_and_none_may_be_null() -> None:
+    schema = constitution_schema()
+    for form in (schema, *schema["$defs"].values()):
+        assert form["additionalProperties"] is False
+        for field in form["properties"].values():
+            assert field["description"].endswith(".")
+            assert "default" not in field or accepts(field, field["default"])
 
 
 @pytest.mark.parametrize("name", names("constitutions"))
@@ -83,9 +100,16 @@ def test_the_schema_accepts_what_ships(name: str) -> None:
         "principles: [{id: a, question: x, weight: 0}]",
         "principles: [{id: a, question: x, answers: [a, a]}]",
         "principles: [{id: a, question: x, other: y}]",
+        "principles: [{id: a, question: x, lead: y, answer_prefix: y}]",
+        "principles: [{id: a, comparison: x, lead: y}]",
+        "{principles: [{id: a, question: x}], name: ~}",
+        "{principles: [{id: a, comparison: x}], examples: [{conversation: [], a: x, b: y, principle: a, "
+        "answer: A}]}",
         "{principles: [{id: a, question: x}], protocol: both}",
         "{principles: [{id: a, question: x}], examples: [{a: x}]}",
     ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
+    with pytest.raises(ConstitutionError):
+        parse_constitution(text, source="c.yaml")
     assert not accepts(constitution_schema(), yaml.safe_load(text))

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spine import call, environment
 
-from rlaif.config.reading import apply_overrides, parse_recipe
-from rlaif.config.yaml_text import read_yaml
+from rlaif.config.reading import apply_overrides, parse_recipe, read_yaml
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.metrics import load_metric, measure
 from rlaif.resources import shipped
@@ -96,6 +95,37 @@ def test_a_hostile_value_on_the_command_line_ends_in_one_error_or_is_data(text: 
 def test_a_key_that_stands_twice_is_refused_with_both_lines() -> None:
     with pytest.raises(ConfigError, match=r"r.yaml:4: the key `k` stands twice, first in line 3"):
         parse_recipe("stages:\n  - stage: sample\n    k: 2\n    k: 3\n", source="r.yaml")
+
+
+def test_all_that_is_wrong_with_the_yaml_is_told_at_once_with_its_line() -> None:
+    text = (
+        "name: &n x\nseed: 0x_\nseed: 2\nstages:\n  - stage: !!set {a}\n    <<: {k: 2}\n    limit: "
+        + "9" * 500
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(text, source="r.yaml")
+    assert [(problem.where, problem.what[:20]) for problem in caught.value.problems] == [
+        ("r.yaml:1", "a YAML anchor `&n`"),
+        ("r.yaml:2", "a value that cannot "),
+        ("r.yaml:3", "the key `seed` stand"),
+        ("r.yaml:5", "a YAML tag `tag:yaml"),
+        ("r.yaml:6", "a YAML merge key `<<"),
+        ("r.yaml:7", "a number of 500 char"),
+    ]
+    assert all(problem.remedy for problem in caught.value.problems)
+
+
+def test_of_many_wrong_settings_fifty_are_told_and_all_are_counted() -> None:
+    text = "stages: [{stage: sample}]\n" + "".join(f"k{n}: 1\n" for n in range(60))
+    with pytest.raises(ConfigError, match="the recipe has 60 problems") as caught:
+        parse_recipe(text, source="r.yaml")
+    assert [problem.where for problem in caught.value.problems[:50]] == [f"r.yaml:{n}" for n in range(2, 52)]
+    assert str(caught.value.problems[50]) == "… and 10 more"
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "=", "<<", "! 5", "!!str 5", "'5'"])
+def test_what_is_no_plain_number_stays_a_text(text: str) -> None:
+    assert read_yaml(text, source="x")[1] == text.rpartition(" ")[2].strip("'")
 
 
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ BASE = frozenset(
         "files",
         "suggest",
         "sandbox",
+        "yaml_text",
     }
 )
 """What stands below everything: plain values and small helpers, which import only each other."""
