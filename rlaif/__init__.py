@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlaif.config.finetune import BestOfKConfig as BestOfKConfig
     from rlaif.config.finetune import DpoConfig as DpoConfig
     from rlaif.config.finetune import SftConfig as SftConfig
+    from rlaif.config.grpo import GrpoConfig as GrpoConfig
     from rlaif.config.ppo import PpoConfig as PpoConfig
     from rlaif.config.recipe import Recipe as Recipe
     from rlaif.config.reward import RewardConfig as RewardConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rlaif.interface.training import evaluate as evaluate
     from rlaif.interface.training import train_best_of_k as train_best_of_k
     from rlaif.interface.training import train_dpo as train_dpo
+    from rlaif.interface.training import train_grpo as train_grpo
     from rlaif.interface.training import train_ppo as train_ppo
     from rlaif.interface.training import train_reward as train_reward
     from rlaif.interface.training import train_sft as train_sft
@@ -48,6 +50,7 @@ PLACES = {
     "DataNotice": "interface.reading",
     "DpoConfig": "config.finetune",
     "EvaluateConfig": "config.evaluation",
+    "GrpoConfig": "config.grpo",
     "Judge": "interface.judge",
     "Judgement": "interface.judge",
     "PpoConfig": "config.ppo",
@@ -67,6 +70,7 @@ PLACES = {
     "run": "interface.reading",
     "train_best_of_k": "interface.training",
     "train_dpo": "interface.training",
+    "train_grpo": "interface.training",
     "train_ppo": "interface.training",
     "train_reward": "interface.training",
     "train_sft": "interface.training",
@@ -79,6 +83,7 @@ __all__ = [
     "DataNotice",
     "DpoConfig",
     "EvaluateConfig",
+    "GrpoConfig",
     "Judge",
     "Judgement",
     "PpoConfig",
@@ -98,6 +103,7 @@ __all__ = [
     "run",
     "train_best_of_k",
     "train_dpo",
+    "train_grpo",
     "train_ppo",
     "train_reward",
     "train_sft",

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sft": ("rlaif.cli.sft:sft", "Fine-tune a policy on completions to imitate."),
     "best-of-k": ("rlaif.cli.best_of_k:best_of_k", "Fine-tune a policy on the best of K of its own samples."),
     "ppo": ("rlaif.cli.ppo:ppo", "Train a policy by PPO against a reward."),
+    "grpo": ("rlaif.cli.grpo:grpo", "Train a policy by GRPO: no value function."),
     "dpo": ("rlaif.cli.dpo:dpo", "Train a policy on preferences without a reward model."),
     "evaluate": ("rlaif.cli.evaluate:evaluate", "Measure policies on held-out prompts."),
     "compare": ("rlaif.cli.compare:compare", "Say which policy won, and at what cost."),

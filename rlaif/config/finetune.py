@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
-from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
 from rlaif.config.reward import PreferenceFile
+from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
 

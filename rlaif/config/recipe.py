@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.grpo import GrpoConfig
 from rlaif.config.labelling import (
     AuditConfig,
     BaseStage,
@@ -32,6 +33,7 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "label": LabelConfig,
     "reward": RewardConfig,
     "ppo": PpoConfig,
+    "grpo": GrpoConfig,
     "sft": SftConfig,
     "best_of_k": BestOfKConfig,
     "dpo": DpoConfig,

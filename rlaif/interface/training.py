@@ -10,6 +10,7 @@ from typing import Any
 
 from rlaif.config.evaluation import EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.grpo import GrpoConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
 from rlaif.interface.reward import Reward, RewardModel, as_reward
@@ -24,12 +25,14 @@ from rlaif.rl.learner import POLICY
 from rlaif.stages import best_of_k as best_of_k_stage
 from rlaif.stages import dpo as dpo_stage
 from rlaif.stages import evaluate as evaluate_stage
+from rlaif.stages import grpo as grpo_stage
 from rlaif.stages import ppo as ppo_stage
 from rlaif.stages import reward as reward_stage
 from rlaif.stages import sft as sft_stage
+from rlaif.stages.on_policy import OnPolicyResult
 from rlaif.types import Prompt
 
-__all__ = ["evaluate", "train_best_of_k", "train_dpo", "train_ppo", "train_reward", "train_sft"]
+__all__ = ["evaluate", "train_best_of_k", "train_dpo", "train_grpo", "train_ppo", "train_reward", "train_sft"]
 
 START = "start"
 Base = SharedBase | str
@@ -67,7 +70,7 @@ def train_ppo(
     seed: int = 0,
     checkpoint_folder: Path | None = None,
     out: str | Path | None = None,
-) -> ppo_stage.PpoResult:
+) -> OnPolicyResult:
     """Train a policy by PPO against a reward; it is the adapter `policy` of the base.
 
     Args:
@@ -84,6 +87,37 @@ def train_ppo(
         base=resident,
         reward=as_reward(reward),
         config=config or PpoConfig(),
+        seed=seed,
+        checkpoint_folder=checkpoint_folder,
+    )
+    _save(resident, out)
+    return result
+
+
+def train_grpo(
+    prompts: Iterable[Chat | Prompt],
+    *,
+    base: Base,
+    reward: Reward,
+    config: GrpoConfig | None = None,
+    seed: int = 0,
+    checkpoint_folder: Path | None = None,
+    out: str | Path | None = None,
+) -> OnPolicyResult:
+    """Train a policy by GRPO against a reward; it is the adapter `policy` of the base.
+
+    Args:
+        reward, checkpoint_folder, out: As for `train_ppo`.
+
+    Raises:
+        RlaifError: See `rlaif.stages.grpo.train_grpo`.
+    """
+    resident = _base_of(base, reward)
+    result = grpo_stage.train_grpo(
+        as_prompts(prompts),
+        base=resident,
+        reward=as_reward(reward),
+        config=config or GrpoConfig(),
         seed=seed,
         checkpoint_folder=checkpoint_folder,
     )

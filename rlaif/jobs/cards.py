@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config.labelling import BaseStage
-from rlaif.config.ppo import JudgePart, ModelPart, RewardPart
+from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import AnyJob

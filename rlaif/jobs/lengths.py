@@ -11,7 +11,7 @@ import torch
 
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.labelling import BaseStage, LabelConfig
-from rlaif.config.ppo import PpoConfig
+from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.engines.base import TokenCount
 from rlaif.engines.chat import ChatFormat
 from rlaif.engines.hf import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS
@@ -105,7 +105,7 @@ def sampled_work(rows: int, prompt: int, new: int) -> StageWork:
 
 
 def trained_sampling(
-    config: PpoConfig | BestOfKConfig, lengths: Lengths, device: Device, *, rows: int, micro: int
+    config: OnPolicyConfig | BestOfKConfig, lengths: Lengths, device: Device, *, rows: int, micro: int
 ) -> StageWork:
     """Sampling from a policy and training on what it sampled.
 

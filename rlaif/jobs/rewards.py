@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.config.labelling import BaseStage
-from rlaif.config.ppo import (
+from rlaif.config.on_policy import OnPolicyConfig
+from rlaif.config.rewards import (
     FormatPart,
     FunctionPart,
     JudgePart,
     LengthPart,
     ModelPart,
     PatternPart,
-    PpoConfig,
     RewardPart,
 )
 from rlaif.digest import digest
@@ -121,7 +121,7 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
 
 
 def with_curve_named(
-    cost: TrainingCost, config: PpoConfig | BestOfKConfig, context: RunContext
+    cost: TrainingCost, config: OnPolicyConfig | BestOfKConfig, context: RunContext
 ) -> TrainingCost:
     """The cost with what its curve shows; it compares with curves of the same reward, sampling temperature
     and longest completion."""

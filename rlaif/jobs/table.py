@@ -13,6 +13,7 @@ from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.dpo import DpoJob
 from rlaif.jobs.evaluate import EvaluateJob
+from rlaif.jobs.grpo import GrpoJob
 from rlaif.jobs.label import LabelJob
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.revise import ReviseJob
@@ -29,6 +30,7 @@ JOBS: Mapping[str, type[AnyJob]] = {
     "audit": AuditJob,
     "reward": RewardJob,
     "ppo": PpoJob,
+    "grpo": GrpoJob,
     "sft": SftJob,
     "best_of_k": BestOfKJob,
     "dpo": DpoJob,

@@ -19,12 +19,12 @@ __all__ = [
     "figures",
     "figures_markdown",
     "growth_table",
-    "ppo_markdown",
-    "ppo_steps",
     "reward_markdown",
     "reward_shown",
     "reward_ways",
     "step_line",
+    "step_table",
+    "steps_markdown",
 ]
 
 WAYS = {
@@ -35,7 +35,7 @@ WAYS = {
 }
 KEPT_SHOWN = 10
 """Kept completions that are written out."""
-PPO_COLUMNS = (
+STEP_COLUMNS = (
     "step",
     "reward",
     "kl",
@@ -45,6 +45,7 @@ PPO_COLUMNS = (
     "ended",
     "clip_fraction",
     "explained_variance",
+    "equal_groups",
 )
 
 
@@ -86,18 +87,16 @@ def reward_ways(report: RewardReport) -> Table:
     return Table(title, ("way of scoring", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
 
 
-def ppo_markdown(history: Sequence[Mapping[str, Any]]) -> str:
-    """The steps of a PPO run."""
-    return (
-        "# PPO, step by step\n\n" + _markdown(ppo_steps(history))
-        if history
-        else "# PPO\n\nNo step was run.\n"
-    )
+def steps_markdown(history: Sequence[Mapping[str, Any]], *, title: str) -> str:
+    """The steps of a run of PPO or GRPO."""
+    if not history:
+        return f"# {title}\n\nNo step was run.\n"
+    return f"# {title}, step by step\n\n" + _markdown(step_table(history))
 
 
-def ppo_steps(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Table:
-    """Steps of a PPO run, the columns that a reader looks at first."""
-    columns = [name for name in PPO_COLUMNS if any(name in step for step in history)]
+def step_table(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Table:
+    """Steps of PPO or GRPO, the columns that a reader looks at first."""
+    columns = [name for name in STEP_COLUMNS if any(name in step for step in history)]
     return Table(title, columns, [[_cell(_numbered(step, name)) for name in columns] for step in history])
 
 
@@ -108,10 +107,10 @@ def _numbered(step: Mapping[str, Any], name: str) -> Any:
 
 
 def step_line(step: Mapping[str, Any], steps: int) -> str:
-    """A step of PPO in one line: `step 3 of 14  reward 0.412  kl 1.204  …  12.3 s`."""
+    """A step of PPO or GRPO in one line: `step 3 of 14  reward 0.412  kl 1.204  …  12.3 s`."""
     figures = [
         f"{name.replace('_', ' ')} {_cell(step[name])}"
-        for name in PPO_COLUMNS[1:]
+        for name in STEP_COLUMNS[1:]
         if step.get(name) is not None
     ]
     seconds = sum(value for name, value in step.items() if name.startswith("seconds/"))

@@ -39,6 +39,8 @@ class Scores(NamedTuple):
     total: tuple[float, ...]
     parts: Mapping[str, tuple[float, ...]]
     """What `total` was added up from, by name, before the weights."""
+    weights: Mapping[str, float] = {}
+    """What each part was multiplied by; 1 where nothing is said."""
 
 
 class RewardFunction(Protocol):
@@ -227,4 +229,4 @@ class RewardSum:
             sum(weights[name] * values[row] for name, values in scored.items())
             for row in range(len(completions))
         )
-        return Scores(total=total, parts=scored)
+        return Scores(total=total, parts=scored, weights=weights)

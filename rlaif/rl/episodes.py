@@ -10,7 +10,7 @@ sums over the rows, as they would be otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ __all__ = [
     "Episodes",
     "EpisodeRow",
     "common_prefix",
+    "joined",
     "micro_batches",
     "prefill",
     "prefix_to_share",
@@ -75,6 +76,41 @@ class Episodes:
         """What a forward pass over `rows` takes: prompts, tokens and `is_real`."""
         index = list(rows)
         return [self.rows[row].prompt_ids for row in index], self.tokens[index], self.is_real[index]
+
+    def take(self, rows: Sequence[int]) -> Episodes:
+        """Some of the rows."""
+        index = list(rows)
+        return Episodes(
+            rows=tuple(self.rows[row] for row in index),
+            tokens=self.tokens[index],
+            is_real=self.is_real[index],
+            has_eos=self.has_eos[index],
+            states=self.states[index],
+            logprobs=self.logprobs[index],
+        )
+
+    def without_states(self) -> Episodes:
+        """The same without the hidden states, which an update makes anew: they are the largest part."""
+        return replace(self, states=self.states[:, :0])
+
+
+def joined(parts: Sequence[Episodes]) -> Episodes:
+    """One rollout of several, as wide as its longest completion."""
+    width = max(part.tokens.shape[1] for part in parts)
+    longest = max(int(part.is_real.sum(1).max()) for part in parts)
+
+    def wide(x: Tensor) -> Tensor:
+        padding = x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])
+        return (torch.cat([x, padding], dim=1) if width > x.shape[1] else x)[:, :longest]
+
+    return Episodes(
+        rows=tuple(row for part in parts for row in part.rows),
+        tokens=torch.cat([wide(part.tokens) for part in parts]),
+        is_real=torch.cat([wide(part.is_real) for part in parts]),
+        has_eos=torch.cat([part.has_eos for part in parts]),
+        states=torch.cat([wide(part.states) for part in parts]),
+        logprobs=torch.cat([wide(part.logprobs) for part in parts]),
+    )
 
 
 def micro_batches(prompts: Sequence[Sequence[int]], rows: Sequence[int], size: int) -> list[list[int]]:

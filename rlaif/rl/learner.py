@@ -1,13 +1,18 @@
-"""All that PPO trains, with its optimisers: what a checkpoint holds, and what a rollback returns to."""
+"""All that PPO and GRPO train, with its optimisers: what a checkpoint holds, and what a rollback returns
+to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim import Adam, Optimizer
 
+from rlaif.config.grpo import GrpoConfig
+from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import ModelError
@@ -17,11 +22,24 @@ from rlaif.rl.kl import open_controller
 from rlaif.rl.rollout import Sampler
 from rlaif.rl.value import ValueHead
 
-__all__ = ["POLICY", "VALUE", "Learner", "PtxRow", "RunawayError", "states_of", "values_of"]
+__all__ = [
+    "POLICY",
+    "VALUE",
+    "GrpoLearner",
+    "Learner",
+    "PpoLearner",
+    "PtxRow",
+    "RunawayError",
+    "check_kl",
+    "states_of",
+    "values_of",
+]
 
 POLICY, VALUE = "policy", "value"
 UNTRAINED = 4
 """So many times as many rows go through a pass that keeps nothing for the backward pass."""
+
+Config = TypeVar("Config", bound=OnPolicyConfig)
 
 
 class RunawayError(ModelError):
@@ -36,38 +54,32 @@ class PtxRow:
     completion: tuple[int, ...]
 
 
-class Learner:
-    """All that a step changes: adapters, value head, optimisers, KL controller; and the last good weights.
+class Learner(Generic[Config]):
+    """All that a step changes: the policy's adapter, its optimiser, the KL controller; and the last good
+    weights.
 
     Everything random is drawn from seeds that `seed_from` derives from the run's seed and the step, so there
     is no generator whose state a checkpoint would have to keep.
 
     Args:
-        base: Has no adapter named `policy` or `value` yet.
+        base: Has no adapter named `policy` yet.
     """
 
-    def __init__(self, base: SharedBase, config: PpoConfig, *, seed: int, ptx: Sequence[PtxRow] = ()) -> None:
-        self.base, self.config, self.seed, self.ptx = base, config, seed, tuple(ptx)
+    def __init__(self, base: SharedBase, config: Config, *, seed: int) -> None:
+        self.base, self.config, self.seed = base, config, seed
         self.sampler = Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
-        lora = LoraSettings(rank=config.lora_rank, alpha=config.lora_alpha)
-        roles = (POLICY,) if config.value == "reference" else (POLICY, VALUE)
-        for role in roles:
-            base.add_adapter(role, lora, seed=seed_from(seed, "adapter", role) % (1 << 31))
-        base.assert_only_trainable(roles)
-        self.value_role = REFERENCE if config.value == "reference" else VALUE
-        self.head = ValueHead(base.hidden_size).to(base.device)
+        self._add_adapter(POLICY)
+        base.assert_only_trainable((POLICY,))
         self.policy_weights = base.trainable(POLICY)
-        self.value_weights = [*self.head.parameters(), *(base.trainable(VALUE) if VALUE in roles else [])]
-        # Detail 21: ε = 1e-5.
-        self.policy_optimizer = torch.optim.Adam(
-            self.policy_weights, lr=config.learning_rate, eps=config.adam_eps
-        )
-        self.value_optimizer = torch.optim.Adam(
-            self.value_weights, lr=config.value_learning_rate, eps=config.adam_eps
-        )
+        # Huang, detail 21: ε = 1e-5.
+        self.policy_optimizer = Adam(self.policy_weights, lr=config.learning_rate, eps=config.adam_eps)
         self.kl = open_controller(config.kl, episodes=config.episodes)
         self.good: list[Tensor] = []
         self.keep()
+
+    def _add_adapter(self, role: str) -> None:
+        lora = LoraSettings(rank=self.config.lora_rank, alpha=self.config.lora_alpha)
+        self.base.add_adapter(role, lora, seed=seed_from(self.seed, "adapter", role) % (1 << 31))
 
     def keep(self) -> None:
         """Remember the policy's weights as the last good ones."""
@@ -79,20 +91,103 @@ class Learner:
         for weight, good in zip(self.policy_weights, self.good, strict=True):
             weight.copy_(good)
 
+    def optimizers(self) -> Mapping[str, tuple[Optimizer, float]]:
+        """The optimisers by name, each with its learning rate at the first step."""
+        return {"policy": (self.policy_optimizer, self.config.learning_rate)}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that a step changes, but for those of the optimisers, by names that a checkpoint
+        keeps."""
+        for kind, tensors in (("policy", self.policy_weights), ("good", self.good)):
+            yield from ((f"{kind}.{index}", tensor) for index, tensor in enumerate(tensors))
+
     def anneal(self, step: int) -> float:
-        """Set both learning rates for this step; they fall linearly to 0 after the last (detail 5)."""
-        config = self.config
-        share = 1 - step / config.steps if config.anneal else 1.0
-        for optimizer, rate in (
-            (self.policy_optimizer, config.learning_rate),
-            (self.value_optimizer, config.value_learning_rate),
-        ):
+        """Set the learning rates for this step, which fall linearly to 0 after the last (Huang, detail 5);
+        that of the policy."""
+        share = 1 - step / self.config.steps if self.config.anneal else 1.0
+        for optimizer, rate in self.optimizers().values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
-        return config.learning_rate * share
+        return self.config.learning_rate * share
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer, _ in self.optimizers().values():
+            optimizer.zero_grad()
+
+    def descend(self, step: int) -> dict[str, float]:
+        """One step of each optimiser; the norm of the policy's gradient.
+
+        Raises:
+            RunawayError: The gradient is no number.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.policy_weights, self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise RunawayError(
+                f"the norm of the policy's gradient is {norm:.4g}", remedy="use lower learning rates"
+            )
+        self.policy_optimizer.step()
+        return {"grad_norm": float(norm)}
 
 
-def states_of(learner: Learner, episodes: Episodes) -> Tensor:
+class GrpoLearner(Learner[GrpoConfig]):
+    """What GRPO trains: the policy alone."""
+
+
+class PpoLearner(Learner[PpoConfig]):
+    """What PPO trains: the policy, and a value function with an optimiser of its own.
+
+    Args:
+        base: Has no adapter named `policy` or `value` yet.
+        ptx: The data of PPO-ptx.
+    """
+
+    def __init__(self, base: SharedBase, config: PpoConfig, *, seed: int, ptx: Sequence[PtxRow] = ()) -> None:
+        super().__init__(base, config, seed=seed)
+        self.ptx = tuple(ptx)
+        own_adapter = config.value == "adapter"
+        if own_adapter:
+            self._add_adapter(VALUE)
+            base.assert_only_trainable((POLICY, VALUE))
+        self.value_role = VALUE if own_adapter else REFERENCE
+        self.head = ValueHead(base.hidden_size).to(base.device)
+        self.value_weights = [*self.head.parameters(), *(base.trainable(VALUE) if own_adapter else [])]
+        self.value_optimizer = Adam(self.value_weights, lr=config.value_learning_rate, eps=config.adam_eps)
+
+    def optimizers(self) -> Mapping[str, tuple[Optimizer, float]]:
+        """See `Learner`."""
+        return {**super().optimizers(), "value": (self.value_optimizer, self.config.value_learning_rate)}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Learner`."""
+        yield from super().tensors()
+        yield from ((f"value.{index}", tensor) for index, tensor in enumerate(self.value_weights))
+        yield from ((f"head.{name}", buffer) for name, buffer in self.head.named_buffers())
+
+    def descend(self, step: int) -> dict[str, float]:
+        """See `Learner`; in the warm-up of the value function the policy stays."""
+        self.value_optimizer.step()
+        return super().descend(step) if step >= self.config.value_warmup else {}
+
+
+def check_kl(kl: float, learner: Learner[Config]) -> None:
+    """Refuse a policy that is further from the reference than the settings allow.
+
+    Args:
+        kl: In nats per completion.
+
+    Raises:
+        RunawayError: It is.
+    """
+    if not kl <= learner.config.max_kl:
+        raise RunawayError(
+            f"the KL to the reference is {kl:.4g} nats per completion, the limit is "
+            f"{learner.config.max_kl:g}",
+            remedy="use a lower learning rate, a larger beta, or a KL controller; or raise max_kl",
+        )
+
+
+def states_of(learner: Learner[Config], episodes: Episodes) -> Tensor:
     """The active role's states (B, T, H) that predict the completions' tokens, without gradient."""
     states = torch.zeros_like(episodes.states)
     for rows in micro_batches(
@@ -103,7 +198,7 @@ def states_of(learner: Learner, episodes: Episodes) -> Tensor:
 
 
 @torch.no_grad()
-def values_of(learner: Learner, episodes: Episodes, ref_states: Tensor) -> Tensor:
+def values_of(learner: PpoLearner, episodes: Episodes, ref_states: Tensor) -> Tensor:
     """V(s_t) before the update: (B, T), fp32."""
     if not learner.head.calibrated:
         learner.head.calibrate(ref_states[episodes.is_real])

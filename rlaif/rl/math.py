@@ -1,4 +1,4 @@
-"""The formulas of PPO for language models, as pure tensor functions.
+"""The formulas of PPO and GRPO for language models, as pure tensor functions.
 
 A row is an episode: one completion. Tensors of shape (B, T) hold one entry a token, T counted over completion
 positions only; `is_real` (B, T) is True at the tokens that the policy sampled, its end-of-turn token
@@ -13,7 +13,9 @@ Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438); Schulman et al. 2017 (PPO
     2019 (1909.08593);
 Stiennon et al. 2020 (2009.01325); Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO"
 (2403.17031) and their "The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman 2020,
-"Approximating KL Divergence" (joschu.net/blog/kl-approx.html).
+"Approximating KL Divergence" (joschu.net/blog/kl-approx.html); Shao et al. 2024 (DeepSeekMath: GRPO,
+2402.03300); Ahmadian et al. 2024 (RLOO, 2402.14740); Liu et al. 2025 (Dr. GRPO, 2503.20783); Yu et al. 2025
+(DAPO, 2503.14476); Liu et al. 2026 (GDPO, 2601.05242).
 """
 
 from __future__ import annotations
@@ -30,11 +32,16 @@ from rlaif.models.shapes import same_shape, wide
 
 __all__ = [
     "Advantages",
+    "GroupAdvantage",
     "PolicyLoss",
     "ValueLoss",
+    "completion_weights",
+    "decoupled_advantages",
+    "equal_groups",
     "exact_kl",
     "explained_variance",
     "gae",
+    "group_advantages",
     "kl_estimate",
     "last_real",
     "masked_mean",
@@ -52,6 +59,9 @@ __all__ = [
 CHUNK = 1 << 20
 """Logits worked on at once in fp32 (4 MiB): what a formula over the vocabulary needs beyond its input and
 output."""
+
+GROUP_EPS = 1e-4
+"""Added to a group's standard deviation, as TRL does: rewards that are nearly equal are not blown up."""
 
 
 # Means over real entries
@@ -267,6 +277,69 @@ def gae(
     return Advantages(advantages=advantages, returns=torch.where(is_real, advantages + values, 0.0))
 
 
+# Advantages within a group
+
+
+GroupAdvantage = Literal["grpo", "dr_grpo", "rloo"]
+
+
+def group_advantages(scores: Tensor, *, kind: GroupAdvantage = "grpo") -> Tensor:
+    """What each completion is worth among those of its prompt: scores (G, K) -> (G, K), fp32.
+
+    grpo:     (r_i - mean r) / (std r + 1e-4), std with K - 1 (Shao 2024, §4.1.2; the 1e-4 and K - 1 are
+        TRL's).
+    dr_grpo:  r_i - mean r (Liu 2025, §3.2).
+    rloo:     r_i - mean of the other r_j = K / (K - 1) · (r_i - mean r) (Ahmadian 2024, eq. 8).
+
+    Raises:
+        DataError: A group has one completion: there is nothing to hold it against.
+    """
+    size = _group_size(scores)
+    centred = wide(scores) - wide(scores).mean(1, keepdim=True)
+    match kind:
+        case "grpo":
+            return centred / (wide(scores).std(1, keepdim=True) + GROUP_EPS)
+        case "dr_grpo":
+            return centred
+        case "rloo":
+            return centred * size / (size - 1)
+
+
+def decoupled_advantages(parts: Tensor, weights: Tensor) -> Tensor:
+    """Advantages of a reward of several parts, none of which drowns the others: parts (P, G, K) -> (G, K),
+    fp32.
+
+    Each part is scaled within its group as `group_advantages` of kind grpo does, the weighted sum is shifted
+    and scaled over the whole rollout: A = (S - mean S) / (std S + 1e-4), S = Σ_p w_p A_p (GDPO, Liu 2026,
+        eqs. 4 to 6).
+
+    Args:
+        weights: (P,).
+    """
+    scaled = torch.stack([group_advantages(part) for part in parts])
+    total = (wide(weights).view(-1, 1, 1) * scaled).sum(0)
+    return (total - total.mean()) / (total.std() + GROUP_EPS)
+
+
+def equal_groups(scores: Tensor) -> Tensor:
+    """Groups whose scores are all the same, so that no completion is better than another: (G, K) -> (G,),
+    bool."""
+    return (scores == scores[:, :1]).all(1)
+
+
+def completion_weights(is_real: Tensor, *, per: Literal["completion", "token"], longest: int) -> Tensor:
+    """What each token's loss is multiplied by before all are added: (B, T), 0 at padding.
+
+    completion: 1 / (B · tokens of its completion), so that each completion counts the same (Shao 2024, eq.
+        3).
+    token:      1 / (B · longest), so that each token counts the same, in this rollout and in the next (Liu
+                2025, §3.2; the constant is the longest completion that the settings allow, as in TRL).
+    """
+    real = is_real.to(torch.float32)
+    each = real.sum(1, keepdim=True).clamp(min=1) if per == "completion" else float(longest)
+    return real / (len(real) * each)
+
+
 # Losses
 
 
@@ -289,7 +362,9 @@ def policy_loss(
     *,
     is_real: Tensor,
     clip: float = 0.2,
+    clip_high: float | None = None,
     count: float | None = None,
+    weight: Tensor | None = None,
 ) -> PolicyLoss:
     """PPO's clipped surrogate, to be minimised: E[max(-ρA, -clamp(ρ, 1-ε, 1+ε) A)], ρ = exp(new - old)
     (Schulman 2017, eq. 7).
@@ -298,19 +373,23 @@ def policy_loss(
         logprobs: (B, T), with gradient.
         old_logprobs: (B, T), of the policy that sampled, at the same temperature.
         advantages: (B, T), whitened.
+        clip_high: The distance above 1, where it is not `clip` (DAPO, Yu 2025, eq. 10).
+        weight: (B, T), what each token's loss is multiplied by before all are added, instead of 1 / `count`.
     """
     same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, is_real=is_real)
     log_ratio = _real(logprobs, is_real) - _real(old_logprobs, is_real).detach()
     advantages = _real(advantages, is_real).detach()
-    ratio = log_ratio.exp()
-    plain, clipped = -ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages
+    ratio, most = log_ratio.exp(), clip if clip_high is None else clip_high
+    plain, clipped = -ratio * advantages, -ratio.clamp(1 - clip, 1 + most) * advantages
 
     def mean(x: Tensor) -> Tensor:
         return masked_mean(x, is_real, count=count)
 
     with torch.no_grad():
         fraction, k1, k3 = mean(clipped > plain), mean(-log_ratio), mean(torch.expm1(log_ratio) - log_ratio)
-    return PolicyLoss(loss=mean(torch.maximum(plain, clipped)), clip_fraction=fraction, kl_k1=k1, kl_k3=k3)
+    each = torch.maximum(plain, clipped)
+    loss = mean(each) if weight is None else masked_sum(weight * each, is_real)
+    return PolicyLoss(loss=loss, clip_fraction=fraction, kl_k1=k1, kl_k3=k3)
 
 
 class ValueLoss(NamedTuple):
@@ -353,6 +432,14 @@ def explained_variance(values: Tensor, returns: Tensor, is_real: Tensor) -> Tens
 
 
 # Shared by the above
+
+
+def _group_size(scores: Tensor) -> int:
+    if scores.shape[1] < 2:
+        raise DataError(
+            "a group of one completion has nothing to be held against", remedy="sample at least 2 per prompt"
+        )
+    return scores.shape[1]
 
 
 def _real(x: Tensor, is_real: Tensor) -> Tensor:

@@ -36,52 +36,29 @@ in bfloat16 does not enter it.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from rlaif.config.ppo import PtxSettings
 from rlaif.digest import seed_from
-from rlaif.models.shared_base import REFERENCE, SharedBase
-from rlaif.reward.functions import RewardFunction, Scores
+from rlaif.models.shared_base import REFERENCE
+from rlaif.reward.functions import RewardFunction
 from rlaif.rl import math as formulas
-from rlaif.rl.episodes import Episodes
-from rlaif.rl.learner import POLICY, Learner, RunawayError, states_of, values_of
+from rlaif.rl.episodes import Episodes, micro_batches
+from rlaif.rl.learner import POLICY, PpoLearner, check_kl, states_of, values_of
 from rlaif.rl.rollout import EncodedPrompt
-from rlaif.rl.update import Targets, split_by_logits, update
+from rlaif.rl.step import Clock, StepReport, describe, finite, per_completion, score_tokens
+from rlaif.rl.update import Tally, response_logprobs, trained_states, update
 
-__all__ = ["Metrics", "StepReport", "TokenScores", "ppo_step"]
-
-Metrics = dict[str, float | int | None]
-"""One step's numbers; `None` where there was nothing to take a mean of."""
-
-
-class TokenScores(NamedTuple):
-    """What policy and reference think of a rollout's tokens. All (B, T), fp32, 0 at padding."""
-
-    logprobs: Tensor
-    """Of the policy that sampled."""
-    ref_logprobs: Tensor
-    kl: Tensor
-    """Exact KL(policy ‖ reference) of the next-token distributions."""
-    entropy: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One step: its numbers, and what was sampled and how it scored."""
-
-    metrics: Metrics
-    episodes: Episodes
-    scores: Scores
+__all__ = ["ppo_step"]
 
 
 def ppo_step(
-    learner: Learner, questions: Sequence[EncodedPrompt], reward: RewardFunction, *, step: int
+    learner: PpoLearner, questions: Sequence[EncodedPrompt], reward: RewardFunction, *, step: int
 ) -> StepReport:
     """One rollout and one update.
 
@@ -107,8 +84,8 @@ def ppo_step(
     with torch.no_grad(), base.role(REFERENCE):
         ref_states = states_of(learner, episodes)
         tokens = score_tokens(base, episodes, ref_states, temperature=config.temperature)
-    kl = _per_completion(tokens.kl)
-    _check_kl(kl, learner)
+    kl = per_completion(tokens.kl)
+    check_kl(kl, learner)
     learner.keep()
     # 4. Values V(s_t); token rewards r_t = -β (log π - log π_ref) + [t = last] r(x, y); advantages and
     # returns by GAE.
@@ -123,11 +100,12 @@ def ppo_step(
     clock.lap("score")
     # 5. Epochs of minibatches on the clipped losses.
     rate, metrics = learner.anneal(step), describe(episodes, scores, tokens, beta=learner.kl.beta)
-    metrics |= update(learner, episodes, Targets(values, advantages, returns, ref_states), step=step)
+    targets = Targets(values, advantages, returns, ref_states)
+    metrics |= update(learner, episodes, partial(gradients, learner, episodes, targets), step=step)
     clock.lap("update")
     # 6. The next β.
     learner.kl.update(kl)
-    explained = _number(formulas.explained_variance(values, returns, episodes.is_real))
+    explained = finite(formulas.explained_variance(values, returns, episodes.is_real))
     metrics = {
         "step": step,
         **metrics,
@@ -138,87 +116,115 @@ def ppo_step(
     return StepReport(metrics=metrics, episodes=episodes, scores=scores)
 
 
-# What the lines of the step stand for
+# The gradients of its losses
 
 
-def score_tokens(
-    base: SharedBase, episodes: Episodes, ref_states: Tensor, *, temperature: float
-) -> TokenScores:
-    """Log-probabilities, exact KL and entropy from the states of policy and reference, some positions at a
-    time."""
-    real = episodes.is_real
-    columns = []
-    for mine, theirs, token in zip(
-        *(split_by_logits(base, x[real]) for x in (episodes.states, ref_states, episodes.tokens)), strict=True
-    ):
-        # (1, n, V).
-        logits, ref_logits = base.logits_at(mine).unsqueeze(0), base.logits_at(theirs).unsqueeze(0)
-        columns.append(
-            torch.cat(
-                [
-                    formulas.token_logprobs(ref_logits, token.unsqueeze(0), temperature=temperature),
-                    formulas.exact_kl(logits, ref_logits, temperature=temperature),
-                    formulas.token_entropy(logits, temperature=temperature),
-                ]
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the update works towards; (B, T), fp32, where nothing else is said."""
+
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    ref_states: Tensor
+    """(B, T, H), of the reference: what the value head reads."""
+
+
+def gradients(
+    learner: PpoLearner,
+    episodes: Episodes,
+    targets: Targets,
+    rows: Sequence[int],
+    old: Tensor | None,
+    turn: tuple[int, int],
+) -> tuple[Tally, Tensor]:
+    """Accumulate the gradients of a minibatch; see `update.Gradient`."""
+    config, losses = learner.config, Tally()
+    fresh, count = torch.zeros_like(episodes.logprobs), int(episodes.is_real[list(rows)].sum())
+    for micro in micro_batches(episodes.prompt_ids, rows, config.micro_batch):
+        losses.add(value_gradient(learner, episodes, targets, rows=micro, count=count))
+        if turn[0] >= config.value_warmup:
+            found, fresh[micro] = policy_gradient(learner, episodes, targets, old, rows=micro, count=count)
+            losses.add(found)
+    if turn[0] >= config.value_warmup and config.ptx is not None:
+        losses.add(ptx_gradient(learner, config.ptx, seed=seed_from(learner.seed, "ptx", *turn)))
+    return losses, fresh
+
+
+def policy_gradient(
+    learner: PpoLearner,
+    episodes: Episodes,
+    targets: Targets,
+    old: Tensor | None,
+    *,
+    rows: list[int],
+    count: int,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add a micro-batch's part of the policy's gradient; its losses, and its log-probabilities (b, T)."""
+    with learner.base.role(POLICY):
+        logprobs = response_logprobs(learner, *episodes.part(rows))
+        result = formulas.policy_loss(
+            logprobs,
+            logprobs.detach() if old is None else old[rows],
+            targets.advantages[rows],
+            is_real=episodes.is_real[rows],
+            clip=learner.config.clip,
+            count=count,
+        )
+        torch.autograd.backward(result.loss)
+    losses = {
+        "policy_loss": result.loss.detach(),
+        "clip_fraction": result.clip_fraction,
+        "update_kl": result.kl_k3,
+        "update_kl_k1": result.kl_k1,
+    }
+    return losses, logprobs.detach()
+
+
+def value_gradient(
+    learner: PpoLearner, episodes: Episodes, targets: Targets, *, rows: list[int], count: int
+) -> dict[str, Tensor]:
+    """Add a micro-batch's part of the value function's gradient."""
+    with learner.base.role(learner.value_role):
+        if learner.value_role == REFERENCE:
+            states = targets.ref_states[rows]
+        else:
+            states = trained_states(learner, *episodes.part(rows))
+        result = formulas.value_loss(
+            learner.head(states),
+            targets.values[rows],
+            targets.returns[rows],
+            is_real=episodes.is_real[rows],
+            clip=learner.config.value_clip,
+            count=count,
+        )
+        torch.autograd.backward(result.loss)
+    return {"value_loss": result.loss.detach(), "value_clip_fraction": result.clip_fraction}
+
+
+def ptx_gradient(learner: PpoLearner, settings: PtxSettings, *, seed: int) -> dict[str, Tensor]:
+    """Add the gradient of the language-modelling loss on rows drawn from the PPO-ptx data (Ouyang et al.
+    2022, eq. 2)."""
+    drawn = torch.randint(
+        len(learner.ptx), (settings.rows,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
+    chosen = [learner.ptx[index] for index in drawn]
+    count, total = sum(len(row.completion) for row in chosen), torch.zeros((), device=learner.base.device)
+    for rows in micro_batches([row.prompt for row in chosen], range(len(chosen)), learner.config.micro_batch):
+        part = [chosen[index] for index in rows]
+        width = max(len(row.completion) for row in part)
+        tokens = torch.tensor(
+            [[*row.completion, *[0] * (width - len(row.completion))] for row in part],
+            device=learner.base.device,
+        )
+        lengths = torch.tensor([len(row.completion) for row in part], device=learner.base.device)
+        is_real = torch.arange(width, device=learner.base.device) < lengths.unsqueeze(1)
+        with learner.base.role(POLICY):
+            # A language model's own distribution: temperature 1.
+            logprobs = response_logprobs(
+                learner, [row.prompt for row in part], tokens, is_real, temperature=1.0
             )
-        )
-    found = torch.zeros(3, *real.shape, dtype=columns[0].dtype, device=real.device)
-    found[:, real] = torch.cat(columns, dim=1)
-    return TokenScores(logprobs=episodes.logprobs, ref_logprobs=found[0], kl=found[1], entropy=found[2])
-
-
-def describe(episodes: Episodes, scores: Scores, tokens: TokenScores, *, beta: float) -> Metrics:
-    """What the rollout was like, as plain numbers; `None` where there is nothing to take a mean of."""
-    real, total = episodes.is_real, torch.tensor(scores.total, device=episodes.tokens.device)
-    ended = total[episodes.has_eos]
-    kinds: tuple[Literal["k1", "k3"], ...] = ("k1", "k3")
-    estimates = {
-        k: _per_completion(formulas.kl_estimate(tokens.logprobs, tokens.ref_logprobs, kind=k)) for k in kinds
-    }
-    return {
-        "reward": float(total.mean()),
-        "reward_std": float(total.std(correction=0)),
-        "reward_ended": float(ended.mean()) if len(ended) else None,
-        **{f"reward/{name}": sum(values) / len(values) for name, values in scores.parts.items()},
-        "kl": _per_completion(tokens.kl),
-        "kl_k1": estimates["k1"],
-        "kl_k3": estimates["k3"],
-        "kl_token": float(formulas.masked_mean(tokens.kl, real)),
-        "beta": beta,
-        "entropy": float(formulas.masked_mean(tokens.entropy, real)),
-        "length": float(real.sum(1).float().mean()),
-        "ended": float(episodes.has_eos.float().mean()),
-        "tokens": int(real.sum()),
-        "episodes": len(episodes),
-    }
-
-
-class Clock:
-    """Seconds of each part of a step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """The part that ends now is `name`."""
-        now = time.perf_counter()
-        self.seconds[f"seconds/{name}"], self._last = now - self._last, now
-
-
-def _per_completion(per_token: Tensor) -> float:
-    return float(per_token.sum(1).mean())
-
-
-def _number(x: Tensor) -> float | None:
-    value = float(x)
-    return value if math.isfinite(value) else None
-
-
-def _check_kl(kl: float, learner: Learner) -> None:
-    if not kl <= learner.config.max_kl:
-        raise RunawayError(
-            f"the KL to the reference is {kl:.4g} nats per completion, the limit is "
-            f"{learner.config.max_kl:g}",
-            remedy="use a lower learning rate, a larger beta, or a KL controller; or raise max_kl",
-        )
+            loss = -formulas.masked_mean(logprobs, is_real, count=count)
+            torch.autograd.backward(settings.coefficient * loss)
+        total += loss.detach()
+    return {"ptx_loss": total}

@@ -29,7 +29,7 @@ from rlaif.engines.chat import ChatFormat, end_tokens
 from rlaif.engines.decoding import draw_token
 from rlaif.errors import DataError, ModelError
 from rlaif.models.shared_base import SharedBase
-from rlaif.rl.episodes import EpisodeRow, Episodes, prefill, prefix_to_share
+from rlaif.rl.episodes import EpisodeRow, Episodes, joined, prefill, prefix_to_share
 from rlaif.rl.math import token_logprobs
 from rlaif.text import well_formed
 from rlaif.types import Completion, Message, Prompt
@@ -115,7 +115,7 @@ class Sampler:
                 self._batch(wanted[start : start + self.rows], seed)
                 for start in range(0, len(wanted), self.rows)
             ]
-        return _joined(parts)
+        return joined(parts)
 
     def _batch(self, wanted: Sequence[tuple[EncodedPrompt, int]], seed: int) -> Episodes:
         base, device, steps = self.base, self.base.device, self.max_new_tokens
@@ -234,17 +234,3 @@ def _uniforms(seed: int, question: EncodedPrompt, index: int, count: int) -> Ten
         seed_from(seed, "rollout", question.prompt.fingerprint(), index)
     )
     return torch.rand(count, generator=generator, dtype=torch.float32)
-
-
-def _joined(parts: Sequence[Episodes]) -> Episodes:
-    """One rollout of several batches, cut to its longest completion."""
-    longest = int(torch.cat([part.is_real for part in parts]).sum(1).max())
-
-    def cat(name: str) -> Tensor:
-        whole = torch.cat([getattr(part, name) for part in parts])
-        return whole[:, :longest] if whole.dim() > 1 else whole
-
-    names = ("tokens", "is_real", "has_eos", "states", "logprobs")
-    return Episodes(
-        rows=tuple(row for part in parts for row in part.rows), **{name: cat(name) for name in names}
-    )

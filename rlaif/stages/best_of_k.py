@@ -38,8 +38,8 @@ from rlaif.results.rows import completion_row
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import RewardModel, TurnFormat
 from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states
-from rlaif.rl.ppo import score_tokens
 from rlaif.rl.rollout import EncodedPrompt, Sampler
+from rlaif.rl.step import score_tokens
 from rlaif.stages.finetuning import Log
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.stages.sft import SftExample, fit_examples, imitation_loss, without_overlong

@@ -21,7 +21,8 @@ from rlaif.results.preferences import PreferencePair
 from rlaif.reward.functions import FunctionReward
 from rlaif.stages.best_of_k import best_of_k
 from rlaif.stages.dpo import train_dpo
-from rlaif.stages.ppo import ppo_cost, train_ppo
+from rlaif.stages.on_policy import on_policy_cost
+from rlaif.stages.ppo import train_ppo
 from rlaif.stages.sft import train_sft
 
 torch.set_num_threads(1)
@@ -174,15 +175,17 @@ def test_the_curve_of_ppo_puts_a_rollout_before_the_update_it_feeds() -> None:
         {"reward": reward, "tokens": tokens, "flops": 1e6, "seconds/rollout": 1.0, "seconds/update": seconds}
         for reward, tokens, seconds in ((0.1, 100, 2.0), (0.3, 120, 3.0), (0.4, 90, 1.0))
     ]
-    found = ppo_cost(history)
+    found = on_policy_cost(history)
     assert found == TrainingCost(
         tokens=310,
         seconds=9.0,
         flops=3e6,
         curve=(CurvePoint(0, 0.0, 0.1), CurvePoint(100, 3.0, 0.3), CurvePoint(220, 7.0, 0.4)),
     )
-    assert ppo_cost(history[:1]).curve == ()
-    assert ppo_cost([{"reward": 0.1, "tokens": 90}, history[0]]).flops is None, "steps of an older version"
+    assert on_policy_cost(history[:1]).curve == ()
+    assert on_policy_cost([{"reward": 0.1, "tokens": 90}, history[0]]).flops is None, (
+        "steps of an older version"
+    )
 
 
 def test_the_curve_of_best_of_k_begins_at_the_start_policy_and_ends_at_what_was_made() -> None:

@@ -18,9 +18,10 @@ from rlaif.jobs.context import RunContext
 from rlaif.models.shared_base import SharedBase
 from rlaif.progress import NoProgress
 from rlaif.reward.functions import FunctionReward, RewardSum
-from rlaif.rl.learner import POLICY, Learner, PtxRow, RunawayError
+from rlaif.rl.learner import POLICY, PpoLearner, PtxRow, RunawayError
 from rlaif.rl.ppo import ppo_step
-from rlaif.stages.ppo import PpoResult, draw_prompts, ptx_rows, train_ppo
+from rlaif.stages.on_policy import OnPolicyResult, draw_prompts
+from rlaif.stages.ppo import ptx_rows, train_ppo
 from rlaif.types import Completion, Message
 
 QUICK: dict[str, Any] = {
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def train(
     base: SharedBase, *, sign: float = 1.0, seed: int = 0, ptx_rows: Sequence[PtxRow] = (), **settings: Any
-) -> PpoResult:
+) -> OnPolicyResult:
     reward = FunctionReward(lambda prompt, given: sign * share_of_vowels(prompt, given))
     return train_ppo(
         prompts(), base=base, reward=reward, config=PpoConfig(**QUICK | settings), seed=seed, ptx=ptx_rows
@@ -62,7 +63,7 @@ def reference_logits(base: SharedBase) -> torch.Tensor:
         return base.logits_at(base.hidden(ids, torch.ones_like(ids)))
 
 
-def mean(result: PpoResult, name: str, steps: slice) -> float:
+def mean(result: OnPolicyResult, name: str, steps: slice) -> float:
     values = [float(metrics[name] or 0.0) for metrics in result.history[steps]]
     return sum(values) / len(values)
 
@@ -115,7 +116,7 @@ def test_the_adaptive_controller_moves_beta_towards_its_target() -> None:
 
 def test_gradients_reach_the_policy_and_the_value_head_only() -> None:
     base = toy_base()
-    learner = Learner(base, PpoConfig(**QUICK), seed=0)
+    learner = PpoLearner(base, PpoConfig(**QUICK), seed=0)
     asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts()]
     weights = {name: weight.detach().clone() for name, weight in base.model.named_parameters()}
     ppo_step(learner, asked, FunctionReward(share_of_vowels), step=0)
@@ -171,7 +172,7 @@ def test_when_the_kl_runs_away_the_last_good_weights_return() -> None:
 
 
 def test_when_a_loss_runs_away_the_step_is_undone() -> None:
-    learner = Learner(toy_base(), PpoConfig(**QUICK, max_loss=1e-4), seed=0)
+    learner = PpoLearner(toy_base(), PpoConfig(**QUICK, max_loss=1e-4), seed=0)
     asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts()]
     before = [weight.detach().clone() for weight in learner.policy_weights]
     with pytest.raises(RunawayError, match="value_loss is"):
@@ -184,7 +185,7 @@ def test_a_gradient_that_is_no_number_takes_no_step(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda weights, limit: torch.tensor(float("nan")))
     base, untouched = toy_base(), toy_base()
     assert "the norm of the policy's gradient is nan" in train(base).stopped
-    Learner(untouched, PpoConfig(**QUICK), seed=0)
+    PpoLearner(untouched, PpoConfig(**QUICK), seed=0)
     assert all(
         torch.equal(one, two)
         for one, two in zip(base.trainable(POLICY), untouched.trainable(POLICY), strict=True)
@@ -256,7 +257,7 @@ def test_ptx_rows_are_tokens_with_the_turn_closed() -> None:
 
 def test_every_prompt_is_asked_before_any_comes_again() -> None:
     base = toy_base()
-    learner = Learner(base, PpoConfig(**QUICK), seed=0)
+    learner = PpoLearner(base, PpoConfig(**QUICK), seed=0)
     asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts(12)]
     config = PpoConfig(**QUICK | {"episodes": 8, "samples_per_prompt": 2})
     drawn = [

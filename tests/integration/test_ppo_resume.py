@@ -17,7 +17,9 @@ from rlaif.models.shared_base import SharedBase
 from rlaif.reward.functions import FunctionReward
 from rlaif.rl.checkpoint import newest_checkpoint
 from rlaif.rl.learner import POLICY
-from rlaif.stages.ppo import Metrics, PpoResult, train_ppo
+from rlaif.rl.step import Metrics
+from rlaif.stages.on_policy import OnPolicyResult
+from rlaif.stages.ppo import train_ppo
 
 SETTINGS: dict[str, Any] = {
     "steps": 5,
@@ -45,7 +47,7 @@ def train(
     *,
     on_step: Callable[[Metrics], None] = lambda m: None,
     **changed: Any,
-) -> PpoResult:
+) -> OnPolicyResult:
     return train_ppo(
         prompts(6),
         base=base,

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from rlaif.config.kl import KINDS
 from rlaif.config.labelling import SettingNotice
-from rlaif.config.ppo import LengthPart, ModelPart, PatternPart, PpoConfig
+from rlaif.config.ppo import PpoConfig
+from rlaif.config.rewards import LengthPart, ModelPart, PatternPart
 from rlaif.rl.kl import CONTROLLERS, AdaptiveKL, FixedKL, LagrangianKL, open_controller
 
 

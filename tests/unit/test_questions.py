@@ -1,5 +1,5 @@
-"""Before a policy is trained or measured, the prompts that it cannot answer are left out; the model reads only
-those that will be sampled."""
+"""Before a policy is trained or measured, the prompts that it cannot answer are left out; the model reads
+only those that will be sampled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rlaif.config.ppo import PpoConfig
 from rlaif.errors import DataError
 from rlaif.rl.rollout import EncodedPrompt
-from rlaif.stages.ppo import draw_prompts, places_drawn
+from rlaif.stages.on_policy import draw_prompts, places_drawn
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.types import Message, Prompt
 

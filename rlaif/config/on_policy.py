@@ -1,0 +1,134 @@
+"""The settings that PPO and GRPO share: what is rewarded, how a rollout is sampled, how it is learned, and
+when to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from rlaif.config.kl import FixedKlSettings, KlSettings
+from rlaif.config.labelling import BaseStage, PromptSettings
+from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
+
+__all__ = ["OnPolicyConfig"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class OnPolicyConfig(BaseStage, PromptSettings):
+    """Train a policy on its own samples against a reward, held near the model it started from by a KL
+    penalty."""
+
+    holds_base: ClassVar[bool] = True
+    trains_policy: ClassVar[bool] = True
+
+    # What is rewarded
+
+    reward: dict[str, RewardPart] = Field(default={"model": ModelPart()}, min_length=1)
+    """The parts that are weighted and added, by name; each is logged under its name."""
+
+    missing_eos_penalty: NotNegative = 1.0
+    """Taken from the score of a completion that was cut at `max_new_tokens` before it ended its turn."""
+
+    # How much, and how it is sampled
+
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Rollouts, each followed by an update."""
+
+    episodes: Annotated[int, Field(ge=2)] = 32
+    """Completions per rollout."""
+
+    samples_per_prompt: Annotated[int, Field(ge=1)] = 1
+    """Completions per prompt in one rollout; a prompt is read once for all of them."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest completion in tokens."""
+
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are
+    left out and listed; the stage fails when more than this share is."""
+
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """The policy is softmax(logits / temperature), in sampling and in training alike (Huang, detail 10)."""
+
+    # Updates
+
+    epochs: Annotated[int, Field(ge=1)] = 2
+    """Passes over a rollout."""
+
+    minibatches: Annotated[int, Field(ge=1)] = 1
+    """Optimiser steps per pass."""
+
+    micro_batch: Annotated[int, Field(ge=1)] = 16
+    """Completions in one forward and backward pass; sets the memory needed and changes results by rounding
+    only."""
+
+    learning_rate: Positive = 3e-4
+    """Of the policy's adapter: about 10 times that of full fine-tuning."""
+
+    anneal: bool = True
+    """Let learning rates fall linearly to 0 over the run (Huang, detail 5)."""
+
+    adam_eps: Positive = 1e-5
+    """Adam's ε (Huang, detail 21: PyTorch's 1e-8 makes the first updates too large)."""
+
+    max_grad_norm: Positive = 1.0
+    """Gradients of the policy are scaled down to this norm."""
+
+    clip: Positive = 0.2
+    """The probability ratio's distance from 1 beyond which a token gives no more gradient."""
+
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the adapters, on all linear layers."""
+
+    lora_alpha: Positive = 32.0
+    """The adapters' product is scaled by this over the rank."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations instead of keeping them: less memory, a third more work."""
+
+    # KL to the reference
+
+    kl: KlSettings = FixedKlSettings()
+    """The controller of the per-token KL penalty, with its settings: `{kind: fixed, beta: 0.05}`,
+    `{kind: adaptive,
+    target: 6}` or `{kind: lagrangian, target: 6}`."""
+
+    # When to stop
+
+    max_update_kl: Positive = 0.2
+    """An update ends early when the policy has moved this far from the one that sampled (mean nats per
+    token)."""
+
+    max_kl: Positive = 100.0
+    """Training stops, and the last good adapters return, when the KL to the reference passes this (nats per
+    completion)."""
+
+    max_loss: Positive = 100.0
+    """The same, when a loss passes this or is no number."""
+
+    # Keeping
+
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between checkpoints; a run that was cut off goes on from the newest."""
+
+    trackers: tuple[str, ...] = ()
+    """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`,
+    …"""
+
+    @model_validator(mode="after")
+    def _rollouts_add_up(self) -> OnPolicyConfig:
+        if self.episodes % self.samples_per_prompt:
+            raise ValueError(
+                f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples per "
+                "prompt"
+            )
+        if self.minibatches > self.episodes:
+            raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")
+        return self
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        """See `BaseStage`."""
+        return tuple(part.judge or default for part in self.reward.values() if isinstance(part, JudgePart))

@@ -1,0 +1,106 @@
+"""What a policy is rewarded for: the parts of a reward, which are weighted and added."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rlaif.config.labelling import LEAST_LABEL_SHARE, LabelShare, Settings
+
+__all__ = ["FormatPart", "FunctionPart", "JudgePart", "LengthPart", "ModelPart", "PatternPart", "RewardPart"]
+
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class BasePart(Settings):
+    weight: Weight = 1.0
+    """What this part is multiplied by in the sum; below 0 it is a penalty."""
+
+
+class ModelPart(BasePart):
+    """The score of a reward model."""
+
+    kind: Literal["model"] = "model"
+
+    reward: str | None = None
+    """Name of the reward stage, or folder of a reward model; the last reward stage when left out."""
+
+
+class FunctionPart(BasePart):
+    """A function of your own: `(prompt, completion) -> number`, as metrics are."""
+
+    kind: Literal["function"] = "function"
+
+    function: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    """Where it can be imported from: `package.module:name`."""
+
+
+class JudgePart(BasePart):
+    """The judge itself (direct RLAIF): how much of its answer to the constitution's questions is the good
+    one."""
+
+    kind: Literal["judge"] = "judge"
+
+    judge: str | None = None
+    """Model that judges; the recipe's `model` when left out."""
+
+    scale: Literal["probability", "log-odds"] = "probability"
+    """`probability` of the good answer, 0 to 1, or its `log-odds`, which do not saturate."""
+
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
+    """An answer is invalid where its two labels hold less than this share of the probability together."""
+
+
+class LengthPart(BasePart):
+    """A rule: -1 for a completion outside a length in words, else 0."""
+
+    kind: Literal["length"] = "length"
+
+    min_words: Annotated[int, Field(ge=0)] = 0
+    """Fewest words."""
+
+    max_words: Annotated[int, Field(ge=1)] | None = None
+    """Most words; no limit when left out."""
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> LengthPart:
+        if self.max_words is None and not self.min_words:
+            raise ValueError("a length rule needs `min_words` or `max_words`")
+        if self.max_words is not None and self.max_words < self.min_words:
+            raise ValueError(
+                f"no completion has at least {self.min_words} and at most {self.max_words} words"
+            )
+        return self
+
+
+class _Pattern(BasePart):
+    pattern: str
+    """A Python regular expression."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class PatternPart(_Pattern):
+    """A rule: -1 for a completion in which the pattern is found anywhere, else 0."""
+
+    kind: Literal["pattern"] = "pattern"
+
+
+class FormatPart(_Pattern):
+    """A rule: -1 for a completion that the pattern does not match as a whole, else 0."""
+
+    kind: Literal["format"] = "format"
+
+
+RewardPart = Annotated[
+    ModelPart | FunctionPart | JudgePart | LengthPart | PatternPart | FormatPart, Field(discriminator="kind")
+]

@@ -1,0 +1,269 @@
+"""Train a policy on its own samples: the loop over steps that PPO and GRPO share, with its checkpoints, its
+limits and its exact resumption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlaif.config.on_policy import OnPolicyConfig
+from rlaif.digest import digest, seed_from
+from rlaif.errors import DataError, RunError
+from rlaif.models.cost import Meter
+from rlaif.models.shared_base import SharedBase
+from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
+from rlaif.rl.rollout import EncodedPrompt
+from rlaif.rl.step import Metrics, StepReport
+from rlaif.stages.questions import ask_what_can_be_answered
+from rlaif.types import Message, Prompt
+
+__all__ = [
+    "OnPolicyResult",
+    "Step",
+    "check_prompts",
+    "draw_prompts",
+    "load_learner",
+    "learner_state",
+    "on_policy_cost",
+    "places_drawn",
+    "prompt_queue",
+    "train_on_policy",
+]
+
+PATIENCE = 3
+"""Rollouts at the start that may have one and the same score throughout before the reward is taken for a
+constant."""
+
+FREE = {"checkpoint_every", "max_refused", "name"}
+"""Settings that may differ when a run goes on."""
+
+Reader = Callable[[Prompt], Sequence[Message]]
+"""What the policy reads of a prompt."""
+
+Step = Callable[[Sequence[EncodedPrompt], int], StepReport]
+"""A rollout and an update, of all prompts and the number of the step."""
+
+
+@dataclass(frozen=True)
+class OnPolicyResult:
+    """What training did. The policy is the adapter `policy` of the base that was given.
+
+    Attributes:
+        history: The metrics of the steps that this call ran.
+        first_step: Where it began: 0, or the step of the checkpoint it went on from.
+        stopped: Why it ended before its last step; empty when it did not.
+        refused: Ids of prompts that the policy cannot answer, with the reason; they were left out.
+    """
+
+    history: tuple[Metrics, ...]
+    first_step: int
+    stopped: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Steps done in all, those before a resumption among them."""
+        return self.first_step + len(self.history)
+
+
+def train_on_policy(
+    prompts: Sequence[Prompt],
+    learner: Learner[Config],
+    take_step: Step,
+    *,
+    drawn: Callable[[int], Sequence[int]],
+    messages: Reader,
+    on_step: Callable[[Metrics], None],
+    on_rollout: Callable[[StepReport], None],
+    checkpoint_folder: Path | None,
+) -> OnPolicyResult:
+    """Run the steps of the learner's settings.
+
+    Args:
+        drawn: Of so many prompts, the places of those that the steps draw.
+        messages: What the policy reads of a prompt (its retrieved documents, for one).
+        on_step: Told the metrics of each step.
+        on_rollout: Told the completions and scores of each step.
+        checkpoint_folder: Checkpoints are written here, and training goes on from the newest one there.
+
+    Raises:
+        DataError: Too many prompts cannot be answered, or the reward is a constant.
+        RunError: The checkpoint is damaged, or is one of another run.
+    """
+    base, config, folder = learner.base, learner.config, checkpoint_folder
+    with base.role(POLICY):
+        asked, refused = ask_what_can_be_answered(
+            prompts, [learner.sampler], messages, max_refused=config.max_refused, drawn=drawn
+        )
+    identity = _identity(base, config, asked, learner.seed)
+    first = _resume(learner, folder, identity) if folder else 0
+    history: list[Metrics] = []
+    flat, stopped = first == 0, ""
+    for step in range(first, config.steps):
+        meter = Meter()
+        try:
+            with meter.on(base):
+                report = take_step(asked, step)
+        except RunawayError as error:
+            learner.roll_back()
+            stopped = f"step {step}: {error.what}; the last good weights are back"
+            break
+        history.append(report.metrics | {"flops": meter.flops})
+        on_step(history[-1])
+        on_rollout(report)
+        flat = flat and len(set(report.scores.total)) == 1
+        if flat and step + 1 == PATIENCE:
+            raise _constant(report)
+        if folder and (step + 1) % config.checkpoint_every == 0:
+            tensors, state = learner_state(learner)
+            save_checkpoint(folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
+    return OnPolicyResult(history=tuple(history), first_step=first, stopped=stopped, refused=tuple(refused))
+
+
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        DataError: There are no prompts.
+    """
+    if not prompts:
+        raise DataError("there are no prompts to train on", remedy="look at `prompts`, `split` and `limit`")
+
+
+def on_policy_cost(history: Sequence[Mapping[str, Any]]) -> TrainingCost:
+    """What all steps took, those before a resumption too, from their metrics.
+
+    A step's rollouts come from the policy that the steps before it made, so their mean reward stands at what
+    those steps had taken.
+    """
+    curve: list[CurvePoint] = []
+    tokens, seconds = 0, 0.0
+    for step in history:
+        curve.append(CurvePoint(tokens=tokens, seconds=seconds, value=step["reward"]))
+        tokens += step["tokens"]
+        seconds += sum(value for name, value in step.items() if name.startswith("seconds/"))
+    counted = all("flops" in step for step in history)  # a run that an older version began did not
+    flops = sum(step["flops"] for step in history) if counted else None
+    return TrainingCost(tokens=tokens, seconds=seconds, flops=flops, curve=curve_of(curve))
+
+
+def draw_prompts(
+    asked: Sequence[EncodedPrompt], config: OnPolicyConfig, *, seed: int, step: int
+) -> list[EncodedPrompt]:
+    """The prompts of a step: all prompts in random order, then all in another order, and so on."""
+    per_step = config.episodes // config.samples_per_prompt
+    return [
+        asked[_order(len(asked), seed, at // len(asked))[at % len(asked)]]
+        for at in range(step * per_step, (step + 1) * per_step)
+    ]
+
+
+def places_drawn(count: int, config: OnPolicyConfig, *, seed: int) -> list[int]:
+    """Which of `count` prompts all steps together draw, in ascending order."""
+    drawn = config.steps * (config.episodes // config.samples_per_prompt)
+    return sorted(_order(count, seed, 0)[:drawn])
+
+
+def prompt_queue(
+    asked: Sequence[EncodedPrompt], config: OnPolicyConfig, *, seed: int, step: int
+) -> Iterator[EncodedPrompt]:
+    """The prompts of a step, and after them all others in an order of the step's own."""
+    own = draw_prompts(asked, config, seed=seed, step=step)
+    yield from own
+    taken = {id(question) for question in own}
+    order = _order(len(asked), seed_from(seed, "further", step), 0)
+    yield from (asked[at] for at in order if id(asked[at]) not in taken)
+
+
+def learner_state(learner: Learner[Config]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Everything that a step changes, as tensors and JSON values."""
+    tensors = dict(learner.tensors())
+    for name, (optimizer, _) in learner.optimizers().items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}_adam.{index}.{key}": value for key, value in moments.items()}
+    return tensors, {"kl": learner.kl.state_dict()}
+
+
+@torch.no_grad()
+def load_learner(learner: Learner[Config], checkpoint: Checkpoint) -> None:
+    """Go on from what `learner_state` gave.
+
+    Raises:
+        RunError: The tensors are not those of this learner.
+    """
+    tensors = checkpoint.tensors
+    for name, place in learner.tensors():
+        if name not in tensors or tensors[name].shape != place.shape:
+            raise RunError(
+                f"the checkpoint does not fit the model: {name}",
+                remedy="use the base that the run was started with",
+            )
+        place.copy_(tensors[name])
+    for name, (optimizer, _) in learner.optimizers().items():
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith(f"{name}_adam."):
+                _, index, moment = key.split(".")
+                moments.setdefault(int(index), {})[moment] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    learner.kl.load_state_dict(checkpoint.state["kl"])
+
+
+def _resume(learner: Learner[Config], folder: Path, identity: Mapping[str, object]) -> int:
+    """Load the newest checkpoint of `folder`, if there is one; the step to go on with."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        return 0
+    checkpoint = load_checkpoint(path)
+    saved = checkpoint.state["run"]
+    if differing := sorted(
+        key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key)
+    ):
+        remedy = (
+            "go on with the settings, prompts and model that it was started with, or give the new run "
+            "a folder of its own"
+        )
+        raise RunError(
+            f"the checkpoint is of another run; different: {', '.join(differing)}",
+            where=str(path),
+            remedy=remedy,
+        )
+    load_learner(learner, checkpoint)
+    return checkpoint.step
+
+
+def _identity(
+    base: SharedBase, config: OnPolicyConfig, asked: Sequence[EncodedPrompt], seed: int
+) -> dict[str, object]:
+    """What must be the same for a run to go on, as JSON values."""
+    settings = config.model_dump(mode="json", exclude=FREE)
+    return {
+        **settings,
+        "seed": seed,
+        "base": base.identity,
+        "prompts (as read)": digest([list(question.ids) for question in asked]),
+    }
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, turn: int) -> tuple[int, ...]:
+    generator = torch.Generator().manual_seed(seed_from(seed, "prompts", turn))
+    return tuple(torch.randperm(count, generator=generator).tolist())
+
+
+def _constant(report: StepReport) -> DataError:
+    score = report.scores.total[0]
+    return DataError(
+        f"the reward gave {score:g} to every completion of the first {PATIENCE} rollouts: there is nothing "
+        "to learn from",
+        remedy="look at the completions and at the reward's parts in the metrics; a rule that all keep or "
+        "none keeps cannot teach",
+    )
