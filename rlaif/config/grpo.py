@@ -27,6 +27,10 @@ class GrpoConfig(OnPolicyConfig):
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over a rollout."""
 
+    micro_batch: Annotated[int, Field(ge=1)] = 8
+    """Completions in one forward and backward pass, those of one prompt together; sets the memory needed and
+    changes results by rounding only."""
+
     # Advantages
 
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"

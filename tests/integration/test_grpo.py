@@ -128,7 +128,7 @@ def test_drawing_ends_where_there_is_nothing_more_or_it_was_done_often_enough() 
     assert [metrics["groups"] for metrics in few.history] == [8, 8]
     once = train(
         toy_base(),
-        reward=FunctionReward(lambda prompt, given: float(prompt[0]["content"][-1] == "1")),
+        reward=FunctionReward(lambda prompt, given: float(given.prompt_id == "p1")),
         steps=2,
         keep_drawing=True,
         max_draws=2,

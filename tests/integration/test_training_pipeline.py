@@ -35,6 +35,14 @@ SHORT = {
     "reward": {"lora_rank": 2},
     "best-of-k": {"limit": 4, "k": 2, "max_new_tokens": 4, "lora_rank": 2},
     "ppo": {"limit": 4, "steps": 2, "episodes": 4, "max_new_tokens": 4, "lora_rank": 2},
+    "grpo": {
+        "limit": 4,
+        "steps": 2,
+        "episodes": 4,
+        "samples_per_prompt": 2,
+        "max_new_tokens": 4,
+        "lora_rank": 2,
+    },
     "dpo": {"lora_rank": 2},
     "evaluate": {"limit": 3, "samples": 2, "max_new_tokens": 4, "judge": JUDGE},
     "compare": {"resamples": 100},
@@ -53,6 +61,7 @@ stages:
     checkpoint_every: 1
     reward: {{vowels: {{kind: function, function: toy_policy:share_of_vowels}}}}
 """
+LONE_GRPO = LONE_PPO.replace("stage: ppo", "stage: grpo\n    samples_per_prompt: 2\n    keep_drawing: true")
 
 
 class Cut(Exception):
@@ -387,14 +396,15 @@ def test_best_of_k_from_the_command_line(model: Path, asked: Path, tmp_path: Pat
 # Resumption -------------------------------------------------------------------------------------------------
 
 
-def test_a_ppo_stage_that_was_cut_off_ends_as_an_undisturbed_one(
-    model: Path, asked: Path, tmp_path: Path
+@pytest.mark.parametrize("recipe", [LONE_PPO, LONE_GRPO], ids=["ppo", "grpo"])
+def test_a_stage_that_was_cut_off_ends_as_an_undisturbed_one(
+    model: Path, asked: Path, tmp_path: Path, recipe: str
 ) -> None:
-    text = LONE_PPO.format(model=model, prompts=asked)
+    text = recipe.format(model=model, prompts=asked)
     whole = run(text, tmp_path / "whole" / "run").stages[0].folder
     with pytest.raises(Cut):
         run(text, tmp_path / "cut" / "run", progress=CutAt("step 3 of 4"))
-    assert not (tmp_path / "cut" / "run" / "ppo").exists()
+    assert not {"ppo", "grpo"} & {each.name for each in (tmp_path / "cut" / "run").iterdir()}
     resumed = run(text, tmp_path / "cut" / "run").stages[0].folder
     for name in ("adapter_model.safetensors", "adapter_config.json", "rlaif.json", "README.md"):
         assert (resumed / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
@@ -404,7 +414,7 @@ def test_a_ppo_stage_that_was_cut_off_ends_as_an_undisturbed_one(
     assert told == expected
     assert [row["step"] for row in told] == [0, 1, 2, 3]
     assert rows(resumed / "completions.jsonl") == rows(whole / "completions.jsonl")
-    assert not (tmp_path / "cut" / "run" / ".work-ppo").exists()
+    assert not list((tmp_path / "cut" / "run").glob(".work-*"))
 
 
 def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
