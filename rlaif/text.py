@@ -68,6 +68,12 @@ def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def counted(count: int, plural: str) -> str:
+    """`1 bad row`, `12 bad rows`, of a name as `bad_rows`."""
+    words = plural.replace("_", " ")
+    return count_of(count, words[:-1]) if words.endswith("s") else f"{count:,} {words}"
+
+
 def escaped_json(text: str) -> str:
     r"""JSON with control characters written as `\u009b`: the same value, and nothing that a terminal acts
     on."""

@@ -11,6 +11,7 @@ from rlaif.cli.console import output
 from rlaif.engines.api.costs import money
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan
 from rlaif.pipeline.dry_run import RunPlan
+from rlaif.text import counted
 
 __all__ = ["duration", "show_plan"]
 
@@ -41,7 +42,7 @@ def show_plan(plan: RunPlan, folder: Path) -> None:
             name, justify="right" if name.startswith(("tokens", "time", "cost")) else "left", overflow="fold"
         )
     for stage in plan.stages:
-        counts = "\n".join(f"{value:,} {name}" for name, value in stage.counts.items())
+        counts = "\n".join(counted(value, name) for name, value in stage.counts.items())
         cells = (
             stage.name,
             stage.model,

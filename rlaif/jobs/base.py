@@ -19,10 +19,11 @@ from rlaif.files import read_object
 from rlaif.io.writers import write_rows
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Adapters, Device, Lengths
-from rlaif.jobs.planning import StagePlan
+from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.runs.manifest import Manifest, first_problem
+from rlaif.text import counted
 from rlaif.types import Constitution, Prompt
 
 __all__ = [
@@ -103,7 +104,7 @@ class Job(ABC, Generic[Config]):
 
     def headline(self, manifest: Manifest) -> str:
         """The finished stage in a line: what it counted, and how long it took."""
-        counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in manifest.counts.items())
+        counts = ", ".join(counted(value, name) for name, value in manifest.counts.items())
         return f"{counts}  ({manifest.seconds:.0f} s)"
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
@@ -115,12 +116,12 @@ class Job(ABC, Generic[Config]):
         return ()
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
-        """What the stage would do. One that trains is not estimated: what it learns from does not exist yet.
+        """What the stage would do. One that learns rows is not estimated: they do not exist yet.
 
         Args:
             earlier: The jobs of the run by the names of their stages.
         """
-        told = ("epochs", "steps", "episodes", "k", "rounds", "max_new_tokens", "lora_rank")
+        told = ("epochs", "steps", "episodes", "rounds")
         counts = {
             name: value
             for name, value in self.config.model_dump().items()
@@ -134,6 +135,31 @@ class Job(ABC, Generic[Config]):
             read=0,
             write=0,
             seconds=None,
+            example={},
+        )
+
+    def sampling_plan(
+        self, counts: Mapping[str, int], *, read: int, completions: int, new_tokens: int, times: float = 1.0
+    ) -> StagePlan:
+        """The plan of a stage that samples from the recipe's model for its `prompts`.
+
+        Args:
+            read: How many prompts are read.
+            new_tokens: Of each completion, at most.
+            times: How much longer the stage takes than its sampling.
+        """
+        model, asked = self.context.recipe.model, [self.context.library.policy(each) for each in self.prompts]
+        each = tokens_of(counter_of(model), asked) / max(1, len(asked))
+        tokens, write = round(each * read), completions * new_tokens
+        seconds = estimated_seconds(model, self.context, tokens, write)
+        return StagePlan(
+            name=self.config.name,
+            kind=self.config.stage,
+            model=model,
+            counts=dict(counts),
+            read=tokens,
+            write=write,
+            seconds=None if seconds is None else times * seconds,
             example={},
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,12 @@ from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import policy_models
-from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
+from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
@@ -29,6 +30,9 @@ from rlaif.runs.manifest import Manifest
 from rlaif.stages.best_of_k import best_of_k
 
 __all__ = ["BestOfKJob"]
+
+LEARNING = 1.5
+"""How many times as long as its sampling the stage takes, with the few completions that it keeps to learn."""
 
 
 class BestOfKJob(Job[BestOfKConfig]):
@@ -114,6 +118,18 @@ class BestOfKJob(Job[BestOfKConfig]):
         report = read_typed(folder / "report.json", BestOfKReport)
         rounds = [growth_table(each, title=f"round {each.round}") for each in report.rounds]
         return [*rounds, figures(report.student, title="the policy that was made")]
+
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
+        """See `Job`."""
+        config, prompts = self.config, len(self.prompts)
+        completions = config.rounds * config.k * prompts
+        return self.sampling_plan(
+            {"rounds": config.rounds, "prompts": prompts, "completions": completions},
+            read=config.rounds * prompts,
+            completions=completions,
+            new_tokens=config.max_new_tokens,
+            times=LEARNING,
+        )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""

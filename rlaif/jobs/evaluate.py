@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,20 @@ from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import Job, Outcome, check_gaps, settings_digest, transient_among, usable, write_refused
+from rlaif.jobs.base import (
+    AnyJob,
+    Job,
+    Outcome,
+    check_gaps,
+    settings_digest,
+    transient_among,
+    usable,
+    write_refused,
+)
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
+from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
@@ -96,6 +106,17 @@ class EvaluateJob(Job[EvaluateConfig]):
             "policies": ", ".join(self.policies),
             "judge": self.context.engines.card(self.context.model(self.config.judge)).label,
         }
+
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
+        """See `Job`."""
+        config, policies = self.config, 1 + len(self.policies)
+        completions = policies * config.samples * len(self.prompts)
+        return self.sampling_plan(
+            {"prompts": len(self.prompts), "policies": policies, "completions": completions},
+            read=policies * len(self.prompts),
+            completions=completions,
+            new_tokens=config.max_new_tokens,
+        )
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""

@@ -19,6 +19,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.models.shared_base import SharedBase
 from rlaif.results.preferences import PreferencePair, pairs_from_rows
 from rlaif.reward.model import TurnFormat
+from rlaif.text import count_of
 
 __all__ = [
     "ReadRows",
@@ -44,7 +45,7 @@ def skipper(
     def tell(problems: Sequence[Problem]) -> None:
         context.leave_out(config.name, source, len(problems))
         if problems:
-            what = f"{source}: {len(problems)} rows are left out (skip_bad_rows)"
+            what = f"{source}: {count_of(len(problems), 'row')} left out (skip_bad_rows)"
             context.progress.note(f"{config.name}: {what}; the first: {problems[0]}")
 
     return tell if config.skip_bad_rows else None

@@ -13,11 +13,12 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import Job, Outcome, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
+from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
@@ -31,11 +32,15 @@ from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.runs.steps import StepLog
 from rlaif.stages.on_policy import OnPolicyResult, on_policy_cost
+from rlaif.text import count_of
 
 __all__ = ["SAMPLES_KEPT", "OnPolicyJob", "Training"]
 
 SAMPLES_KEPT = 4
 """Completions of each step that are written out, to read how the policy changes."""
+
+LEARNING = 2.5
+"""How many times as long as its rollout a step takes (docs/LOG.md: 2.4 to 2.6)."""
 
 Config = TypeVar("Config", bound=OnPolicyConfig)
 
@@ -98,7 +103,8 @@ class OnPolicyJob(Job[Config]):
         context, base = self.context, self.context.bases.get()
         reward = open_reward(self.config.reward, self.config, context)
         context.progress.begin(
-            f"{self.method}, {self.config.steps} steps of {self.config.episodes} episodes", self.config.steps
+            f"{self.method}, {count_of(self.config.steps, 'step')} of {self.config.episodes} episodes",
+            self.config.steps,
         )
         work = context.claim_work(self.config.name, self.key_parts())
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
@@ -154,7 +160,7 @@ class OnPolicyJob(Job[Config]):
         if result.refused:
             first = ": ".join(result.refused[0])
             context.progress.note(
-                f"{self.config.name}: {len(result.refused)} prompts left out, the first: {first}"
+                f"{self.config.name}: {count_of(len(result.refused), 'prompt')} left out, the first: {first}"
             )
         return Outcome(counts=counts, rows=rows)
 
@@ -178,6 +184,18 @@ class OnPolicyJob(Job[Config]):
         """See `Job`."""
         steps = [row.values for row in read_table(folder / "metrics.jsonl").rows]
         return [step_table([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")]
+
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
+        """See `Job`."""
+        config = self.config
+        episodes = config.steps * config.episodes
+        return self.sampling_plan(
+            {"steps": config.steps, "episodes": episodes},
+            read=episodes // config.samples_per_prompt,
+            completions=episodes,
+            new_tokens=config.max_new_tokens,
+            times=LEARNING,
+        )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""

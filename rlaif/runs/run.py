@@ -9,6 +9,7 @@ RUN/superseded/       finished stages that a later one replaced
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from rlaif import __version__
-from rlaif.errors import RunError, interruption
+from rlaif.errors import RlaifError, RunError, interruption
 from rlaif.files import parse_object, read_small
 from rlaif.runs.disk import run_errors, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
@@ -70,13 +71,19 @@ class RunInfo:
 
 class RunFolder:
     """A run folder that this process works in. Use `open`, as a context manager: the way it is left sets the
-    status."""
+    status. A new folder in which nothing was begun goes again, where an error of ours ends it: a mistyped
+    name leaves nothing behind.
 
-    def __init__(self, path: Path, lock: FileLock, info: RunInfo) -> None:
+    Args:
+        new: The folder was made for this.
+    """
+
+    def __init__(self, path: Path, lock: FileLock, info: RunInfo, *, new: bool = False) -> None:
         self.path = path
         self.info = info
         self.cleared = remove_leftovers(path)
         self._lock = lock
+        self._idle = new
 
     @classmethod
     def open(cls, path: Path, *, name: str = "", command: Sequence[str] | None = None) -> RunFolder:
@@ -90,6 +97,7 @@ class RunFolder:
             RunError: The path is a file, cannot be written to, or another process works in it.
         """
         path = Path(path)
+        new = not path.exists()
         with run_errors("create the run folder", path):
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
@@ -103,7 +111,7 @@ class RunFolder:
                 stages=before,
                 path=path,
             )
-            run = cls(path, lock, info)
+            run = cls(path, lock, info, new=new)
             run._save()
         except BaseException:
             lock.release()
@@ -141,6 +149,7 @@ class RunFolder:
     def stage(self, name: str) -> AbstractContextManager[Path]:
         """A folder to write a stage's files and manifest into; see `stage_folder`. Call `record` when it is
         there."""
+        self._idle = False
         return stage_folder(self.path, name)
 
     def record(self, stage: str) -> None:
@@ -170,6 +179,17 @@ class RunFolder:
             # On a full disk the status cannot be written either; the error that is under way says so already.
             if kind is None:
                 raise
+        if self._idle and isinstance(error, RlaifError):
+            self._remove()
+
+    def _remove(self) -> None:
+        """Take away a folder that holds nothing but what every run folder holds."""
+        own = {RUN, LOCK, RECIPE, OWNER}
+        with contextlib.suppress(OSError):
+            if {each.name for each in self.path.iterdir()} <= own:
+                for each in self.path.iterdir():
+                    each.unlink()
+                self.path.rmdir()
 
     def _save(self) -> None:
         values = {name: value for name, value in asdict(self.info).items() if name != "path"}

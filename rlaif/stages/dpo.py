@@ -34,6 +34,7 @@ from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches
 from rlaif.stages.finetuning import Log, fitting, learn, lora_of
 from rlaif.stages.sft import completion_logprobs
+from rlaif.text import count_of
 
 __all__ = ["DpoReport", "DpoResult", "train_dpo"]
 
@@ -134,7 +135,7 @@ def train_dpo(
             role,
             config,
             rows=len(train.pairs),
-            title=f"DPO on {len(train.pairs)} pairs",
+            title=f"DPO on {count_of(len(train.pairs), 'pair')}",
             seed=seed_from(seed, "dpo"),
             trainer=build,
             arguments=TrlDpoConfig,

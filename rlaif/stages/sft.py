@@ -33,6 +33,7 @@ from rlaif.rl.episodes import micro_batches, response_states
 from rlaif.rl.math import token_logprobs
 from rlaif.rl.update import split_by_logits
 from rlaif.stages.finetuning import Log, fitting, learn
+from rlaif.text import count_of
 from rlaif.types import Message
 
 __all__ = [
@@ -331,7 +332,7 @@ def fit_examples(
         role,
         settings,
         rows=len(rows),
-        title=f"fine-tuning on {len(rows)} completions",
+        title=f"fine-tuning on {count_of(len(rows), 'completion')}",
         seed=seed,
         trainer=build,
         arguments=TrlSftConfig,

@@ -627,7 +627,7 @@ def test_rows_that_are_left_out_are_counted_in_manifest_and_summary(
     assert "--skip-bad-rows" in refused.err
     said = call(*given, "--skip-bad-rows")
     assert said.status == 0, said.err
-    assert "3 rows are left out" in said.err
+    assert "3 rows left out" in said.err
     assert "3 bad rows" in said.out
     assert json.loads((tmp_path / "run" / command / "manifest.json").read_text())["counts"]["bad_rows"] == 3
 

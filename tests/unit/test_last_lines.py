@@ -18,7 +18,7 @@ from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
 from rlaif.progress import NoProgress
 from rlaif.report.labels import labelled, warnings_about
-from rlaif.report.training import ppo_steps, step_line
+from rlaif.report.training import step_table, step_line
 from rlaif.runs.manifest import Manifest
 from rlaif.text import count_of
 
@@ -70,7 +70,7 @@ def test_questions() -> None:
 def test_steps_count_from_one_and_zero_has_no_sign() -> None:
     step = {"step": 0, "reward": 0.5, "kl": -0.0001}
     assert step_line(step, 3).startswith("step 1 of 3  reward 0.500  kl 0.000  ")
-    assert ppo_steps([step]).rows == [["1", "0.500", "0.000"]]
+    assert step_table([step]).rows == [["1", "0.500", "0.000"]]
 
 
 def test_a_dry_run_shows_a_prompt_without_its_stand_ins(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rlaif.cli.main import cli, main
-from rlaif.errors import ModelError, RunError
+from rlaif.errors import ConfigError, ModelError, RunError
 from rlaif.runs import disk
 from rlaif.runs import run as module
 from rlaif.runs.run import RunFolder, list_runs, read_run
@@ -202,3 +202,23 @@ def test_a_folder_of_somebody_elses_is_not_moved_aside(tmp_path: Path) -> None:
         run.record("label")
         run.check_own(["label"])
     assert (tmp_path / "label" / "mine.txt").read_text() == "mine"
+
+
+def test_a_mistake_before_anything_began_leaves_no_folder(tmp_path: Path) -> None:
+    def mistyped() -> None:
+        with RunFolder.open(tmp_path / "new") as run:
+            run.write_recipe("stages: []\n")
+            raise ConfigError("no such constitution")
+
+    with pytest.raises(ConfigError):
+        mistyped()
+    assert not (tmp_path / "new").exists()
+
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError), RunFolder.open(tmp_path / "there"):
+        raise ConfigError("no such constitution")
+    assert read_run(tmp_path / "there").status == "failed", "a folder that was there stays"
+
+    with pytest.raises(ConfigError), RunFolder.open(tmp_path / "begun") as run, run.stage("sample"):
+        raise ConfigError("the server refuses the key")
+    assert read_run(tmp_path / "begun").status == "failed", "a stage had begun"
