@@ -18,7 +18,7 @@ from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
 from rlaif.progress import NoProgress
 from rlaif.report.labels import labelled, warnings_about
-from rlaif.report.training import step_table, step_line
+from rlaif.report.training import step_line, step_table
 from rlaif.runs.manifest import Manifest
 from rlaif.text import count_of
 
