@@ -9,6 +9,7 @@ import click
 
 from rlaif.cli.options import common_options, constitution_option, examples
 from rlaif.judging.table import PROTOCOLS
+from rlaif.runs.journal import JOURNAL
 
 if TYPE_CHECKING:
     from rlaif.audit.report import AuditReport, ProtocolAudit
@@ -20,7 +21,6 @@ __all__ = ["audit", "audit_settings"]
 
 SENSITIVITY_ROWS = 100
 FOLDER = Path("runs/audits")
-JOURNAL = "rlaif-journal.sqlite"
 
 
 @click.command(

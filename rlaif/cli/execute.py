@@ -20,12 +20,19 @@ __all__ = ["execute"]
 
 
 def execute(
-    recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool, merge: bool = False
+    recipe: Recipe,
+    *,
+    out: Path | None,
+    journal: Path | None,
+    dry_run: bool,
+    merge: bool = False,
+    shards: Sequence[Path] = (),
 ) -> None:
     """Run `recipe` and print its summary; with `dry_run`, print what would be done.
 
     Args:
         merge: Write the full model of the last stage's adapter too.
+        shards: Runs of shards, whose answers are taken over first.
     """
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.cli.show import show, show_head
@@ -39,6 +46,11 @@ def execute(
         show_plan(plan_recipe(recipe), folder)
         return
     with ConsoleProgress() as progress:
+        if shards:
+            from rlaif.pipeline.shards import merge_shards
+            from rlaif.runs.journal import JOURNAL
+
+            merge_shards(recipe, shards, journal or folder.absolute().parent / JOURNAL, progress)
         result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
         if merge:
             from rlaif.jobs.merging import adapter_of, merge_adapter

@@ -10,8 +10,8 @@ import click
 from rlaif.cli.execute import execute
 from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
-from rlaif.cli.settings import make_recipe, make_stage
-from rlaif.cli.stage_options import generation_options, prompt_options
+from rlaif.cli.settings import journal_of, make_recipe, make_stage
+from rlaif.cli.stage_options import generation_options, prompt_options, shard_options
 from rlaif.config import LabelConfig, SampleConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.errors import ConfigError
@@ -29,12 +29,15 @@ __all__ = ["label"]
         "rlaif label --responses pairs.jsonl --protocol pairwise --principles all",
         "rlaif label --constitution my.yaml --judge openai:Qwen/Qwen3-8B --base-url http://localhost:8000/v1 "
         "--protocol cot",
+        "rlaif label --responses pairs.jsonl --shard 1/2 --out shards/1",
+        "rlaif label --responses pairs.jsonl --merge shards/1 --merge shards/2 --out runs/all",
         "rlaif label --constitution my.yaml --dry-run",
     )
 )
 @constitution_option
 @prompt_options
 @setting_options(LabelConfig, responses="FILE")
+@shard_options
 @setting_options(SampleConfig, "k")
 @generation_options
 @setting_options(
@@ -52,11 +55,12 @@ def label(**options: Any) -> None:
     in the format that TRL's trainers read. Swapping the constitution asks only for what changed. Prints a
     table of the verdicts (how often the two orders disagree, how strong the labels are) and five labelled
     pairs. `--set NAME=VALUE` reaches every setting of the labelling, `--set sample.NAME=VALUE` of the
-    sampling.
+    sampling. `--shard I/N` does one of N parts; the same command with `--merge` for each part's run folder in
+    its place writes the file that one machine would have written.
     """
     changes = [each.removeprefix("label.") for each in options["overrides"] if not each.startswith("sample.")]
     sampled = [each.removeprefix("sample.") for each in options["overrides"] if each.startswith("sample.")]
-    own = options if options["responses"] else options | {"limit": None}
+    own = options if options["responses"] else options | {"limit": None, "shard": None}
     settings = make_stage(LabelConfig, own, overrides=changes)
     stages: list[BaseStage] = [settings]
     if not settings.responses:
@@ -68,4 +72,10 @@ def label(**options: Any) -> None:
             remedy="leave it out, or leave --responses out",
         )
     recipe = make_recipe(f"label-{Path(options['constitution']).stem}", stages, options)
-    execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
+    execute(
+        recipe,
+        out=options["out"],
+        journal=journal_of(recipe, options),
+        dry_run=options["dry_run"],
+        shards=options["merge"],
+    )

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
     "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),
     "audit": ("rlaif.cli.audit:audit", "Audit a judge before its labels are trusted."),
+    "journal": ("rlaif.cli.journal:journal", "Look into journals, and put them together."),
     "runs": ("rlaif.cli.runs:runs", "List and show runs."),
     "models": ("rlaif.cli.models:models", "Fetch and show models."),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Stage = TypeVar("Stage", bound=BaseStage)
 
-__all__ = ["make_recipe", "make_stage", "pick", "reward_parts", "weighted_file"]
+__all__ = ["journal_of", "make_recipe", "make_stage", "pick", "reward_parts", "weighted_file"]
 
 
 def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -56,6 +57,23 @@ def make_stage(
         problems = _problems(error, kind)
         what = f"the settings of `{kind.model_fields['stage'].default}` are wrong"
         raise ConfigError(what, problems=problems, remedy="`rlaif recipe schema` lists them all") from error
+
+
+def journal_of(recipe: Recipe, options: Mapping[str, Any]) -> Path | None:
+    """The journal that the options name; a shard's own, in its run folder, where they name none.
+
+    Raises:
+        UsageError: Shards cannot be done and merged at once.
+    """
+    from rlaif.pipeline.run import default_folder
+    from rlaif.runs.journal import JOURNAL
+
+    if options["shard"] and options["merge"]:
+        raise click.UsageError("give --shard to do a part, or --merge to put the parts together")
+    journal: Path | None = options["journal"]
+    if journal is None and options["shard"]:
+        return (options["out"] or default_folder(recipe)) / JOURNAL
+    return journal
 
 
 def reward_parts(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -202,6 +203,21 @@ class PromptSettings(Settings):
     run."""
 
 
+def _is_shard(text: str) -> str:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isascii() and number.isdigit() and count.isascii() and count.isdigit()):
+        raise ValueError(f"{text!r} is no shard: write 1/4 for the first of four")
+    if not 1 <= int(number) <= int(count):
+        raise ValueError(
+            f"{text!r} is no shard: shards of {int(count)} are 1/{int(count)} to {int(count)}/{int(count)}"
+        )
+    return f"{int(number)}/{int(count)}"
+
+
+Shard = Annotated[str, AfterValidator(_is_shard), Field(max_length=20)]
+"""One of N equal parts of the work, `I/N`, counted from 1."""
+
+
 class GenerationSettings(Settings):
     """How a policy samples."""
 
@@ -300,6 +316,9 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
 
     k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Completions per prompt."""
+
+    shard: Shard | None = None
+    """Take every N-th prompt only, `1/4` being the first of four parts: each on a machine of its own."""
 
     reasoning: Literal["keep", "strip"] = "keep"
     """What becomes of the reasoning of a model that reasons (`<think>…</think>`): `strip` leaves the answer
@@ -405,6 +424,10 @@ class LabelConfig(BaseStage):
 
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many prompts of `responses` to take, from the top; all of them when left out."""
+
+    shard: Shard | None = None
+    """Take every N-th prompt of `responses` only, `1/4` being the first of four parts: each on a machine of
+    its own."""
 
     skip_bad_rows: bool = False
     """Go on without rows of `responses` that cannot be read; they are counted and listed."""

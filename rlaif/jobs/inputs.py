@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif.config.labelling import LabelConfig, PromptSettings, Split
 from rlaif.digest import digest
@@ -17,6 +17,8 @@ from rlaif.results.rows import completion_from_row
 from rlaif.types import Completion, Prompt
 
 __all__ = ["Completions", "load_completions", "load_prompts", "load_responses", "prompts_digest"]
+
+Item = TypeVar("Item")
 
 PROBLEMS_TOLD = 20
 """Skipped rows that are listed one by one; the rest are in the count."""
@@ -51,6 +53,7 @@ def load_prompts(
     seed: int,
     progress: Progress,
     left_out: Callable[[str, int], None] | None = None,
+    shard: str | None = None,
 ) -> tuple[Prompt, ...]:
     """The prompts that `settings` name: read, restricted to a split, drawn by seed.
 
@@ -58,6 +61,7 @@ def load_prompts(
         own_split: The part of the built-in prompts that belongs to this kind of stage.
         own_limit: How many built-in prompts to draw when no limit is set.
         left_out: Told the source and how many of its rows could not be read, where they may be skipped.
+        shard: Take every N-th only, from the I-th on, for `I/N`.
 
     Raises:
         DataError: They cannot be read, or the split holds none.
@@ -81,7 +85,25 @@ def load_prompts(
             remedy="give more prompts, or take them all with split: all",
         )
     limit = settings.limit or (own_limit if builtin else None)
-    return tuple(draw_split(chosen, limit, seed)) if limit else tuple(chosen)
+    drawn = draw_split(chosen, limit, seed) if limit else chosen
+    return part_of(drawn, shard, where=settings.prompts)
+
+
+def part_of(items: Sequence[Item], shard: str | None, *, where: str) -> tuple[Item, ...]:
+    """Every N-th of `items` from the I-th on, for the shard `I/N`; all where there is none.
+
+    Raises:
+        DataError: There are fewer items than shards, and this one has none.
+    """
+    if shard is None:
+        return tuple(items)
+    number, count = map(int, shard.split("/"))
+    part = tuple(items[number - 1 :: count])
+    if not part:
+        raise DataError(
+            f"shard {shard} of {len(items)} prompts is empty", where=where, remedy="use fewer shards"
+        )
+    return part
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
@@ -111,7 +133,8 @@ def load_responses(config: LabelConfig, progress: Progress) -> Completions:
         skip_bad_rows=config.skip_bad_rows,
     )
     _tell(read, config.responses, progress)
-    items = read.items[: config.limit] if config.limit else read.items
+    drawn = read.items[: config.limit] if config.limit else read.items
+    items = part_of(drawn, config.shard, where=config.responses)
     return Completions(
         prompts=tuple(item.prompt for item in items),
         completions=tuple(each for item in items for each in item.completions),

@@ -124,6 +124,7 @@ class LabelJob(Job[LabelConfig]):
                 "prompt_column",
                 "context_column",
                 "limit",
+                "shard",
                 "protocol",
                 "require_audit",
                 "calibration",

@@ -44,6 +44,7 @@ class SampleJob(Job[SampleConfig]):
             seed=context.seed(config),
             progress=context.progress,
             left_out=partial(context.leave_out, config.name),
+            shard=config.shard,
         )
         self.policy = context.model(config.policy)
         context.claim_prompts("label", self.prompts)
@@ -53,7 +54,7 @@ class SampleJob(Job[SampleConfig]):
         card = self.context.bases.policy(self.config.policy).card
         return {
             "settings": settings_digest(
-                self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
+                self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit", "shard"
             ),
             "prompts": prompts_digest(self.prompts),
             "policy": digest([card.name, card.identity()]),

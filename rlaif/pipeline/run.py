@@ -21,7 +21,7 @@ from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import NoProgress, Progress
-from rlaif.runs.journal import Journal
+from rlaif.runs.journal import JOURNAL, Journal
 from rlaif.runs.manifest import (
     MANIFEST,
     Manifest,
@@ -33,10 +33,7 @@ from rlaif.runs.manifest import (
 from rlaif.runs.run import RunFolder, now
 from rlaif.runs.spending import SPENDING, Spending, Spent
 
-__all__ = ["JOURNAL", "RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
-
-JOURNAL = "rlaif-journal.sqlite"
-"""Name of the journal, beside the run folders that share it."""
+__all__ = ["RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
 
 
 @dataclass(frozen=True)

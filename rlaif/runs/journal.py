@@ -21,7 +21,10 @@ from typing import Any, NamedTuple
 
 from rlaif.errors import RunError
 
-__all__ = ["Journal", "JournalStats"]
+__all__ = ["JOURNAL", "Journal", "JournalMerge", "JournalStats"]
+
+JOURNAL = "rlaif-journal.sqlite"
+"""The name of a journal's file, where none is given."""
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x524C4146
@@ -47,6 +50,17 @@ class JournalStats(NamedTuple):
 
     answers: dict[str, int]
     bytes: int
+
+
+class JournalMerge(NamedTuple):
+    """What was taken over from another journal."""
+
+    answers: int
+    """How many it holds."""
+    new: int
+    """How many of them were not here."""
+    differing: int
+    """How many of the others are another answer to the same question; the one that was here stands."""
 
 
 class Journal:
@@ -121,6 +135,35 @@ class Journal:
                 "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", rows
             )
             return self._connection.total_changes - before
+
+    def merge(self, other: Path) -> JournalMerge:
+        """Take over the answers of another journal; a key that is there already keeps its value.
+
+        Raises:
+            RunError: The other file is not there, or is no journal of ours; or this one cannot be written.
+        """
+        if not other.is_file():
+            raise RunError("there is no journal", where=str(other), remedy="name the file that the run wrote")
+        with Journal(other):
+            pass  # it is one of ours, and what its write-ahead log holds is in it
+        with self._lock, self._told():
+            self._connection.execute("ATTACH DATABASE ? AS other", (str(other),))
+            try:
+                (there,) = self._connection.execute("SELECT COUNT(*) FROM other.answers").fetchone()
+                (differing,) = self._connection.execute(
+                    "SELECT COUNT(*) FROM other.answers AS theirs JOIN main.answers AS ours USING (key) "
+                    "WHERE theirs.value != ours.value"
+                ).fetchone()
+                with self._transaction():
+                    before = self._connection.total_changes
+                    self._connection.execute(
+                        "INSERT INTO main.answers SELECT * FROM other.answers WHERE true "
+                        "ON CONFLICT (key) DO NOTHING"
+                    )
+                    new = self._connection.total_changes - before
+            finally:
+                self._connection.execute("DETACH DATABASE other")
+        return JournalMerge(answers=there, new=new, differing=differing)
 
     def stats(self) -> JournalStats:
         """Counts by kind, and bytes on disk."""
