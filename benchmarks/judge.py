@@ -8,11 +8,10 @@ this machine's arithmetic.
 The first form asks the same questions three ways: (a) transformers, one prompt per question, batched in the
 order asked, padded, all logits formed; (b) our engine; (c) `llama-cpp-python` on the GGUF that the alias is
 made from, its prefix cache on, if it is installed. Each time includes tokenising. The limit is the time that
-the necessary tokens would take if the machine did nothing but multiply
-matrices: tokens in the trie of all prompts × 2 FLOPs × parameters without the embedding table ÷ the fastest
-    matrix product measured
-in this run, before and after ours. (a) and (c) take long: `--peers N` gives them the first N comparisons
-only, and scales their times by the tokens that are asked of (a), and necessary for (c).
+the necessary tokens would take if the machine did nothing but multiply matrices: tokens in the trie of all
+prompts × 2 FLOPs × parameters without the embedding table ÷ the fastest matrix product measured in this run,
+before and after ours. (a) and (c) take long: `--peers N` gives them the first N comparisons only, and scales
+their times by the tokens that are asked of (a), and necessary for (c).
 
 `--scaling` tells how our time grows with principles, completions per prompt and completion length; `--memory`
 how much memory 100 and 10,000 streamed comparisons take, each in a process of its own (with a model of random

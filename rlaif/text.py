@@ -1,14 +1,12 @@
 """Text from outside, made safe once: well-formed where it enters, visible where it is shown.
 
 *Well-formed*: a Python string may hold half a character (a lone surrogate, from JSON escapes or from
-    undecodable bytes of a path)
-that no file can be written with, and a NUL that other tools stop at. `well_formed` replaces both by U+FFFD.
-It is called where a text enters (a server's answer, a file's cell, a model's decoding, a path, a name), so
-that nothing behind it needs to think of it.
+undecodable bytes of a path) that no file can be written with, and a NUL that other tools stop at.
+`well_formed` replaces both by U+FFFD. It is called where a text enters (a server's answer, a file's cell, a
+model's decoding, a path, a name), so that nothing behind it needs to think of it.
 
 *Visible*: a terminal obeys control characters, and Markdown obeys line breaks. `visible` escapes them where a
-    text from outside is
-shown to a person; files keep the text as it was.
+text from outside is shown to a person; files keep the text as it was.
 """
 
 from __future__ import annotations

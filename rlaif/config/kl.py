@@ -82,8 +82,7 @@ out."""
 
 def with_kl_as_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` of a PPO stage with the flat spelling of version 0.1.0 (`kl: adaptive`, `kl_target: 10`) read
-    as
-    `kl: {kind: adaptive, target: 10}`, and a notice.
+    as `kl: {kind: adaptive, target: 10}`, and a notice.
 
     Raises:
         ValueError: A flat setting is of another controller than the one named, where it could not act.

@@ -200,6 +200,12 @@ class Engine(Protocol):
         """Who answers."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """Requests that are answered side by side, in no order: it waits for work where it is given few more.
+        1 where they are put into batches of its own."""
+        ...
+
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, Generation]]:

@@ -2,8 +2,8 @@
 
 A chat model gets its tokenizer's chat template. A base model gets the plain form of the Constitutional AI
 paper (Bai et al. 2022): blocks of `\\n\\nHuman: …` and `\\n\\nAssistant: …`. In both, when the last message
-    is the assistant's, its text is left open and the
-model continues it; else the template's generation prompt opens a new turn.
+is the assistant's, its text is left open and the model continues it; else the template's generation prompt
+opens a new turn.
 
 What a message says is data. A control string of the tokenizer inside it (`<|im_end|>`) gets a zero-width
 space after its first character, so that it reads the same to a person and is no control token to the model;

@@ -1,8 +1,7 @@
 """Two corrections to the output layer while the engine runs a model: one for speed, one for precision.
 
 Speed: `logits_to_keep=1` hands the layer a strided slice, for which torch copies the whole weight matrix once
-    a row. A contiguous copy
-of the slice (a few kilobytes) avoids that.
+a row. A contiguous copy of the slice (a few kilobytes) avoids that.
 
 Precision: a bfloat16 number has eight significant bits, so a logit of 20 is rounded to a multiple of 0.125,
     and with it the log-odds

@@ -90,6 +90,11 @@ class HFEngine:
         """Who answers."""
         return self._card
 
+    @property
+    def at_once(self) -> int:
+        """1: requests are put into batches of its own."""
+        return 1
+
     def label_logprobs(
         self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, LabelReading]]:

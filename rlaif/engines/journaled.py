@@ -139,6 +139,11 @@ class JournaledEngine:
         """The inner engine's card."""
         return self.engine.card
 
+    @property
+    def at_once(self) -> int:
+        """As the inner engine."""
+        return self.engine.at_once
+
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, Generation]]:

@@ -4,17 +4,15 @@
 
 Needs `pip install 'rlaif-toolkit[api]'`. Several base URLs share the load. Every request ends in exactly one
 result: an answer, or one with the reason why there is none. What failed on the way (a time-out, a full
-    server, a
-reply that makes no sense) is asked again, and when all tries are spent its reason begins with `transient:`,
-which journals do not keep.
+server, a reply that makes no sense) is asked again, and when all tries are spent its reason begins with
+`transient:`, which journals do not keep.
 
 Labels are read from the log-probabilities of the answer's first token. A server that tells none is asked for
 sampled answers, which count as votes (`label_reading` says how); the card's `reads` tells which it was, and
 so does the manifest.
 
 Neither a greedy answer nor a seed, which is passed on, makes a server deterministic: its batches change the
-rounding. The journal
-does: an answer, once given, stays.
+rounding. The journal does: an answer, once given, stays.
 """
 
 from __future__ import annotations
@@ -96,10 +94,15 @@ class OpenAIEngine:
         """
         return self._session.card
 
+    @property
+    def at_once(self) -> int:
+        """As many to each server as the settings allow."""
+        return self.settings.concurrency * len(self._servers)
+
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, Generation]]:
-        """As `Engine.generate`; yields each completion as it comes.
+        """As `Engine.generate`; yields completions as they come.
 
         Raises:
             CostLimitError: The next request could cost more than is left.

@@ -1,10 +1,9 @@
 """Which tokens must be computed for a set of sequences when what they share at the start is computed once.
 
 Method: sort the sequences; what one shares with the one before it is then all that it shares with any earlier
-    one. Written down one
-behind the other, each without what it shares with the one before, they form a trie in depth-first order: the
-tokens written are its nodes. Where a sequence's tokens were written is found in a row of slots, one a
-position, which each sequence overwrites from where its own tokens begin: that is its *path*.
+one. Written down one behind the other, each without what it shares with the one before, they form a trie in
+depth-first order: the tokens written are its nodes. Where a sequence's tokens were written is found in a row
+of slots, one a position, which each sequence overwrites from where its own tokens begin: that is its *path*.
 
 The trie is cut into passes of a bounded number of tokens. All that a pass needs of earlier ones lies on one
 path, so the keys and values of one sequence at most are carried from pass to pass, however many sequences

@@ -150,6 +150,11 @@ class ScriptedEngine:
         """Who answers; its kind is `scripted`."""
         return self._card
 
+    @property
+    def at_once(self) -> int:
+        """1: nothing is waited for."""
+        return 1
+
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, Generation]]:

@@ -115,11 +115,9 @@ class LabelStatistics:
     """What a label run should tell: totals, and the same by principle.
 
     `flip_rate`: share of (comparison, principle) whose two orders name different winners. `first_rate`: share
-        of ordered verdicts
-    for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within `TIE` of 0.5.
-    `mean_strength`: mean of
-    |p − 0.5| (0 says nothing, 0.5 is certain). `mean_label_share`: mean probability that the two labels held
-    together (1: the judge was about to write nothing else).
+    of ordered verdicts for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within
+    `TIE` of 0.5. `mean_strength`: mean of |p − 0.5| (0 says nothing, 0.5 is certain). `mean_label_share`:
+    mean probability that the two labels held together (1: the judge was about to write nothing else).
     """
 
     comparisons: int = 0

@@ -22,6 +22,10 @@ PrincipleMode = Literal["sample", "all"]
 CHUNK = 512
 """Questions that are asked of the engine at once: enough to sort by length, few enough to hold in memory."""
 
+BUSY = 16
+"""So many times as many as the engine answers side by side: a server idles while the last of a chunk come
+in."""
+
 
 class Judged(NamedTuple):
     """A comparison with its verdicts and the log-odds of its label (`None`: no valid principle)."""
@@ -87,7 +91,8 @@ class Judge:
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[Judged]:
         """Judge `comparisons`, in their order."""
         waiting = iter(comparisons)
-        chunk_size = max(1, CHUNK // self.questions_each)
+        questions = max(CHUNK, BUSY * self._engine.at_once)
+        chunk_size = max(1, questions // self.questions_each)
         while chunk := list(islice(waiting, chunk_size)):
             yield from self._judge_chunk(chunk)
 

@@ -3,7 +3,7 @@
 `resolve` finds a local folder and a revision for it; everything else opens that folder with the Auto classes.
 The revision of a hub model is its commit hash, of a GGUF file its SHA-256, and of a folder a digest of its
 contents: config, tokenizer and weights in full up to `FULL_DIGEST_BYTES` together, beyond that each weight
-    file by name, size, and its first and last MiB.
+file by name, size, and its first and last MiB.
 """
 
 from __future__ import annotations

@@ -10,10 +10,9 @@ given. With the count of a whole minibatch, the results over its micro-batches a
 minibatch, however ragged they are.
 
 Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438); Schulman et al. 2017 (PPO, 1707.06347); Ziegler et al.
-    2019 (1909.08593);
-Stiennon et al. 2020 (2009.01325); Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO"
-(2403.17031) and their "The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman 2020,
-"Approximating KL Divergence" (joschu.net/blog/kl-approx.html); Shao et al. 2024 (DeepSeekMath: GRPO,
+2019 (1909.08593); Stiennon et al. 2020 (2009.01325); Huang et al. 2024, "The N+ Implementation Details of
+RLHF with PPO" (2403.17031) and their "The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman
+2020, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html); Shao et al. 2024 (DeepSeekMath: GRPO,
 2402.03300); Ahmadian et al. 2024 (RLOO, 2402.14740); Liu et al. 2025 (Dr. GRPO, 2503.20783); Yu et al. 2025
 (DAPO, 2503.14476); Liu et al. 2026 (GDPO, 2601.05242).
 """

@@ -26,8 +26,8 @@ numbered as in their 2023 list) and where each is:
 21  Adam's ε is 1e-5                                                               `learner.Learner`
 
 Departures: the value function shares no weights with the policy, so it has an optimiser of its own instead of
-    a coefficient (0.1
-there) in a common loss. The missing-EOS penalty is subtracted instead of replacing the score.
+a coefficient (0.1 there) in a common loss. The missing-EOS penalty is subtracted instead of replacing the
+score.
 
 Old log-probabilities come from the update's own first pass where there is one minibatch: the policy has not
 changed since it sampled, so the ratio is 1 as theory has it, and the rounding of sampling one token at a time

@@ -3,8 +3,8 @@ twice.
 
 An append-only map from a content key to a JSON value in one SQLite file. Write-ahead logging with
 `synchronous=NORMAL`: a batch that was committed survives the death of the process (SIGKILL too); a power cut
-    may lose the last batches but never breaks the
-file. Several processes may share it: the first answer to a key stands, whoever gave it.
+may lose the last batches but never breaks the file. Several processes may share it: the first answer to a key
+stands, whoever gave it.
 """
 
 from __future__ import annotations

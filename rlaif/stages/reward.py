@@ -3,8 +3,8 @@
 1. check and encode the pairs, and hold whole prompts out
 2. fit the head in closed form on the frozen base's features
 3. let an adapter continue from that head by soft-target Bradley–Terry
-4. measure both on the held-out pairs, beside length alone and the labels themselves, and keep the better
-    one
+4. measure both on the held-out pairs, beside length alone and the labels themselves, and keep the
+   better one
 5. normalise to mean 0 and standard deviation 1 on reference completions
 """
 

@@ -175,6 +175,10 @@ class Flaky:
     def card(self) -> EngineCard:
         return ScriptedEngine().card
 
+    @property
+    def at_once(self) -> int:
+        return 1
+
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
     ) -> Iterator[dict[int, Generation]]:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
+from itertools import chain, cycle
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -41,6 +44,9 @@ TOO_LONG = (
     "context size",
     "context_length",
 )
+POOL = 32
+"""Connections a client: its pool walks through all of them for every request."""
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?")
 """Seconds as `Retry-After` writes them."""
@@ -71,18 +77,22 @@ class Rejected(Exception):
 
 
 class Clients:
-    """One client a server, open as long as the `async with`.
+    """Clients of each server, open as long as the `async with`; they take turns.
 
     Args:
         key: Sent to every server.
         timeout: Seconds for a whole request, however slowly its bytes come.
-        connections: Most at once to one server.
+        connections: As many requests are sent to one server at once.
     """
 
     def __init__(self, servers: list[Server], *, key: ApiKey, timeout: float, connections: int) -> None:
         self._key = key
         self._timeout = timeout
-        self._clients = {server.url: _client(server.url, key, timeout, connections) for server in servers}
+        each = range(0, connections, POOL)
+        self._open = {
+            server.url: [_client(server.url, key, timeout, connections) for _ in each] for server in servers
+        }
+        self._turns = {url: cycle(clients) for url, clients in self._open.items()}
 
     async def __aenter__(self) -> Clients:
         return self
@@ -90,19 +100,19 @@ class Clients:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for client in self._clients.values():
+        for client in chain.from_iterable(self._open.values()):
             await client.close()
 
     async def models(self, server: Server) -> Any:
         """The body of `GET /models`."""
-        models = self._clients[server.url].models.with_raw_response
+        models = next(self._turns[server.url]).models.with_raw_response
         return await self._send(server, lambda: models.list())
 
     async def tokenize(self, server: Server, model: str, text: str) -> Any:
         """The body of the answer to `POST /tokenize`, which vLLM has beside `/v1`."""
         url = server.url.removesuffix("/").removesuffix("/v1") + "/tokenize"
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        client = self._clients[server.url]
+        client = next(self._turns[server.url])
         return await self._send(server, lambda: client.post(url, cast_to=object, body=body), parsed=True)
 
     async def complete(
@@ -110,12 +120,11 @@ class Clients:
     ) -> Any:
         """The body of the answer to `POST /chat/completions` or `/completions`. Fields that the API does not
         know travel along."""
-        client = self._clients[server.url]
-        resource = client.chat.completions if api == "chat" else client.completions
-        known = {name: body[name] for name in ("model", "messages", "prompt") if name in body}
-        rest = {name: value for name, value in body.items() if name not in known}
-        send: Any = resource.with_raw_response.create
-        return await self._send(server, lambda: send(**known, extra_body=rest))
+        client = next(self._turns[server.url])
+        path = "/chat/completions" if api == "chat" else "/completions"
+        # Not by the client's typed methods: they walk through the body by its types, at a third of the time
+        # of a request.
+        return await self._send(server, lambda: client.post(path, cast_to=_response(), body=body))
 
     async def _send(self, server: Server, send: Callable[[], Awaitable[Any]], *, parsed: bool = False) -> Any:
         """Send, and tell the server's window how it went.
@@ -264,10 +273,19 @@ def _counted(stream: Any) -> Any:
 
 
 def _limits(connections: int) -> Any:
-    """As many connections as requests: taken from the client library's own defaults, whose HTTP library has
-    changed its name."""
-    kind = type(openai.DEFAULT_CONNECTION_LIMITS)
-    return kind(max_connections=connections, max_keepalive_connections=connections)
+    """No request waits for a connection."""
+    return _http().Limits(max_connections=connections, max_keepalive_connections=connections)
+
+
+@cache
+def _response() -> Any:
+    """The HTTP library's type of a response: as a type to cast to, the response as it came."""
+    return _http().Response
+
+
+def _http() -> Any:
+    """The client library's HTTP library, which has changed its name."""
+    return sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -1,14 +1,13 @@
 """What servers say of themselves, and what they turn out to do: asked once, before the first request.
 
 Asked: `GET /models`, for the revision and the context. Tried out, where the settings leave it open: whether
-    log-probabilities come
-(else labels are read by votes), and whether an assistant's turn is continued. The second shows in what is
-written: after a turn that stops in the middle of a count, a server that continues it goes on counting, and
-    one that closes it begins anew. Where the reply
-is neither, the number of prompt tokens decides: a turn that is left open takes fewer than one that is closed
-and followed by the opening of the next. (The number alone misjudges llama.cpp's server, which continues with
-and without the flag.) The conversations of a server that does not continue are folded (see `fold_turns`).
-What was found is told; `continues` in the settings overrides it.
+log-probabilities come (else labels are read by votes), and whether an assistant's turn is continued. The
+second shows in what is written: after a turn that stops in the middle of a count, a server that continues it
+goes on counting, and one that closes it begins anew. Where the reply is neither, the number of prompt tokens
+decides: a turn that is left open takes fewer than one that is closed and followed by the opening of the next.
+(The number alone misjudges llama.cpp's server, which continues with and without the flag.) The conversations
+of a server that does not continue are folded (see `fold_turns`). What was found is told; `continues` in the
+settings overrides it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, Literal, TypeVar
 
 from rlaif.engines.api.api_key import ApiKey
@@ -95,7 +95,7 @@ class Session:
         ask: Callable[[Asker, Request, int], Awaitable[Answer]],
         failed: Callable[[str], Answer],
     ) -> Iterator[dict[int, Answer]]:
-        """Ask all `requests` that are not in `done`; yields each answer as it comes.
+        """Ask all `requests` that are not in `done`; yields answers as they come.
 
         Args:
             ask: `generation` or `reading`.
@@ -104,12 +104,12 @@ class Session:
         todo = [index for index in range(len(requests)) if index not in done]
         if not todo:
             return
-        run = _Run(self, requests, todo, ask=ask, failed=failed)
+        run: _Run[Request, Answer] = _Run(self, requests, todo, ask=ask, failed=failed)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-openai") as pool:
             end = pool.submit(run.main)
             try:
-                while (answer := run.answers.get()) is not None:
-                    yield {answer[0]: answer[1]}
+                while answers := run.arrived():
+                    yield answers
             finally:
                 run.stop()
             end.result()
@@ -135,7 +135,7 @@ class _Run(Generic[Request, Answer]):
         ask: Callable[[Asker, Request, int], Awaitable[Answer]],
         failed: Callable[[str], Answer],
     ) -> None:
-        self.answers: SimpleQueue[tuple[int, Answer] | None] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[int, Answer] | None] = SimpleQueue()
         self.error: RlaifError | None = None
         self._session = session
         self._requests: Sequence[Request] = requests
@@ -153,7 +153,17 @@ class _Run(Generic[Request, Answer]):
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._all())
         finally:
-            self.answers.put(None)
+            self._answers.put(None)
+
+    def arrived(self) -> dict[int, Answer]:
+        """The answers that have come, of which there is at least one; none at the end. Waits."""
+        arrived: dict[int, Answer] = {}
+        with suppress(Empty):
+            while (answer := self._answers.get(block=not arrived)) is not None:
+                arrived[answer[0]] = answer[1]
+            if arrived:
+                self._answers.put(None)  # the end is told again, alone
+        return arrived
 
     def stop(self) -> None:
         """End it from another thread; after the end, nothing happens."""
@@ -188,7 +198,7 @@ class _Run(Generic[Request, Answer]):
                 self.error = self.error or error
                 self._cancel()
             else:
-                self.answers.put((index, answer))
+                self._answers.put((index, answer))
 
     async def _answer(self, asker: Asker, request: Request, home: int) -> Answer:
         """The answer, or the result that says why there is none.
