@@ -6,7 +6,8 @@
     ├── DataError            prompts, completions or pairs that cannot be read
     ├── ModelError           a model, tokenizer or server that cannot be loaded or cannot do what is asked
     ├── JudgingError         too many verdicts are invalid for the labels to be trusted
-    └── RunError             a run folder or journal that cannot be read, written or continued
+    ├── RunError             a run folder or journal that cannot be read, written or continued
+    └── RankError            one of several processes that do a run together has ended, or does not agree
 
 A message says what is wrong, where (file and line when there is one), and what to do about it. The command
 line prints the message and the remedy, without a traceback; a library user sees one exception with both.
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "PROBLEMS_LISTED",
     "Problem",
+    "RankError",
     "RlaifError",
     "RunError",
     "first_problems",
@@ -102,6 +104,10 @@ class JudgingError(RlaifError):
 
 class RunError(RlaifError):
     """A run folder or journal that cannot be read, written or continued."""
+
+
+class RankError(RlaifError):
+    """One of several processes that do a run together has ended, or does not agree with the others."""
 
 
 def first_problems(problems: Sequence[Problem], count: int) -> list[Problem]:

@@ -4,6 +4,7 @@ it is called."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,20 +46,26 @@ def execute(
 
         show_plan(plan_recipe(recipe), folder)
         return
-    with ConsoleProgress() as progress:
-        if shards:
+    from rlaif.progress import NoProgress
+    from rlaif.ranks import join
+
+    ranks = join()
+    with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:
+        if shards and ranks.first:
             from rlaif.pipeline.shards import merge_shards
             from rlaif.runs.journal import JOURNAL
 
             merge_shards(recipe, shards, journal or folder.absolute().parent / JOURNAL, progress)
         result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
-        if merge:
+        if merge and ranks.first:
             from rlaif.jobs.merging import adapter_of, merge_adapter
 
             progress.note(
                 "the full model is in "
                 f"{merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}"
             )
+    if not ranks.first:
+        return
     console = output()
     for stage in result.stages:
         show_head(stage.config.name, stage.job.headline(stage.manifest), console)

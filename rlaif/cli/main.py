@@ -18,6 +18,7 @@ import click
 from rlaif import __version__
 from rlaif.cli.echo import tell, tell_error, write_any_text
 from rlaif.errors import ConfigError, RlaifError, interruption
+from rlaif.ranks import current
 from rlaif.suggest import did_you_mean
 from rlaif.text import one_line
 
@@ -197,11 +198,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as stop:
         status = stop.exit_code
     except click.ClickException as error:
-        tell_error(error)
-        status = error.exit_code
+        first, status = current().to_tell(error.exit_code)
+        if first:
+            tell_error(error)
     except RlaifError as error:
-        tell(f"error: {error}", err=True)
-        status = 1
+        first, status = current().to_tell(1)
+        if first:
+            tell(f"error: {error}", err=True)
     except BrokenPipeError:
         # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not
         # complain.
@@ -211,11 +214,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         tell(f"error: {_os_problem(error)}", err=True)
         status = 1
     except _Ended as ended:
-        tell("ended by a signal; run the same command again to continue where it stopped", err=True)
-        status = 128 + ended.number
+        first, status = current().to_tell(128 + ended.number)
+        if first:
+            tell("ended by a signal; run the same command again to continue where it stopped", err=True)
     except (KeyboardInterrupt, click.Abort):
-        tell("interrupted; run the same command again to continue where it stopped", err=True)
-        status = INTERRUPTED
+        first, status = current().to_tell(INTERRUPTED)
+        if first:
+            tell("interrupted; run the same command again to continue where it stopped", err=True)
+    finally:
+        current().leave()
     sys.exit(status if isinstance(status, int) else 0)
 
 

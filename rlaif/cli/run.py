@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.launch import launch
 from rlaif.cli.options import examples
 from rlaif.config import load_recipe
 
@@ -17,6 +18,7 @@ __all__ = ["run"]
     epilog=examples(
         "rlaif run recipes/quickstart.yaml",
         "rlaif run recipes/quickstart.yaml --dry-run",
+        "rlaif run recipes/quickstart.yaml --processes 2",
         "rlaif run recipes/quickstart.yaml --set stages.sample.k=2 --set seed=1",
         "rlaif run runs/quickstart-1a2b3c4d/recipe.yaml --out again",
     )
@@ -42,12 +44,32 @@ __all__ = ["run"]
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing."
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Share the work among N processes on this machine: one a GPU, or one a few processors.",
+)
 def run(
-    recipe: str, overrides: tuple[str, ...], out: Path | None, journal: Path | None, dry_run: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    journal: Path | None,
+    dry_run: bool,
+    processes: int,
 ) -> None:
     """Run the stages of RECIPE in order.
 
     A stage whose settings and inputs have not changed since it finished is skipped. An interrupted run
     continues when the same command is given again, and asks nothing twice.
     """
-    execute(load_recipe(recipe, overrides), out=out, journal=journal, dry_run=dry_run)
+    checked = load_recipe(recipe, overrides)  # before any process is started
+    if processes == 1 or dry_run:
+        execute(checked, out=out, journal=journal, dry_run=dry_run)
+        return
+    arguments = ["run", recipe, *(part for value in overrides for part in ("--set", value))]
+    arguments += [] if out is None else ["--out", str(out)]
+    arguments += [] if journal is None else ["--journal", str(journal)]
+    if status := launch(processes, arguments):
+        raise click.exceptions.Exit(status)

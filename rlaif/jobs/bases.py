@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rlaif.config import Recipe
 from rlaif.config.reward import RewardConfig
+from rlaif.engines.base import Engine
 from rlaif.engines.hf import HFEngine
-from rlaif.engines.journaled import JournaledEngine
 from rlaif.errors import ConfigError
 from rlaif.jobs.engines import Engines
 from rlaif.models.shared_base import SharedBase
@@ -31,7 +31,7 @@ class Bases:
         self._recipe = recipe
         self._engines = engines
         self._bases: dict[str, SharedBase] = {}
-        self._tuned: dict[str, JournaledEngine] = {}
+        self._tuned: dict[str, Engine] = {}
         self._rewards: dict[str, RewardModel] = {}
 
     def get(self, spec: str | None = None) -> SharedBase:
@@ -54,8 +54,8 @@ class Bases:
                 quantization="4bit" if "4bit" in bits else "none",
             )
         if name not in self._bases:
-            engine = self._engines.get(name).engine
-            if not isinstance(engine, HFEngine):
+            engine = self._engines.in_process(name)
+            if engine is None:
                 remedy = "name a hub id, a folder or an alias"
                 raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
             self._bases[name] = SharedBase.from_model(
@@ -67,9 +67,9 @@ class Bases:
         """The base of `spec` has been fine-tuned: policies of that name sample from it from now on."""
         name, base = self._name(spec), self.get(spec)
         card = replace(self._engines.card(name), revision=base.identity)
-        self._tuned[name] = JournaledEngine(HFEngine(base.model, base.tokenizer, card), self._engines.memo)
+        self._tuned[name] = self._engines.journaled(HFEngine(base.model, base.tokenizer, card))
 
-    def policy(self, named: str | None) -> JournaledEngine:
+    def policy(self, named: str | None) -> Engine:
         """The engine that a policy samples with: the fine-tuned one, once there is one."""
         name = self._name(named)
         return self._tuned.get(name) or self._engines.get(name)

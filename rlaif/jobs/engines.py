@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rlaif.config.labelling import ServerConfig
 from rlaif.engines.api.costs import Budget, Prices
 from rlaif.engines.base import Engine, EngineCard
+from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
 from rlaif.engines.openai import ApiSettings
-from rlaif.models.open import Served, open_engine
+from rlaif.engines.ranked import AskedByFirst, DividedEngine, undivided
+from rlaif.models.open import Served, is_served, open_engine
+from rlaif.ranks import current
 from rlaif.runs.spending import Spending, Spent
 
 __all__ = ["Engines"]
@@ -38,13 +41,33 @@ class Engines:
         self._dtype = dtype
         self._device = device
         self._note = note
-        self._engines: dict[str, JournaledEngine] = {}
+        self._engines: dict[str, Engine] = {}
+        self._journaled: list[JournaledEngine] = []
+        self.ranks = current()
 
-    def get(self, spec: str) -> JournaledEngine:
-        """The engine of `spec`, loaded on first use, behind the journal."""
+    def get(self, spec: str) -> Engine:
+        """The engine of `spec`, loaded on first use, behind the journal; all ranks ask it together."""
         if spec not in self._engines:
-            self._engines[spec] = JournaledEngine(self._open(spec), self.memo)
+            served = is_served(spec)
+            if served and not self.ranks.first:
+                self._engines[spec] = AskedByFirst(None, self.ranks)
+            else:
+                self._engines[spec] = self.journaled(self._open(spec), asked_by_first=served)
         return self._engines[spec]
+
+    def journaled(self, engine: Engine, *, asked_by_first: bool = False) -> Engine:
+        """`engine` behind the journal, as all ranks ask it."""
+        own = JournaledEngine(engine, self.memo)
+        self._journaled.append(own)
+        if self.ranks.count == 1:
+            return own
+        return AskedByFirst(own, self.ranks) if asked_by_first else DividedEngine(own, self.ranks)
+
+    def in_process(self, spec: str) -> HFEngine | None:
+        """The engine of `spec` itself, if it runs in this process."""
+        engine, _ = undivided(self.get(spec))
+        inner = engine.engine if isinstance(engine, JournaledEngine) else None
+        return inner if isinstance(inner, HFEngine) else None
 
     def _open(self, spec: str) -> Engine:
         return open_engine(spec, dtype=self._dtype, device=self._device, served=self._served, log=self._note)
@@ -55,11 +78,13 @@ class Engines:
 
     def asked(self) -> dict[str, int]:
         """Answers computed and answers taken from the journal, over all engines."""
-        engines = self._engines.values()
         return {
-            "asked": sum(sum(engine.asked.values()) for engine in engines),
-            "reused": sum(sum(engine.reused.values()) for engine in engines),
+            "asked": self._total(lambda engine: engine.asked),
+            "reused": self._total(lambda engine: engine.reused),
         }
+
+    def _total(self, counts: Callable[[JournaledEngine], Mapping[str, int]]) -> int:
+        return sum(self.ranks.gather(sum(sum(counts(engine).values()) for engine in self._journaled)))
 
 
 def _served(server: ServerConfig, spending: Spending) -> Served:

@@ -23,6 +23,7 @@ from rlaif.errors import DataError
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
 from rlaif.metrics import load_metric
+from rlaif.ranks import current
 from rlaif.results.costs import TrainingCost
 from rlaif.reward.functions import (
     FormatReward,
@@ -60,13 +61,23 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
                 engine, context.library, rules, scale=part.scale, least_share=part.min_label_share
             )
         case FunctionPart():
-            return FunctionReward(part.function, name=name)
+            return _asked_by_first(FunctionReward(part.function, name=name))
         case LengthPart():
             return LengthReward(min_words=part.min_words, max_words=part.max_words, name=name)
         case PatternPart():
             return PatternReward(part.pattern, name=name)
         case FormatPart():
             return FormatReward(part.pattern, name=name)
+
+
+def _asked_by_first(reward: RewardFunction) -> RewardFunction:
+    """A reward of your own, called once where several ranks want its scores."""
+    ranks = current()
+    return (
+        reward
+        if ranks.count == 1
+        else lambda prompts, completions: ranks.from_first(lambda: reward(prompts, completions))
+    )
 
 
 def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> None:

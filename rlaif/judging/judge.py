@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple
 
 from rlaif.digest import unit_from
 from rlaif.engines.base import Engine, LabelReading, LabelRequest
+from rlaif.engines.ranked import undivided
 from rlaif.judging.aggregate import combine
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.progress import NoProgress, Progress
+from rlaif.ranks import in_shares
 from rlaif.types import Comparison, Constitution, Principle, Verdict
 
 __all__ = ["CHUNK", "Judge", "Judged", "PrincipleMode", "draw_principle"]
@@ -58,7 +60,7 @@ class Judge:
         seed: int,
         progress: Progress | None = None,
     ) -> None:
-        self._engine = engine
+        self._engine, self._ranks = undivided(engine)
         self._protocol = protocol
         self._constitution = constitution
         self._mode = principles
@@ -90,23 +92,38 @@ class Judge:
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[Judged]:
         """Judge `comparisons`, in their order."""
+        # Ranks share the work by chunks, as one would make them: what is asked together is answered together.
+        for chunks in in_shares(self._chunks(comparisons), self._ranks):
+            mine = chunks[self._ranks.index] if self._ranks.index < len(chunks) else []
+            for chunk, readings in zip(chunks, self._ranks.gather(self._readings(mine)), strict=False):
+                yield from self._judged(chunk, readings)
+
+    def _chunks(self, comparisons: Iterable[Comparison]) -> Iterator[list[Comparison]]:
         waiting = iter(comparisons)
         questions = max(CHUNK, BUSY * self._engine.at_once)
         chunk_size = max(1, questions // self.questions_each)
         while chunk := list(islice(waiting, chunk_size)):
-            yield from self._judge_chunk(chunk)
+            yield chunk
 
-    def _judge_chunk(self, comparisons: Sequence[Comparison]) -> Iterator[Judged]:
-        asked = [
+    def _asked(self, comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Principle]]:
+        return [
             (comparison, principle)
             for comparison in comparisons
             for principle in self.principles_for(comparison)
         ]
-        questions = [self._protocol.questions(comparison, principle) for comparison, principle in asked]
-        readings = iter(self._read([request for group in questions for request in group]))
+
+    def _readings(self, comparisons: Sequence[Comparison]) -> list[LabelReading]:
+        """The answers to all questions about `comparisons`, in their order."""
+        return self._read([request for comparison in comparisons for request in self.requests(comparison)])
+
+    def _judged(
+        self, comparisons: Sequence[Comparison], answered: Sequence[LabelReading]
+    ) -> Iterator[Judged]:
+        """The verdicts on `comparisons`, from the answers to their questions."""
+        asked, readings = self._asked(comparisons), iter(answered)
         verdicts: dict[str, list[Verdict]] = {comparison.id: [] for comparison in comparisons}
-        for (comparison, principle), group in zip(asked, questions, strict=True):
-            answers = list(islice(readings, len(group)))
+        for comparison, principle in asked:
+            answers = list(islice(readings, self._protocol.asks))
             verdicts[comparison.id] += self._protocol.verdicts(comparison, principle, answers)
         for comparison in comparisons:
             found = tuple(verdicts[comparison.id])

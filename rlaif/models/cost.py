@@ -4,9 +4,8 @@ FLOPs are estimated from token counts (Kaplan et al. 2020, 2001.08361, §2.1). W
 decoder layers without embeddings, A those of the role's adapter, and E those of the LM head, a token costs
 
     forward    2 (P + A), and 2 E where logits are formed
-    backward   2 P + 4 A, and 2 E: the base is frozen, so only gradients of activations pass through it; the
-    adapter's weights
-               have gradients of their own
+    backward   2 P + 4 A, and 2 E: the base is frozen, so only gradients of activations pass through it;
+               the adapter's weights have gradients of their own
     again      2 (P + A), where layers are recomputed in the backward pass
 
 Attention over the context is left out, a few per cent for short texts; so are scalar heads and the optimiser.
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from rlaif.models.shared_base import SharedBase
 from rlaif.process_memory import peak_since_start
+from rlaif.ranks import current
 
 __all__ = ["Meter", "forward_flops", "peak_memory"]
 
@@ -41,7 +41,7 @@ class Meter:
     or runs in micro-batches. A judge or a reward model counts where it runs through one of the bases.
 
     Attributes:
-        flops: Estimated as this module says.
+        flops: Of this process, estimated as this module says.
         seconds: Wall-clock.
     """
 
@@ -63,6 +63,10 @@ class Meter:
                 yield
             finally:
                 self.seconds += time.perf_counter() - started
+
+    def flops_of_all(self) -> float:
+        """The FLOPs of all ranks; all of them ask."""
+        return sum(current().gather(self.flops))
 
     def _layers_of(self, base: SharedBase) -> Callable[[Any, Any, Any], None]:
         """A hook that counts passes through the decoder layers."""

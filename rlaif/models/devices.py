@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rlaif.errors import ModelError
+from rlaif.ranks import current
 
 __all__ = ["DTYPES", "pick_device", "pick_dtype"]
 
@@ -19,7 +20,9 @@ def pick_device(device: str) -> torch.device:
     """
     if device == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(kind)
+        # Ranks have a GPU each.
+        own = f":{torch.cuda.current_device()}" if kind == "cuda" and current().count > 1 else ""
+        return torch.device(kind + own)
     try:
         place = torch.device(device)
     except RuntimeError:

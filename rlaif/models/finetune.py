@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import random
 import tempfile
 import warnings
@@ -22,15 +23,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 
 from rlaif.errors import ModelError
 from rlaif.models.quiet import quiet
 from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.ranks import Ranks
 
 __all__ = ["FinetuneStep", "NoReference", "Optimiser", "Resident", "finetune"]
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""What a launcher sets for each process that it starts."""
 
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises; none where there are fewer than 20."""
@@ -78,6 +84,21 @@ class Resident:
         self.base.model.eval()
         if self.recompute:
             self.base.checkpoint_layers(True)
+
+    def own_share(self, rows: Sequence[int]) -> Sequence[int]:
+        """Of a micro-batch, the rows that this rank learns. Every rank's trainer goes through the same
+        batches, as if it were alone; the loss is its rows' part of the batch's."""
+        share = self.base.ranks.share(len(rows))
+        return rows[share.start : share.stop]
+
+    def no_loss(self) -> Tensor:
+        """The part of no rows: 0, with gradients of 0."""
+        return sum((weight.sum() * 0.0 for weight in self.base.trainable(self.base.active)), torch.zeros(()))
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip what the ranks' parts add up to."""
+        self.base.ranks.add_up(self.base.trainable(self.base.active))
+        return super()._clip_grad_norm(model)  # type: ignore[misc]  # the trainer's
 
 
 class NoReference(nn.Module):
@@ -136,10 +157,11 @@ def finetune(
     if role not in base.roles:
         base.add_adapter(role, lora, seed=seed)
     before = base.adapter_state(role)
-    listener = _Listener(log)
+    listener = _Listener(log, base.ranks)
     with (
         tempfile.TemporaryDirectory(prefix="rlaif-") as folder,
         _silence(),
+        _alone(base.ranks),
         _own_random(base),
         _only(base, role),
         base.role(role),
@@ -152,7 +174,9 @@ def finetune(
             train_dataset=Dataset.from_dict({"row": list(range(rows))}),
             data_collator=collate,
             callbacks=[listener],
-            args=arguments(**_arguments(base, optimiser, rows=rows, seed=seed, folder=folder), **options),
+            args=_on_one_device(
+                arguments(**_arguments(base, optimiser, rows=rows, seed=seed, folder=folder), **options)
+            ),
         )
         made.remove_callback(PrinterCallback)
         try:
@@ -169,7 +193,7 @@ def _arguments(
     base: SharedBase, optimiser: Optimiser, *, rows: int, seed: int, folder: str
 ) -> dict[str, Any]:
     """The settings that all trainers share."""
-    micro = min(optimiser.micro_batch, optimiser.batch_size)
+    micro = _micro_batch(optimiser, base.ranks)
     return {
         "output_dir": folder,
         "seed": seed % (1 << 31),
@@ -197,6 +221,21 @@ def _arguments(
     }
 
 
+def _micro_batch(optimiser: Optimiser, ranks: Ranks) -> int:
+    """Rows of a pass, over all ranks; they divide the batch."""
+    most = min(optimiser.micro_batch * ranks.count, optimiser.batch_size)
+    if ranks.count == 1:
+        return most
+    return next(size for size in range(most, 0, -1) if optimiser.batch_size % size == 0)
+
+
+def _on_one_device(arguments: Any) -> Any:
+    """The trainer's settings, for the model where it is: a trainer that sees several GPUs would put a copy on
+    each."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
 class _NotANumberError(Exception):
     """Ends training from inside a callback."""
 
@@ -204,9 +243,10 @@ class _NotANumberError(Exception):
 class _Listener(TrainerCallback):
     """Hears of every optimiser step, and stops before a loss that is no number spoils more."""
 
-    def __init__(self, log: Callable[[FinetuneStep], None]) -> None:
+    def __init__(self, log: Callable[[FinetuneStep], None], ranks: Ranks) -> None:
         self.steps: list[FinetuneStep] = []
         self._log = log
+        self._ranks = ranks
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
@@ -216,7 +256,7 @@ class _Listener(TrainerCallback):
             return
         step = FinetuneStep(
             step=state.global_step,
-            loss=float(logs["loss"]),
+            loss=sum(self._ranks.gather(float(logs["loss"]))),
             grad_norm=float(logs.get("grad_norm", math.nan)),
             learning_rate=float(logs["learning_rate"]),
         )
@@ -274,6 +314,22 @@ def _versions(base: SharedBase, role: str) -> dict[str, tuple[int, int]]:
     """Where each weight but the adapter's own lies, and how often it was written to."""
     own = {id(parameter) for parameter in base.trainable(role)}
     return {name: (p.data_ptr(), p._version) for name, p in base.model.named_parameters() if id(p) not in own}
+
+
+@contextmanager
+def _alone(ranks: Ranks) -> Iterator[None]:
+    """Let Accelerate, and so the trainer, take this process for the only one: it would wrap the model, and
+    hand each rank other rows. The ranks' parts are added up by `Resident`."""
+    if ranks.count == 1:
+        yield
+        return
+    hidden = {name: os.environ.pop(name) for name in LAUNCHED if name in os.environ}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ.update(hidden)
 
 
 @contextmanager

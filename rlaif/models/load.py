@@ -30,6 +30,7 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.gguf import converted
 from rlaif.models.hub import snapshot
 from rlaif.models.quiet import quiet
+from rlaif.ranks import current
 from rlaif.suggest import did_you_mean
 from rlaif.types import Message
 
@@ -273,7 +274,7 @@ def load_model(
         "output_loading_info": True,
         "use_safetensors": True,
     }
-    if device == "auto" and place.type == "cuda" and torch.cuda.device_count() > 1:
+    if device == "auto" and place.type == "cuda" and torch.cuda.device_count() > 1 and current().count == 1:
         options["device_map"] = "auto"
     _refuse_pickles(source)
     log(f"loading {source.name}")

@@ -29,6 +29,7 @@ from rlaif.models.attention import by_products, replaceable
 from rlaif.models.load import context_length, load_model, load_tokenizer, resolve
 from rlaif.models.low_rank import LowRankLinear
 from rlaif.models.quantized import load_quantized
+from rlaif.ranks import Ranks, current
 
 __all__ = ["REFERENCE", "LoraSettings", "SharedBase"]
 
@@ -62,6 +63,7 @@ class SharedBase:
         revision: Of the weights as they were loaded.
         hidden_size: H, the width of the hidden states.
         context: Longest sequence in tokens.
+        ranks: Those that hold a copy of it each.
         recomputes: Whether layers keep no activations for the backward pass now; see `checkpoint_layers`.
     """
 
@@ -76,6 +78,7 @@ class SharedBase:
         self._active = REFERENCE
         self._training: set[str] = set()
         self.recomputes = False
+        self.ranks: Ranks = current()
         self._attentions = replaceable(model)
         self._check_logits()
 

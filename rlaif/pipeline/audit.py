@@ -15,7 +15,7 @@ from rlaif.audit.report import AuditReport, ProtocolAudit
 from rlaif.config.labelling import ServerConfig
 from rlaif.constitution.load import load_constitution, require
 from rlaif.digest import digest
-from rlaif.engines.journaled import JournaledEngine
+from rlaif.engines.base import Engine
 from rlaif.errors import DataError
 from rlaif.jobs.audit_files import Pairs, audit_file, save_calibration, save_text
 from rlaif.jobs.audit_task import (
@@ -193,9 +193,7 @@ def _account(settings: AuditSettings) -> Spending:
     return Spending(settings.out / f"spending-{digest([str(each) for each in same])[:8]}.jsonl")
 
 
-def _engine(
-    settings: AuditSettings, journal: Journal, spending: Spending, progress: Progress
-) -> JournaledEngine:
+def _engine(settings: AuditSettings, journal: Journal, spending: Spending, progress: Progress) -> Engine:
     pool = Engines(
         journal,
         dtype=settings.dtype,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -21,6 +23,7 @@ from rlaif.jobs.table import make_job
 from rlaif.models.heap import bound_kernels, give_back
 from rlaif.pipeline.memory import Peak, tell_memory
 from rlaif.progress import NoProgress, Progress
+from rlaif.ranks import Ranks, current
 from rlaif.runs.journal import JOURNAL, Journal
 from rlaif.runs.manifest import (
     MANIFEST,
@@ -111,19 +114,20 @@ def run_recipe(
     progress = progress or NoProgress()
     started = time.monotonic()
     bound_kernels()
+    ranks = current()
     place = journal or out.absolute().parent / JOURNAL
     with (
-        RunFolder.open(out, name=recipe.name, command=command) as run,
+        _opened(recipe, out, ranks, command=command) as run,
         Journal(place) as memo,
-        Spending(out / SPENDING) as spending,
+        Spending(run.path / SPENDING) as spending,
     ):
-        run.check_own(config.name for config in recipe.stages)
-        run.write_recipe(recipe_text(recipe))
-        context = RunContext(recipe, memo=memo, progress=progress, path=out, spending=spending)
+        context = RunContext(recipe, memo=memo, progress=progress, path=run.path, spending=spending)
         jobs = [make_job(config, context) for config in recipe.stages]
         stages = []
         for job in jobs:
-            stages.append(_run_stage(job, run, context, tell=partial(tell_memory, job, jobs, context)))
+            stages.append(
+                _run_stage(job, run, context, out=out, tell=partial(tell_memory, job, jobs, context))
+            )
             context.folders[job.config.name] = stages[-1].folder
             job.finished(stages[-1].folder)
         asked = context.engines.asked()
@@ -139,19 +143,40 @@ def run_recipe(
         )
 
 
-def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callable[[], int]) -> StageResult:
+@contextmanager
+def _opened(recipe: Recipe, out: Path, ranks: Ranks, *, command: Sequence[str] | None) -> Iterator[RunFolder]:
+    """The run folder; of several ranks the first's. Each other one writes what it must into a folder of its
+    own, which goes in the end."""
+    with ExitStack() as stack:
+        mine = out if ranks.first else Path(stack.enter_context(TemporaryDirectory(prefix="rlaif-rank-")))
+        run = stack.enter_context(RunFolder.open(mine, name=recipe.name, command=command))
+        if ranks.first:
+            run.check_own(config.name for config in recipe.stages)
+        run.write_recipe(recipe_text(recipe))
+        yield run
+
+
+def _run_stage(
+    job: AnyJob, run: RunFolder, context: RunContext, *, out: Path, tell: Callable[[], int]
+) -> StageResult:
     """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are
-    planned."""
-    config, before, planned = job.config, run.manifest(job.config.name), 0
+    planned.
+
+    Args:
+        out: The folder of the run, which `run` is on the first rank only.
+    """
+    ranks = current()
+    config, planned = job.config, 0
+    before = ranks.from_first(lambda: run.manifest(config.name))
     if before is None:
         planned = tell()  # before `parts`, which loads the models
     parts = {"stage": config.stage, "rlaif": __version__, **job.key_parts()}
     work = context.work_folder(config.name)
-    why = [] if before is None else _why_again(before, run.path / config.name, parts)
+    why = ranks.from_first(lambda: [] if before is None else _why_again(before, out / config.name, parts))
     if before is not None and not why:
         context.progress.note(f"{config.name}: finished before, nothing to do")
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed when all but this was done
-        return StageResult(job=job, folder=run.path / config.name, manifest=before, skipped=True)
+        return StageResult(job=job, folder=out / config.name, manifest=before, skipped=True)
     if before is not None:
         reasons = ", ".join(why)
         context.progress.note(
@@ -182,7 +207,8 @@ def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callab
         manifest.write_json(folder / MANIFEST)
     run.record(config.name)
     shutil.rmtree(work, ignore_errors=True)
-    return StageResult(job=job, folder=run.path / config.name, manifest=manifest, skipped=False)
+    manifest = ranks.from_first(lambda: manifest)  # and the files are there
+    return StageResult(job=job, folder=out / config.name, manifest=manifest, skipped=False)
 
 
 def _why_again(before: Manifest, folder: Path, parts: Mapping[str, str]) -> list[str]:

@@ -28,7 +28,7 @@ __all__ = [
     "PackedRow",
     "Tree",
     "features",
-    "tree_batches",
+    "row_batches",
     "pack",
     "pooled",
     "same_states",
@@ -96,18 +96,17 @@ def rows_of(trees: Sequence[Tree], *, share: bool, start: int = 0) -> list[Packe
     return rows
 
 
-def tree_batches(
-    trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device
-) -> Iterator[Packed]:
-    """All completions of `trees`, in batches of similar length of at most `tokens`, padding included; the
-    longest first."""
+def row_batches(trees: Sequence[Tree], *, tokens: int, share: bool) -> list[list[PackedRow]]:
+    """The rows of all completions of `trees`, in batches of similar length of at most `tokens`, padding
+    included; the longest first."""
     rows = rows_of(trees, share=share)
-    for batch in plan([rounded(row.length) for row in rows], budget=tokens):
-        yield pack([rows[index] for index in batch], device=device)
+    batches = plan([rounded(row.length) for row in rows], budget=tokens)
+    return [[rows[index] for index in batch] for batch in batches]
 
 
 def whole_trees(trees: Sequence[Tree], *, tokens: int, share: bool, device: torch.device) -> Iterator[Packed]:
-    """As `tree_batches`, but the completions of a tree stay in one batch, for losses that compare them."""
+    """As `row_batches`, packed, but the completions of a tree stay in one batch, for losses that compare
+    them."""
     costs = [
         rounded(len(t.prompt) + sum(map(len, t.completions)))
         if share
@@ -173,8 +172,14 @@ def features(
     """Features of all completions under the active role, in order over all trees: (N, H), fp32, on the
     CPU."""
     out = torch.empty(sum(len(tree.completions) for tree in trees), base.hidden_size)
-    for batch in tree_batches(trees, tokens=tokens, share=share, device=base.device):
-        out[list(batch.numbers)] = pooled(base, batch, pooling).cpu()
+
+    def read(rows: Sequence[PackedRow]) -> tuple[tuple[int, ...], Tensor]:
+        packed = pack(rows, device=base.device)
+        return packed.numbers, pooled(base, packed, pooling).cpu()
+
+    batches = row_batches(trees, tokens=tokens, share=share)
+    for numbers, found in base.ranks.spread(batches, read):
+        out[list(numbers)] = found
     return out
 
 

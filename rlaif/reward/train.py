@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -107,6 +108,7 @@ def train_adapter(
         for batch in _batches(len(pairs.trees), options, seed):
             # 1. Sum the gradient of the batch's mean loss over its micro-batches.
             loss, accuracy, tokens = _backward(base, head, pairs.take(batch), options)
+            base.ranks.add_up([*adapter, *top])
             # 2. Stop before a step that would spoil the weights.
             norm = float(torch.nn.utils.clip_grad_norm_([*adapter, *top], MAX_GRAD_NORM))
             if not math.isfinite(loss + norm):
@@ -129,9 +131,10 @@ def _backward(
     up to the whole."""
     whole = float(batch.weight.sum())
     loss, right, tokens = 0.0, 0.0, 0
-    for micro in whole_trees(
+    micros = whole_trees(
         batch.trees, tokens=options.micro_tokens, share=options.share_prompt, device=base.device
-    ):
+    )
+    for micro in islice(micros, base.ranks.index, None, base.ranks.count):
         scores = head(pooled(base, micro, options.pooling))
         chosen, rejected = scores.view(-1, 2).unbind(1)
         index = [number // 2 for number in micro.numbers[::2]]
@@ -143,7 +146,8 @@ def _backward(
         won = (chosen > rejected) == (p >= 0.5)
         right += float((weight * won).sum()) / whole
         tokens += micro.tokens
-    return loss, right, tokens
+    parts = base.ranks.gather((loss, right, tokens))
+    return sum(each[0] for each in parts), sum(each[1] for each in parts), sum(each[2] for each in parts)
 
 
 def _batches(count: int, options: RewardOptimiser, seed: int) -> Iterator[list[int]]:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 
 from rlaif.models.heap import rounded
 from rlaif.models.shared_base import SharedBase
+from rlaif.ranks import Ranks
 from rlaif.types import Completion, Prompt
 
 __all__ = [
@@ -25,10 +28,12 @@ __all__ = [
     "EpisodeRow",
     "common_prefix",
     "joined",
+    "Rollout",
     "micro_batches",
     "prefill",
     "prefix_to_share",
     "response_states",
+    "rollout",
 ]
 
 MIN_PREFIX = 8
@@ -93,11 +98,22 @@ class Episodes:
         """The same without the hidden states, which an update makes anew: they are the largest part."""
         return replace(self, states=self.states[:, :0])
 
+    def to(self, device: torch.device) -> Episodes:
+        """The same on another device."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            is_real=self.is_real.to(device),
+            has_eos=self.has_eos.to(device),
+            states=self.states.to(device),
+            logprobs=self.logprobs.to(device),
+        )
+
 
 def joined(parts: Sequence[Episodes]) -> Episodes:
     """One rollout of several, as wide as its longest completion."""
     width = max(part.tokens.shape[1] for part in parts)
-    longest = max(int(part.is_real.sum(1).max()) for part in parts)
+    longest = max((int(part.is_real.sum(1).max()) for part in parts if part.rows), default=1)
 
     def wide(x: Tensor) -> Tensor:
         padding = x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])
@@ -111,6 +127,52 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
         states=torch.cat([wide(part.states) for part in parts]),
         logprobs=torch.cat([wide(part.logprobs) for part in parts]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What was sampled.
+
+    Attributes:
+        episodes: The completions of all ranks, in the order of what was asked. Of several ranks, without
+            states.
+        own: This rank's, with their states; as wide as the others.
+        places: Their rows in `episodes`.
+    """
+
+    episodes: Episodes
+    own: Episodes
+    places: tuple[int, ...]
+    ranks: Ranks
+
+    def whole(self, x: Tensor) -> Tensor:
+        """(B, …) for all `episodes`, from (b, …) for this rank's."""
+        if self.ranks.count == 1:
+            return x
+        whole = x.new_zeros(len(self.episodes), *x.shape[1:])
+        for places, part in self.ranks.gather((self.places, x.cpu())):
+            whole[list(places)] = part.to(x.device)
+        return whole
+
+
+def rollout(parts: Sequence[Episodes], ranks: Ranks) -> Rollout:
+    """One rollout of several draws, of each of which this rank has its share."""
+    own = joined(parts)
+    if ranks.count == 1:
+        return Rollout(own, own, tuple(range(len(own))), ranks)
+    drawn = [ranks.gather(_without_states(part)) for part in parts]
+    episodes = joined([each for draw in drawn for each in draw if each.rows]).to(own.tokens.device)
+    sizes = [len(each) for draw in drawn for each in draw]
+    starts = list(accumulate(sizes, initial=0))
+    mine = range(ranks.index, len(sizes), ranks.count)
+    places = tuple(row for at in mine for row in range(starts[at], starts[at + 1]))
+    width = episodes.tokens.shape[1] - own.states.shape[1]
+    states = pad(own.states, (0, 0, 0, width))
+    return Rollout(episodes, replace(episodes.take(places), states=states), places, ranks)
+
+
+def _without_states(episodes: Episodes) -> Episodes:
+    return episodes.without_states().to(torch.device("cpu"))
 
 
 def micro_batches(prompts: Sequence[Sequence[int]], rows: Sequence[int], size: int) -> list[list[int]]:

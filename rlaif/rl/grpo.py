@@ -27,11 +27,11 @@ from rlaif.errors import ConfigError
 from rlaif.models.shared_base import REFERENCE
 from rlaif.reward.functions import RewardFunction, Scores
 from rlaif.rl import math as formulas
-from rlaif.rl.episodes import Episodes, joined, micro_batches
+from rlaif.rl.episodes import Episodes, Rollout, micro_batches, rollout
 from rlaif.rl.learner import POLICY, GrpoLearner, check_kl, states_of
 from rlaif.rl.rollout import EncodedPrompt
-from rlaif.rl.step import Clock, Metrics, StepReport, describe, per_completion, score_tokens
-from rlaif.rl.update import Tally, response_logprobs, update
+from rlaif.rl.step import Clock, Metrics, StepReport, TokenScores, describe, per_completion, score_tokens
+from rlaif.rl.update import Tally, own_share, response_logprobs, update
 
 __all__ = ["grpo_step"]
 
@@ -58,12 +58,14 @@ def grpo_step(
     """
     base, config, clock = learner.base, learner.config, Clock()
     # 1., 2. Sample K completions y ~ π(· | x) of each prompt, and score them: r(x, y), less a penalty where
-    # the turn # was never ended. With `keep_drawing` again, until enough groups are not all equal.
-    episodes, scores, total = sample_groups(learner, questions, reward, clock, step=step)
+    # the turn was never ended. With `keep_drawing` again, until enough groups are not all equal.
+    sampled, scores, total = sample_groups(learner, questions, reward, clock, step=step)
+    episodes, own = sampled.episodes, sampled.own
     groups = total.view(-1, config.samples_per_prompt)
     # 3. One pass of the reference gives log π_ref and the exact KL.
     with torch.no_grad(), base.role(REFERENCE):
-        tokens = score_tokens(base, episodes, states_of(learner, episodes), temperature=config.temperature)
+        scored = score_tokens(base, own, states_of(learner, own), temperature=config.temperature)
+        tokens = TokenScores(*map(sampled.whole, scored))
     kl = per_completion(tokens.kl)
     check_kl(kl, learner)
     learner.keep()
@@ -107,7 +109,7 @@ def sample_groups(
     clock: Clock,
     *,
     step: int,
-) -> tuple[Episodes, Scores, Tensor]:
+) -> tuple[Rollout, Scores, Tensor]:
     """A rollout with its scores, and those (B,) less the missing-EOS penalty; the K completions of a prompt
     stand together.
 
@@ -116,7 +118,8 @@ def sample_groups(
     """
     config, queue, device = learner.config, iter(questions), learner.base.device
     wanted = config.episodes // config.samples_per_prompt
-    parts: list[tuple[Episodes, Scores]] = []
+    parts: list[Episodes] = []
+    scored: list[Scores] = []
     totals: list[Tensor] = []
     for draw in range(config.max_draws if config.keep_drawing else 1):
         asked = list(islice(queue, wanted))
@@ -124,20 +127,20 @@ def sample_groups(
             break
         with learner.base.role(POLICY):
             seed = seed_from(learner.seed, "step", step, *([draw] if draw else []))
-            episodes = learner.sampler.sample(asked, samples=config.samples_per_prompt, seed=seed)
+            parts.append(learner.sampler.sample(asked, samples=config.samples_per_prompt, seed=seed))
+        episodes = rollout(parts[-1:], learner.base.ranks).episodes
         clock.lap("rollout")
         scores = reward([row.prompt for row in episodes.rows], [row.completion for row in episodes.rows])
         total = formulas.penalise_missing_eos(
             torch.tensor(scores.total, device=device), episodes.has_eos, penalty=config.missing_eos_penalty
         )
-        parts.append((episodes, scores))
+        scored.append(scores)
         totals.append(total)
         clock.lap("reward")
         wanted -= int((~formulas.equal_groups(total.view(-1, config.samples_per_prompt))).sum())
         if wanted <= 0:
             break
-    whole = joined([episodes for episodes, _ in parts])
-    return whole, _added([scores for _, scores in parts]), torch.cat(totals)
+    return rollout(parts, learner.base.ranks), _added(scored), torch.cat(totals)
 
 
 def rows_to_learn(groups: Tensor, episodes: int, *, drop_equal: bool) -> list[int]:
@@ -209,7 +212,8 @@ def gradients(
     weight[index] = formulas.completion_weights(
         episodes.is_real[index], per=LOSS_PER[config.advantage], longest=config.max_new_tokens
     )
-    for micro in micro_batches(episodes.prompt_ids, rows, config.micro_batch):
+    mine = own_share(learner, episodes.prompt_ids, rows)
+    for micro in micro_batches(episodes.prompt_ids, mine, config.micro_batch):
         found, fresh[micro] = policy_gradient(
             learner, episodes, targets, old, rows=micro, weight=weight[micro], count=count
         )

@@ -121,6 +121,7 @@ class Learner(Generic[Config]):
         Raises:
             RunawayError: The gradient is no number.
         """
+        self.base.ranks.add_up(self.policy_weights)
         norm = torch.nn.utils.clip_grad_norm_(self.policy_weights, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise RunawayError(
@@ -166,6 +167,7 @@ class PpoLearner(Learner[PpoConfig]):
 
     def descend(self, step: int) -> dict[str, float]:
         """See `Learner`; in the warm-up of the value function the policy stays."""
+        self.base.ranks.add_up(self.value_weights)
         self.value_optimizer.step()
         return super().descend(step) if step >= self.config.value_warmup else {}
 
@@ -201,7 +203,7 @@ def states_of(learner: Learner[Config], episodes: Episodes) -> Tensor:
 def values_of(learner: PpoLearner, episodes: Episodes, ref_states: Tensor) -> Tensor:
     """V(s_t) before the update: (B, T), fp32."""
     if not learner.head.calibrated:
-        learner.head.calibrate(ref_states[episodes.is_real])
+        learner.head.calibrate(ref_states[episodes.is_real], learner.base.ranks)
     with learner.base.role(learner.value_role):
         states = ref_states if learner.value_role == REFERENCE else states_of(learner, episodes)
     values: Tensor = learner.head(states) * episodes.is_real

@@ -36,7 +36,7 @@ in bfloat16 does not enter it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,10 +48,10 @@ from rlaif.digest import seed_from
 from rlaif.models.shared_base import REFERENCE
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl import math as formulas
-from rlaif.rl.episodes import Episodes, micro_batches
+from rlaif.rl.episodes import Episodes, micro_batches, rollout
 from rlaif.rl.learner import POLICY, PpoLearner, check_kl, states_of, values_of
 from rlaif.rl.rollout import EncodedPrompt
-from rlaif.rl.step import Clock, StepReport, describe, finite, per_completion, score_tokens
+from rlaif.rl.step import Clock, StepReport, TokenScores, describe, finite, per_completion, score_tokens
 from rlaif.rl.update import Tally, response_logprobs, trained_states, update
 
 __all__ = ["ppo_step"]
@@ -71,9 +71,11 @@ def ppo_step(
     base, config, clock = learner.base, learner.config, Clock()
     # 1. Sample completions y ~ π(· | x), the policy's states and log-probabilities with them.
     with base.role(POLICY):
-        episodes = learner.sampler.sample(
+        drawn = learner.sampler.sample(
             questions, samples=config.samples_per_prompt, seed=seed_from(learner.seed, "step", step)
         )
+    sampled = rollout([drawn], base.ranks)
+    episodes, own = sampled.episodes, sampled.own
     clock.lap("rollout")
     # 2. Score them: r(x, y), less a penalty where the turn was never ended.
     scores = reward([row.prompt for row in episodes.rows], [row.completion for row in episodes.rows])
@@ -82,14 +84,15 @@ def ppo_step(
     clock.lap("reward")
     # 3. One pass of the reference gives log π_ref, the exact KL, and the features of the value function.
     with torch.no_grad(), base.role(REFERENCE):
-        ref_states = states_of(learner, episodes)
-        tokens = score_tokens(base, episodes, ref_states, temperature=config.temperature)
+        ref_states = states_of(learner, own)
+        scored = score_tokens(base, own, ref_states, temperature=config.temperature)
+        tokens = TokenScores(*map(sampled.whole, scored))
     kl = per_completion(tokens.kl)
     check_kl(kl, learner)
     learner.keep()
     # 4. Values V(s_t); token rewards r_t = -β (log π - log π_ref) + [t = last] r(x, y); advantages and
     # returns by GAE.
-    values = values_of(learner, episodes, ref_states)
+    values = sampled.whole(values_of(learner, own, ref_states))
     k1 = formulas.kl_estimate(tokens.logprobs, tokens.ref_logprobs)
     rewards = formulas.token_rewards(total, k1, episodes.is_real, beta=learner.kl.beta)
     if config.whiten_rewards:
@@ -100,7 +103,8 @@ def ppo_step(
     clock.lap("score")
     # 5. Epochs of minibatches on the clipped losses.
     rate, metrics = learner.anneal(step), describe(episodes, scores, tokens, beta=learner.kl.beta)
-    targets = Targets(values, advantages, returns, ref_states)
+    own_rows = {row: at for at, row in enumerate(sampled.places)}
+    targets = Targets(values, advantages, returns, ref_states, own_rows)
     metrics |= update(learner, episodes, partial(gradients, learner, episodes, targets), step=step)
     clock.lap("update")
     # 6. The next β.
@@ -127,7 +131,9 @@ class Targets:
     advantages: Tensor
     returns: Tensor
     ref_states: Tensor
-    """(B, T, H), of the reference: what the value head reads."""
+    """(b, T, H), of the reference: what the value head reads."""
+    own_rows: Mapping[int, int]
+    """The rows of which this rank has the states, and so has to learn: where they are in `ref_states`."""
 
 
 def gradients(
@@ -141,7 +147,8 @@ def gradients(
     """Accumulate the gradients of a minibatch; see `update.Gradient`."""
     config, losses = learner.config, Tally()
     fresh, count = torch.zeros_like(episodes.logprobs), int(episodes.is_real[list(rows)].sum())
-    for micro in micro_batches(episodes.prompt_ids, rows, config.micro_batch):
+    mine = [row for row in rows if row in targets.own_rows]
+    for micro in micro_batches(episodes.prompt_ids, mine, config.micro_batch):
         losses.add(value_gradient(learner, episodes, targets, rows=micro, count=count))
         if turn[0] >= config.value_warmup:
             found, fresh[micro] = policy_gradient(learner, episodes, targets, old, rows=micro, count=count)
@@ -187,7 +194,7 @@ def value_gradient(
     """Add a micro-batch's part of the value function's gradient."""
     with learner.base.role(learner.value_role):
         if learner.value_role == REFERENCE:
-            states = targets.ref_states[rows]
+            states = targets.ref_states[[targets.own_rows[row] for row in rows]]
         else:
             states = trained_states(learner, *episodes.part(rows))
         result = formulas.value_loss(
@@ -210,6 +217,7 @@ def ptx_gradient(learner: PpoLearner, settings: PtxSettings, *, seed: int) -> di
     ).tolist()
     chosen = [learner.ptx[index] for index in drawn]
     count, total = sum(len(row.completion) for row in chosen), torch.zeros((), device=learner.base.device)
+    chosen = [chosen[at] for at in learner.base.ranks.share(len(chosen))]
     for rows in micro_batches([row.prompt for row in chosen], range(len(chosen)), learner.config.micro_batch):
         part = [chosen[index] for index in rows]
         width = max(len(row.completion) for row in part)

@@ -92,24 +92,33 @@ class Sampler:
         can be drawn."""
         found: set[int] = set()
         with self.base.held():
-            for start in range(0, len(questions), self.rows):
-                state, *_ = self._read(questions[start : start + self.rows])
+            share = self.base.ranks.share(len(questions))
+            for start in range(share.start, share.stop, self.rows):
+                state, *_ = self._read(questions[start : min(start + self.rows, share.stop)])
                 drawn = self._draw(
                     self.base.logits_at(state), torch.full((len(state),), 0.5, device=self.base.device)
                 )
                 found |= {start + int(at) for at in (drawn < 0).nonzero().flatten()}
-        return frozenset(found)
+        return frozenset().union(*self.base.ranks.gather(found))
 
     @torch.no_grad()
     def sample(self, questions: Sequence[EncodedPrompt], *, samples: int, seed: int) -> Episodes:
         """Sample `samples` completions of each question; a draw depends on `seed`, the prompt and the
-        sample's index (which goes on where a prompt is asked again, so that no completion is drawn twice)."""
+        sample's index (which goes on where a prompt is asked again, so that no completion is drawn twice).
+
+        Returns:
+            Of several ranks, the completions of this rank's share of the questions.
+        """
         seen: Counter[str] = Counter()
         wanted = []
         for question in questions:
             name = question.prompt.fingerprint()
             wanted += [(question, seen[name] + index) for index in range(samples)]
             seen[name] += samples
+        share = self.base.ranks.share(len(questions))
+        wanted = wanted[share.start * samples : share.stop * samples]
+        if not wanted:
+            return self._nothing()
         with self.base.held():
             parts = [
                 self._batch(wanted[start : start + self.rows], seed)
@@ -163,6 +172,18 @@ class Sampler:
             has_eos=has_eos,
             states=states,
             logprobs=logprobs * is_real,
+        )
+
+    def _nothing(self) -> Episodes:
+        """No completions, for a rank that has no share."""
+        none = torch.zeros(0, 1, device=self.base.device)
+        return Episodes(
+            rows=(),
+            tokens=none.long(),
+            is_real=none.bool(),
+            has_eos=none.bool()[:, 0],
+            states=torch.zeros(0, 1, self.base.hidden_size, dtype=self.base.dtype, device=self.base.device),
+            logprobs=none,
         )
 
     def _read(self, questions: Sequence[EncodedPrompt]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:

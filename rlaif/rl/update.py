@@ -15,17 +15,28 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.digest import seed_from
 from rlaif.models.memory import LOGITS
 from rlaif.models.shared_base import SharedBase
+from rlaif.ranks import Ranks
 from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
 
-__all__ = ["Gradient", "Tally", "response_logprobs", "split_by_logits", "trained_states", "update"]
+__all__ = [
+    "Gradient",
+    "Tally",
+    "own_share",
+    "response_logprobs",
+    "split_by_logits",
+    "trained_states",
+    "update",
+]
 
 
 Gradient = Callable[[Sequence[int], Tensor | None, tuple[int, int]], tuple["Tally", Tensor]]
-"""Accumulates the gradients of a minibatch. Of its rows; the log-probabilities (B, T) before the update,
-`None` when this is the first pass, whose own they then are; the step and the number of the minibatch in it.
-Returns its losses, and the policy's log-probabilities (B, T), 0 where the minibatch has no row."""
+"""Accumulates the gradients of this rank's part of a minibatch. Of the minibatch's rows; the
+log-probabilities
+(B, T) before the update, `None` when this is the first pass, whose own they then are; the step and the number
+of the minibatch in it. Returns the part's losses, and the policy's log-probabilities (B, T), 0 where the part
+has no row."""
 
 
 def update(
@@ -45,7 +56,8 @@ def update(
     with _recomputing(learner.base, config.gradient_checkpointing):
         for turn, rows in enumerate(_minibatches(len(episodes), learner, step)):
             learner.zero_grad()
-            last, logprobs = gradient(rows, old, (step, turn))
+            own, logprobs = gradient(rows, old, (step, turn))
+            last = _of_all_ranks(own, learner.base.ranks)
             old = logprobs if old is None else old
             _check_losses(last, config)
             if last.sums.get("update_kl", 0.0) > config.max_update_kl:
@@ -122,10 +134,29 @@ def split_by_logits(base: SharedBase, x: Tensor) -> tuple[Tensor, ...]:
 def _old_logprobs(learner: Learner[Config], episodes: Episodes) -> Tensor:
     """Log-probabilities (B, T) before the update, by the passes that the update makes."""
     old = torch.zeros_like(episodes.logprobs)
+    batches = micro_batches(episodes.prompt_ids, range(len(episodes)), learner.config.micro_batch)
+
+    def read(rows: list[int]) -> Tensor:
+        return response_logprobs(learner, *episodes.part(rows))
+
     with learner.base.role(POLICY):
-        for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), learner.config.micro_batch):
-            old[rows] = response_logprobs(learner, *episodes.part(rows))
+        for rows, found in zip(batches, learner.base.ranks.spread(batches, read), strict=True):
+            old[rows] = found
     return old
+
+
+def own_share(learner: Learner[Config], prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[int]:
+    """Of a minibatch, the rows that this rank learns; those of a prompt stay together where they can."""
+    order = sorted(rows, key=lambda row: (tuple(prompts[row]), row))
+    return [order[at] for at in learner.base.ranks.share(len(order))]
+
+
+def _of_all_ranks(own: Tally, ranks: Ranks) -> Tally:
+    """The losses of a minibatch, of which each rank has its rows' part."""
+    whole = Tally(count=own.count)
+    for sums in ranks.gather(own.sums):
+        whole.add(sums)
+    return whole
 
 
 def _minibatches(count: int, learner: Learner[Config], step: int) -> Iterator[list[int]]:

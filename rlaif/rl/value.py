@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rlaif.ranks import Ranks
 from rlaif.reward.head import ScalarHead
 
 __all__ = ["ValueHead"]
@@ -33,11 +34,17 @@ class ValueHead(nn.Module):
         return bool(self.scale.any())
 
     @torch.no_grad()
-    def calibrate(self, states: Tensor) -> None:
-        """Take mean and scale of the features from (N, H) states."""
+    def calibrate(self, states: Tensor, ranks: Ranks | None = None) -> None:
+        """Take mean and scale of the features from (N, H) states; of several ranks, from those of all."""
         wide = states.float()
-        self.mean.copy_(wide.mean(0))
-        self.scale.copy_(wide.std(0).clamp(min=1e-3))
+        if ranks is None or ranks.count == 1:
+            mean, std = wide.mean(0), wide.std(0)
+        else:
+            count = sum(ranks.gather(len(wide)))
+            mean = ranks.sum(wide.double().sum(0)) / count
+            std = (ranks.sum((wide.double() - mean).square().sum(0)) / (count - 1)).sqrt()
+        self.mean.copy_(mean)
+        self.scale.copy_(std.clamp(min=1e-3))
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., H) -> (...)."""

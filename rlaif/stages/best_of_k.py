@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.digest import seed_from, unit_from
@@ -37,7 +38,7 @@ from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.results.rows import completion_row
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import RewardModel, TurnFormat
-from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states
+from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states, rollout
 from rlaif.rl.rollout import EncodedPrompt, Sampler
 from rlaif.rl.step import score_tokens
 from rlaif.stages.finetuning import Log
@@ -125,7 +126,7 @@ def best_of_k(
     cost = TrainingCost(
         tokens=tokens[-1],
         seconds=meter.seconds,
-        flops=meter.flops,
+        flops=meter.flops_of_all(),
         curve=() if student is not None else _curve(tokens, seconds, rounds, made),
     )
     return BestOfKResult(
@@ -200,7 +201,8 @@ def _sampled(
     groups: list[list[Candidate]] = []
     for questions in _pieces(asked, max(1, ROWS // config.k)):
         with base.role(work.role if work.role in base.roles else REFERENCE):
-            episodes = sampler.sample(questions, samples=config.k, seed=seed)
+            drawn = sampler.sample(questions, samples=config.k, seed=seed)
+        episodes = rollout([drawn], base.ranks).episodes
         found = _candidates(work, base, episodes, penalty=config.missing_eos_penalty)
         groups += [found[at : at + config.k] for at in range(0, len(found), config.k)]
         work.progress.advance(len(found))
@@ -351,8 +353,10 @@ def _measured(
     ended = 0
     for piece in _pieces(questions, ROWS):
         with base.role(role):
-            episodes = sampler.sample(piece, samples=1, seed=seed_from(seed, "student"))
-        kl += _kl(base, episodes, config)
+            own = sampler.sample(piece, samples=1, seed=seed_from(seed, "student"))
+        sampled = rollout([own], base.ranks)
+        episodes = sampled.episodes
+        kl += sampled.whole(_kl(base, sampled.own, config)).tolist()
         lengths += episodes.is_real.sum(1).tolist()
         ended += int(episodes.has_eos.sum())
         rewards += [c.reward for c in _candidates(work, base, episodes, penalty=0.0)]
@@ -370,15 +374,14 @@ def _measured(
     )
 
 
-def _kl(base: SharedBase, episodes: Episodes, config: BestOfKConfig) -> list[float]:
-    """Exact KL to the reference, summed over each completion."""
+def _kl(base: SharedBase, episodes: Episodes, config: BestOfKConfig) -> Tensor:
+    """Exact KL to the reference, summed over each completion: (B,)."""
     states = torch.zeros_like(episodes.states)
     with base.role(REFERENCE):
         for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), config.micro_batch):
             states[rows] = response_states(base, *episodes.part(rows))
         scored = score_tokens(base, episodes, states, temperature=config.temperature)
-    found: list[float] = scored.kl.sum(1).tolist()
-    return found
+    return scored.kl.sum(1)
 
 
 def _pieces(questions: Sequence[EncodedPrompt], size: int) -> Iterator[Sequence[EncodedPrompt]]:

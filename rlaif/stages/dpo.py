@@ -150,7 +150,7 @@ def train_dpo(
         role=role,
         report=_report(base, role, config, train=train, held_out=held_out, overlong=overlong),
         steps=steps,
-        cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops),
+        cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops_of_all()),
     )
 
 
@@ -173,13 +173,16 @@ class _DpoTrainer(Resident, DPOTrainer):
     ) -> Tensor:
         """The soft Bradley–Terry loss of the implicit rewards."""
         self.eval_mode()
-        rows = inputs["row"].tolist()
+        batch = inputs["row"].tolist()
+        if not (rows := self.own_share(batch)):
+            return self.no_loss()
         policy = _logprobs(self.base, [self.data.pairs[row] for row in rows], share=not self.recompute)
         device = policy.device
         reward = self.beta * (policy - self.data.reference[rows].to(device))
         p, weight = self.data.p_chosen[rows].to(device), self.data.weight[rows].to(device)
         # Divided by the rows, not by their weight: every row then counts the same whatever batch it is in.
-        return bradley_terry_loss(reward[:, 0], reward[:, 1], p, weight=weight) * weight.mean()
+        loss = bradley_terry_loss(reward[:, 0], reward[:, 1], p, weight=weight) * weight.mean()
+        return loss * len(rows) / len(batch)
 
 
 def _logprobs(base: SharedBase, pairs: Sequence[_Pair], *, share: bool = True) -> Tensor:
@@ -195,9 +198,14 @@ def _logprobs(base: SharedBase, pairs: Sequence[_Pair], *, share: bool = True) -
 def _all_logprobs(base: SharedBase, role: str, pairs: Sequence[_Pair], *, rows: int) -> Tensor:
     """As `_logprobs`, for the role given, `rows` pairs at a time; on the CPU."""
     found = torch.zeros(len(pairs), 2)
+    batches = micro_batches([pair.prompt for pair in pairs], range(len(pairs)), rows)
+
+    def read(micro: list[int]) -> Tensor:
+        return _logprobs(base, [pairs[index] for index in micro]).cpu()
+
     with base.role(role):
-        for micro in micro_batches([pair.prompt for pair in pairs], range(len(pairs)), rows):
-            found[micro] = _logprobs(base, [pairs[index] for index in micro]).cpu()
+        for micro, logprobs in zip(batches, base.ranks.spread(batches, read), strict=True):
+            found[micro] = logprobs
     return found
 
 

@@ -34,7 +34,7 @@ from rlaif.results.evaluation import (
     estimates,
 )
 from rlaif.reward.functions import RewardFunction
-from rlaif.rl.episodes import Episodes, micro_batches, response_states
+from rlaif.rl.episodes import Episodes, micro_batches, response_states, rollout
 from rlaif.rl.math import exact_kl
 from rlaif.rl.rollout import Sampler
 from rlaif.rl.update import split_by_logits
@@ -230,11 +230,13 @@ def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
     for at in range(0, len(questions), step):  # in parts, since a rollout holds the states of all its tokens
         before = time.perf_counter()
         with source.base.role(source.role):
-            episodes = sampler.sample(questions[at : at + step], samples=config.samples, seed=work.seed)
+            drawn = sampler.sample(questions[at : at + step], samples=config.samples, seed=work.seed)
+        sampled = rollout([drawn], source.base.ranks)
         seconds += time.perf_counter() - before
-        found += [replace(row.completion, model=name) for row in episodes.rows]
+        found += [replace(row.completion, model=name) for row in sampled.episodes.rows]
         if measurable:
-            kl += kl_to_reference(source, work.reference, episodes, temperature=config.temperature)
+            own = kl_to_reference(source, work.reference, sampled.own, temperature=config.temperature)
+            kl += sampled.whole(torch.tensor(own, dtype=torch.float64)).tolist()
         work.progress.advance(len(questions[at : at + step]))
     generated = sum(completion.tokens or 0 for completion in found)
     read = sum(len(question.ids) for question in questions) * math.ceil(config.samples / config.rows)

@@ -3,6 +3,7 @@ limits and its exact resumption."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -116,15 +117,14 @@ def train_on_policy(
             learner.roll_back()
             stopped = f"step {step}: {error.what}; the last good weights are back"
             break
-        history.append(report.metrics | {"flops": meter.flops})
+        history.append(report.metrics | {"flops": meter.flops_of_all()})
         on_step(history[-1])
         on_rollout(report)
         flat = flat and len(set(report.scores.total)) == 1
         if flat and step + 1 == PATIENCE:
             raise _constant(report)
         if folder and (step + 1) % config.checkpoint_every == 0:
-            tensors, state = learner_state(learner)
-            save_checkpoint(folder, step=step + 1, tensors=tensors, state=state | {"run": identity})
+            _save(learner, folder, identity, steps=step + 1)
     return OnPolicyResult(history=tuple(history), first_step=first, stopped=stopped, refused=tuple(refused))
 
 
@@ -219,10 +219,10 @@ def load_learner(learner: Learner[Config], checkpoint: Checkpoint) -> None:
 
 def _resume(learner: Learner[Config], folder: Path, identity: Mapping[str, object]) -> int:
     """Load the newest checkpoint of `folder`, if there is one; the step to go on with."""
-    path = newest_checkpoint(folder)
-    if path is None:
+    found = learner.base.ranks.from_first(lambda: _newest(folder))
+    if found is None:
         return 0
-    checkpoint = load_checkpoint(path)
+    path, checkpoint = found
     saved = checkpoint.state["run"]
     if differing := sorted(
         key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key)
@@ -238,6 +238,28 @@ def _resume(learner: Learner[Config], folder: Path, identity: Mapping[str, objec
         )
     load_learner(learner, checkpoint)
     return checkpoint.step
+
+
+def _save(learner: Learner[Config], folder: Path, identity: Mapping[str, object], *, steps: int) -> None:
+    """Write a checkpoint; of several ranks, the first does, when all hold the same."""
+    ranks = learner.base.ranks
+    tensors, state = learner_state(learner)
+    ranks.check_same(lambda: _checksum(tensors), what="weights")
+    ranks.from_first(
+        lambda: save_checkpoint(folder, step=steps, tensors=tensors, state=state | {"run": identity})
+    )
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    sums = hashlib.sha256()
+    for name in sorted(tensors):
+        sums.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sums.hexdigest()
+
+
+def _newest(folder: Path) -> tuple[Path, Checkpoint] | None:
+    path = newest_checkpoint(folder)
+    return None if path is None else (path, load_checkpoint(path))
 
 
 def _identity(

@@ -169,7 +169,7 @@ def train_sft(
         role=role,
         report=report,
         steps=steps,
-        cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops),
+        cost=TrainingCost(tokens=0, seconds=meter.seconds, flops=meter.flops_of_all()),
     )
 
 
@@ -359,15 +359,17 @@ class _SftTrainer(Resident, SFTTrainer):
     ) -> Tensor:
         """Σ over rows of weight · Σ over tokens of -log π, over the completion tokens of the whole batch."""
         self.eval_mode()
-        examples = [self.examples[row] for row in inputs["row"].tolist()]
-        logprobs, is_real = completion_logprobs(
+        examples = [self.examples[row] for row in self.own_share(inputs["row"].tolist())]
+        if not examples:
+            return self.no_loss()
+        logprobs, _ = completion_logprobs(
             self.base,
             [example.prompt for example in examples],
             [example.completion for example in examples],
             share=not self.recompute,
         )
         weight = torch.tensor([example.weight for example in examples], device=logprobs.device)
-        count = is_real.sum() if num_items_in_batch is None else num_items_in_batch
+        count = (inputs["labels"] != -100).sum() if num_items_in_batch is None else num_items_in_batch
         return -(weight * logprobs.sum(1)).sum() / count
 
 
@@ -416,14 +418,16 @@ def completion_logprobs(
 @torch.no_grad()
 def imitation_loss(base: SharedBase, role: str, examples: Sequence[SftExample], *, rows: int = 8) -> float:
     """Weighted negative log-likelihood of completions, in nats per token."""
-    loss, count = 0.0, 0.0
+
+    def read(micro: list[int]) -> float:
+        part = [examples[index] for index in micro]
+        logprobs, _ = completion_logprobs(
+            base, [example.prompt for example in part], [example.completion for example in part]
+        )
+        weight = torch.tensor([example.weight for example in part], device=logprobs.device)
+        return float((weight * logprobs.sum(1)).sum())
+
+    batches = micro_batches([example.prompt for example in examples], range(len(examples)), rows)
     with base.role(role):
-        for micro in micro_batches([example.prompt for example in examples], range(len(examples)), rows):
-            part = [examples[index] for index in micro]
-            logprobs, _ = completion_logprobs(
-                base, [example.prompt for example in part], [example.completion for example in part]
-            )
-            weight = torch.tensor([example.weight for example in part], device=logprobs.device)
-            loss -= float((weight * logprobs.sum(1)).sum())
-            count += sum(example.weight * len(example.completion) for example in part)
-    return loss / count
+        likelihood = sum(base.ranks.spread(batches, read))
+    return -likelihood / sum(example.weight * len(example.completion) for example in examples)

@@ -21,7 +21,7 @@ from rlaif.results.preferences import PreferencePair, pairs_from_rows, split_by_
 from rlaif.reward.files import load_reward_model, save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Conversation, Member, RewardModel
-from rlaif.reward.packing import Tree, features, same_states, tree_batches, whole_trees
+from rlaif.reward.packing import Tree, features, pack, row_batches, same_states, whole_trees
 from rlaif.reward.train import RewardStep
 from rlaif.stages.reward import RewardResult, train_reward
 from rlaif.types import Message
@@ -121,9 +121,10 @@ def test_the_gradient_through_a_shared_prompt_is_that_of_separate_rows() -> None
 
 def test_micro_batches_keep_to_their_tokens_and_hold_every_completion_once() -> None:
     trees, device = some_trees(20), torch.device("cpu")
-    for cut in (tree_batches, whole_trees):
+    packed = [pack(rows, device=device) for rows in row_batches(trees, tokens=60, share=True)]
+    for batches in (packed, whole_trees(trees, tokens=60, share=True, device=device)):
         seen: list[int] = []
-        for batch in cut(trees, tokens=60, share=True, device=device):
+        for batch in batches:
             assert batch.input_ids.numel() <= 60 or len(batch.input_ids) == 1
             seen += batch.numbers
         assert sorted(seen) == list(range(sum(len(tree.completions) for tree in trees)))

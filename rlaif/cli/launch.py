@@ -1,0 +1,42 @@
+"""Start several processes of this command that do the run together, as `accelerate launch` does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["launch"]
+
+
+def launch(count: int, arguments: Sequence[str]) -> int:
+    """Run `rlaif ARGUMENTS` in `count` processes and wait for them; the exit status.
+
+    A process that fails ends the others. What it had to say it has said by then.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Each would take all processors of a machine without a GPU.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id="rlaif",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "rlaif", *arguments)
+    except ChildFailedError as error:
+        status = int(error.get_first_failure()[1].exitcode)
+        return 128 - status if status < 0 else status
+    except SignalException as ended:
+        return 128 + int(ended.sigval)
+    return 0
