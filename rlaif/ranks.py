@@ -25,16 +25,16 @@ from rlaif.errors import RankError, RlaifError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Ranks", "current", "in_shares", "join", "started_as_one_of_several"]
+__all__ = ["LAUNCHER", "Ranks", "current", "in_shares", "join", "started_as_one_of_several"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 PATIENCE = timedelta(days=30)
 """The others may wait so long for one that asks a server. A rank that ends is noticed at once."""
-LAST_WORDS = timedelta(seconds=3)
-"""How long to wait for what a rank that ended may have said."""
 FAILED = "rlaif/failed"
+LAUNCHER = "RLAIF_LAUNCHER"
+"""Set where `--processes` started the ranks: it says itself which was killed, and by what."""
 
 
 class Ranks:
@@ -144,7 +144,7 @@ class Ranks:
             )
 
     def to_tell(self, status: int) -> tuple[bool, int]:
-        """Whether this rank is the first to end with an error, and so the one to print it; and the exit
+        """Whether this rank is the first to end otherwise than well, and so the one to say why; and the exit
         status of the one that is."""
         if self._store is None:
             return True, status
@@ -172,15 +172,13 @@ class Ranks:
             raise self._lost() from error
 
     def _lost(self) -> RankError:
-        try:
-            self._store.wait([FAILED], LAST_WORDS)
+        if self._store.check([FAILED]):  # said before it ended
             rank = self._store.get(FAILED).decode().split()[0]
             return RankError(f"rank {rank} of {self.count} ended with an error")
-        except RuntimeError:
-            return RankError(
-                f"one of the {self.count} ranks ended without a word: it was killed, or ran out of memory",
-                remedy="run the same command again: it goes on where it stopped",
-            )
+        return RankError(
+            f"one of the {self.count} ranks ended without a word: it was killed, or ran out of memory",
+            remedy="run the same command again: it goes on where it stopped",
+        )
 
 
 _current = Ranks()

@@ -7,21 +7,27 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rlaif.cli.echo import tell
+from rlaif.ranks import LAUNCHER
+
 __all__ = ["launch"]
 
 
 def launch(count: int, arguments: Sequence[str]) -> int:
     """Run `rlaif ARGUMENTS` in `count` processes and wait for them; the exit status.
 
-    A process that fails ends the others. What it had to say it has said by then.
+    A process that fails ends the others. What it had to say it has said by then; of one that was killed it
+    is said here.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Each would take all processors of a machine without a GPU.
+    os.environ[LAUNCHER] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -35,8 +41,17 @@ def launch(count: int, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "rlaif", *arguments)
     except ChildFailedError as error:
-        status = int(error.get_first_failure()[1].exitcode)
-        return 128 - status if status < 0 else status
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return int(failure.exitcode)
+        tell(
+            f"error: rank {rank} of {count} was killed by signal {-failure.exitcode}, and so the others were "
+            "ended\n    → run the same command again: it goes on where it stopped; if memory ran out, with "
+            "fewer processes",
+            err=True,
+        )
+        return 128 - int(failure.exitcode)
     except SignalException as ended:
+        tell("interrupted; run the same command again to continue where it stopped", err=True)
         return 128 + int(ended.sigval)
     return 0

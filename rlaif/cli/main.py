@@ -17,8 +17,8 @@ import click
 
 from rlaif import __version__
 from rlaif.cli.echo import tell, tell_error, write_any_text
-from rlaif.errors import ConfigError, RlaifError, interruption
-from rlaif.ranks import current
+from rlaif.errors import ConfigError, RankError, RlaifError, interruption
+from rlaif.ranks import LAUNCHER, current
 from rlaif.suggest import did_you_mean
 from rlaif.text import one_line
 
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             tell_error(error)
     except RlaifError as error:
         first, status = current().to_tell(1)
-        if first:
+        if first and not (isinstance(error, RankError) and LAUNCHER in os.environ):
             tell(f"error: {error}", err=True)
     except BrokenPipeError:
         # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not
@@ -215,11 +215,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = 1
     except _Ended as ended:
         first, status = current().to_tell(128 + ended.number)
-        if first:
+        if first and LAUNCHER not in os.environ:
             tell("ended by a signal; run the same command again to continue where it stopped", err=True)
     except (KeyboardInterrupt, click.Abort):
         first, status = current().to_tell(INTERRUPTED)
-        if first:
+        if first and LAUNCHER not in os.environ:
             tell("interrupted; run the same command again to continue where it stopped", err=True)
     finally:
         current().leave()
