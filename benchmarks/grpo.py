@@ -3,13 +3,12 @@
     python benchmarks/grpo.py --steps 5
     OMP_NUM_THREADS=1 python benchmarks/grpo.py --steps 5 --alternate 3
 
-Both do the same work on the same weights: steps of 32 completions of at most 32 new tokens, 8 of each prompt,
-one optimiser step on all of them, LoRA of rank 16 on all linear layers, bfloat16, KL 0.04 to the reference in
-the loss, and one reward function of the text. Each draws its own completions, so `tokens` (per step) differ a
-little. A micro-batch is 8 rows on both sides, the default of both.
-Each side runs in a process of its own, one
-after the other; its peak is that process's resident set (getrusage). `--alternate N` repeats the pair N
-times.
+Both do the same work on the same weights: steps of 32 completions of at most 32 new tokens (`--episodes`,
+`--new-tokens`), 8 of each prompt, one optimiser step on all of them, LoRA of rank 16 on all linear layers,
+bfloat16, KL 0.04 to the reference in the loss, and one reward function of the text. Each draws its own
+completions, so `tokens` (per step) differ a little. A micro-batch is 8 rows on both sides, the default of
+both. Each side runs in a process of its own, one after the other; its peak is that process's resident set
+(getrusage), on a GPU that of its tensors. `--alternate N` repeats the pair N times.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from typing import Any
 
 from sides import TEXTS, alternate, report
 
-EPISODES, GROUP, NEW_TOKENS, RANK, BETA = 32, 8, 32, 16, 0.04
-MICRO_BATCH, TRL_MICRO_BATCH = 8, 8
+GROUP, RANK, BETA = 8, 16, 0.04
 
 
 def vowels(text: str) -> float:
@@ -31,7 +29,7 @@ def vowels(text: str) -> float:
     return sum(letter in "aeiou" for letter in text.lower()) / max(1, len(text))
 
 
-def ours(model: str, steps: int, micro_batch: int) -> None:
+def ours(model: str, steps: int, *, episodes: int, new_tokens: int, micro_batch: int) -> None:
     """Run our GRPO and print one JSON line."""
     import torch
 
@@ -45,9 +43,9 @@ def ours(model: str, steps: int, micro_batch: int) -> None:
     prompts = [Prompt(id=str(number), messages=(Message("user", text),)) for number, text in enumerate(TEXTS)]
     config = GrpoConfig(
         steps=steps,
-        episodes=EPISODES,
+        episodes=episodes,
         samples_per_prompt=GROUP,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         lora_rank=RANK,
         micro_batch=micro_batch,
         learning_rate=1e-4,
@@ -71,7 +69,7 @@ def ours(model: str, steps: int, micro_batch: int) -> None:
     )
 
 
-def trl(model: str, steps: int) -> None:
+def trl(model: str, steps: int, *, episodes: int, new_tokens: int, micro_batch: int) -> None:
     """Run TRL's GRPO and print one JSON line."""
     import torch
     from datasets import Dataset
@@ -82,7 +80,9 @@ def trl(model: str, steps: int) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
     tokenizer.pad_token = "<|endoftext|>"
     policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
-    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in TEXTS * steps])
+    rows = Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": text}]} for text in TEXTS * (steps * episodes // GROUP)]
+    )
     tokens: list[int] = []
 
     def reward(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -91,10 +91,10 @@ def trl(model: str, steps: int) -> None:
 
     config = GRPOConfig(
         output_dir=os.environ["RLAIF_BENCHMARK_OUT"],
-        per_device_train_batch_size=TRL_MICRO_BATCH,
-        gradient_accumulation_steps=EPISODES // TRL_MICRO_BATCH,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=episodes // micro_batch,
         num_generations=GROUP,
-        max_completion_length=NEW_TOKENS,
+        max_completion_length=new_tokens,
         num_iterations=1,
         max_steps=steps,
         beta=BETA,
@@ -105,7 +105,7 @@ def trl(model: str, steps: int) -> None:
         top_k=0,
         report_to=[],
         save_strategy="no",
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         bf16=False,
         gradient_checkpointing=False,
         logging_steps=1,
@@ -132,18 +132,25 @@ def trl(model: str, steps: int) -> None:
     )
 
 
+def _of(chosen: argparse.Namespace) -> dict[str, Any]:
+    names = ("model", "steps", "episodes", "new_tokens", "micro_batch")
+    return {name: getattr(chosen, name) for name in names}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="GRPO: ours beside TRL's GRPOTrainer.")
-    parser.add_argument("--micro-batch", type=int, default=MICRO_BATCH, help="ours; TRL's is always 8")
+    parser.add_argument("--episodes", type=int, default=32, help="completions of a step")
+    parser.add_argument("--new-tokens", type=int, default=32, help="longest completion")
+    parser.add_argument("--micro-batch", type=int, default=8, help="rows of a pass with gradients")
     parser.add_argument(
         "--trl-python", default=sys.executable, help="python of an environment with TRL; this one by default"
     )
     alternate(
         parser,
         __file__,
-        ours=lambda chosen: ours(chosen.model, chosen.steps, chosen.micro_batch),
-        trl=lambda chosen: trl(chosen.model, chosen.steps),
-        passed=("steps", "micro-batch"),
+        ours=lambda chosen: ours(**_of(chosen)),
+        trl=lambda chosen: trl(**_of(chosen)),
+        passed=("steps", "episodes", "new-tokens", "micro-batch"),
     )
 
 

@@ -33,7 +33,12 @@ TEXTS = (
 
 
 def report(side: str, seconds: float, **more: Any) -> None:
-    """One JSON line: seconds per step and the peak resident set in MB."""
+    """One JSON line: seconds per step, the peak resident set in MB, and on a GPU the peak of its tensors."""
+    import torch
+
+    if torch.cuda.is_available():
+        more["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / (1 << 20))
+        more["gpu"] = torch.cuda.get_device_name()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1024 if sys.platform.startswith("linux") else 1 << 20
     )
@@ -82,7 +87,8 @@ def alternate(
         if chosen.trl_python:
             theirs = run(chosen.trl_python, script, "--side", "trl", "--model", _folder(chosen.model), *rest)
             print(_line("TRL ", theirs), flush=True)
-            speed, cpu, memory = (theirs[name] / mine[name] for name in ("seconds", "cpu", "peak_mb"))
+            peak = "gpu_peak_mb" if "gpu_peak_mb" in mine else "peak_mb"
+            speed, cpu, memory = (theirs[name] / mine[name] for name in ("seconds", "cpu", peak))
             print(
                 f"ours is {speed:.2f}x as fast ({cpu:.2f}x by processor time) at 1/{memory:.2f} of the "
                 "memory",
@@ -95,7 +101,9 @@ def _line(side: str, found: dict[str, Any]) -> str:
     threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
     return (
         f"{side}: {found['seconds']:.1f} s/step ({found['cpu']:.1f} s of processor), peak "
-        f"{found['peak_mb']} MB, {threads}" + (f", {found['tokens']} tokens" if "tokens" in found else "")
+        f"{found['peak_mb']} MB, {threads}"
+        + (f", {found['tokens']} tokens" if "tokens" in found else "")
+        + (f", {found['gpu_peak_mb']} MB on the {found['gpu']}" if "gpu" in found else "")
     )
 
 

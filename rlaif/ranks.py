@@ -209,8 +209,10 @@ def join() -> Ranks:
 
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
+        gpus = torch.cuda.device_count()
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus  # NCCL wants a GPU for each
+        backend = "cpu:gloo,cuda:gloo" if shared else "cpu:gloo,cuda:nccl"
     store, rank, count = next(iter(rendezvous("env://")))
     group = distributed.PrefixStore("rlaif/group", store)  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=group, rank=rank, world_size=count, timeout=PATIENCE)

@@ -23,6 +23,7 @@ BASE = frozenset(
         "stats",
         "metrics",
         "process_memory",
+        "ranks",
         "text",
         "files",
         "suggest",
