@@ -46,8 +46,8 @@ def execute(
 
         show_plan(plan_recipe(recipe), folder)
         return
+    from rlaif.models.ranks import join
     from rlaif.progress import NoProgress
-    from rlaif.ranks import join
 
     ranks = join()
     with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:

@@ -13,7 +13,12 @@ __all__ = ["journal"]
 FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "rlaif journal show runs/rlaif-journal.sqlite",
+        "rlaif journal merge --into all.sqlite gpu1/rlaif-journal.sqlite gpu2/rlaif-journal.sqlite",
+    )
+)
 def journal() -> None:
     """Look into journals, and put them together.
 

@@ -179,6 +179,11 @@ def _check_working_directory() -> None:
         ) from None
 
 
+def _launched() -> bool:
+    """Whether this is a rank of `--processes`, which says itself what ended its ranks from outside."""
+    return current().count > 1 and LAUNCHER in os.environ
+
+
 def _os_problem(error: OSError) -> str:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     return f"{where}{error.strerror or error}"
@@ -203,7 +208,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             tell_error(error)
     except RlaifError as error:
         first, status = current().to_tell(1)
-        if first and not (isinstance(error, RankError) and LAUNCHER in os.environ):
+        if first and not (isinstance(error, RankError) and _launched()):
             tell(f"error: {error}", err=True)
     except BrokenPipeError:
         # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not
@@ -215,11 +220,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = 1
     except _Ended as ended:
         first, status = current().to_tell(128 + ended.number)
-        if first and LAUNCHER not in os.environ:
+        if first and not _launched():
             tell("ended by a signal; run the same command again to continue where it stopped", err=True)
     except (KeyboardInterrupt, click.Abort):
         first, status = current().to_tell(INTERRUPTED)
-        if first and LAUNCHER not in os.environ:
+        if first and not _launched():
             tell("interrupted; run the same command again to continue where it stopped", err=True)
     finally:
         current().leave()

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from rlaif.cli.execute import execute
-from rlaif.cli.launch import launch
 from rlaif.cli.options import examples
 from rlaif.config import load_recipe
 
@@ -68,6 +67,8 @@ def run(
     if processes == 1 or dry_run:
         execute(checked, out=out, journal=journal, dry_run=dry_run)
         return
+    from rlaif.pipeline.launch import launch
+
     arguments = ["run", recipe, *(part for value in overrides for part in ("--set", value))]
     arguments += [] if out is None else ["--out", str(out)]
     arguments += [] if journal is None else ["--journal", str(journal)]

@@ -176,8 +176,8 @@ def test_groups_are_sampled_as_a_whole_rollout_would_be() -> None:
     for settings in ({}, {"keep_drawing": True}):
         learner = GrpoLearner(toy_base(), GrpoConfig(**SETTINGS | settings), seed=3)
         asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts(4)]
-        episodes, _, _ = sample_groups(learner, asked, VOWELS, Clock(), step=0)
-        texts.append([row.completion.text for row in episodes.rows])
+        sampled, _, _ = sample_groups(learner, asked, VOWELS, Clock(), step=0)
+        texts.append([row.completion.text for row in sampled.episodes.rows])
     assert texts[0] == texts[1][: len(texts[0])]
 
 

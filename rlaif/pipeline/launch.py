@@ -7,7 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlaif.cli.echo import tell
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from rlaif.errors import RankError
 from rlaif.ranks import LAUNCHER
 
 __all__ = ["launch"]
@@ -16,15 +20,14 @@ __all__ = ["launch"]
 def launch(count: int, arguments: Sequence[str]) -> int:
     """Run `rlaif ARGUMENTS` in `count` processes and wait for them; the exit status.
 
-    A process that fails ends the others. What it had to say it has said by then; of one that was killed it
-    is said here.
-    """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    A process that fails ends the others, and has said why by then.
 
-    # Each would take all processors of a machine without a GPU.
+    Raises:
+        RankError: One was killed, which so could not say it.
+        KeyboardInterrupt: They were interrupted.
+    """
     os.environ[LAUNCHER] = "1"
+    # Each would take all processors of a machine without a GPU.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -42,16 +45,13 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         elastic_launch(config, sys.executable)("-m", "rlaif", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode >= 0:
-            return int(failure.exitcode)
-        tell(
-            f"error: rank {rank} of {count} was killed by signal {-failure.exitcode}, and so the others were "
-            "ended\n    → run the same command again: it goes on where it stopped; if memory ran out, with "
-            "fewer processes",
-            err=True,
-        )
-        return 128 - int(failure.exitcode)
-    except SignalException as ended:
-        tell("interrupted; run the same command again to continue where it stopped", err=True)
-        return 128 + int(ended.sigval)
+        if failure.exitcode < 0:
+            raise RankError(
+                f"rank {rank} of {count} was killed by signal {-failure.exitcode}, and the others were ended",
+                remedy="run the same command again: it goes on where it stopped; if memory ran out, with "
+                "fewer processes",
+            ) from None
+        return int(failure.exitcode)
+    except SignalException:
+        raise KeyboardInterrupt from None
     return 0
