@@ -17,7 +17,7 @@ import transformers
 from torch import nn
 
 from rlaif.errors import ModelError
-from rlaif.models.devices import pick_device, pick_dtype
+from rlaif.models.devices import pick_dtype
 from rlaif.models.load import LOAD_ERRORS, resolve
 from rlaif.models.quiet import quiet
 
@@ -302,9 +302,10 @@ def _reading(shape: ModelShape, work: StageWork, precision: Precision) -> list[M
     return items
 
 
-def precision_of(dtype: str, device: str, *, quantization: str = "none") -> Precision:
-    """The widths that a recipe's dtype and device settings come to."""
-    width = pick_dtype(dtype, pick_device(device)).itemsize
+def precision_of(dtype: str, device: torch.device, *, quantization: str = "none") -> Precision:
+    """The widths that a recipe's dtype comes to on a device; `auto` is 16 bits on a GPU, which may be one of
+    another machine."""
+    width = 2 if device.type == "cuda" and dtype == "auto" else pick_dtype(dtype, device).itemsize
     return Precision(weights=0.6 if quantization == "4bit" else width, activations=width)
 
 
