@@ -1,0 +1,59 @@
+"""Stand-ins for the programs that datatrove starts, as little of them as it needs.
+
+`vllm serve MODEL --port N …` serves the model `toy`; `sbatch … FILE` runs a job script at once, a task after
+the other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from misbehaving import MisbehavingServer
+from spine import environment
+
+__all__ = ["install"]
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Put the programs into `folder`, and an empty package `vllm`, which datatrove looks for; returns the
+    environment in which they are found."""
+    package = folder / "packages" / "vllm" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.touch()
+    for name in ("vllm", "sbatch"):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n')
+        program.chmod(0o755)
+    around = environment()
+    return around | {
+        "PATH": os.pathsep.join([str(folder), str(Path(sys.executable).parent), around["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([around["PYTHONPATH"], str(folder / "packages")]),
+        "VLLM_COMPILE_LOCK_DIR": str(folder),
+    }
+
+
+def vllm(arguments: list[str]) -> None:
+    """Serve until the process is ended."""
+    port = int(arguments[arguments.index("--port") + 1])
+    with MisbehavingServer(models=[{"id": arguments[1]}], port=port):
+        signal.pause()
+
+
+def sbatch(arguments: list[str]) -> None:
+    """Run every task of a job array; one that only merges statistics is left out."""
+    script = Path(arguments[-1]).read_text(encoding="utf-8")
+    array = re.search(r"#SBATCH --array=(\d+)-(\d+)", script)
+    if array and "launch_pickled_pipeline" in script:
+        for task in range(int(array[1]), int(array[2]) + 1):
+            where = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "localhost", "RUN_OFFSET": "0"}
+            subprocess.run(["bash", arguments[-1]], env=os.environ | where, check=True, stdout=sys.stderr)
+    print("Submitted batch job 1")
+
+
+if __name__ == "__main__":
+    {"vllm": vllm, "sbatch": sbatch}[sys.argv[1]](sys.argv[2:])
