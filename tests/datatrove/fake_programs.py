@@ -22,9 +22,13 @@ __all__ = ["install"]
 def install(folder: Path) -> dict[str, str]:
     """Put the programs into `folder`, and an empty package `vllm`, which datatrove looks for; returns the
     environment in which they are found."""
-    package = folder / "packages" / "vllm" / "__init__.py"
-    package.parent.mkdir(parents=True)
-    package.touch()
+    packages = folder / "packages"
+    for file, text in (
+        ("vllm/__init__.py", ""),
+        ("vllm-0.dist-info/METADATA", "Metadata-Version: 2.1\nName: vllm\nVersion: 0\n"),
+    ):
+        (packages / file).parent.mkdir(parents=True)
+        (packages / file).write_text(text)
     for name in ("vllm", "sbatch"):
         program = folder / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n')
@@ -32,7 +36,7 @@ def install(folder: Path) -> dict[str, str]:
     around = environment()
     return around | {
         "PATH": os.pathsep.join([str(folder), str(Path(sys.executable).parent), around["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([around["PYTHONPATH"], str(folder / "packages")]),
+        "PYTHONPATH": os.pathsep.join([around["PYTHONPATH"], str(packages)]),
         "VLLM_COMPILE_LOCK_DIR": str(folder),
     }
 
