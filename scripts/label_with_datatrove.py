@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import dill
 import yaml
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
@@ -129,6 +130,7 @@ def ask(labelling: Labelling, out: Path, options: argparse.Namespace) -> None:
     )
     place = {"tasks": options.tasks, "logging_dir": f"{out}/logs", **settings(options.set)}
     if options.on == "slurm":
+        dill.settings["recurse"] = True  # the job's program is not this one: what ours uses goes along
         place = {"venv_path": f"{sys.prefix}/bin/activate", "time": "24:00:00", **place}
     EXECUTORS[options.on]([labelling.blocks, runner], **place).run()
 

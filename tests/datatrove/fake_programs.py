@@ -1,7 +1,7 @@
 """Stand-ins for the programs that datatrove starts, as little of them as it needs.
 
-`vllm serve MODEL --port N …` serves the model `toy`; `sbatch … FILE` runs a job script at once, a task after
-the other.
+`vllm serve MODEL --port N …` serves it; `sbatch … FILE` runs a job script at once, a task after the other;
+`scontrol show hostnames …` knows one machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def install(folder: Path) -> dict[str, str]:
     ):
         (packages / file).parent.mkdir(parents=True)
         (packages / file).write_text(text)
-    for name in ("vllm", "sbatch"):
+    for name in PROGRAMS:
         program = folder / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n')
         program.chmod(0o755)
@@ -59,5 +59,12 @@ def sbatch(arguments: list[str]) -> None:
     print("Submitted batch job 1")
 
 
+def scontrol(arguments: list[str]) -> None:
+    """Name the machines of a job."""
+    print("localhost")
+
+
+PROGRAMS = {"vllm": vllm, "sbatch": sbatch, "scontrol": scontrol}
+
 if __name__ == "__main__":
-    {"vllm": vllm, "sbatch": sbatch}[sys.argv[1]](sys.argv[2:])
+    PROGRAMS[sys.argv[1]](sys.argv[2:])
