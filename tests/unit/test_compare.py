@@ -17,6 +17,7 @@ from rlaif.report.comparison import (
     comparison_tables,
     evaluation_markdown,
     evaluation_table,
+    main_rows,
 )
 from rlaif.results.comparison import AtBudget, Optimisation, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
@@ -412,6 +413,18 @@ def test_the_tables() -> None:
     assert "| gold | up − start | +0.3 [+0.2, +0.4] | yes | 4 |" in text
     assert "| up | 400 | 1e+12 | 60 | 3.00 |" in text
     assert "| gold (gold) |" in evaluation_markdown(both)
+
+
+def test_a_comparison_prints_the_short_table_of_policies_and_writes_the_long_one() -> None:
+    ours = replace(UP, win=win_rate((0.79, 0.6, 0.9), (0.55, 0.45, 0.7)))
+    both = evaluation(START, ours)
+    found = compare([both], {}, resamples=200)
+    table = evaluation_table(both)
+    long, short = ({row[0] for row in each.rows} for each in (table, main_rows(table)))
+    assert short < long
+    assert {"gold (gold)", "judge's win rate", "wins / ties / losses / invalid"} <= short
+    assert {"flips between the two orders", "sampled tokens", "peak memory (GB)"} <= long - short
+    assert all(f"| {label} |" in comparison_markdown(found) for label in long)
 
 
 # Settings
