@@ -81,7 +81,7 @@ def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
 
 
 def main_rows(policies: Table) -> Table:
-    """The table of policies as `compare` prints it: scores, win rate, KL, length and one measure of diversity.
+    """The table of policies as `compare` prints it: scores, win rate, KL, length, one measure of diversity.
 
     `rlaif evaluate` prints all of it, and `comparison.md` holds all of it.
     """
