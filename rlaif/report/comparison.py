@@ -130,10 +130,7 @@ def _win_rows(policies: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
             "wins / ties / losses / invalid",
             lambda win: f"{win.wins} / {win.ties} / {win.losses} / {win.invalid}",
         ),
-        (
-            FLIPS,
-            lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %",
-        ),
+        (FLIPS, lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %"),
     )
     return [(name, *(cell(each.win) if each.win else NONE for each in policies)) for name, cell in cells]
 

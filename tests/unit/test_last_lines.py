@@ -103,7 +103,9 @@ def test_a_comparison_does_not_repeat_the_table_of_the_evaluation(tmp_path: Path
     alone = with_it.export_text()
     assert "Policies" in alone
     assert alone.count("length") == 2
-    assert alone.count("sampled tokens") == 1  # of the differences; `rlaif evaluate` has told it of the policies
+    assert (
+        alone.count("sampled tokens") == 1
+    )  # of the differences; `rlaif evaluate` has told it of the policies
     said = without.export_text()
     assert "Policies" not in said
     assert "Differences" in said
