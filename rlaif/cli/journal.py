@@ -15,7 +15,7 @@ FILE = click.Path(path_type=Path)
 
 @click.group()
 def journal() -> None:
-    """Look into journals, and put them together.
+    """Show and merge journals.
 
     A journal holds every answer that a model gave, so that none is asked for twice.
     """
@@ -31,7 +31,9 @@ def show(file: Path) -> None:
     from rlaif.text import count_of
 
     if not file.is_file():
-        raise RunError("there is no journal", where=str(file), remedy="it is beside the run folders")
+        raise RunError(
+            "there is no journal", where=str(file), remedy="it lies in the folder that the runs are in"
+        )
     with Journal(file) as opened:
         stats = opened.stats()
     kinds = ", ".join(f"{count:,} of kind {kind}" for kind, count in stats.answers.items())
@@ -42,12 +44,12 @@ def show(file: Path) -> None:
 @journal.command(epilog=examples("rlaif journal merge a.sqlite b.sqlite --into all.sqlite"))
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE…")
 @click.option(
-    "--into", type=FILE, required=True, metavar="FILE", help="Journal that takes the answers; may exist."
+    "--into", type=FILE, required=True, metavar="FILE", help="Journal to write the answers to; it may exist."
 )
 def merge(files: tuple[Path, ...], into: Path) -> None:
-    """Take the answers of journals into one.
+    """Merge the answers of several journals into one.
 
-    The first answer to a question stands; how many others differ is told.
+    The first answer to a question is kept; how many others differ is printed.
     """
     from rlaif.cli.echo import tell
     from rlaif.runs.journal import Journal

@@ -40,7 +40,9 @@ __all__ = ["run"]
     "there]",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Show what would be asked, how many tokens and how long, without asking it.",
 )
 def run(
     recipe: str, overrides: tuple[str, ...], out: Path | None, journal: Path | None, dry_run: bool

@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class GrpoConfig(OnPolicyConfig):
-    """Train a policy by GRPO against a reward: several completions per prompt, each held against the others;
+    """Train a policy by GRPO against a reward: several completions per prompt, each compared with the others;
     no value function."""
 
     stage: Literal["grpo"] = "grpo"
@@ -79,6 +79,7 @@ class GrpoConfig(OnPolicyConfig):
                 )
             if self.kl_in == "reward":
                 raise ValueError(
-                    "normalise_parts leaves no sum to charge the KL to: charge it in the loss (kl_in: loss)"
+                    "with normalise_parts the KL cannot be put into the reward: put it into the loss "
+                    "(kl_in: loss)"
                 )
         return self

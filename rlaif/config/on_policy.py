@@ -107,15 +107,15 @@ class OnPolicyConfig(BaseStage, PromptSettings):
     completion)."""
 
     max_loss: Positive = 100.0
-    """The same, when a loss passes this or is no number."""
+    """The same, when a loss passes this or is not a number."""
 
     # Keeping
 
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
-    """Steps between checkpoints; a run that was cut off goes on from the newest."""
+    """Steps between checkpoints; an interrupted run continues from the newest."""
 
     trackers: tuple[str, ...] = ()
-    """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`,
+    """Where metrics go besides `metrics.jsonl`, as Accelerate names it: `tensorboard`, `wandb`, `trackio`,
     …"""
 
     @model_validator(mode="after")

@@ -273,7 +273,7 @@ def _sampling(shape: ModelShape, work: StageWork, precision: Precision) -> list[
         MemoryItem(
             "cache",
             round(CACHE_GROWTH * cache),
-            f"keys and values of {tokens} tokens, and what their growth leaves behind",
+            f"keys and values of {tokens} tokens, and memory freed as they grow",
         ),
         # Reading the prompts comes before the draws; the draws work on the logits in fp32, three times.
         MemoryItem("pass", prompt * _passing(shape, width), f"{prompt} tokens of prompts read at once"),

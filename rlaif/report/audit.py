@@ -98,7 +98,7 @@ def difference_markdown(found: Difference) -> str:
         table(("in", "one", "other", "correlation"), redundant) if redundant else "None found.\n",
     ]
     parts += [
-        f"## The {len(found.movers)} comparisons that move most\n",
+        f"## The {len(found.movers)} comparisons that change most\n",
         *(_mover(each) for each in found.movers),
     ]
     return "\n".join(parts)
@@ -172,7 +172,7 @@ def _protocol(found: ProtocolAudit) -> list[str]:
     parts = [f"## {found.protocol}\n", f"Grade: **{found.judgement.grade}**."]
     parts += ["", *(f"- {sentence(reason)}" for reason in found.judgement.reasons)]
     if found.ensemble:
-        parts += ["\n### Against people\n", *_against_people(found, found.ensemble)]
+        parts += ["\n### Against human labels\n", *_against_people(found, found.ensemble)]
     parts += ["\n### Habits\n", table(("habit", "figure"), bias_rows(found.bias))]
     if found.sensitivity:
         header = ("change", "same label", "shift of P", "accuracy")

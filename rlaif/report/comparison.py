@@ -66,7 +66,7 @@ def comparison_markdown(found: PolicyComparison) -> str:
     parts = [f"# Comparison of {len(found.policies)} policies on {found.prompts} held-out prompts\n"]
     parts += [f"- {sentence(line)}" for line in found.verdict]
     parts += [f"\n## {shown.title}\n\n{_markdown(shown)}" for shown in comparison_tables(found)]
-    return "\n".join(parts) + "\nIntervals hold 95 %, bootstrapped over prompts.\n"
+    return "\n".join(parts) + "\nIntervals are 95 % bootstrap intervals over prompts.\n"
 
 
 def evaluation_table(found: Evaluation) -> Table:

@@ -63,8 +63,8 @@ def warnings_about(statistics: Mapping[str, Any]) -> list[str]:
     if flips is None or flips <= SATURATED:
         return []
     return [
-        f"warning: in {_rate(flips)} of the questions the judge names the other side when the order is "
-        "turned: these labels are mostly noise (see `rlaif audit`)"
+        f"warning: in {_rate(flips)} of the questions the judge chooses the other side when the order is "
+        f"reversed: these labels are mostly noise (see `rlaif audit`)"
     ]
 
 

@@ -51,7 +51,7 @@ def test_a_folder_for_a_file(option: str) -> None:
 
 def test_a_folder_for_a_recipe() -> None:
     Path("folder").mkdir()
-    refused(call("run", "folder"), "`folder` is a folder; a file is due here", "quickstart")
+    refused(call("run", "folder"), "`folder` is a folder; expected a file", "quickstart")
 
 
 def test_a_folder_for_a_journal() -> None:

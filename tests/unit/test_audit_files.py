@@ -201,7 +201,7 @@ def test_markdown_holds_every_part() -> None:
     assert text.startswith("# Audit of judge@reader under `test`")
     headings = (
         "## Rules that read nothing",
-        "### Against people",
+        "### Against human labels",
         "### Habits",
         "### Changes that",
         "### Probes",

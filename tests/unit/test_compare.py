@@ -280,7 +280,7 @@ def test_a_training_cost_survives_json() -> None:
     found = cost(10, (0, 0, 0.1), (10, 1, 0.2))
     assert TrainingCost.from_dict(json.loads(json.dumps(found.as_dict()))) == found
     assert TrainingCost.from_dict({"tokens": 10, "seconds": 1.5}).curve == ()
-    with pytest.raises(DataError, match=r"ppo/cost\.json: this is no training cost: .*seconds"):
+    with pytest.raises(DataError, match=r"ppo/cost\.json: this is not a training cost: .*seconds"):
         TrainingCost.from_dict({"tokens": 10}, where="ppo/cost.json")
 
 
@@ -311,7 +311,7 @@ def test_only_endpoints_are_compared_where_curves_are_missing() -> None:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([(0, 0, 0), (5, 1, math.nan)], "policy up: the training curve has a point that is no number"),
+        ([(0, 0, 0), (5, 1, math.nan)], "policy up: the training curve has a point that is not a number"),
         ([(5, 0, 0), (4, 1, 0)], "policy up: the training curve goes back"),
     ],
 )
@@ -381,7 +381,7 @@ def test_an_evaluation_survives_json() -> None:
     found = evaluation(START, ours)
     assert Evaluation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
     assert "rows" not in found.as_dict(rows=False)["policies"][0]
-    with pytest.raises(DataError, match=r"evaluation\.json: this is no whole evaluation: KeyError 'rows'"):
+    with pytest.raises(DataError, match=r"evaluation\.json: this is not a complete evaluation: KeyError 'rows'"):
         Evaluation.from_dict(found.as_dict(rows=False), where="evaluation.json")
 
 

@@ -331,7 +331,7 @@ def test_training_rows_that_were_mended_are_told(tmp_path: Path) -> None:
     for read in (read_demonstrations, read_preferences):
         told: list[str] = []
         read(str(path), note=told.append)
-        assert told == [f"{path}: 1 rows held half a character or a NUL; U+FFFD stands in its place"]
+        assert told == [f"{path}: 1 rows contained half a character or a NUL; it was replaced by U+FFFD"]
 
 
 def test_completions_that_are_other_objects_are_named(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_hostile_value_on_the_command_line_ends_in_one_error_or_is_data(text: 
 
 
 def test_a_key_that_stands_twice_is_refused_with_both_lines() -> None:
-    with pytest.raises(ConfigError, match=r"r.yaml:4: the key `k` stands twice, first in line 3"):
+    with pytest.raises(ConfigError, match=r"r.yaml:4: the key `k` appears twice, first in line 3"):
         parse_recipe("stages:\n  - stage: sample\n    k: 2\n    k: 3\n", source="r.yaml")
 
 

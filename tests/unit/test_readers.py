@@ -237,7 +237,7 @@ def test_one_bad_row_of_a_thousand(tmp_path: Path) -> None:
     message = refused(path)
     assert "1 of 1,000 rows cannot be read" in message
     assert f"{path}:500:" in message
-    assert "mend it, or --skip-bad-rows keeps the other 999" in message
+    assert "correct it, or --skip-bad-rows keeps the other 999" in message
     assert len(read_prompts(path, skip_bad_rows=True).items) == 999
 
 
