@@ -78,8 +78,7 @@ FOLDER = Path("runs/audits")
     type=click.IntRange(min=0),
     default=SENSITIVITY_ROWS,
     show_default=True,
-    help="Comparisons on which other label letters and wordings are tried, one principle each; 0 skips "
-    "this.",
+    help="Comparisons on which other label letters and wordings are tried, one principle each; 0 skips this.",
 )
 @click.option(
     "--min-label-share",

@@ -57,7 +57,7 @@ SHOWN = 10
 def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
     """Judge the same pairs under constitutions A and B and report what changes.
 
-    Share of flipped labels, agreement, the principles that drive the difference, the comparisons that change
+    Share of flipped labels, agreement, the principles that cause the difference, the comparisons that change
     most, what leaving a principle out would do, and which principles say the same. Written as JSON and
     Markdown.
     """
@@ -107,8 +107,8 @@ def _tables(found: Difference) -> list[Any]:
         "in",
         "change",
         "own flips without it",
-        "drives (points)",
-        title="principles, by what they drive",
+        "flips caused (points)",
+        title="principles, by the flips they cause",
     )
     for each in found.influences[:SHOWN]:
         drivers.add_row(

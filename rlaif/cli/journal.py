@@ -1,4 +1,4 @@
-"""`rlaif journal`: look into journals, and put them together."""
+"""`rlaif journal`: show and merge journals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ __all__ = ["journal"]
 FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "rlaif journal show runs/rlaif-journal.sqlite",
+        "rlaif journal merge a.sqlite b.sqlite --into all.sqlite",
+    )
+)
 def journal() -> None:
     """Show and merge journals.
 
@@ -60,5 +65,5 @@ def merge(files: tuple[Path, ...], into: Path) -> None:
             taken = opened.merge(file)
             tell(
                 f"{file}: {count_of(taken.answers, 'answer')}, {taken.new:,} of them new, "
-                f"{taken.differing:,} differ from the one that stands"
+                f"{taken.differing:,} differ from the one that was kept"
             )

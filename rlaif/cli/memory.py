@@ -23,7 +23,7 @@ __all__ = ["memory"]
     "overrides",
     multiple=True,
     metavar="A.B=C",
-    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+    help="Set a value; stages go by their names: stages.sample.k=2.",
 )
 def memory(recipe: str, overrides: tuple[str, ...]) -> None:
     """Print how much memory the stages of RECIPE need, before anything is loaded.

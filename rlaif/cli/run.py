@@ -27,7 +27,7 @@ __all__ = ["run"]
     "overrides",
     multiple=True,
     metavar="A.B=C",
-    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+    help="Set a value; stages go by their names: stages.sample.k=2.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"

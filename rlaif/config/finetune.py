@@ -122,7 +122,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     are without it."""
 
     keep: Literal["best", "weighted"] | Annotated[int, Field(ge=1)] = "best"
-    """What is learned of each prompt: the `best` one, that many of the best, or all, `weighted` by
+    """What is learned from each prompt: the `best` one, that many of the best, or all, `weighted` by
     softmax(score / `weight_temperature`)."""
 
     weight_temperature: Positive = 0.5

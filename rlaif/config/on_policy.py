@@ -122,8 +122,8 @@ class OnPolicyConfig(BaseStage, PromptSettings):
     def _rollouts_add_up(self) -> OnPolicyConfig:
         if self.episodes % self.samples_per_prompt:
             raise ValueError(
-                f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples per "
-                "prompt"
+                f"{self.episodes} episodes cannot be divided into groups of {self.samples_per_prompt} "
+                "samples per prompt"
             )
         if self.minibatches > self.episodes:
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")

@@ -84,14 +84,8 @@ def difference_markdown(found: Difference) -> str:
         (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}")
         for each in found.influences
     ]
-    header = (
-        "principle",
-        "in",
-        "change",
-        "own labels that flip without it",
-        "drives (points of flipped labels)",
-    )
-    parts += ["\n## Principles, by what they drive\n", table(header, influences)]
+    header = ("principle", "in", "change", "own labels that flip without it", "flips caused (points)")
+    parts += ["\n## Principles, by the flips they cause\n", table(header, influences)]
     redundant = [(each.side, each.first, each.second, f"{each.correlation:z.2f}") for each in found.redundant]
     parts += [
         "## Redundant principles\n",

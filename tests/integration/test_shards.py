@@ -74,7 +74,7 @@ def test_what_cannot_be_put_together_is_refused(tmp_path: Path, pairs: Path) -> 
     for folders, message in (
         ([first, third], "of 3 shards 2/3 is not named"),
         ([first], "of 3 shards 2/3, 3/3 are not named"),
-        ([first, first, second, third], "shard 1/3 is there twice"),
+        ([first, first, second, third], "shard 1/3 is given twice"),
     ):
         said = label(work, tmp_path / "all", *merging(folders))
         assert said.status == 1

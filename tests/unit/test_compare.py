@@ -361,7 +361,7 @@ def test_nothing_to_compare_is_refused() -> None:
 def test_many_differences_and_few_prompts_bring_reminders() -> None:
     many = [policy(f"x{i}", gold=(0, 0, 1, 1, 2, 2, 3, i)) for i in range(4)]
     notes = compare([evaluation(START, *many)], resamples=100).notes
-    assert notes[0].startswith("Each interval holds 95 % by itself")
+    assert notes[0].startswith("Each is a 95 % interval by itself")
     assert notes[1].startswith("Intervals over 4 prompts are rough")
 
 
@@ -381,7 +381,9 @@ def test_an_evaluation_survives_json() -> None:
     found = evaluation(START, ours)
     assert Evaluation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
     assert "rows" not in found.as_dict(rows=False)["policies"][0]
-    with pytest.raises(DataError, match=r"evaluation\.json: this is not a complete evaluation: KeyError 'rows'"):
+    with pytest.raises(
+        DataError, match=r"evaluation\.json: this is not a complete evaluation: KeyError 'rows'"
+    ):
         Evaluation.from_dict(found.as_dict(rows=False), where="evaluation.json")
 
 

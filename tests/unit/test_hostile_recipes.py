@@ -107,7 +107,7 @@ def test_all_that_is_wrong_with_the_yaml_is_told_at_once_with_its_line() -> None
     assert [(problem.where, problem.what[:20]) for problem in caught.value.problems] == [
         ("r.yaml:1", "a YAML anchor `&n`"),
         ("r.yaml:2", "a value that cannot "),
-        ("r.yaml:3", "the key `seed` stand"),
+        ("r.yaml:3", "the key `seed` appea"),
         ("r.yaml:5", "a YAML tag `tag:yaml"),
         ("r.yaml:6", "a YAML merge key `<<"),
         ("r.yaml:7", "a number of 500 char"),

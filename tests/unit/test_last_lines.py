@@ -124,4 +124,4 @@ def test_square_brackets_of_names_are_no_markup(tmp_path: Path, monkeypatch: pyt
 def test_labels_that_follow_the_position_are_warned_of() -> None:
     assert warnings_about({"flip_rate": None}) == warnings_about({"flip_rate": 0.5}) == []
     (line,) = warnings_about({"flip_rate": 0.825})
-    assert line.startswith("warning: in 82.5% of the questions the judge names the other side")
+    assert line.startswith("warning: in 82.5% of the questions the judge chooses the other side")

@@ -285,7 +285,7 @@ def test_bad_csv_rows(tmp_path: Path) -> None:
 
 
 def test_whole_file_errors(tmp_path: Path) -> None:
-    assert "this is a folder" in refused(tmp_path)
+    assert "expected a file, got a folder" in refused(tmp_path)
     assert "no such file" in refused(tmp_path / "absent.jsonl")
     assert "no such file" in refused("nothing")
     for name, said in [("p.docx", "unknown file type '.docx'"), ("p", "no suffix")]:
@@ -444,8 +444,8 @@ def test_bad_response_rows(tmp_path: Path, row: Any, said: str) -> None:
             "several columns hold completions",
         ),
         ({"chosen": "a", "rejected": "b"}, "there is no prompt"),
-        ({"prompt": "x", "completions": []}, "`completions` is no list"),
-        ({"prompt": "x", "completions": {"a": 1}}, "`completions` is no list"),
+        ({"prompt": "x", "completions": []}, "`completions` is not a list"),
+        ({"prompt": "x", "completions": {"a": 1}}, "`completions` is not a list"),
         ({"prompt": "x", "completions": ["a", ""]}, "`completions[1]` is empty"),
         ("{", "no usable row"),
     ],

@@ -118,7 +118,7 @@ def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
 def test_places_where_no_run_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "inner"):
-        with pytest.raises(RunError, match=r"cannot create the run folder: a file is in the way"):
+        with pytest.raises(RunError, match=r"cannot create the run folder: expected a folder, found a file"):
             RunFolder.open(path)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
