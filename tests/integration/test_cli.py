@@ -46,7 +46,7 @@ def write(name: str, text: str | bytes) -> str:
 @pytest.mark.parametrize("option", ["--prompts", "--responses", "--constitution"])
 def test_a_folder_for_a_file(option: str) -> None:
     Path("folder").mkdir()
-    refused(call("label", *QUICK, option, "folder"), "folder", "expected a file, got a folder", "→")
+    refused(call("label", *QUICK, option, "folder"), "folder", "expected a file", "→")
 
 
 def test_a_folder_for_a_recipe() -> None:
