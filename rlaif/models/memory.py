@@ -220,7 +220,7 @@ def plan_memory(
         MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen
     ]
     if kernels:
-        items.append(MemoryItem("kernels", kernels, "made for the shapes that are multiplied"))
+        items.append(MemoryItem("kernels", kernels, "compiled for the shapes that occur"))
     parts = (
         _training(shape, work, precision, rank),
         _sampling(shape, work, precision),

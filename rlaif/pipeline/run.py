@@ -155,7 +155,7 @@ def _run_stage(job: AnyJob, run: RunFolder, context: RunContext, *, tell: Callab
     if before is not None:
         reasons = ", ".join(why)
         context.progress.note(
-            f"{config.name}: runs again, since {reasons}; the former result moves to superseded/"
+            f"{config.name}: runs again, since {reasons}; the previous result moves to superseded/"
         )
         planned = tell()
     give_back()

@@ -61,7 +61,7 @@ def merge_shards(recipe: Recipe, runs: Sequence[Path], into: Path, progress: Pro
         for number in sorted(found):
             taken = journal.merge(_journal_of(found[number]))
             differing = (
-                f"; {count_of(taken.differing, 'other')} differ from what was there, which stands"
+                f"; {count_of(taken.differing, 'other')} differ from what was there, which is kept"
                 if taken.differing
                 else ""
             )

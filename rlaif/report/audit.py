@@ -44,7 +44,7 @@ def audit_markdown(report: AuditReport) -> str:
     parts.append("\n" + _about(report))
     if report.rules:
         rows = [(f"always-{name}", share(value)) for name, value in report.rules._asdict().items()]
-        parts += ["## Rules that read nothing\n", table(("rule", "accuracy"), rows)]
+        parts += ["## Rules that do not read the text\n", table(("rule", "accuracy"), rows)]
     for each in report.protocols:
         parts += _protocol(each)
     return "\n".join(parts)
@@ -155,10 +155,10 @@ def _about(report: AuditReport) -> str:
         else []
     )
     told += [f"{probes} built-in probes"] if probes else []
-    asked = "all principles" if report.principles == "all" else "one principle drawn a comparison"
+    asked = "all principles" if report.principles == "all" else "one principle drawn per comparison"
     return (
-        f"On {' and '.join(told)}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals hold "
-        "95 %.\n"
+        f"On {' and '.join(told)}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals are 95 % "
+        f"intervals.\n"
     )
 
 
@@ -167,7 +167,7 @@ def _protocol(found: ProtocolAudit) -> list[str]:
     parts += ["", *(f"- {sentence(reason)}" for reason in found.judgement.reasons)]
     if found.ensemble:
         parts += ["\n### Against human labels\n", *_against_people(found, found.ensemble)]
-    parts += ["\n### Habits\n", table(("habit", "figure"), bias_rows(found.bias))]
+    parts += ["\n### Biases\n", table(("habit", "figure"), bias_rows(found.bias))]
     if found.sensitivity:
         header = ("change", "same label", "shift of P", "accuracy")
         parts += ["### Changes that should not matter\n", table(header, sensitivity_rows(found.sensitivity))]
@@ -183,7 +183,7 @@ def _against_people(found: ProtocolAudit, ensemble: Agreement) -> list[str]:
         ("accuracy in one order alone, mean", percent(found.one_order)),
         ("Cohen's κ", figure(ensemble.kappa)),
         ("calibration error (ECE)", figure(ensemble.ece)),
-        ("negative log-likelihood (0.69 says nothing)", figure(ensemble.nll)),
+        ("negative log-likelihood (0.69 is chance)", figure(ensemble.nll)),
         ("pairs without a label", str(ensemble.unlabelled)),
     ]
     reliability = [
@@ -202,7 +202,7 @@ def _probes(probes: ProbeAudit) -> list[str]:
     scope = (
         f"with the tags {named(', '.join(probes.scope))}"
         if probes.scope
-        else "in all, as no tag is the constitution's"
+        else "in total, as no tag is the constitution's"
     )
     told = (
         share(probes.in_scope.accuracy) + f" on the {probes.in_scope.rows}"

@@ -53,7 +53,7 @@ def statistics_line(statistics: Mapping[str, Any]) -> str:
     ties, strength = _rate(statistics["tie_rate"]), _number(statistics["mean_strength"])
     return (
         f"ties {ties} (within 0.005 of one half)   mean label strength {strength} "
-        "(|p - 0.5|: 0 says nothing, 0.5 is certain)"
+        "(|p - 0.5|: 0 is undecided, 0.5 is certain)"
     )
 
 

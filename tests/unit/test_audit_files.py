@@ -200,9 +200,9 @@ def test_markdown_holds_every_part() -> None:
     text = audit_markdown(found)
     assert text.startswith("# Audit of judge@reader under `test`")
     headings = (
-        "## Rules that read nothing",
+        "## Rules that do not read the text",
         "### Against human labels",
-        "### Habits",
+        "### Biases",
         "### Changes that",
         "### Probes",
         "### By principle",
