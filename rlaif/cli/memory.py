@@ -24,7 +24,7 @@ __all__ = ["memory"]
     "overrides",
     multiple=True,
     metavar="A.B=C",
-    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+    help="Set a value; stages go by their names: stages.sample.k=2.",
 )
 @click.option(
     "--gpu",
@@ -41,11 +41,11 @@ __all__ = ["memory"]
     help="With --gpu: plan each of N processes, which have such a GPU each.",
 )
 def memory(recipe: str, overrides: tuple[str, ...], gpu: float | None, processes: int) -> None:
-    """Print what the stages of RECIPE need in memory, before anything is loaded.
+    """Print how much memory the stages of RECIPE need, before anything is loaded.
 
-    What is resident, the bytes of each part, the peak, and what to change where it does not fit; last, the
-    peak of the whole run; where several processes do it, of each. A config and a tokenizer are read, no
-    weights. Every stage prints its own plan when it begins, and how it turned out at the end.
+    What is in memory, the bytes of each part, the peak, and what to change if it does not fit; last, the peak
+    of the whole run (if several processes do it, of each). Only the config and the tokenizer of a model are
+    read. When a recipe runs, every stage prints this plan, and the measured peak at the end.
     """
     from rlaif.models.memory import size
     from rlaif.pipeline.memory import Machine, recipe_memory

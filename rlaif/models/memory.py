@@ -220,7 +220,7 @@ def plan_memory(
         MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen
     ]
     if kernels:
-        items.append(MemoryItem("kernels", kernels, "made for the shapes that are multiplied"))
+        items.append(MemoryItem("kernels", kernels, "compiled for the shapes that occur"))
     parts = (
         _training(shape, work, precision, rank),
         _sampling(shape, work, precision),
@@ -273,7 +273,7 @@ def _sampling(shape: ModelShape, work: StageWork, precision: Precision) -> list[
         MemoryItem(
             "cache",
             round(CACHE_GROWTH * cache),
-            f"keys and values of {tokens} tokens, and what their growth leaves behind",
+            f"keys and values of {tokens} tokens, and memory freed as they grow",
         ),
         # Reading the prompts comes before the draws; the draws work on the logits in fp32, three times.
         MemoryItem("pass", prompt * _passing(shape, width), f"{prompt} tokens of prompts read at once"),

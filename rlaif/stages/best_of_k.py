@@ -183,7 +183,7 @@ def _questions(
     if len(asked) < 2:
         count = "one prompt is" if asked else "no prompts are"
         raise DataError(
-            f"{count} there to sample: the policy would learn nothing that holds for others",
+            f"{count} there to sample: the policy would learn nothing that generalises",
             remedy="give more prompts; look at `prompts`, `split` and `limit`",
         )
     return asked, refused, len(prompts) - len(distinct)

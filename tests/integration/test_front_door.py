@@ -128,7 +128,7 @@ def test_what_is_no_completion_is_said() -> None:
         function(["Hi"], [[{"role": "user", "content": "x"}]])
     with pytest.raises(DataError, match="2 prompts and 1 completions"):
         function(["Hi", "Ho"], ["x"])
-    with pytest.raises(ConfigError, match="int is no reward"):
+    with pytest.raises(ConfigError, match="int is not a reward"):
         rlaif.reward_function(3)  # type: ignore[arg-type]
 
 
