@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -149,6 +150,11 @@ def test_what_is_no_completion_is_said() -> None:
     function = rlaif.reward_function(lambda prompt, given: float(len(given.text)))
     with pytest.raises(DataError, match="one turn of the assistant"):
         function(["Hi"], [[{"role": "user", "content": "x"}]])
+    for given in (None, 3, b"x", ["x"], {"role": "assistant", "content": "x"}, math.nan):
+        with pytest.raises(DataError, match=f"{type(given).__name__} is no completion"):
+            function(["Hi"], [given])  # type: ignore[list-item]
+        with pytest.raises(DataError, match=f"{type(given).__name__} is no prompt"):
+            function([given], ["x"])  # type: ignore[list-item]
     with pytest.raises(DataError, match="2 prompts and 1 completions"):
         function(["Hi", "Ho"], ["x"])
     with pytest.raises(ConfigError, match="int is no reward"):
