@@ -1,9 +1,7 @@
 """Kill a command at a chosen file operation, or after a chosen time, and compare what is left in the end with
 an undisturbed run.
 
-    calm = Scenario.calm(folder)                       # the same command, left alone: its files, and its
-    number of operations process = start(arguments, said=log, die_at=17)    # SIGKILL right before its 17th
-    file operation
+    process = start(arguments, below=folder, said=log, die_at=17)  # SIGKILL right before its 17th operation
 
 A *file operation* is what changes files below the run's folder: opening for writing, renaming, removing,
 making or removing a folder, truncating, and fsync. Python tells of all but the last by its audit hooks; what

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,6 +144,14 @@ def test_requests_are_sent_in_the_order_of_their_text() -> None:
         collect(engine.label_logprobs([*questions(3, "b"), *questions(3, "a")]))
         sent = [question_of(body) for body in server.asked]
         assert sent == sorted(sent)
+
+
+def test_threads_that_ask_one_engine_take_turns() -> None:
+    with MisbehavingServer() as server, ThreadPoolExecutor(3) as pool:
+        engine = engine_for(server, concurrency=2)
+        asked = [pool.submit(assert_all_true, engine, 30) for _ in range(3)]
+        for each in asked:
+            each.result(timeout=60)
 
 
 def test_it_works_where_an_event_loop_is_running() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Generic, Literal, TypeVar
 
 from rlaif.engines.api.api_key import ApiKey
@@ -50,6 +51,8 @@ class Session:
         self._settings = settings
         self._log = log
         self._told: set[str] = set()
+        self.turn = Lock()
+        """One loop at a time talks to the servers: what they share waits on the loop that it was made in."""
         self.card: EngineCard = handshake.card
 
     async def generation(self, asker: Asker, request: GenerationRequest, home: int) -> Generation:
@@ -150,7 +153,7 @@ class _Run(Generic[Request, Answer]):
     def main(self) -> None:
         """Run to the end; on the loop's own thread."""
         try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            with self._session.turn, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._all())
         finally:
             self._answers.put(None)
