@@ -214,10 +214,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # The reader (a pager, `head`) has gone: there is nobody left to tell, and flushing at exit must not
         # complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        _, status = current().to_tell(0)
     except OSError as error:  # what no part of the program expected: output to a full disk, for one
-        tell(f"error: {_os_problem(error)}", err=True)
-        status = 1
+        first, status = current().to_tell(1)
+        if first:
+            tell(f"error: {_os_problem(error)}", err=True)
     except _Ended as ended:
         first, status = current().to_tell(128 + ended.number)
         if first and not _launched():

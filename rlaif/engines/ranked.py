@@ -76,7 +76,8 @@ class AskedByFirst:
     def __init__(self, own: Engine | None, ranks: Ranks) -> None:
         self._own = own
         self._ranks = ranks
-        self._card = ranks.from_first(lambda: self._there.card)
+        # By this number all cut what they ask: with numbers of their own they would not ask equally often.
+        self._card, self._at_once = ranks.from_first(lambda: (self._there.card, self._there.at_once))
 
     @property
     def card(self) -> EngineCard:
@@ -85,8 +86,8 @@ class AskedByFirst:
 
     @property
     def at_once(self) -> int:
-        """1 where it is not asked."""
-        return 1 if self._own is None else self._own.at_once
+        """The first rank's."""
+        return self._at_once
 
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
