@@ -26,7 +26,11 @@ from rlaif.stages.grpo import train_grpo
 from rlaif.stages.on_policy import OnPolicyResult
 from rlaif.stages.ppo import train_ppo
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Of PEFT, as it reads adapters for the stand-in.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 SETTINGS: dict[str, Any] = {
     "episodes": 32,

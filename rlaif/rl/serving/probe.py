@@ -76,8 +76,8 @@ class Probe:
         """
         if self.alone > TOLERANCE:
             raise ModelError(
-                f"the server holds another base than the trainer: log-probabilities differ by {self.alone:.3g} "
-                "nats a token",
+                "the server holds another base than the trainer: log-probabilities differ by "
+                f"{self.alone:.3g} nats a token",
                 remedy="serve the same base and revision in the same number format, with --logprobs-mode "
                 "processed_logprobs --generation-config vllm",
             )
@@ -91,8 +91,8 @@ class Probe:
             raise ModelError(
                 "the server does not answer as the adapter that it was handed: log-probabilities differ by "
                 f"{self.loud:.3g} nats a token",
-                remedy="start the server anew, with one replica (no --data-parallel-size), and let it see the "
-                "folder of adapters under the same path",
+                remedy="start the server anew, with one replica (no --data-parallel-size), and let it see "
+                "the folder of adapters under the same path",
             )
 
 

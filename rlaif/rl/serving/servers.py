@@ -31,7 +31,8 @@ START = (
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A version of the policy: the name that servers know it by, and its folder, under the same path there."""
+    """A version of the policy: the name that servers know it by, and its folder, which they see under the
+    same path."""
 
     name: str
     path: Path
@@ -65,7 +66,8 @@ class Connection:
                     f"the server does not serve {wanted or 'any model'!r}; it lists: "
                     f"{', '.join(names) or 'nothing'}",
                     where=server.url,
-                    remedy="start all servers with the same base and --served-model-name, or set rollout.model",
+                    remedy="start all servers with the same base and --served-model-name, or set "
+                    "rollout.model",
                 )
         return wanted
 
