@@ -131,27 +131,27 @@ class ServedSampler(Sampler):
         Raises:
             ModelError: A server is not set up for this, or holds another base.
         """
-        question = self.question(PROBE, PROBE.messages)
-        role, kept = self.base.active, self.base.adapter_state(self.base.active)
+        base, question = self.base, self.question(PROBE, PROBE.messages)
+        role, kept = base.active, base.adapter_state(base.active)
+        written: list[Adapter] = []
         try:
-            self.base.set_adapter_state(role, still(kept))
-            reference = self._write(f"{self.run}-reference")
-            self.base.set_adapter_state(role, loud(kept))
-            other = self._write(f"{self.run}-probe")
-            replies = self._loop.run(self._probe(question, reference, other))
-            as_loud = self._episodes(*replies.loud)
-            self.base.set_adapter_state(role, still(kept))
+            for name, weights in (("reference", still(kept)), ("probe", loud(kept))):
+                base.set_adapter_state(role, weights)
+                written.append(self._write(f"{self.run}-{name}"))
+            replies = self._loop.run(self._probe(question, *written))
+            far = distance(self._episodes(*replies.loud))
+            base.set_adapter_state(role, still(kept))
             found = Probe(
                 alone=distance(self._episodes(*replies.alone)),
                 beside=distance(self._episodes(*replies.beside)),
-                loud=distance(as_loud),
+                loud=far,
                 effect=distance(self._episodes(*replies.loud)),
                 base_beside=distance(self._episodes(*replies.base)),
             )
         finally:
-            self.base.set_adapter_state(role, kept)
-        for adapter in (reference, other):
-            shutil.rmtree(adapter.path, ignore_errors=True)
+            base.set_adapter_state(role, kept)
+            for adapter in written:
+                shutil.rmtree(adapter.path, ignore_errors=True)
         found.refuse_mismatch()
         return found
 

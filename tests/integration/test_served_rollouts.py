@@ -181,16 +181,19 @@ def test_an_adapter_appears_as_a_whole_and_leaves(tmp_path: Path) -> None:
 
 
 def test_a_load_that_one_of_two_refuses_is_taken_back(tmp_path: Path) -> None:
-    with FakeVllm(toy_base()) as good, FakeVllm(toy_base(), Faults(refuses_loads=1)) as bad:
-        with sampler_of(good, bad, folder=tmp_path) as sampler:
-            with pytest.raises(ModelError, match="greater than max_lora_rank") as caught:
-                sampler.publish()
-            assert caught.value.where == bad.url
-            assert good.loaded == good.unloaded == [f"{sampler.run}-v1"]
-            assert list(tmp_path.iterdir()) == []
-            bad.faults = Faults()
+    with (
+        FakeVllm(toy_base()) as good,
+        FakeVllm(toy_base(), Faults(refuses_loads=1)) as bad,
+        sampler_of(good, bad, folder=tmp_path) as sampler,
+    ):
+        with pytest.raises(ModelError, match="greater than max_lora_rank") as caught:
             sampler.publish()
-            assert good.loaded[-1] == f"{sampler.run}-v2", "the name of the failed version is not used again"
+        assert caught.value.where == bad.url
+        assert good.loaded == good.unloaded == [f"{sampler.run}-v1"]
+        assert list(tmp_path.iterdir()) == []
+        bad.faults = Faults()
+        sampler.publish()
+        assert good.loaded[-1] == f"{sampler.run}-v2", "the name of the failed version is not used again"
 
 
 def test_a_server_started_anew_gets_the_adapter_again() -> None:
@@ -236,9 +239,11 @@ def test_a_server_that_cannot_be_trained_with_is_refused_at_the_start(faults: Fa
 
 
 def test_an_adapter_that_goes_stale_in_the_run_stops_it() -> None:
-    with FakeVllm(toy_base(), Faults(stale=4)) as server:
-        with pytest.raises(ModelError, match="server and trainer do not hold the same policy"):
-            grpo(server, steps=6)
+    with (
+        FakeVllm(toy_base(), Faults(stale=4)) as server,
+        pytest.raises(ModelError, match="server and trainer do not hold the same policy"),
+    ):
+        grpo(server, steps=6)
 
 
 def test_a_base_that_answers_as_the_adapter_is_seen_and_does_no_harm(tmp_path: Path) -> None:
@@ -262,32 +267,33 @@ def test_the_probe_leaves_the_policy_as_it_was(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_under_new_names(tmp_path: Path) -> None:
     """Draws on the stand-in repeat bit for bit, so the weights do, too."""
-    ends = []
-    for name, parts in (("whole", (4,)), ("parts", (2, 4))):
-        with FakeVllm(toy_base()) as server:
-            for steps in parts:
-                base = toy_base()
-                # The length of the run is the same: the learning rate falls over it.
-                grpo(
-                    server, base=base, folder=tmp_path / name, steps=4, checkpoint_every=2
-                ) if steps == 4 else (_cut_after(server, tmp_path / name, steps))
-            assert len(set(server.loaded)) == len(server.loaded)
-        ends.append(base.adapter_state(POLICY))
-    for weight, x in ends[0].items():
-        torch.testing.assert_close(x, ends[1][weight], atol=1e-6, rtol=1e-5)
+    whole, parts = toy_base(), toy_base()
+    with FakeVllm(toy_base()) as server:
+        grpo(server, base=whole, folder=tmp_path / "whole", steps=4)
+        cut_after(server, tmp_path / "parts", 2)
+        result = grpo(server, base=parts, folder=tmp_path / "parts", steps=4, checkpoint_every=2)
+        assert len(set(server.loaded)) == len(server.loaded)
+        assert server.adapters == {}
+    assert result.first_step == 2
+    expected, found = whole.adapter_state(POLICY), parts.adapter_state(POLICY)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)
 
 
-def _cut_after(server: FakeVllm, folder: Path, steps: int) -> None:
+def cut_after(server: FakeVllm, folder: Path, steps: int) -> None:
+    """Begin a run of 4 steps, and interrupt it after `steps` and a checkpoint."""
+
     def stop(metrics: Any) -> None:
-        if metrics["step"] + 1 > steps:
+        if metrics["step"] == steps:
             raise KeyboardInterrupt
 
+    settings = {**SETTINGS, "steps": 4, "checkpoint_every": 2, "rollout": at(server)}
     with pytest.raises(KeyboardInterrupt):
         train_grpo(
             prompts(24),
             base=toy_base(),
             reward=VOWELS,
-            config=GrpoConfig(**SETTINGS, steps=4, checkpoint_every=2, rollout=at(server)),
+            config=GrpoConfig(**settings),
             seed=0,
             on_step=stop,
             checkpoint_folder=folder,
