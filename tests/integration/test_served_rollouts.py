@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from served_policy import FakeVllm, Faults
+from spine import call, rows
+from tiny import save_tiny
 from toy_policy import prompts, share_of_vowels, toy_base
 
 from rlaif.config.grpo import GrpoConfig
@@ -298,3 +301,22 @@ def cut_after(server: FakeVllm, folder: Path, steps: int) -> None:
             on_step=stop,
             checkpoint_folder=folder,
         )
+
+
+def test_the_command_line_names_the_servers(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    lines = [json.dumps({"id": f"p{at}", "prompt": f"Say {at}."}) for at in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with FakeVllm(SharedBase.load(str(tmp_path / "model"), dtype="float32")) as server:
+        said = call(
+            *("grpo", "--model", tmp_path / "model", "--dtype", "float32"),
+            *("--reward-function", "toy_policy:share_of_vowels", "--prompts", tmp_path / "prompts.jsonl"),
+            *("--steps", 2, "--episodes", 8, "--samples-per-prompt", 4, "--max-new-tokens", 5),
+            *("--rollout-url", server.url, "--out", tmp_path / "run"),
+        )
+    assert said.status == 0, said.err
+    metrics = rows(tmp_path / "run" / "grpo" / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [0, 1]
+    assert all(abs(row["rollout/ratio"] - 1) < 1e-3 for row in metrics)
+    assert not list((tmp_path / "run").rglob("rlaif-*-v*")), "no adapter of a step is left"
+    assert (tmp_path / "run" / "grpo" / "adapter" / "adapter_model.safetensors").exists()
