@@ -134,7 +134,7 @@ def load_metric(path: str, *, what: str = "metric") -> Metric:
         what: What errors call it.
 
     Raises:
-        ConfigError: It cannot be imported, or is no function.
+        ConfigError: It cannot be imported, or is not a function.
     """
     module, _, name = path.partition(":")
     try:
@@ -149,7 +149,7 @@ def load_metric(path: str, *, what: str = "metric") -> Metric:
         ) from error
     if not callable(found):
         raise ConfigError(
-            f"the {what} is no function", where=path, remedy="name a function of (prompt, completion)"
+            f"the {what} is not a function", where=path, remedy="name a function of (prompt, completion)"
         )
     metric: Metric = found
     return metric

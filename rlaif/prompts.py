@@ -174,21 +174,23 @@ class PromptLibrary:
             lead=principle.answer_prefix or "",
         )
 
-    def label_prompt(self, name: str, prompt: Prompt, **values: Any) -> LabelPrompt:
-        """A judge's question by the template `name`, with the two labels that its answer is read by.
+    def label_prompt(self, name: str, prompt: Prompt, *, choices: int = 2, **values: Any) -> LabelPrompt:
+        """A judge's question by the template `name`, with the labels that its answer is read by.
 
         Args:
             prompt: What was answered; the template has it as `conversation` and `context`.
+            choices: How many labels the template must give: 2, or as many as a scale has steps.
             values: What else the template names.
 
         Raises:
-            ConfigError: There is no such template, it cannot be rendered, or its labels are not two.
+            ConfigError: There is no such template, it cannot be rendered, or it gives other than `choices`
+                labels.
         """
         values = {**_conversation(prompt), **values}
         labels = self._block_lines(name, "labels", values)
-        if len(labels) != 2 or len(set(labels)) != 2:
+        if len(labels) != choices or len(set(labels)) != choices:
             raise ConfigError(
-                f"the labels block must hold 2 different lines, it holds {labels}", where=f"{name}.j2"
+                f"the labels block must hold {choices} different lines, it holds {labels}", where=f"{name}.j2"
             )
         return LabelPrompt(messages=self._render(name, **values), labels=labels)
 

@@ -53,7 +53,7 @@ def find(kind: Kind, name: str | Path) -> Path:
     if ours is not None:
         return ours
     if os.path.isdir(typed):
-        raise ConfigError(f"`{name}` is a folder; a file is due here", remedy=_remedy(kind, typed))
+        raise ConfigError(f"`{name}` is a folder; expected a file", remedy=_remedy(kind, typed))
     raise ConfigError(
         f"no file `{name}`, here or among the {kind} that ship with rlaif", remedy=_remedy(kind, typed)
     )

@@ -224,7 +224,7 @@ def _mapping(line: int, held: Sequence[Node], faults: list[Fault]) -> Mapping:
         elif key == "<<" and not key.quoted:
             faults.append(Fault(key.line, "a YAML merge key `<<`", "write the keys out where they are meant"))
         elif key in mapping:
-            what = f"the key {brief(key)} stands twice, first in line {mapping[key].line}"
+            what = f"the key {brief(key)} appears twice, first in line {mapping[key].line}"
             faults.append(Fault(key.line, what, "keep one of the two"))
         else:
             mapping[key] = value

@@ -213,6 +213,7 @@ class MisbehavingServer:
         probes: What the engine's probes get.
         capacity: Questions at once; one more gets 429.
         work: Seconds that an answer takes.
+        port: Where it listens; a free one where it is 0.
 
     Attributes:
         asked: Bodies of the questions, probes left out, in the order in which they came.
@@ -228,6 +229,7 @@ class MisbehavingServer:
         probes: Action | None = None,
         capacity: int | None = None,
         work: float = 0.0,
+        port: int = 0,
     ) -> None:
         self.models = models
         self.asked: list[dict[str, Any]] = []
@@ -240,7 +242,7 @@ class MisbehavingServer:
         self._open = 0
         self._actions: deque[Action] = deque()
         self._lock = threading.Lock()
-        self._http = _Http(("127.0.0.1", 0), Handler)
+        self._http = _Http(("127.0.0.1", port), Handler)
         self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"

@@ -70,16 +70,15 @@ FOLDER = Path("runs/audits")
     type=click.Choice(["all", "sample"]),
     default="all",
     show_default=True,
-    help="Ask all principles about each comparison, or draw one (quicker, as `rlaif label` does; tells "
-    "little of each).",
+    help="Ask all principles about each comparison, or draw one (quicker, as `rlaif label` does; says "
+    "little about each).",
 )
 @click.option(
     "--variants",
     type=click.IntRange(min=0),
     default=SENSITIVITY_ROWS,
     show_default=True,
-    help="Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that "
-    "out.",
+    help="Comparisons on which other label letters and wordings are tried, one principle each; 0 skips this.",
 )
 @click.option(
     "--min-label-share",

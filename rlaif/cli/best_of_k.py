@@ -41,7 +41,7 @@ __all__ = ["best_of_k"]
 def best_of_k(**options: Any) -> None:
     """Fine-tune a policy on the best of K of its own samples (rejection sampling).
 
-    The report tells how the best reward grows with K, and the reward and the KL of the policy that was made.
+    The report shows how the best reward grows with K, and the reward and the KL of the resulting policy.
     The result is a PEFT adapter in adapter/; kept.jsonl holds what it learned.
     """
     stage = make_stage(BestOfKConfig, options, reward=reward_parts(options))

@@ -23,15 +23,15 @@ __all__ = ["compare"]
 )
 @click.argument("evaluations", nargs=-1, required=True, metavar="EVALUATION.json...")
 @set_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"
 )
 def compare(**options: Any) -> None:
     """Say which policy won, and whether the interval excludes zero.
 
-    Several files are compared as one: they must be of the same prompts, settings and start policy. What
-    training took is read from the stages beside each file.
+    Several files are compared as one: they must have the same prompts, settings and start policy. The cost of
+    training is read from the folder of each file.
     """
     stage = make_stage(CompareConfig, options)
     execute(make_recipe("compare", [stage], options), out=options["out"], journal=None, dry_run=False)

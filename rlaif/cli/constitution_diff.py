@@ -55,9 +55,9 @@ SHOWN = 10
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @common_options
 def diff(a: str, b: str, as_json: bool, **given: Any) -> None:
-    """Judge the same pairs under constitutions A and B and tell what changes.
+    """Judge the same pairs under constitutions A and B and report what changes.
 
-    Share of flipped labels, agreement, the principles that drive the difference, the comparisons that move
+    Share of flipped labels, agreement, the principles that cause the difference, the comparisons that change
     most, what leaving a principle out would do, and which principles say the same. Written as JSON and
     Markdown.
     """
@@ -107,15 +107,15 @@ def _tables(found: Difference) -> list[Any]:
         "in",
         "change",
         "own flips without it",
-        "drives (points)",
-        title="principles, by what they drive",
+        "flips caused (points)",
+        title="principles, by the flips they cause",
     )
     for each in found.influences[:SHOWN]:
         drivers.add_row(
             each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}"
         )
     movers = Table(
-        "comparison", f"P in {found.a}", f"P in {found.b}", "by", title="comparisons that move most"
+        "comparison", f"P in {found.a}", f"P in {found.b}", "by", title="comparisons that change most"
     )
     for mover in found.movers[:SHOWN]:
         movers.add_row(mover.comparison_id, f"{mover.p_a:z.2f}", f"{mover.p_b:z.2f}", mover.principle)

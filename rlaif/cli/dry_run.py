@@ -55,7 +55,7 @@ def show_plan(plan: RunPlan, folder: Path) -> None:
     console.print(table)
     if plan.cost is not None:
         console.print(
-            f"at most about {money(plan.cost)} in all, by the prices given, counting each word as a token",
+            f"at most about {money(plan.cost)} in total, at the prices given, counting each word as a token",
             soft_wrap=True,
         )
     time = (

@@ -47,7 +47,7 @@ __all__ = ["evaluate"]
 @constitution_option
 @common_options
 def evaluate(**options: Any) -> None:
-    """Measure policies on held-out prompts, beside the model that they were trained from (--model).
+    """Measure policies on held-out prompts, and the model that they were trained from (--model).
 
     Gold metric, reward, the judge's win rate in both orders, length, KL, diversity, refusals and cost, with
     95 % intervals over prompts. Take prompts that none of the policies was trained on.

@@ -95,11 +95,11 @@ def _show_end(result: RunResult, console: Console) -> None:
         if stage.manifest.gaps:
             console.print(
                 f"{stage.config.name}: {count_of(stage.manifest.gaps, 'question')} got no answer, "
-                f"for a reason that may pass; the same command asks them again, and nothing else",
+                f"for a temporary reason; the same command asks these again, and nothing else",
                 soft_wrap=True,
             )
     _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)
-    console.print(f"{result.seconds:.0f} s in all")
+    console.print(f"{result.seconds:.0f} s in total")
 
 
 def _spent(spent: Sequence[Spent], limit: float | None) -> list[str]:

@@ -39,10 +39,11 @@ __all__ = ["grpo"]
 @constitution_option
 @common_options
 def grpo(**options: Any) -> None:
-    """Train a policy by GRPO against a reward: several completions per prompt, each held against the others.
+    """Train a policy by GRPO against a reward: several completions per prompt, each compared with the others.
 
-    Policy and reference share one resident base; the result is a PEFT adapter in adapter/. An interrupted run
-    goes on from its last checkpoint. `--set` reaches every setting of the stage (see `rlaif recipe schema`).
+    Policy and reference share one copy of the base model; the result is a PEFT adapter in adapter/. An
+    interrupted run continues from its last checkpoint. `--set` changes any setting of the stage (see `rlaif
+    recipe schema`).
     """
     stage = make_stage(GrpoConfig, options, reward=reward_parts(options), **rollout_settings(options))
     recipe = make_recipe("grpo", [stage], options)

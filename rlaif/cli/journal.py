@@ -1,4 +1,4 @@
-"""`rlaif journal`: look into journals, and put them together."""
+"""`rlaif journal`: show and merge journals."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FILE = click.Path(path_type=Path)
 @click.group(
     epilog=examples(
         "rlaif journal show runs/rlaif-journal.sqlite",
-        "rlaif journal merge --into all.sqlite gpu1/rlaif-journal.sqlite gpu2/rlaif-journal.sqlite",
+        "rlaif journal merge a.sqlite b.sqlite --into all.sqlite",
     )
 )
 def journal() -> None:
-    """Look into journals, and put them together.
+    """Show and merge journals.
 
     A journal holds every answer that a model gave, so that none is asked for twice.
     """
@@ -36,7 +36,9 @@ def show(file: Path) -> None:
     from rlaif.text import count_of
 
     if not file.is_file():
-        raise RunError("there is no journal", where=str(file), remedy="it is beside the run folders")
+        raise RunError(
+            "there is no journal", where=str(file), remedy="it lies in the folder that the runs are in"
+        )
     with Journal(file) as opened:
         stats = opened.stats()
     kinds = ", ".join(f"{count:,} of kind {kind}" for kind, count in stats.answers.items())
@@ -47,12 +49,12 @@ def show(file: Path) -> None:
 @journal.command(epilog=examples("rlaif journal merge a.sqlite b.sqlite --into all.sqlite"))
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE…")
 @click.option(
-    "--into", type=FILE, required=True, metavar="FILE", help="Journal that takes the answers; may exist."
+    "--into", type=FILE, required=True, metavar="FILE", help="Journal to write the answers to; it may exist."
 )
 def merge(files: tuple[Path, ...], into: Path) -> None:
-    """Take the answers of journals into one.
+    """Merge the answers of several journals into one.
 
-    The first answer to a question stands; how many others differ is told.
+    The first answer to a question is kept; how many others differ is printed.
     """
     from rlaif.cli.echo import tell
     from rlaif.runs.journal import Journal
@@ -63,5 +65,5 @@ def merge(files: tuple[Path, ...], into: Path) -> None:
             taken = opened.merge(file)
             tell(
                 f"{file}: {count_of(taken.answers, 'answer')}, {taken.new:,} of them new, "
-                f"{taken.differing:,} differ from the one that stands"
+                f"{taken.differing:,} differ from the one that was kept"
             )

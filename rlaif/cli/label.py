@@ -52,11 +52,11 @@ def label(**options: Any) -> None:
     """Label pairs of completions under a constitution.
 
     Samples K completions per prompt, asks a judge about every pair, and writes preferences with soft labels
-    in the format that TRL's trainers read. Swapping the constitution asks only for what changed. Prints a
-    table of the verdicts (how often the two orders disagree, how strong the labels are) and five labelled
-    pairs. `--set NAME=VALUE` reaches every setting of the labelling, `--set sample.NAME=VALUE` of the
-    sampling. `--shard I/N` does one of N parts; the same command with `--merge` for each part's run folder in
-    its place writes the file that one machine would have written.
+    in the format that TRL's trainers read. After a change of the constitution only the questions that changed
+    are asked. Prints a table of the verdicts (how often the two orders disagree, how strong the labels are)
+    and five labelled pairs. `--set NAME=VALUE` changes any setting of the labelling, `--set
+    sample.NAME=VALUE` any of the sampling. `--shard I/N` does one of N parts; the same command with `--merge`
+    for each part's run folder in its place writes the file that one machine would have written.
     """
     changes = [each.removeprefix("label.") for each in options["overrides"] if not each.startswith("sample.")]
     sampled = [each.removeprefix("sample.") for each in options["overrides"] if each.startswith("sample.")]

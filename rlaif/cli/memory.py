@@ -15,6 +15,7 @@ __all__ = ["memory"]
     epilog=examples(
         "rlaif memory recipes/quickstart.yaml",
         "rlaif memory recipes/quickstart.yaml --set stages.ppo.micro_batch=4 --set dtype=float32",
+        "rlaif memory recipes/gpu_70b.yaml --gpu 80 --processes 8",
     )
 )
 @click.argument("recipe", metavar="RECIPE")
@@ -23,19 +24,34 @@ __all__ = ["memory"]
     "overrides",
     multiple=True,
     metavar="A.B=C",
-    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+    help="Set a value; stages go by their names: stages.sample.k=2.",
 )
-def memory(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Print what the stages of RECIPE need in memory, before anything is loaded.
+@click.option(
+    "--gpu",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    metavar="GB",
+    help="Plan for a GPU with so many GB, here or elsewhere.  [default: the recipe's device on this machine]",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="With --gpu: plan each of N processes, which have such a GPU each.",
+)
+def memory(recipe: str, overrides: tuple[str, ...], gpu: float | None, processes: int) -> None:
+    """Print how much memory the stages of RECIPE need, before anything is loaded.
 
-    What is resident, the bytes of each part, the peak, and what to change where it does not fit; last, the
-    peak of the whole run. A config and a tokenizer are read, no weights. Every stage prints its own plan when
-    it begins, and how it turned out at the end.
+    What is in memory, the bytes of each part, the peak, and what to change if it does not fit; last, the peak
+    of the whole run (if several processes do it, of each). Only the config and the tokenizer of a model are
+    read. When a recipe runs, every stage prints this plan, and the measured peak at the end.
     """
     from rlaif.models.memory import size
-    from rlaif.pipeline.memory import recipe_memory
+    from rlaif.pipeline.memory import Machine, recipe_memory
 
-    plans = recipe_memory(load_recipe(recipe, overrides))
+    machine = None if gpu is None else Machine.gpu(gpu, processes)
+    plans = recipe_memory(load_recipe(recipe, overrides), machine=machine)
     for stage in plans:
         tell(f"{stage.name} ({stage.kind})")
         for line in stage.plan.lines():

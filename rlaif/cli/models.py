@@ -18,8 +18,7 @@ def models() -> None:
 @models.command(epilog=examples("rlaif models fetch", "rlaif models fetch org/name"))
 @click.argument("model", default="smollm2-135m")
 def fetch(model: str) -> None:
-    """Bring MODEL (an alias, a hub id, a GGUF file) onto this machine, so that later commands need no
-    network.
+    """Download MODEL (an alias, a hub id, a GGUF file), so that later commands need no network.
 
     Prints where it is and its revision.
     """

@@ -52,9 +52,7 @@ set_option = click.option(
 )
 
 merge_option = click.option(
-    "--merge",
-    is_flag=True,
-    help="Write the full model too, adapter merged into its base: merged/, beside adapter/.",
+    "--merge", is_flag=True, help="Also write the full model, the adapter merged into its base, to merged/."
 )
 
 reward_options = _stack(
@@ -126,9 +124,9 @@ common_options = _stack(
         "--prompts-dir",
         type=click.Path(path_type=Path),
         default=None,
-        help="Folder of templates that replace ours.",
+        help="Folder of templates that replace the shipped ones of the same name.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Fixes every draw."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
     click.option(
         "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"
     ),
@@ -142,6 +140,6 @@ common_options = _stack(
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Show what would be asked, how many tokens and how long, and ask nothing.",
+        help="Show what would be asked, how many tokens and how long, without asking it.",
     ),
 )

@@ -39,10 +39,11 @@ __all__ = ["ppo"]
 @constitution_option
 @common_options
 def ppo(**options: Any) -> None:
-    """Train a policy by PPO against a reward, held near its start by a KL penalty.
+    """Train a policy by PPO against a reward, with a KL penalty that keeps it near its start.
 
-    Policy and reference share one resident base; the result is a PEFT adapter in adapter/. An interrupted run
-    goes on from its last checkpoint. `--set` reaches every setting of the stage (see `rlaif recipe schema`).
+    Policy and reference share one copy of the base model; the result is a PEFT adapter in adapter/. An
+    interrupted run continues from its last checkpoint. `--set` changes any setting of the stage (see `rlaif
+    recipe schema`).
     """
     stage = make_stage(PpoConfig, options, reward=reward_parts(options), **rollout_settings(options))
     recipe = make_recipe("ppo", [stage], options)

@@ -46,7 +46,7 @@ def prompts() -> None:
     "--principle",
     default=None,
     metavar="ID",
-    help="Principle to render. [default: the first that has the half]",
+    help="Principle to render. [default: the first that has the text needed]",
 )
 @click.option(
     "--prompt", "text", default="What is the capital of France?", show_default=True, help="The user's turn."

@@ -31,7 +31,7 @@ def push(folder: Path, repo: str, merge: bool, public: bool, dry_run: bool) -> N
 
     FOLDER is a stage's folder or an adapter's, REPO is NAME or ORGANISATION/NAME. The token is the one of
     huggingface_hub: HF_TOKEN, or what `hf auth login` keeps. Add a licence to the card (README.md) first:
-        rlaif chooses none.
+    rlaif chooses none.
     """
     from rlaif.cli.console import say
     from rlaif.pipeline.publish import prepare, upload

@@ -30,9 +30,9 @@ __all__ = ["revise"]
 @set_option
 @common_options
 def revise(**options: Any) -> None:
-    """Let a policy answer, find fault with its answer under a principle, and rewrite it, N rounds.
+    """Let a policy answer, criticise its answer under a principle, and rewrite it, for N rounds.
 
-    One principle is drawn a round. Writes revisions.jsonl with every intermediate text, and sft.jsonl with
+    One principle is drawn per round. Writes revisions.jsonl with every intermediate text, and sft.jsonl with
     the revisions of all rounds, ready for TRL's SFTTrainer.
     """
     stage = make_stage(ReviseConfig, options)

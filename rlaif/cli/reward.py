@@ -36,8 +36,9 @@ __all__ = ["reward"]
 def reward(**options: Any) -> None:
     """Train a reward model on soft preference labels.
 
-    A head is fitted in closed form on frozen features, then continued by a LoRA adapter; the better on
-    held-out pairs is kept. The report sets it beside a length-only baseline and the judge's own labels.
+    A head is fitted in closed form on frozen features, then trained further with a LoRA adapter; what is
+    better on held-out pairs is kept. The report compares it with a length-only baseline and the judge's own
+    labels.
     """
     files = [weighted_file(text) for text in options["preferences"]]
     stage = make_stage(RewardConfig, options, files=files)

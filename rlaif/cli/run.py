@@ -28,7 +28,7 @@ __all__ = ["run"]
     "overrides",
     multiple=True,
     metavar="A.B=C",
-    help="Set a value; a stage goes by its name: stages.sample.k=2.",
+    help="Set a value; stages go by their names: stages.sample.k=2.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="Run folder. [default: runs/NAME-DIGEST]"
@@ -41,7 +41,9 @@ __all__ = ["run"]
     "there]",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Show what would be asked, how many tokens and how long, and ask nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Show what would be asked, how many tokens and how long, without asking it.",
 )
 @click.option(
     "--processes",

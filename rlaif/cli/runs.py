@@ -30,8 +30,8 @@ Examples:
 def runs() -> None:
     """List and show runs.
 
-    A run is a folder with its resolved recipe and a folder with a manifest for each finished stage; runs that
-    lie beside each other share a journal of all answers.
+    A run is a folder with its resolved recipe and a folder with a manifest for each finished stage; runs in
+    the same folder share a journal of all answers.
     """
 
 
@@ -44,7 +44,7 @@ Examples:
 """,
 )
 @click.argument("folder", metavar="[DIR]", default=DEFAULT_FOLDER, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per run.")
 def list_command(folder: Path, as_json: bool) -> None:
     """List the runs in DIR (runs/ when left out), the latest first."""
     found = (

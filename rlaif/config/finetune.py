@@ -67,8 +67,8 @@ class SftConfig(BaseStage, FinetuneSettings):
     """Name of the revise stage to learn from; the last one when left out and `files` is empty."""
 
     files: tuple[str, ...] = ()
-    """Files to learn from, beside or instead of a stage's: prompts with answers in any form that people have,
-    and `weight`."""
+    """Files to learn from, with or instead of a stage's: prompts with answers, in any form of
+    docs/reference/data-forms.md, and `weight`."""
 
     skip_bad_rows: bool = False
     """Go on without rows that cannot be learned from (an empty answer, for one); they are counted and the
@@ -122,7 +122,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     are without it."""
 
     keep: Literal["best", "weighted"] | Annotated[int, Field(ge=1)] = "best"
-    """What is learned of each prompt: the `best` one, that many of the best, or all, `weighted` by
+    """What is learned from each prompt: the `best` one, that many of the best, or all, `weighted` by
     softmax(score / `weight_temperature`)."""
 
     weight_temperature: Positive = 0.5
@@ -170,7 +170,7 @@ class DpoConfig(BaseStage, FinetuneSettings):
     """Name of the label stage to learn from; the last one when left out and `files` is empty."""
 
     files: tuple[PreferenceFile, ...] = ()
-    """Files of preferences to learn from, beside or instead of a stage's."""
+    """Files of preferences to learn from, with or instead of a stage's."""
 
     skip_bad_rows: bool = False
     """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted

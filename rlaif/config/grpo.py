@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class GrpoConfig(OnPolicyConfig):
-    """Train a policy by GRPO against a reward: several completions per prompt, each held against the others;
+    """Train a policy by GRPO against a reward: several completions per prompt, each compared with the others;
     no value function."""
 
     stage: Literal["grpo"] = "grpo"
@@ -54,8 +54,8 @@ class GrpoConfig(OnPolicyConfig):
     target: 6}` or `{kind: lagrangian, target: 6}`."""
 
     kl_in: Literal["loss", "reward"] = "loss"
-    """Where the KL is charged: token by token in the `loss` (k3), or per completion in the `reward` (k1),
-    before the group is compared."""
+    """Where the KL penalty is applied: token by token in the `loss` (k3), or per completion in the `reward`
+    (k1), before the group is compared."""
 
     # Groups that say nothing
 
@@ -64,7 +64,7 @@ class GrpoConfig(OnPolicyConfig):
     whose groups say something (DAPO's dynamic sampling)."""
 
     max_draws: Annotated[int, Field(ge=2, le=100)] = 4
-    """`keep_drawing` only: rollouts per step at most; what is there then is learned."""
+    """`keep_drawing` only: rollouts per step at most; the update then uses what there is."""
 
     @model_validator(mode="after")
     def _can_act(self) -> GrpoConfig:
@@ -79,6 +79,7 @@ class GrpoConfig(OnPolicyConfig):
                 )
             if self.kl_in == "reward":
                 raise ValueError(
-                    "normalise_parts leaves no sum to charge the KL to: charge it in the loss (kl_in: loss)"
+                    "with normalise_parts the KL cannot be put into the reward: put it into the loss "
+                    "(kl_in: loss)"
                 )
         return self

@@ -28,7 +28,7 @@ class FixedKlSettings(Settings):
     kind: Literal["fixed"] = "fixed"
 
     beta: NotNegative = 0.05
-    """Coefficient of the per-token KL penalty; at 0 nothing holds the policy."""
+    """Coefficient of the per-token KL penalty; 0 means no penalty."""
 
 
 class AdaptiveKlSettings(Settings):

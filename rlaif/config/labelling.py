@@ -196,7 +196,8 @@ class PromptSettings(Settings):
     the stage's own part of the built-in prompts, and all of any others."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
-    """How many prompts to draw; all of them when left out."""
+    """How many prompts to draw. When left out, all of them; `sample` and `revise` draw 24 of the built-in
+    ones."""
 
     skip_bad_rows: bool = False
     """Go on without rows that cannot be read; they are counted and listed. Otherwise one bad row stops the
@@ -206,10 +207,10 @@ class PromptSettings(Settings):
 def _is_shard(text: str) -> str:
     number, slash, count = text.partition("/")
     if not (slash and number.isascii() and number.isdigit() and count.isascii() and count.isdigit()):
-        raise ValueError(f"{text!r} is no shard: write 1/4 for the first of four")
+        raise ValueError(f"{text!r} is not a shard: write 1/4 for the first of four")
     if not 1 <= int(number) <= int(count):
         raise ValueError(
-            f"{text!r} is no shard: shards of {int(count)} are 1/{int(count)} to {int(count)}/{int(count)}"
+            f"{text!r} is not a shard: shards of {int(count)} are 1/{int(count)} to {int(count)}/{int(count)}"
         )
     return f"{int(number)}/{int(count)}"
 
@@ -243,8 +244,8 @@ class ServerConfig(Settings):
     none."""
 
     api_key_env: str = ""
-    """Environment variable that holds the key; RLAIF_API_KEY when left out. The key itself never stands in a
-    recipe."""
+    """Environment variable that holds the key; RLAIF_API_KEY when left out. The key itself is never written
+    into a recipe."""
 
     api_key_file: str | None = None
     """File that holds the key on its first line."""
@@ -255,7 +256,8 @@ class ServerConfig(Settings):
         # Perhaps the key itself: it is not shown, and nothing is written.
         if name and not VARIABLE.fullmatch(name):
             raise ValueError(
-                "this is no name of an environment variable; if it is the key: export RLAIF_API_KEY=… instead"
+                "this is not the name of an environment variable; if it is the key: export RLAIF_API_KEY=… "
+                "instead"
             )
         return name
 
@@ -266,7 +268,7 @@ class ServerConfig(Settings):
     """Seconds for one request."""
 
     retries: Annotated[int, Field(ge=0, le=100)] = 6
-    """Tries after the first, of a request that failed for a reason that may pass."""
+    """Further tries of a request that failed for a temporary reason."""
 
     backoff: Annotated[float, Field(ge=0, le=60)] = 0.5
     """Seconds before the first of them; doubled each time, with jitter, up to half a minute."""
@@ -321,8 +323,8 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """Take every N-th prompt only, `1/4` being the first of four parts: each on a machine of its own."""
 
     reasoning: Literal["keep", "strip"] = "keep"
-    """What becomes of the reasoning of a model that reasons (`<think>…</think>`): `strip` leaves the answer
-    alone, which is empty where the reasoning was cut."""
+    """What to do with the reasoning of a model that reasons (`<think>…</think>`): `strip` keeps only the
+    answer, which is empty where the reasoning was cut."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
@@ -367,7 +369,7 @@ class AuditConfig(BaseStage):
     """Model to audit; that of the next `label` stage when left out."""
 
     protocol: Annotated[str, _OneOfTheProtocols("both")] | None = None
-    """How it is asked; as in the next `label` stage when left out. `both` sets pairwise beside pointwise."""
+    """How it is asked; as in the next `label` stage when left out. `both` compares pairwise and pointwise."""
 
     principles: Literal["sample", "all"] | None = None
     """Ask `all` principles about each comparison, or draw one (`sample`); as in the next `label` stage when
@@ -395,8 +397,7 @@ class AuditConfig(BaseStage):
     stage when left out."""
 
     variants: Annotated[int, Field(ge=0)] = 100
-    """Comparisons on which other label letters and wordings are tried, one principle each; 0 leaves that
-    out."""
+    """Comparisons on which other label letters and wordings are tried, one principle each; 0 skips this."""
 
     def main_model(self, default: str) -> str | None:
         return self.judge or default
@@ -440,8 +441,8 @@ class LabelConfig(BaseStage):
     label."""
 
     clamp: Annotated[float, Field(gt=0.5, le=1)] = 0.6
-    """`cot` only: highest probability a verdict may give to either side (Bai et al. 2022 clamp to 40-60 %); 1
-    leaves it as it is."""
+    """`cot` only: highest probability a verdict may give to either side (Bai et al. 2022 clamp to 40-60 %);
+    at 1 nothing is clamped."""
 
     reasoning_tokens: Annotated[int, Field(ge=1)] = 256
     """`cot` only: longest reasoning in tokens."""

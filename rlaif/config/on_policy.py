@@ -112,23 +112,23 @@ class OnPolicyConfig(BaseStage, PromptSettings):
     completion)."""
 
     max_loss: Positive = 100.0
-    """The same, when a loss passes this or is no number."""
+    """The same, when a loss passes this or is not a number."""
 
     # Keeping
 
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
-    """Steps between checkpoints; a run that was cut off goes on from the newest."""
+    """Steps between checkpoints; an interrupted run continues from the newest."""
 
     trackers: tuple[str, ...] = ()
-    """Where metrics go beside `metrics.jsonl`, as Accelerate names them: `tensorboard`, `wandb`, `trackio`,
+    """Where metrics go besides `metrics.jsonl`, as Accelerate names it: `tensorboard`, `wandb`, `trackio`,
     …"""
 
     @model_validator(mode="after")
     def _rollouts_add_up(self) -> OnPolicyConfig:
         if self.episodes % self.samples_per_prompt:
             raise ValueError(
-                f"{self.episodes} episodes cannot be shared out at {self.samples_per_prompt} samples per "
-                "prompt"
+                f"{self.episodes} episodes cannot be divided into groups of {self.samples_per_prompt} "
+                "samples per prompt"
             )
         if self.minibatches > self.episodes:
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")

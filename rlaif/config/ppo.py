@@ -89,7 +89,7 @@ class PpoConfig(OnPolicyConfig):
     def _leaves_steps_for_the_policy(self) -> PpoConfig:
         if self.value_warmup >= self.steps:
             raise ValueError(
-                f"a value warm-up of {self.value_warmup} steps leaves nothing of {self.steps} steps for the "
+                f"a value warm-up of {self.value_warmup} steps leaves none of the {self.steps} steps for the "
                 "policy"
             )
         return self

@@ -65,7 +65,7 @@ class Recipe(Settings):
     """What the recipe does, what it costs, and what it should show."""
 
     seed: int = 0
-    """Fixes every draw."""
+    """Random seed: the same seed gives the same draws."""
 
     model: str = DEFAULT_MODEL
     """Model for every role that names no other: a hub id, a folder, a GGUF file or an alias."""

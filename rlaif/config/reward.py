@@ -18,7 +18,7 @@ class PreferenceFile(Settings):
     """A file of preferences that is mixed in (Bai et al. 2022 mix human helpfulness with AI harmlessness)."""
 
     file: str
-    """Preferences in any form that people have (docs/reference/data-forms.md), with `p_chosen` if the labels
+    """Preferences in any form of docs/reference/data-forms.md, with `p_chosen` if the labels
     are soft."""
 
     weight: Positive = 1.0
@@ -58,14 +58,14 @@ class RewardConfig(BaseStage):
     """Name of the label stage to learn from; the last one when left out and `files` is empty."""
 
     files: tuple[PreferenceFile, ...] = ()
-    """Files of preferences to learn from, beside or instead of a stage's."""
+    """Files of preferences to learn from, with or instead of a stage's."""
 
     skip_bad_rows: bool = False
     """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted
     and the first are named."""
 
     human: str | None = None
-    """File of preferences by people, to report the accuracy on; never trained on."""
+    """File of human preferences, to report the accuracy on; never trained on."""
 
     model: str | None = None
     """Base of the reward model; the recipe's `model` when left out, which then is held in memory once for all

@@ -50,7 +50,7 @@ def text_of(value: object) -> str:
 
     Raises:
         PydanticKnownError: It is no text, or an empty one.
-        PydanticCustomError: It holds a control character.
+        PydanticCustomError: It contains a control character.
     """
     if not isinstance(value, Scalar):
         raise PydanticKnownError("string_type")
@@ -58,7 +58,7 @@ def text_of(value: object) -> str:
     if not stripped or value.is_null:
         raise PydanticKnownError("string_too_short", {"min_length": 1})
     if UNPRINTABLE.search(stripped):
-        raise PydanticCustomError("control_character", "holds a control character")
+        raise PydanticCustomError("control_character", "contains a control character")
     return stripped
 
 

@@ -120,7 +120,7 @@ def _wording(text: str, key: str, language: str) -> Iterator[tuple[str, str]]:
         and any(_denied(part, negation, language) for part in SENTENCE.split(text))
     ):
         yield (
-            "holds a double negative",
+            "contains a double negative",
             "say what a good response does; small judges stumble over two negations",
         )
 

@@ -29,7 +29,7 @@ QUOTED = re.compile("'([^']*)'")
 WRONG_TYPE = "{label} is of the wrong type: read {read}"
 OUT_OF_BOUNDS = ("{label} is {read}", f"write a number from {LEAST:g} to {MOST:,.0f}")
 TWO_ANSWERS = "write the good answer and then the bad one, e.g. [Yes, No]"
-NOT_TWO = ("{label} has {actual_length} items; two are due", TWO_ANSWERS)
+NOT_TWO = ("{label} has {actual_length} items; expected two", TWO_ANSWERS)
 MESSAGES = {
     "extra_forbidden": ("{parent} has an unknown key {key}", "{guess}its keys are {keys}"),
     "missing": ("{parent} has no {key}", "an example has {keys}"),
@@ -42,7 +42,7 @@ MESSAGES = {
         "{label} is a bare text: {read}",
         "write `- id: a-name` and below it `comparison:`, `question:`, or `critique:` and `revision:`",
     ),
-    "list_type": (WRONG_TYPE, "write a list: one item a line, each after `- `, or [one, two]"),
+    "list_type": (WRONG_TYPE, "write a list: one item per line, each after `- `, or [one, two]"),
     "list_type answers": (WRONG_TYPE, TWO_ANSWERS),
     "too_long": NOT_TWO,
     "too_short": NOT_TWO,
@@ -53,7 +53,7 @@ MESSAGES = {
     "string_type": (WRONG_TYPE, "write one text; quote it if it holds `: ` or begins with [ or {{"),
     "string_too_short": ("{label} is empty", "write its text, or leave the key out"),
     "control_character": (
-        "{label} holds a control character",
+        "{label} contains a control character",
         "take the escape such as \\0 out of the quoted text",
     ),
     "string_pattern_mismatch": ("{label} is {read}", "write a language tag such as en, zh or pt-BR"),

@@ -57,8 +57,7 @@ def end_tokens(model: Any, form: ChatFormat) -> frozenset[int]:
     ]
     if not all(isinstance(token, int) for token in several):
         raise ModelError(
-            f"its generation config says `eos_token_id` is {str(configured)[:40]}, which is no token's "
-            "number",
+            f"its generation config says `eos_token_id` is {str(configured)[:40]}, which is not a token id",
             where=form.name,
             remedy="fetch or save the model again",
         )
@@ -258,7 +257,7 @@ class ChatFormat:
             return  # it wants other turns; what it refuses is refused by the request
         if OPEN_END.strip() not in text:
             raise ModelError(
-                "the chat template leaves out what the user says: every prompt would read the same",
+                "the chat template leaves out what the user says: every prompt would look the same",
                 where=self.name,
                 remedy="use the chat template of the model's own repository",
             )

@@ -89,7 +89,7 @@ def _compiled(source: str) -> jinja2.Template:
     try:
         return environment.from_string(source)
     except BUILD_ERRORS as error:
-        raise jinja2.TemplateError(f"the chat template is no jinja2 template: {error}") from error
+        raise jinja2.TemplateError(f"the chat template is not a jinja2 template: {error}") from error
 
 
 class _Generation(Extension):

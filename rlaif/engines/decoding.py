@@ -20,10 +20,13 @@ from rlaif.engines.batching import pad_left
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import Tokens
 
-__all__ = ["Decoder", "DecodingJob", "draw_token"]
+__all__ = ["GPU_CACHE_SHARE", "Decoder", "DecodingJob", "cache_tokens", "draw_token"]
 
 BLOCK = 256
 """Vocabulary entries summed together in the first of the two steps of a draw."""
+
+GPU_CACHE_SHARE = 0.4
+"""Of what a model leaves of a GPU's memory, for the caches of one batch: one that grows is there twice."""
 
 LEAVE = 8
 """Done rows leave when they are at least a LEAVE-th of the batch: leaving copies the cache, as one step of
@@ -82,6 +85,23 @@ def _uniforms(seed: int, count: int) -> torch.Tensor:
     every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, generator=generator, dtype=torch.float32)
+
+
+def cache_tokens(model: Any, *, cpu_bytes: int) -> int:
+    """How many tokens the key-value caches of one batch may hold.
+
+    The room is fixed on a CPU, and on a GPU a share of what the model leaves of it; not of what is free, so
+    that what is put into a batch never changes.
+    """
+    config, device = model.config.get_text_config(decoder=True), model.device
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    a_token: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    if device.type != "cuda":
+        return cpu_bytes // a_token
+    weights = sum(each.nbytes for each in model.parameters() if each.device == device)
+    room = torch.cuda.get_device_properties(device).total_memory - weights
+    return max(0, int(room * GPU_CACHE_SHARE)) // a_token
 
 
 def draw_token(

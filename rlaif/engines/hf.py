@@ -20,7 +20,7 @@ import torch
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.batching import pad_left, plan
 from rlaif.engines.chat import TEMPLATE_REFUSED, ChatFormat, TemplateRefusal, end_tokens
-from rlaif.engines.decoding import Decoder, DecodingJob
+from rlaif.engines.decoding import Decoder, DecodingJob, cache_tokens
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import EncodedQuestion, Tokens, find_labels
 from rlaif.engines.tree import TreeReader, unshareable
@@ -31,7 +31,6 @@ __all__ = ["HFEngine"]
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 CPU_ROWS, GPU_ROWS = 32, 256
 CPU_CACHE_BYTES = 1 << 30
-GPU_CACHE_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,19 +247,7 @@ class HFEngine:
 
     def _cache_tokens(self) -> int:
         """How many tokens the key-value caches of one batch may hold."""
-        config = self.model.config.get_text_config(decoder=True)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        a_token: int = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
-        return max(self.token_budget, self._cache_bytes() // a_token)
-
-    def _cache_bytes(self) -> int:
-        """Room for the caches: fixed on a CPU, a share of all memory on a GPU; not of what is free, so that
-        the plan never changes."""
-        device = self.model.device
-        if device.type != "cuda":
-            return CPU_CACHE_BYTES
-        return int(torch.cuda.get_device_properties(device).total_memory * GPU_CACHE_SHARE)
+        return max(self.token_budget, cache_tokens(self.model, cpu_bytes=CPU_CACHE_BYTES))
 
 
 def _readings(prompts: Sequence[EncodedQuestion], logits: torch.Tensor) -> list[LabelReading]:

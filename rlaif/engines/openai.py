@@ -186,7 +186,7 @@ def _checked_urls(urls: Sequence[str]) -> list[str]:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(
-                "a base URL is no http or https address", remedy=f"write it in full, as in {LOCAL_URL}"
+                "a base URL is not an http or https address", remedy=f"write it in full, as in {LOCAL_URL}"
             )
         if parts.username or parts.password or parts.query or parts.fragment:
             where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

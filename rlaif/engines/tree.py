@@ -8,7 +8,7 @@ front. A mask for the whole row would be as wide as the row; a tile's is hardly 
 
 Attention is written with batched matrix products, the query heads that share a key head folded into one
 matrix: on CPUs without AMX PyTorch's fused kernel runs bfloat16 at a sixth of the speed of a matrix product
-    (70 against 420 GFLOP/s on one Zen 5 core).
+(70 against 420 GFLOP/s on one Zen 5 core).
 
 Not every architecture can be driven so; `unshareable` finds out by what the model says of itself and by
 trying.

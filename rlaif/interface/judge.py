@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -263,14 +263,28 @@ class Judge:
 
 
 def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with ids that differ: pairs of one prompt may have been given without places in it."""
-    seen: dict[str, int] = {}
-    found = []
+    """The comparisons with ids that differ, and completion ids that stand for one text each: pairs of one
+    prompt may have been given without places in it, or with places that others have too."""
+    texts: dict[str, str] = {}
+    found: dict[str, Comparison] = {}
     for each in comparisons:
-        times = seen[each.id] = seen.get(each.id, -1) + 1
-        a, b = (_at(completion, completion.index + 2 * times) for completion in (each.a, each.b))
-        found.append(each if times == 0 else replace(each, a=a, b=b))
-    return found
+        moved = next(
+            placed
+            for shift in count(step=2)
+            if (placed := _moved(each, shift)).id not in found
+            and all(texts.get(one.id, one.text) == one.text for one in (placed.a, placed.b))
+        )
+        found[moved.id] = moved
+        texts.update({one.id: one.text for one in (moved.a, moved.b)})
+    return list(found.values())
+
+
+def _moved(comparison: Comparison, shift: int) -> Comparison:
+    """The comparison with its completions `shift` places further on."""
+    if not shift:
+        return comparison
+    a, b = (_at(completion, completion.index + shift) for completion in (comparison.a, comparison.b))
+    return replace(comparison, a=a, b=b)
 
 
 def _at(completion: Completion, index: int) -> Completion:

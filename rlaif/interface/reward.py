@@ -102,7 +102,7 @@ def as_reward(reward: Reward, *, name: str | None = None) -> RewardFunction:
             return _weighted(reward)
     if not callable(reward):
         raise ConfigError(
-            f"{type(reward).__name__} is no reward",
+            f"{type(reward).__name__} is not a reward",
             remedy="give a judge, a reward model, a function (prompt, completion) -> number, or a list of "
             "them",
         )
@@ -119,7 +119,7 @@ def reward_function(reward: Reward, *, name: str | None = None) -> Callable[...,
         name: Under which trainers log it.
 
     Raises:
-        ConfigError: It is no reward.
+        ConfigError: It is not a reward.
     """
     scored = as_reward(reward, name=name)
 

@@ -23,7 +23,7 @@ def as_prompt(value: Chat | Prompt) -> Prompt:
     """
     if isinstance(value, Prompt):
         return value
-    messages = conversation_of(value if isinstance(value, str) else [dict(each) for each in value], "prompt")
+    messages = conversation_of(value if isinstance(value, str) else _turns(value, "prompt"), "prompt")
     return prompt_of(messages, {}, "context")
 
 
@@ -42,7 +42,7 @@ def text_of_completion(value: Chat | Completion) -> str:
         return value.text
     if isinstance(value, str):
         return value
-    turns: tuple[Message, ...] = messages_of([dict(each) for each in value], "completion")
+    turns: tuple[Message, ...] = messages_of(_turns(value, "completion"), "completion")
     if [turn.role for turn in turns] != ["assistant"]:
         spoken = ", ".join(turn.role for turn in turns)
         raise DataError(
@@ -50,6 +50,16 @@ def text_of_completion(value: Chat | Completion) -> str:
             remedy="give the conversation before it as the prompt",
         )
     return turns[0].content
+
+
+def _turns(value: object, what: str) -> list[dict[str, Any]]:
+    """The messages of a chat as plain dictionaries."""
+    if not isinstance(value, Sequence) or not all(isinstance(each, Mapping) for each in value):
+        raise DataError(
+            f"{type(value).__name__} is no {what}",
+            remedy='give a text, or a list of messages: [{"role": …, "content": …}]',
+        )
+    return [dict(each) for each in value]
 
 
 def as_completions(prompts: Sequence[Prompt], values: Sequence[Chat | Completion]) -> list[Completion]:

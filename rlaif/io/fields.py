@@ -254,7 +254,7 @@ def _joined(content: object, column: str) -> object:
             or not isinstance(part.get("text"), str)
         ):
             raise DataError(
-                f"`{column}` holds a part that is no text: {_shown(part)}",
+                f"`{column}` contains a part that is not text: {_shown(part)}",
                 remedy="remove the row, or the part",
             )
     return "".join(part["text"] for part in content)
@@ -287,7 +287,7 @@ def number_of(value: object, column: str, *, default: float, most: float, least:
             remedy=f"write a number from {least:g} to {most:g}",
         )
     if not least <= number <= most:
-        what = f"`{column}` is {_shown(value)}; it lies between {least:g} and {most:g}"
+        what = f"`{column}` is {_shown(value)}; it must be between {least:g} and {most:g}"
         raise DataError(what, remedy="correct it, or leave the column out")
     return number
 

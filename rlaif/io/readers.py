@@ -132,7 +132,7 @@ def read_prompts(
     problems = each_row(table, add)
     if answers := sum(_answered(row.values.get(column)) for row in table.rows) if answered else 0:
         notes.append(
-            f"{answers} of {rows} rows end with an answer, which is no part of the prompt and was left out"
+            f"{answers} of {rows} rows end with an answer, which is not part of the prompt and was left out"
         )
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
     if duplicates:
@@ -325,7 +325,7 @@ def _completions(row: Row, columns: Sequence[str], column: str) -> tuple[tuple[M
 def _listed(name: str, value: object) -> list[tuple[str, object]]:
     items = list(strings_of(value, name)) if isinstance(value, str) else value
     if not isinstance(items, list) or not items:
-        raise DataError(f"`{name}` is no list of completions", remedy='write ["…", "…"]')
+        raise DataError(f"`{name}` is not a list of completions", remedy='write ["…", "…"]')
     return [
         (f"{name}[{position}]", _text_in(item, f"{name}[{position}]")) for position, item in enumerate(items)
     ]

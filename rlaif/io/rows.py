@@ -100,9 +100,9 @@ def refuse_bad_rows(problems: Sequence[Problem], *, rows: int, source: str | Pat
     if bad > LISTED:
         shown.append(Problem(f"… and {bad - LISTED:,} more"))
     remedy = (
-        f"mend {'it' if bad == 1 else 'them'}, or --skip-bad-rows keeps the other {good:,}"
+        f"correct {'it' if bad == 1 else 'them'}, or --skip-bad-rows keeps the other {good:,}"
         if good
-        else "mend the file"
+        else "correct the file"
     )
     what = f"{bad:,} of {rows:,} rows cannot be read" if good else f"no usable row among {rows:,}"
     raise DataError(what, where=str(source), remedy=remedy, problems=shown)

@@ -35,7 +35,7 @@ def split_of(fingerprint: str, fractions: Mapping[str, float] = FRACTIONS) -> st
         math.fsum(fractions.values()), 1.0, abs_tol=1e-9
     ):
         raise ConfigError(
-            f"the fractions {dict(fractions)} are no shares of 1",
+            f"the fractions {dict(fractions)} do not add up to 1, or one is below 0",
             remedy="give numbers from 0 that add up to 1",
         )
     place = unit_from("split", fingerprint)

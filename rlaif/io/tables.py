@@ -65,7 +65,7 @@ class DataTable(NamedTuple):
     def notes(self) -> list[str]:
         """What the reader should know, a line each."""
         return (
-            [f"{self.mended:,} rows held half a character or a NUL; U+FFFD stands in its place"]
+            [f"{self.mended:,} rows contained half a character or a NUL; it was replaced by U+FFFD"]
             if self.mended
             else []
         )
@@ -85,9 +85,7 @@ def read_table(source: str | Path) -> DataTable:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        raise DataError(
-            "this is a folder; a file is due here", where=str(source), remedy="name one file in it"
-        )
+        raise DataError("expected a file, got a folder", where=str(source), remedy="name one file in it")
     table = _read_file(source, path) if path.exists() else _read_hub(str(source), path)
     if not table.rows and not table.problems:
         raise DataError("the file is empty", where=str(source), remedy="give a file with at least one row")
@@ -169,7 +167,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str] | Problem]:
                 continue
             if b"\0" in raw:
                 yield Problem(
-                    "the line holds a NUL byte", where=where, remedy="remove it, or save the file as UTF-8"
+                    "the line contains a NUL byte", where=where, remedy="remove it, or save the file as UTF-8"
                 )
                 continue
             try:
@@ -199,10 +197,12 @@ def _json_row(where: str, text: str) -> Row | Problem:
         return Problem(
             f"not JSON: {error.msg} (column {error.colno})",
             where=where,
-            remedy="write one JSON object a line",
+            remedy="write one JSON object per line",
         )
     except (ValueError, RecursionError) as error:
-        return Problem(f"not usable JSON: {error}", where=where, remedy="write one plain JSON object a line")
+        return Problem(
+            f"not usable JSON: {error}", where=where, remedy="write one plain JSON object per line"
+        )
     return _object_row(where, value)
 
 

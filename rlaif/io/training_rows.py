@@ -136,7 +136,7 @@ def _asked_beside(values: Mapping[str, Any]) -> tuple[Message, ...]:
     turns = messages_of(values[conversation], conversation)
     if turns[-1].role != "user":
         raise DataError(
-            f"`{conversation}` beside `chosen` and `rejected` ends with an answer, so it is no prompt",
+            f"`{conversation}` beside `chosen` and `rejected` ends with an answer, so it is not a prompt",
             remedy=f"let `{conversation}` end with the user's turn, or add a column `prompt`",
         )
     return with_system(turns, values)

@@ -189,7 +189,7 @@ def check_gaps(gaps: int, asked: int, *, stage: str) -> None:
         raise JudgingError(
             f"{gaps} of {asked} verdicts got no answer from the server",
             where=stage,
-            remedy="see to the server and run the same command again: what was answered is kept",
+            remedy="check the server and run the same command again: what was answered is kept",
         )
 
 

@@ -16,7 +16,7 @@ from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, w
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
-from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
+from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
@@ -25,6 +25,7 @@ from rlaif.report.shown import Shown
 from rlaif.report.training import best_of_k_markdown, figures, growth_table
 from rlaif.results.best_of_k import BestOfKReport
 from rlaif.rl.learner import POLICY
+from rlaif.rl.rollout import rows_side_by_side
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.best_of_k import best_of_k
@@ -134,7 +135,7 @@ class BestOfKJob(Job[BestOfKConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         return trained_sampling(
-            self.config, lengths, device, rows=SIDE_BY_SIDE, micro=self.config.micro_batch
+            self.config, lengths, device, rows=rows_side_by_side(device.kind), micro=self.config.micro_batch
         )
 
     def adapters(self) -> Adapters:

@@ -12,7 +12,7 @@ from rlaif.files import file_digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import Job, Outcome, read_result, settings_digest
 from rlaif.jobs.evaluate import COMPARISON, EVALUATION, read_evaluation
-from rlaif.report.comparison import POLICIES, comparison_markdown, comparison_tables
+from rlaif.report.comparison import POLICIES, comparison_markdown, comparison_tables, main_rows
 from rlaif.report.shown import Shown, Table
 from rlaif.results.costs import TrainingCost
 from rlaif.runs.costs import TRAINING, read_cost
@@ -93,4 +93,5 @@ class CompareJob(Job[CompareConfig]):
         if any(stage.stage == "evaluate" for stage in self.context.recipe.stages):
             # The policies' own figures were shown by the evaluation.
             tables = [each for each in tables if each.title != POLICIES]
+        tables = [main_rows(each) if each.title == POLICIES else each for each in tables]
         return [*tables, *(f"• {sentence}" for sentence in found["verdict"])]

@@ -160,7 +160,7 @@ class RunContext:
             with run_errors("set aside", work):
                 aside = move_aside(self.path, work, f"work-{stage}")
             why = ", ".join(changed_parts({name: str(value) for name, value in found.items()}, wanted))
-            self.progress.note(f"{stage}: begins anew, since {why}; what was begun is in {aside}")
+            self.progress.note(f"{stage}: starts over, since {why}; the partial work is in {aside}")
         with run_errors("make the folder of partial work", work):
             work.mkdir(parents=True, exist_ok=True)
         write_whole(work / WORK_PARTS, json.dumps(wanted, indent=1) + "\n")

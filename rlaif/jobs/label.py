@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from rlaif.config import LabelConfig
 from rlaif.digest import digest
+from rlaif.engines.base import Engine
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
@@ -142,19 +143,23 @@ class LabelJob(Job[LabelConfig]):
         """See `Job`."""
         return {"judge": self.context.engines.card(self.judge).label}
 
+    def open_judge(self, engine: Engine) -> Judge:
+        """The judge of this stage, which asks `engine`."""
+        return open_judge(
+            engine,
+            self.protocol,
+            self.constitution,
+            principles=self.config.principles,
+            seed=self.context.seed(self.config),
+            progress=self.context.progress,
+            reasoning_tokens=self.config.reasoning_tokens,
+        )
+
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, statistics = self.context, LabelStatistics()
         check_audit(self.config, self.protocol, context.engines.card(self.judge), context)
-        judge = open_judge(
-            context.engines.get(self.judge),
-            self.protocol,
-            self.constitution,
-            principles=self.config.principles,
-            seed=context.seed(self.config),
-            progress=context.progress,
-            reasoning_tokens=self.config.reasoning_tokens,
-        )
+        judge = self.open_judge(context.engines.get(self.judge))
         file = f"preferences.{self.config.format}"
         with ExitStack() as stack:
             verdicts = stack.enter_context(RowWriter(folder / "verdicts.jsonl", "jsonl"))

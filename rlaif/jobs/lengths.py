@@ -27,7 +27,6 @@ from rlaif.types import Message, Prompt
 __all__ = [
     "MICRO_TOKENS",
     "QUESTION",
-    "SIDE_BY_SIDE",
     "TEMPLATE",
     "Adapters",
     "Device",
@@ -38,8 +37,6 @@ __all__ = [
 
 LOOKED_AT = 64
 """Texts, the longest in characters, whose tokens are counted."""
-SIDE_BY_SIDE = 64
-"""Completions that are sampled at the same time, at most."""
 MICRO_TOKENS = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 """What the reward stage takes where its settings leave it open."""
 QUESTION = 16
@@ -78,19 +75,21 @@ class Device(NamedTuple):
         kind: `cpu`, `cuda` or `mps`.
         tokens: Of one pass without gradients.
         rows: Sampled side by side by an engine.
+        ranks: Processes that share the work.
     """
 
     kind: str
     tokens: int
     rows: int
+    ranks: int = 1
 
     @classmethod
-    def of(cls, device: torch.device) -> Device:
+    def of(cls, device: torch.device, *, ranks: int = 1) -> Device:
         """Of a torch device."""
         return (
-            cls(device.type, CPU_TOKENS, CPU_ROWS)
+            cls(device.type, CPU_TOKENS, CPU_ROWS, ranks)
             if device.type == "cpu"
-            else cls(device.type, GPU_TOKENS, GPU_ROWS)
+            else cls(device.type, GPU_TOKENS, GPU_ROWS, ranks)
         )
 
     @property

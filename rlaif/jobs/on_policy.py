@@ -17,7 +17,7 @@ from rlaif.jobs.base import AnyJob, Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
-from rlaif.jobs.lengths import SIDE_BY_SIDE, Adapters, Device, Lengths, trained_sampling
+from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
@@ -27,6 +27,7 @@ from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.learner import POLICY
+from rlaif.rl.rollout import rows_side_by_side
 from rlaif.rl.step import StepReport
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.manifest import Manifest
@@ -204,7 +205,13 @@ class OnPolicyJob(Job[Config]):
         """See `Job`."""
         config = self.config
         micro = min(config.micro_batch, -(-config.episodes // config.minibatches))
-        return trained_sampling(config, lengths, device, rows=min(config.episodes, SIDE_BY_SIDE), micro=micro)
+        return trained_sampling(
+            config,
+            lengths,
+            device,
+            rows=min(-(-config.episodes // device.ranks), rows_side_by_side(device.kind)),
+            micro=micro,
+        )
 
     def adapters(self) -> Adapters:
         """See `Job`."""

@@ -95,7 +95,7 @@ def read_adapter(folder: Path) -> AdapterFiles:
         )
     for name in (name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).exists()):
         raise ModelError(
-            f"the folder holds no whole adapter: {name} is missing",
+            f"the adapter in this folder is not complete: {name} is missing",
             where=where,
             remedy="save the adapter again",
         )

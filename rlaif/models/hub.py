@@ -101,7 +101,7 @@ def _download(repo: str, patterns: list[str], options: dict[str, Any]) -> Path:
     except errors.LocalEntryNotFoundError:
         why = "HF_HUB_OFFLINE is set" if offline() else "huggingface.co cannot be reached"
         remedy = (
-            "check the name and the network, pass a folder or a GGUF file, or use the embedded model: "
+            "check the name and the network, pass a folder or a GGUF file, or use the default model: "
             "smollm2-135m"
         )
         raise ModelError(f"the model is not on this machine and {why}", where=repo, remedy=remedy) from None

@@ -149,16 +149,16 @@ def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
         return ModelSource(spec, *converted(files[0], source=f"file {files[0].name}"))
     if files:
         raise ModelError(
-            "the folder holds several GGUF files", where=spec, remedy="pass one of them by its own path"
+            "the folder contains several GGUF files", where=spec, remedy="pass one of them by its own path"
         )
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            "the folder holds an adapter, not a model",
+            "the folder contains an adapter, not a model",
             where=spec,
             remedy="pass its base model, or a merged model",
         )
     remedy = "pass the folder that save_pretrained wrote"
-    raise ModelError("the folder holds no model: config.json is missing", where=spec, remedy=remedy)
+    raise ModelError("the folder contains no model: config.json is missing", where=spec, remedy=remedy)
 
 
 def weights_digest(folder: Path) -> str:
@@ -359,7 +359,7 @@ def _load_config(source: ModelSource) -> Any:
     _check_sizes(config, source)
     kinds = getattr(config, "architectures", None) or []
     if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
-        what = f"its config.json says `architectures` is {str(kinds)[:40]}, which is no list of names"
+        what = f"its config.json says `architectures` is {str(kinds)[:40]}, which is not a list of names"
         raise ModelError(what, where=source.name, remedy="fetch or save the model again")
     if config.is_encoder_decoder or (kinds and not any(kind.endswith(CAUSAL) for kind in kinds)):
         what = f"not a causal language model, but {', '.join(kinds) or config.model_type}"
@@ -377,7 +377,7 @@ def _check_sizes(config: Any, source: ModelSource) -> None:
     for name in CONTEXT:
         length = getattr(text, name, None)
         if length is not None and not (isinstance(length, int) and 0 < length <= LONGEST):
-            what = f"its config.json says `{name}` is {str(length)[:40]}, which is no length of a context"
+            what = f"its config.json says `{name}` is {str(length)[:40]}, which is not a context length"
             raise ModelError(what, where=source.name, remedy="fetch or save the model again")
     for name, most in LARGEST.items():
         size = getattr(text, name, None)

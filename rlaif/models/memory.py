@@ -17,7 +17,7 @@ import transformers
 from torch import nn
 
 from rlaif.errors import ModelError
-from rlaif.models.devices import pick_device, pick_dtype
+from rlaif.models.devices import pick_dtype
 from rlaif.models.load import LOAD_ERRORS, resolve
 from rlaif.models.quiet import quiet
 
@@ -220,7 +220,7 @@ def plan_memory(
         MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen
     ]
     if kernels:
-        items.append(MemoryItem("kernels", kernels, "made for the shapes that are multiplied"))
+        items.append(MemoryItem("kernels", kernels, "compiled for the shapes that occur"))
     parts = (
         _training(shape, work, precision, rank),
         _sampling(shape, work, precision),
@@ -273,7 +273,7 @@ def _sampling(shape: ModelShape, work: StageWork, precision: Precision) -> list[
         MemoryItem(
             "cache",
             round(CACHE_GROWTH * cache),
-            f"keys and values of {tokens} tokens, and what their growth leaves behind",
+            f"keys and values of {tokens} tokens, and memory freed as they grow",
         ),
         # Reading the prompts comes before the draws; the draws work on the logits in fp32, three times.
         MemoryItem("pass", prompt * _passing(shape, width), f"{prompt} tokens of prompts read at once"),
@@ -302,9 +302,10 @@ def _reading(shape: ModelShape, work: StageWork, precision: Precision) -> list[M
     return items
 
 
-def precision_of(dtype: str, device: str, *, quantization: str = "none") -> Precision:
-    """The widths that a recipe's dtype and device settings come to."""
-    width = pick_dtype(dtype, pick_device(device)).itemsize
+def precision_of(dtype: str, device: torch.device, *, quantization: str = "none") -> Precision:
+    """The widths that a recipe's dtype comes to on a device; `auto` is 16 bits on a GPU, which may be one of
+    another machine."""
+    width = 2 if device.type == "cuda" and dtype == "auto" else pick_dtype(dtype, device).itemsize
     return Precision(weights=0.6 if quantization == "4bit" else width, activations=width)
 
 

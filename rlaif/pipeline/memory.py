@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import TracebackType
+from typing import NamedTuple
 
 import torch
 
 from rlaif.config import Recipe, StageConfig
 from rlaif.config.labelling import BaseStage
+from rlaif.config.reward import RewardConfig
+from rlaif.engines.decoding import GPU_CACHE_SHARE
 from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import RunContext
@@ -30,6 +33,7 @@ from rlaif.models.memory import (
     MemoryPlan,
     ModelShape,
     Precision,
+    StageWork,
     available_memory,
     model_shape,
     plan_memory,
@@ -38,8 +42,9 @@ from rlaif.models.memory import (
 from rlaif.models.open import is_scripted, is_served
 from rlaif.process_memory import PeakWatch, resident_now
 from rlaif.progress import NoProgress, Progress
+from rlaif.ranks import current
 
-__all__ = ["StageMemory", "recipe_memory", "tell_memory"]
+__all__ = ["Machine", "StageMemory", "recipe_memory", "tell_memory"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,39 @@ class StageMemory:
     plan: MemoryPlan
 
 
-def recipe_memory(recipe: Recipe, progress: Progress | None = None) -> list[StageMemory]:
-    """The plan of every stage that runs a model in this process.
+class Machine(NamedTuple):
+    """What a plan is made for: a device, the bytes free on it, and the processes that have one such each."""
+
+    device: torch.device
+    free: int | None
+    processes: int
+
+    @classmethod
+    def own(cls, device: str) -> Machine:
+        """The device that a recipe names, on this machine."""
+        place = pick_device(device)
+        return cls(place, _free(place), current().count)
+
+    @classmethod
+    def gpu(cls, size: float, processes: int = 1) -> Machine:
+        """A GPU with so many GB, on any machine."""
+        return cls(torch.device("cuda"), round(size * (1 << 30)), processes)
+
+
+def recipe_memory(
+    recipe: Recipe, progress: Progress | None = None, *, machine: Machine | None = None
+) -> list[StageMemory]:
+    """The plan of every stage that runs a model in this process; of several processes, of each.
+
+    Args:
+        machine: What to plan for; this one's device when left out.
 
     Raises:
         RlaifError: An input cannot be read, or a model's config is not to be had.
     """
     context = RunContext(recipe, memo=NullMemo(), progress=progress or NoProgress())
     jobs = [make_job(config, context) for config in recipe.stages]
-    plans = [(job.config, stage_memory(job, jobs, context)) for job in jobs]
+    plans = [(job.config, stage_memory(job, jobs, context, machine)) for job in jobs]
     return [
         StageMemory(name=config.name, kind=config.stage, plan=plan)
         for config, plan in plans
@@ -108,28 +137,48 @@ class Peak:
         )
 
 
-def stage_memory(job: AnyJob, jobs: Sequence[AnyJob], context: RunContext) -> MemoryPlan | None:
+def stage_memory(
+    job: AnyJob, jobs: Sequence[AnyJob], context: RunContext, machine: Machine | None = None
+) -> MemoryPlan | None:
     """The plan of one stage; `None` where no model runs in this process."""
     config, recipe = job.config, context.recipe
-    base, device = config.main_model(recipe.model), pick_device(recipe.device)
-    work = job.memory_work(Lengths(jobs, context), Device.of(device))
+    base, (device, free, ranks) = config.main_model(recipe.model), machine or Machine.own(recipe.device)
+    work = job.memory_work(Lengths(jobs, context), Device.of(device, ranks=ranks))
     if work is None or base is None or is_scripted(base) or is_served(base):
         return None
-    precision, adapters = precision_of(recipe.dtype, recipe.device), job.adapters()
+    if device.type == "cuda" and free is not None:
+        held = precision_of(recipe.dtype, device, quantization=_quantization(base, recipe))
+        work = _within_cache(work, _shape(base), held, free)
+    precision, adapters = precision_of(recipe.dtype, device), job.adapters()
     plan = plan_memory(
         _shape(base),
         work,
-        precision=precision,
+        precision=precision_of(recipe.dtype, device, quantization=_quantization(base, recipe)),
         rank=adapters.rank,
         trained=list(adapters.trained),
         frozen=list(adapters.read),
         kernels=KERNEL_BYTES if device.type == "cpu" else 0,
-        available=_free(device),
+        available=free,
     )
     others = [
         MemoryItem(f"model {name}", _weights(name, precision), why) for name, why in _others(config, recipe)
     ]
     return replace(plan, items=(*plan.items[:2], *others, *plan.items[2:]))
+
+
+def _within_cache(work: StageWork, shape: ModelShape, precision: Precision, free: int) -> StageWork:
+    """With no more rows side by side than the samplers give a GPU's caches room for."""
+    a_token = 2 * shape.layers * (shape.key_values or shape.attention) * precision.activations
+    room = free - shape.parameters * precision.weights
+    most = int(GPU_CACHE_SHARE * room) // (a_token * max(1, work.row_tokens))
+    return work._replace(sampled_rows=min(work.sampled_rows, max(1, most)))
+
+
+def _quantization(base: str, recipe: Recipe) -> str:
+    """How the run holds the weights of a base: as the reward stage on it says."""
+    rewards = [stage for stage in recipe.stages if isinstance(stage, RewardConfig)]
+    bits = {stage.quantization for stage in rewards if (stage.model or recipe.model) == base}
+    return "4bit" if "4bit" in bits else "none"
 
 
 def _until(config: BaseStage, recipe: Recipe) -> list[StageConfig]:

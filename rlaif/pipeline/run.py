@@ -180,7 +180,7 @@ def _run_stage(
     if before is not None:
         reasons = ", ".join(why)
         context.progress.note(
-            f"{config.name}: runs again, since {reasons}; the former result moves to superseded/"
+            f"{config.name}: runs again, since {reasons}; the previous result moves to superseded/"
         )
         planned = tell()
     give_back()

@@ -37,14 +37,14 @@ def merge_shards(recipe: Recipe, runs: Sequence[Path], into: Path, progress: Pro
         shard = shard_of(theirs)
         if shard is None:
             raise ConfigError(
-                "this run is no shard", where=str(run), remedy="name runs made with --shard I/N"
+                "this run is not a shard", where=str(run), remedy="name runs made with --shard I/N"
             )
         _same_work(recipe, theirs, run)
         number, count = map(int, shard.split("/"))
         counts.add(count)
         if number in found:
             raise ConfigError(
-                f"shard {shard} is there twice: {found[number]} and {run}", remedy="name each shard once"
+                f"shard {shard} is given twice: {found[number]} and {run}", remedy="name each shard once"
             )
         found[number] = run
     count = max(counts)
@@ -61,7 +61,7 @@ def merge_shards(recipe: Recipe, runs: Sequence[Path], into: Path, progress: Pro
         for number in sorted(found):
             taken = journal.merge(_journal_of(found[number]))
             differing = (
-                f"; {count_of(taken.differing, 'other')} differ from what was there, which stands"
+                f"; {count_of(taken.differing, 'other')} differ from what was there, which is kept"
                 if taken.differing
                 else ""
             )
@@ -77,7 +77,7 @@ def _recipe_of(run: Path) -> Recipe:
         raise RunError(
             f"the shard has not finished: it is {status}",
             where=str(run),
-            remedy="run its command again; it goes on where it stopped",
+            remedy="run its command again; it continues where it stopped",
         )
     return load_recipe(run / RECIPE)
 

@@ -44,7 +44,7 @@ def audit_markdown(report: AuditReport) -> str:
     parts.append("\n" + _about(report))
     if report.rules:
         rows = [(f"always-{name}", share(value)) for name, value in report.rules._asdict().items()]
-        parts += ["## Rules that read nothing\n", table(("rule", "accuracy"), rows)]
+        parts += ["## Rules that do not read the text\n", table(("rule", "accuracy"), rows)]
     for each in report.protocols:
         parts += _protocol(each)
     return "\n".join(parts)
@@ -84,21 +84,15 @@ def difference_markdown(found: Difference) -> str:
         (each.id, each.side, each.change, percent(each.own_flips), f"{100 * each.drives:+z.1f}")
         for each in found.influences
     ]
-    header = (
-        "principle",
-        "in",
-        "change",
-        "own labels that flip without it",
-        "drives (points of flipped labels)",
-    )
-    parts += ["\n## Principles, by what they drive\n", table(header, influences)]
+    header = ("principle", "in", "change", "own labels that flip without it", "flips caused (points)")
+    parts += ["\n## Principles, by the flips they cause\n", table(header, influences)]
     redundant = [(each.side, each.first, each.second, f"{each.correlation:z.2f}") for each in found.redundant]
     parts += [
         "## Redundant principles\n",
         table(("in", "one", "other", "correlation"), redundant) if redundant else "None found.\n",
     ]
     parts += [
-        f"## The {len(found.movers)} comparisons that move most\n",
+        f"## The {len(found.movers)} comparisons that change most\n",
         *(_mover(each) for each in found.movers),
     ]
     return "\n".join(parts)
@@ -161,10 +155,10 @@ def _about(report: AuditReport) -> str:
         else []
     )
     told += [f"{probes} built-in probes"] if probes else []
-    asked = "all principles" if report.principles == "all" else "one principle drawn a comparison"
+    asked = "all principles" if report.principles == "all" else "one principle drawn per comparison"
     return (
-        f"On {' and '.join(told)}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals hold "
-        "95 %.\n"
+        f"On {' and '.join(told)}; {asked}; seed {report.seed}; rlaif {report.version}. Intervals are 95 % "
+        f"intervals.\n"
     )
 
 
@@ -172,8 +166,8 @@ def _protocol(found: ProtocolAudit) -> list[str]:
     parts = [f"## {found.protocol}\n", f"Grade: **{found.judgement.grade}**."]
     parts += ["", *(f"- {sentence(reason)}" for reason in found.judgement.reasons)]
     if found.ensemble:
-        parts += ["\n### Against people\n", *_against_people(found, found.ensemble)]
-    parts += ["\n### Habits\n", table(("habit", "figure"), bias_rows(found.bias))]
+        parts += ["\n### Against human labels\n", *_against_people(found, found.ensemble)]
+    parts += ["\n### Biases\n", table(("habit", "figure"), bias_rows(found.bias))]
     if found.sensitivity:
         header = ("change", "same label", "shift of P", "accuracy")
         parts += ["### Changes that should not matter\n", table(header, sensitivity_rows(found.sensitivity))]
@@ -189,7 +183,7 @@ def _against_people(found: ProtocolAudit, ensemble: Agreement) -> list[str]:
         ("accuracy in one order alone, mean", percent(found.one_order)),
         ("Cohen's κ", figure(ensemble.kappa)),
         ("calibration error (ECE)", figure(ensemble.ece)),
-        ("negative log-likelihood (0.69 says nothing)", figure(ensemble.nll)),
+        ("negative log-likelihood (0.69 is chance)", figure(ensemble.nll)),
         ("pairs without a label", str(ensemble.unlabelled)),
     ]
     reliability = [
@@ -208,7 +202,7 @@ def _probes(probes: ProbeAudit) -> list[str]:
     scope = (
         f"with the tags {named(', '.join(probes.scope))}"
         if probes.scope
-        else "in all, as no tag is the constitution's"
+        else "in total, as no tag is the constitution's"
     )
     told = (
         share(probes.in_scope.accuracy) + f" on the {probes.in_scope.rows}"

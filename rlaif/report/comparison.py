@@ -11,7 +11,14 @@ from rlaif.results.comparison import PolicyComparison, PolicyDifference, interva
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
 
-__all__ = ["POLICIES", "comparison_markdown", "comparison_tables", "evaluation_markdown", "evaluation_table"]
+__all__ = [
+    "POLICIES",
+    "comparison_markdown",
+    "comparison_tables",
+    "evaluation_markdown",
+    "evaluation_table",
+    "main_rows",
+]
 
 NONE = "–"
 POLICIES = "Policies"
@@ -30,6 +37,18 @@ LABELS: Mapping[str, str] = {
 }
 SHARES = frozenset({"ended", "repetition", "refusal", "boilerplate"})
 """Measures shown in per cent."""
+FLIPS = "flips between the two orders"
+COSTS: Mapping[str, Callable[[PolicyResult], str]] = {
+    "sampled tokens": lambda each: f"{each.cost.tokens:,}",
+    "sampling FLOPs": lambda each: f"{each.cost.flops:.3g}",
+    "sampling time (s)": lambda each: f"{each.cost.seconds:z.1f}",
+    "peak memory (GB)": lambda each: _gigabytes(each.cost.peak_bytes),
+}
+"""What evaluating a policy took: rows at the end of its table."""
+DETAILS = frozenset(
+    LABELS[name] for name in ("words", "ended", "distinct_1", "repetition", "refusal", "boilerplate")
+) | {FLIPS, *COSTS}
+"""Rows of the table of policies that `main_rows` leaves out."""
 
 
 def evaluation_markdown(found: Evaluation) -> str:
@@ -47,7 +66,7 @@ def comparison_markdown(found: PolicyComparison) -> str:
     parts = [f"# Comparison of {len(found.policies)} policies on {found.prompts} held-out prompts\n"]
     parts += [f"- {sentence(line)}" for line in found.verdict]
     parts += [f"\n## {shown.title}\n\n{_markdown(shown)}" for shown in comparison_tables(found)]
-    return "\n".join(parts) + "\nIntervals hold 95 %, bootstrapped over prompts.\n"
+    return "\n".join(parts) + "\nIntervals are 95 % bootstrap intervals over prompts.\n"
 
 
 def evaluation_table(found: Evaluation) -> Table:
@@ -61,6 +80,14 @@ def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
     return tuple(each for each in tables if each.rows)
 
 
+def main_rows(policies: Table) -> Table:
+    """The table of policies as `compare` prints it: scores, win rate, KL, length, one measure of diversity.
+
+    `rlaif evaluate` prints all of it, and `comparison.md` holds all of it.
+    """
+    return policies._replace(rows=tuple(row for row in policies.rows if row[0] not in DETAILS))
+
+
 def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
     named = list(dict.fromkeys(name for each in policies for name in each.estimates))
     own = [name for name in OWN_MEASURES if name in named and name not in (REWARD, WIN)]
@@ -70,13 +97,7 @@ def _policies(policies: Sequence[PolicyResult], gold: str | None) -> Table:
     ]
     scores += [REWARD] if REWARD in named else []
     rows = [*_measure_rows(policies, scores, gold), *_win_rows(policies), *_measure_rows(policies, own, gold)]
-    costs: Sequence[tuple[str, Callable[[PolicyResult], str]]] = (
-        ("sampled tokens", lambda each: f"{each.cost.tokens:,}"),
-        ("sampling FLOPs", lambda each: f"{each.cost.flops:.3g}"),
-        ("sampling time (s)", lambda each: f"{each.cost.seconds:z.1f}"),
-        ("peak memory (GB)", lambda each: _gigabytes(each.cost.peak_bytes)),
-    )
-    rows += [(name, *(cell(each) for each in policies)) for name, cell in costs]
+    rows += [(name, *(cell(each) for each in policies)) for name, cell in COSTS.items()]
     return Table(title=POLICIES, header=("measure", *(each.name for each in policies)), rows=tuple(rows))
 
 
@@ -109,10 +130,7 @@ def _win_rows(policies: Sequence[PolicyResult]) -> list[tuple[str, ...]]:
             "wins / ties / losses / invalid",
             lambda win: f"{win.wins} / {win.ties} / {win.losses} / {win.invalid}",
         ),
-        (
-            "flips between the two orders",
-            lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %",
-        ),
+        (FLIPS, lambda win: NONE if win.flip_rate is None else f"{100 * win.flip_rate:.0f} %"),
     )
     return [(name, *(cell(each.win) if each.win else NONE for each in policies)) for name, cell in cells]
 

@@ -53,7 +53,7 @@ def statistics_line(statistics: Mapping[str, Any]) -> str:
     ties, strength = _rate(statistics["tie_rate"]), _number(statistics["mean_strength"])
     return (
         f"ties {ties} (within 0.005 of one half)   mean label strength {strength} "
-        "(|p - 0.5|: 0 says nothing, 0.5 is certain)"
+        "(|p - 0.5|: 0 is undecided, 0.5 is certain)"
     )
 
 
@@ -63,8 +63,8 @@ def warnings_about(statistics: Mapping[str, Any]) -> list[str]:
     if flips is None or flips <= SATURATED:
         return []
     return [
-        f"warning: in {_rate(flips)} of the questions the judge names the other side when the order is "
-        "turned: these labels are mostly noise (see `rlaif audit`)"
+        f"warning: in {_rate(flips)} of the questions the judge chooses the other side when the order is "
+        f"reversed: these labels are mostly noise (see `rlaif audit`)"
     ]
 
 

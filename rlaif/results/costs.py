@@ -62,7 +62,7 @@ class TrainingCost:
             return cls(**{**values, "curve": tuple(CurvePoint(**point) for point in values.get("curve", ()))})
         except (TypeError, AttributeError) as error:
             remedy = "run the stage that wrote it again"
-            raise DataError(f"this is no training cost: {error}", where=where, remedy=remedy) from error
+            raise DataError(f"this is not a training cost: {error}", where=where, remedy=remedy) from error
 
 
 def curve_of(points: Iterable[CurvePoint]) -> tuple[CurvePoint, ...]:

@@ -195,7 +195,7 @@ class Evaluation:
             found = cls(**{**values, "policies": policies, "notes": tuple(values["notes"])})
             found.policy(found.start)
         except (KeyError, TypeError, AttributeError) as error:
-            what = f"this is no whole evaluation: {type(error).__name__} {error}"
+            what = f"this is not a complete evaluation: {type(error).__name__} {error}"
             raise DataError(
                 what, where=where, remedy="give a file that `rlaif evaluate` wrote, with its rows"
             ) from error

@@ -235,7 +235,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).is_file():
         remedy = "train one with `rlaif reward`"
         raise ModelError(
-            f"the folder holds no reward model: {ABOUT} is missing", where=str(folder), remedy=remedy
+            f"the folder contains no reward model: {ABOUT} is missing", where=str(folder), remedy=remedy
         )
     about = read_object(folder / ABOUT, error=ModelError, what="the note of the reward model", remedy=REMEDY)
     try:

@@ -32,6 +32,9 @@ __all__ = [
     "Scores",
 ]
 
+MOST_SCORE = 1e15
+"""Scores are squared and added up in single precision, which ends at 3e38."""
+
 
 class Scores(NamedTuple):
     """One number a completion."""
@@ -64,22 +67,32 @@ class ScoredReward:
         """One score each.
 
         Raises:
-            DataError: A score is no finite number, or their count is not that of the completions.
+            DataError: A score is no finite number or beyond `MOST_SCORE`, or their count is not that of the
+                completions.
         """
         values = tuple(float(value) for value in self._score(prompts, completions))
         if len(values) != len(completions):
             raise DataError(
                 f"the reward {self.name!r} gave {len(values)} scores for {len(completions)} completions"
             )
-        for value, completion in zip(values, completions, strict=True):
-            if not math.isfinite(value):
-                remedy = "make it return a finite number for every text, the empty one too"
-                raise DataError(
-                    f"the reward {self.name!r} gave {value}",
-                    where=f"completion {completion.id}",
-                    remedy=remedy,
-                )
+        _refuse_unlearnable(f"the reward {self.name!r} gave", values, completions)
         return Scores(total=values, parts={self.name: values})
+
+
+def _refuse_unlearnable(
+    said: str, values: Sequence[float], completions: Sequence[Completion], remedy: str | None = None
+) -> None:
+    """Raises:
+    DataError: A value is no finite number, or too large to train on.
+    """
+    for value, completion in zip(values, completions, strict=True):
+        if not math.isfinite(value):
+            why, usual = "", "make it return a finite number for every text, the empty one too"
+        elif abs(value) > MOST_SCORE:
+            why, usual = f", and scores end at {MOST_SCORE:g}", "make it return a number of the order of 1"
+        else:
+            continue
+        raise DataError(f"{said} {value}{why}", where=f"completion {completion.id}", remedy=remedy or usual)
 
 
 class _OneByOne(ScoredReward):
@@ -214,19 +227,33 @@ class JudgeReward:
 
 
 class RewardSum:
-    """Σ weight · part; the parts are named, and each is reported before its weight."""
+    """Σ weight · part; the parts are named, and each is reported before its weight.
+
+    Raises:
+        ConfigError: There is no part, or a weight is no finite number.
+    """
 
     def __init__(self, parts: Mapping[str, tuple[float, RewardFunction]]) -> None:
         if not parts:
             raise ConfigError("there is nothing to reward", remedy="name at least one part under `reward`")
+        for name, (weight, _) in parts.items():
+            if not math.isfinite(weight):
+                raise ConfigError(
+                    f"the weight of the reward {name!r} is {weight}", remedy="give a finite number"
+                )
         self._parts = dict(parts)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """The weighted sums, and every part."""
+        """The weighted sums, and every part.
+
+        Raises:
+            DataError: A sum is beyond `MOST_SCORE`.
+        """
         scored = {name: reward(prompts, completions).total for name, (_, reward) in self._parts.items()}
         weights = {name: weight for name, (weight, _) in self._parts.items()}
         total = tuple(
             sum(weights[name] * values[row] for name, values in scored.items())
             for row in range(len(completions))
         )
+        _refuse_unlearnable("the weighted sum of the rewards is", total, completions, "use smaller weights")
         return Scores(total=total, parts=scored, weights=weights)

@@ -498,7 +498,7 @@ def explained_variance(values: Tensor, returns: Tensor, is_real: Tensor) -> Tens
 def _group_size(scores: Tensor) -> int:
     if scores.shape[1] < 2:
         raise DataError(
-            "a group of one completion has nothing to be held against", remedy="sample at least 2 per prompt"
+            "a group of one completion has nothing to be compared with", remedy="sample at least 2 per prompt"
         )
     return scores.shape[1]
 

@@ -90,9 +90,6 @@ def _explain(error: OSError) -> tuple[str, str]:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"not allowed ({error.strerror})", "name a folder that you may write to (--out)"
         case errno.ENOTDIR | errno.EEXIST:
-            return (
-                "a file is in the way where a folder is due",
-                "name another folder (--out), or move the file away",
-            )
+            return ("expected a folder, found a file", "name another folder (--out), or move the file away")
         case _:
             return error.strerror or str(error), "check the path and the disk, then run again"

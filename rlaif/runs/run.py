@@ -141,7 +141,7 @@ class RunFolder:
             folder = self.path / name
             if name not in self.info.stages and folder.exists() and not (folder / MANIFEST).is_file():
                 raise RunError(
-                    f"there is a folder {name}/ that is no stage of this run",
+                    f"there is a folder {name}/ that is not a stage of this run",
                     where=str(folder),
                     remedy="move it away, or give the run another folder (--out)",
                 )
@@ -239,10 +239,12 @@ def _read(path: Path) -> RunInfo:
         return TypeAdapter(RunInfo).validate_python(known | {"path": path})
     except OSError as error:
         raise RunError(
-            f"this is no run folder ({error.strerror})", where=str(path / RUN), remedy="see `rlaif runs list`"
+            f"this is not a run folder ({error.strerror})",
+            where=str(path / RUN),
+            remedy="see `rlaif runs list`",
         ) from error
     except ValueError as error:
-        remedy = "remove this file; the stages and the journal beside it stay good"
+        remedy = "remove this file; the stages and the journal remain valid"
         raise RunError(
             f"{RUN} is damaged ({first_problem(error)})", where=str(path / RUN), remedy=remedy
         ) from error

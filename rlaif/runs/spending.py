@@ -63,7 +63,7 @@ class Spending:
         self._file: IO[str] | None = None
         self._lock = threading.Lock()
         self._spent: dict[str, Spent] = {}
-        remedy = "mend the row, or remove the file: the run's cost then counts from zero"
+        remedy = "correct the row, or remove the file: the run's cost then counts from zero"
         for entry in (
             ()
             if path is None

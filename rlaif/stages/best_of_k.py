@@ -48,9 +48,6 @@ from rlaif.types import Message, Prompt
 
 __all__ = ["BestOfKResult", "best_of_k"]
 
-ROWS = 64
-"""Completions sampled side by side."""
-
 MEASURED = 256
 """Completions that a loss is measured on at most."""
 
@@ -156,7 +153,7 @@ class _Work:
     def sampler(self, base: SharedBase) -> Sampler:
         """Samples from a base as the settings say."""
         config = self.config
-        return Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=ROWS)
+        return Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
 
     def scorers(self) -> list[SharedBase]:
         """The bases that the reward reads with."""
@@ -186,7 +183,7 @@ def _questions(
     if len(asked) < 2:
         count = "one prompt is" if asked else "no prompts are"
         raise DataError(
-            f"{count} there to sample: the policy would learn nothing that holds for others",
+            f"{count} there to sample: the policy would learn nothing that generalises",
             remedy="give more prompts; look at `prompts`, `split` and `limit`",
         )
     return asked, refused, len(prompts) - len(distinct)
@@ -199,7 +196,7 @@ def _sampled(
     base, config = work.base, work.config
     work.progress.begin(f"sampling {config.k} × {len(asked)} completions", len(asked) * config.k)
     groups: list[list[Candidate]] = []
-    for questions in _pieces(asked, max(1, ROWS // config.k)):
+    for questions in _pieces(asked, max(1, sampler.rows // config.k)):
         with base.role(work.role if work.role in base.roles else REFERENCE):
             drawn = sampler.sample(questions, samples=config.k, seed=seed)
         episodes = rollout([drawn], base.ranks).episodes
@@ -351,7 +348,7 @@ def _measured(
     kl: list[float] = []
     lengths: list[int] = []
     ended = 0
-    for piece in _pieces(questions, ROWS):
+    for piece in _pieces(questions, sampler.rows):
         with base.role(role):
             own = sampler.sample(piece, samples=1, seed=seed_from(seed, "student"))
         sampled = rollout([own], base.ranks)

@@ -26,7 +26,7 @@ from rlaif.stats import Estimate, bootstrap_difference
 __all__ = ["compare"]
 
 EACH_INTERVAL = (
-    "Each interval holds 95 % by itself: of twenty differences that are none, one would exclude zero."
+    "Each is a 95 % interval by itself: of twenty true differences of zero, about one interval excludes zero."
 )
 MANY = 5
 """Differences on one measure above which the reader is reminded of that."""
@@ -279,7 +279,7 @@ def _check_costs(costs: Mapping[str, TrainingCost], policies: Sequence[PolicyRes
     for name, cost in costs.items():
         if not all(isfinite(x) for point in cost.curve for x in point):
             raise DataError(
-                "the training curve has a point that is no number",
+                "the training curve has a point that is not a number",
                 where=f"policy {name}",
                 remedy="leave such points out",
             )

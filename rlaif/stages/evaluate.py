@@ -346,7 +346,7 @@ def _check(prompts: Sequence[Prompt], metrics: Metrics) -> None:
             )
     if taken := sorted(set(metrics.functions) & set(OWN_MEASURES)):
         raise ConfigError(
-            f"{taken[0]} is measured anyway, so no metric can have this name",
+            f"{taken[0]} is a measure of every evaluation, so no metric can have this name",
             remedy="leave it out, or rename it",
         )
     if metrics.gold is not None and metrics.gold not in metrics.functions:

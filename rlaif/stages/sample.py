@@ -121,7 +121,7 @@ def check_refused_rate(
     raise ModelError(
         f"{len(reasons)} of {asked} {what} could not be sampled ({len(reasons) / asked:.0%}, limit "
         f"{limit:.0%}): {told}",
-        remedy="see to the reason and run the same command again: what was answered is kept; or raise "
+        remedy="correct the cause and run the same command again: what was answered is kept; or raise "
         "`max_refused`",
     )
 

@@ -46,12 +46,12 @@ def write(name: str, text: str | bytes) -> str:
 @pytest.mark.parametrize("option", ["--prompts", "--responses", "--constitution"])
 def test_a_folder_for_a_file(option: str) -> None:
     Path("folder").mkdir()
-    refused(call("label", *QUICK, option, "folder"), "folder", "a file is due here", "→")
+    refused(call("label", *QUICK, option, "folder"), "folder", "expected a file", "→")
 
 
 def test_a_folder_for_a_recipe() -> None:
     Path("folder").mkdir()
-    refused(call("run", "folder"), "`folder` is a folder; a file is due here", "quickstart")
+    refused(call("run", "folder"), "`folder` is a folder; expected a file", "quickstart")
 
 
 def test_a_folder_for_a_journal() -> None:
@@ -168,10 +168,10 @@ def test_a_model_that_cannot_be_had(model: str, part: str) -> None:
 
 def test_a_run_folder_that_cannot_be() -> None:
     write("file", "")
-    refused(call("label", *QUICK, "--out", "file"), "a file is in the way")
+    refused(call("label", *QUICK, "--out", "file"), "expected a folder, found a file")
     refused(
         call("label", *QUICK, "--out", "file/run"),
-        "file/run: cannot create the run folder: a file is in the way",
+        "file/run: cannot create the run folder: expected a folder, found a file",
     )
     refused(call("label", *QUICK, "--out", "/proc/run"), "/proc/run: cannot create the run folder")
     refused(call("label", *QUICK, "--out", "x" * 300), "File name too long")

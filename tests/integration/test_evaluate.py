@@ -298,7 +298,7 @@ def test_inputs_that_cannot_be_right_are_refused(base: SharedBase) -> None:
         run(base, asked=[Prompt(id="q", messages=prompts(1)[0].messages), *prompts(2)])
     with pytest.raises(ConfigError, match="'base' is not among start"):
         run(base, start="base")
-    with pytest.raises(ConfigError, match="kl is measured anyway"):
+    with pytest.raises(ConfigError, match="kl is a measure of every evaluation"):
         run(base, metrics=Metrics({"kl": vowels}))
     with pytest.raises(ConfigError, match="gold metric 'x' is not given"):
         run(base, metrics=Metrics({"vowels": vowels}, gold="x"))

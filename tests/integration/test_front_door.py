@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 import rlaif
 from rlaif.errors import ConfigError, DataError
+from rlaif.interface.values import as_comparison
 from rlaif.runs.journal import Journal
+from rlaif.types import Comparison
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -99,6 +103,26 @@ def test_pairs_of_one_prompt_are_told_apart(judge: rlaif.Judge) -> None:
     assert len({each.comparison.id for each in found[:3]}) == 3
 
 
+def test_pairs_that_bring_places_of_their_own_are_told_apart(judge: rlaif.Judge) -> None:
+    """The second pair must not move to where the third stands, nor `0` stand for two texts."""
+    places = [((0, "a"), (1, "b")), ((0, "c"), (1, "d")), ((2, "e"), (3, "f")), ((0, "g"), (5, "h"))]
+    pairs = [placed_pair("Hi", *both) for both in places]
+    found = list(judge.label(pairs))
+    assert [each.p_a for each in found] == [judge.compare("Hi", a, b).p_a for (_, a), (_, b) in places]
+    assert len({each.comparison.id for each in found}) == len(pairs)
+    assert len({one.id for each in found for one in (each.comparison.a, each.comparison.b)}) == 8
+
+
+def placed_pair(prompt: str, first: tuple[int, str], second: tuple[int, str]) -> Comparison:
+    """Two completions at places of one's own choice."""
+    pair = as_comparison(prompt, first[1], second[1])
+    a, b = (
+        replace(one, id=f"{pair.prompt.id}/{place}", index=place)
+        for one, place in ((pair.a, first[0]), (pair.b, second[0]))
+    )
+    return replace(pair, a=a, b=b)
+
+
 def test_a_judge_keeps_its_answers_in_a_journal(tmp_path: Path) -> None:
     for _ in range(2):
         with rlaif.Judge.open("scripted", constitution="warmth", journal=tmp_path / "j.sqlite") as judge:
@@ -126,9 +150,14 @@ def test_what_is_no_completion_is_said() -> None:
     function = rlaif.reward_function(lambda prompt, given: float(len(given.text)))
     with pytest.raises(DataError, match="one turn of the assistant"):
         function(["Hi"], [[{"role": "user", "content": "x"}]])
+    for given in (None, 3, b"x", ["x"], {"role": "assistant", "content": "x"}, math.nan):
+        with pytest.raises(DataError, match=f"{type(given).__name__} is no completion"):
+            function(["Hi"], [given])  # type: ignore[list-item]
+        with pytest.raises(DataError, match=f"{type(given).__name__} is no prompt"):
+            function([given], ["x"])  # type: ignore[list-item]
     with pytest.raises(DataError, match="2 prompts and 1 completions"):
         function(["Hi", "Ho"], ["x"])
-    with pytest.raises(ConfigError, match="int is no reward"):
+    with pytest.raises(ConfigError, match="int is not a reward"):
         rlaif.reward_function(3)  # type: ignore[arg-type]
 
 

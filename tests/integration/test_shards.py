@@ -74,7 +74,7 @@ def test_what_cannot_be_put_together_is_refused(tmp_path: Path, pairs: Path) -> 
     for folders, message in (
         ([first, third], "of 3 shards 2/3 is not named"),
         ([first], "of 3 shards 2/3, 3/3 are not named"),
-        ([first, first, second, third], "shard 1/3 is there twice"),
+        ([first, first, second, third], "shard 1/3 is given twice"),
     ):
         said = label(work, tmp_path / "all", *merging(folders))
         assert said.status == 1
@@ -87,7 +87,7 @@ def test_what_cannot_be_put_together_is_refused(tmp_path: Path, pairs: Path) -> 
     assert "--shard to do a part, or --merge" in both.err
     whole = label(work, tmp_path / "whole")
     assert whole.status == 0
-    assert "this run is no shard" in label(work, tmp_path / "all", "--merge", tmp_path / "whole").err
+    assert "this run is not a shard" in label(work, tmp_path / "all", "--merge", tmp_path / "whole").err
     info = json.loads((second / "run.json").read_text())
     (second / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
     said = label(work, tmp_path / "all", *merging([first, second, third]))
@@ -99,7 +99,7 @@ def test_what_cannot_be_put_together_is_refused(tmp_path: Path, pairs: Path) -> 
 def test_what_is_no_shard_is_refused(tmp_path: Path, pairs: Path, text: str) -> None:
     said = label(("--responses", pairs), tmp_path / "run", f"--shard={text}")
     assert said.status == 1
-    assert "is no shard" in said.err
+    assert "is not a shard" in said.err
     assert not (tmp_path / "run").exists()
 
 

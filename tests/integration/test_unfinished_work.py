@@ -86,7 +86,7 @@ def test_ppo_does_not_go_on_with_another_reward(model: Path, prompts: Path, tmp_
         run(before, tmp_path / "cut" / "run", Notes(end="step 3 of 4"))
     notes = Notes()
     mixed = run(after, tmp_path / "cut" / "run", notes).stages[0].folder
-    assert any("begins anew, since" in line and "rewards changed" in line for line in notes.heard)
+    assert any("starts over, since" in line and "rewards changed" in line for line in notes.heard)
     alone = run(after, tmp_path / "alone" / "run").stages[0].folder
     weights = "adapter/adapter_model.safetensors"
     assert (mixed / weights).read_bytes() == (alone / weights).read_bytes()

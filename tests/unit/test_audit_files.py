@@ -200,9 +200,9 @@ def test_markdown_holds_every_part() -> None:
     text = audit_markdown(found)
     assert text.startswith("# Audit of judge@reader under `test`")
     headings = (
-        "## Rules that read nothing",
-        "### Against people",
-        "### Habits",
+        "## Rules that do not read the text",
+        "### Against human labels",
+        "### Biases",
         "### Changes that",
         "### Probes",
         "### By principle",
@@ -390,7 +390,7 @@ def test_diff_prints_tables_or_json_and_writes(tmp_path: Path) -> None:
     ]
     told = invoke(diff, *arguments)
     assert "0 % [0, 11] of 30 labels flip" in told
-    assert "principles, by what they drive" in told
+    assert "principles, by the flips they cause" in told
     (written,) = (tmp_path / "audits").glob("difference-*.json")
     assert json.loads(written.read_text())["both"] == 30
     assert "From constitution" in written.with_suffix(".md").read_text()

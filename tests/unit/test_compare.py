@@ -17,6 +17,7 @@ from rlaif.report.comparison import (
     comparison_tables,
     evaluation_markdown,
     evaluation_table,
+    main_rows,
 )
 from rlaif.results.comparison import AtBudget, Optimisation, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
@@ -279,7 +280,7 @@ def test_a_training_cost_survives_json() -> None:
     found = cost(10, (0, 0, 0.1), (10, 1, 0.2))
     assert TrainingCost.from_dict(json.loads(json.dumps(found.as_dict()))) == found
     assert TrainingCost.from_dict({"tokens": 10, "seconds": 1.5}).curve == ()
-    with pytest.raises(DataError, match=r"ppo/cost\.json: this is no training cost: .*seconds"):
+    with pytest.raises(DataError, match=r"ppo/cost\.json: this is not a training cost: .*seconds"):
         TrainingCost.from_dict({"tokens": 10}, where="ppo/cost.json")
 
 
@@ -310,7 +311,7 @@ def test_only_endpoints_are_compared_where_curves_are_missing() -> None:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ([(0, 0, 0), (5, 1, math.nan)], "policy up: the training curve has a point that is no number"),
+        ([(0, 0, 0), (5, 1, math.nan)], "policy up: the training curve has a point that is not a number"),
         ([(5, 0, 0), (4, 1, 0)], "policy up: the training curve goes back"),
     ],
 )
@@ -360,7 +361,7 @@ def test_nothing_to_compare_is_refused() -> None:
 def test_many_differences_and_few_prompts_bring_reminders() -> None:
     many = [policy(f"x{i}", gold=(0, 0, 1, 1, 2, 2, 3, i)) for i in range(4)]
     notes = compare([evaluation(START, *many)], resamples=100).notes
-    assert notes[0].startswith("Each interval holds 95 % by itself")
+    assert notes[0].startswith("Each is a 95 % interval by itself")
     assert notes[1].startswith("Intervals over 4 prompts are rough")
 
 
@@ -380,7 +381,9 @@ def test_an_evaluation_survives_json() -> None:
     found = evaluation(START, ours)
     assert Evaluation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
     assert "rows" not in found.as_dict(rows=False)["policies"][0]
-    with pytest.raises(DataError, match=r"evaluation\.json: this is no whole evaluation: KeyError 'rows'"):
+    with pytest.raises(
+        DataError, match=r"evaluation\.json: this is not a complete evaluation: KeyError 'rows'"
+    ):
         Evaluation.from_dict(found.as_dict(rows=False), where="evaluation.json")
 
 
@@ -412,6 +415,18 @@ def test_the_tables() -> None:
     assert "| gold | up − start | +0.3 [+0.2, +0.4] | yes | 4 |" in text
     assert "| up | 400 | 1e+12 | 60 | 3.00 |" in text
     assert "| gold (gold) |" in evaluation_markdown(both)
+
+
+def test_a_comparison_prints_the_short_table_of_policies_and_writes_the_long_one() -> None:
+    ours = replace(UP, win=win_rate((0.79, 0.6, 0.9), (0.55, 0.45, 0.7)))
+    both = evaluation(START, ours)
+    found = compare([both], {}, resamples=200)
+    table = evaluation_table(both)
+    long, short = ({row[0] for row in each.rows} for each in (table, main_rows(table)))
+    assert short < long
+    assert {"gold (gold)", "judge's win rate", "wins / ties / losses / invalid"} <= short
+    assert {"flips between the two orders", "sampled tokens", "peak memory (GB)"} <= long - short
+    assert all(f"| {label} |" in comparison_markdown(found) for label in long)
 
 
 # Settings

@@ -175,7 +175,7 @@ CASES = {
     "repeated key": (
         P + "    comparison: Which one?\n",
         4,
-        "the key `comparison` stands twice, first in line 3",
+        "the key `comparison` appears twice, first in line 3",
         "keep one",
     ),
     "list as key": (P + "    ? [x]\n    : y\n", 4, "a list for a key", "write `name: value`"),
@@ -225,7 +225,7 @@ CASES = {
     "control character": (
         P + '    question: "a\\0b"\n',
         4,
-        "`question` of principle `a` holds a control character",
+        "`question` of principle `a` contains a control character",
         "escape",
     ),
     "raw control character": (P + "    question: a\x07b\n", 4, "a control character (U+0007)", "delete"),
@@ -239,7 +239,7 @@ CASES = {
     "three answers": (
         P + "    question: Is it?\n    answers: [a, b, c]\n",
         5,
-        "has 3 items; two are due",
+        "has 3 items; expected two",
         "good answer",
     ),
     "answers of a mapping": (

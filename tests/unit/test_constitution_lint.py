@@ -42,11 +42,11 @@ CASES = {
     ),
     "double negative": (
         Principle("a", comparison="Which response is not without fault?"),
-        "holds a double negative",
+        "contains a double negative",
     ),
     "contracted": (
         Principle("a", question="Isn't this response never rude?"),
-        "`question` holds a double negative",
+        "`question` contains a double negative",
     ),
     "no revision": (
         Principle("a", critique="Identify what is rude.", comparison=GOOD),

@@ -125,7 +125,7 @@ def test_content_in_parts_is_joined_and_a_part_that_is_no_text_refused(tmp_path:
     image = [*parts, {"type": "image_url", "image_url": "x"}]
     with pytest.raises(DataError) as error:
         read_prompts(write(tmp_path / "image.jsonl", {"prompt": [{"role": "user", "content": image}]}))
-    assert "no text" in str(error.value)
+    assert "a part that is not text" in str(error.value)
 
 
 def test_a_prompt_of_messages_leaves_the_answer_out_and_says_so(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_text_is_made_well_formed_once_and_counted(tmp_path: Path) -> None:
     )
     read = read_prompts(path)
     assert [prompt.messages[0].content for prompt in read.items] == ["half �", "whole 😀", "x"]
-    assert any(note.startswith("2 rows held half a character or a NUL") for note in read.notes)
+    assert any(note.startswith("2 rows contained half a character or a NUL") for note in read.notes)
     assert not read.problems
 
 
@@ -331,7 +331,7 @@ def test_training_rows_that_were_mended_are_told(tmp_path: Path) -> None:
     for read in (read_demonstrations, read_preferences):
         told: list[str] = []
         read(str(path), note=told.append)
-        assert told == [f"{path}: 1 rows held half a character or a NUL; U+FFFD stands in its place"]
+        assert told == [f"{path}: 1 rows contained half a character or a NUL; it was replaced by U+FFFD"]
 
 
 def test_completions_that_are_other_objects_are_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a contributor writes for a new kind of stage, and for a new judging protocol: all of it is in this
+"""What a contributor writes for a new kind of stage, and for new judging protocols: all of it is in this
 file.
 
 A stage is its settings, a function, a job and a row in `JOBS` (its settings are a row in `STAGE_KINDS`); a
@@ -8,6 +8,7 @@ plan, a resumed run, the model card and the summary come with the job.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
+from judges import comparison
 from rich.console import Console
 from spine import call, rows
 from tiny import save_tiny
@@ -22,6 +24,7 @@ from tiny import save_tiny
 from rlaif.cli.show import show
 from rlaif.config import STAGE_KINDS, Recipe, parse_recipe
 from rlaif.config.labelling import BaseStage
+from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows
@@ -260,3 +263,90 @@ def test_the_choices_of_the_command_line_are_the_table(tmp_path: Path) -> None:
         said = call(command, "--protocol", "nosuch")
         assert said.status == 2
         assert all(name in said.err for name in PROTOCOLS)
+
+
+# A protocol with more than two labels: a rating from 1 to 5 -------------------------------------------------
+
+RATING = """{% block user %}
+{{ quote(response, "response") }}
+{{ question }} Rate from 1 to 5.
+{% endblock %}
+{% block labels %}
+1
+2
+3
+4
+5
+{% endblock %}
+"""
+
+
+class Rating(JudgingProtocol):
+    """Each completion alone; the difference of the mean ratings is the log-odds."""
+
+    name = "rating"
+    half = "question"
+    template = "judge_rating"
+
+    def __init__(self, library: PromptLibrary, constitution: Constitution, *, least_share: float) -> None:
+        self._library = library
+
+    def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
+        asked = [
+            self._library.label_prompt(
+                self.template, comparison.prompt, choices=5, response=side.text, question=principle.question
+            )
+            for side in (comparison.a, comparison.b)
+        ]
+        return tuple(LabelRequest(messages=each.messages, labels=each.labels) for each in asked)
+
+    def verdicts(
+        self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
+    ) -> tuple[Verdict, ...]:
+        reason = next((each.reason for each in readings if each.reason), "")
+        logit = None if reason else mean_rating(readings[0]) - mean_rating(readings[1])
+        return (Verdict(comparison.id, principle.id, Order.ALONE, logit, reason=reason),)
+
+
+def mean_rating(reading: LabelReading) -> float:
+    weights = [math.exp(each) for each in reading.logprobs]
+    return sum(step * weight for step, weight in enumerate(weights, start=1)) / sum(weights)
+
+
+@pytest.fixture
+def rating(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The row; returns the folder of the template."""
+    monkeypatch.setitem(PROTOCOLS, "rating", Rating)
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    (folder / "judge_rating.j2").write_text(RATING, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("model", ["scripted", None])
+def test_a_rating_is_asked_for_and_read(model: str | None, rating: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        f"""
+model: {model or save_tiny(tmp_path / "model")}
+dtype: float32
+constitution: warmth
+prompts_dir: {rating}
+stages:
+  - {{stage: sample, limit: 2, k: 2, max_new_tokens: 4}}
+  - {{stage: label, protocol: rating, principles: all}}
+""",
+        source="r.yaml",
+    )
+    done = run_recipe(recipe, out=tmp_path / "run").stages[-1]
+    assert done.manifest.counts["invalid_verdicts"] == 0
+    assert {row["protocol"] for row in rows(done.folder / "preferences.jsonl")} == {"rating"}
+
+
+def test_a_rating_with_too_few_labels_is_refused(rating: Path) -> None:
+    (rating / "judge_rating.j2").write_text(RATING.replace("\n5\n", "\n"), encoding="utf-8")
+    protocol = PROTOCOLS["rating"].open(
+        PromptLibrary(folder=rating), load_constitution("warmth"), clamp=0.6, least_share=0.0
+    )
+    principle = load_constitution("warmth").principles[0]
+    with pytest.raises(ConfigError, match=r"judge_rating\.j2.*5 different lines"):
+        protocol.questions(comparison(0, "Hi.", "What?"), principle)

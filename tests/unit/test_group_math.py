@@ -51,7 +51,7 @@ def test_advantages_are_those_of_the_definitions(kind: str) -> None:
 
 
 def test_a_group_of_one_is_refused() -> None:
-    with pytest.raises(DataError, match="nothing to be held against"):
+    with pytest.raises(DataError, match="nothing to be compared with"):
         group_advantages(torch.ones(3, 1))
 
 

@@ -16,11 +16,11 @@ from rlaif.rl.math import GroupAdvantage
     ("changed", "message"),
     [
         ({"samples_per_prompt": 1}, "greater than or equal to 2"),
-        ({"episodes": 20}, "20 episodes cannot be shared out at 8 samples per prompt"),
+        ({"episodes": 20}, "20 episodes cannot be divided into groups of 8 samples per prompt"),
         ({"max_draws": 3}, "max_draws acts with `keep_drawing: true` only"),
         ({"clip_high": 0.1}, "clip_high is 0.1, below clip, which is 0.2"),
         ({"normalise_parts": True, "advantage": "rloo"}, "which rloo does not do"),
-        ({"normalise_parts": True, "kl_in": "reward"}, "charge it in the loss"),
+        ({"normalise_parts": True, "kl_in": "reward"}, "put it into the loss"),
         ({"value": "adapter"}, "Extra inputs are not permitted"),
         ({"gamma": 0.9}, "Extra inputs are not permitted"),
         ({"advantage": "gae"}, "Input should be 'grpo', 'dr_grpo' or 'rloo'"),

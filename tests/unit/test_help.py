@@ -184,11 +184,27 @@ def command_at(path: tuple[str, ...]) -> click.Command:
     return command
 
 
-@pytest.mark.parametrize("line", examples())
+def documented() -> list[str]:
+    """Every `rlaif …` line of README and of the how-to pages that is written out in full."""
+    pages = [ROOT / "README.md", ROOT / "docs" / "architecture.md", *(ROOT / "docs" / "how-to").glob("*.md")]
+    found = []
+    for page in pages:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        lines = (line.strip() for line in text.splitlines() if line.startswith(("rlaif ", "    rlaif ")))
+        found += [line.partition("  #")[0].strip() for line in lines if "…" not in line]
+    return sorted(set(found))
+
+
+def test_the_docs_have_commands() -> None:
+    assert len(documented()) > 25
+
+
+@pytest.mark.parametrize("line", [*examples(), *documented()])
 def test_every_example_can_be_typed(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Options, values and `--set` are read; what a command then does is not done."""
     made: list[Recipe] = []
-    (tmp_path / "runs" / "mine" / "ppo").mkdir(parents=True)
+    for run in ("mine", "p"):
+        (tmp_path / "runs" / run / "ppo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for name in STAGE_KINDS:
         module = importlib.import_module(f"rlaif.cli.{name}")

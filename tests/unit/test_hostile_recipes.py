@@ -93,7 +93,7 @@ def test_a_hostile_value_on_the_command_line_ends_in_one_error_or_is_data(text: 
 
 
 def test_a_key_that_stands_twice_is_refused_with_both_lines() -> None:
-    with pytest.raises(ConfigError, match=r"r.yaml:4: the key `k` stands twice, first in line 3"):
+    with pytest.raises(ConfigError, match=r"r.yaml:4: the key `k` appears twice, first in line 3"):
         parse_recipe("stages:\n  - stage: sample\n    k: 2\n    k: 3\n", source="r.yaml")
 
 
@@ -107,7 +107,7 @@ def test_all_that_is_wrong_with_the_yaml_is_told_at_once_with_its_line() -> None
     assert [(problem.where, problem.what[:20]) for problem in caught.value.problems] == [
         ("r.yaml:1", "a YAML anchor `&n`"),
         ("r.yaml:2", "a value that cannot "),
-        ("r.yaml:3", "the key `seed` stand"),
+        ("r.yaml:3", "the key `seed` appea"),
         ("r.yaml:5", "a YAML tag `tag:yaml"),
         ("r.yaml:6", "a YAML merge key `<<"),
         ("r.yaml:7", "a number of 500 char"),

@@ -87,7 +87,7 @@ def test_a_dry_run_shows_a_prompt_without_its_stand_ins(
 
 
 def test_a_comparison_does_not_repeat_the_table_of_the_evaluation(tmp_path: Path) -> None:
-    table = {"header": ["measure", "start"], "rows": [["length", "3"]]}
+    table = {"header": ["measure", "start"], "rows": [["length", "3"], ["sampled tokens", "24"]]}
     tables = [{"title": title, **table} for title in ("Policies", "Differences")]
     (tmp_path / "comparison.json").write_text(
         json.dumps({"tables": tables, "verdict": ["`a` wins [52, 60]"]})
@@ -100,7 +100,12 @@ def test_a_comparison_does_not_repeat_the_table_of_the_evaluation(tmp_path: Path
         recipe = parse_recipe(f"stages: {stages}", source="r.yaml")
         context = RunContext(recipe, memo=NullMemo(), progress=NoProgress())
         show(CompareJob(recipe.stages[-1], context).summary(tmp_path, MANIFEST), console)
-    assert "Policies" in with_it.export_text()
+    alone = with_it.export_text()
+    assert "Policies" in alone
+    assert alone.count("length") == 2
+    assert (
+        alone.count("sampled tokens") == 1
+    )  # of the differences; `rlaif evaluate` has told it of the policies
     said = without.export_text()
     assert "Policies" not in said
     assert "Differences" in said
@@ -119,4 +124,4 @@ def test_square_brackets_of_names_are_no_markup(tmp_path: Path, monkeypatch: pyt
 def test_labels_that_follow_the_position_are_warned_of() -> None:
     assert warnings_about({"flip_rate": None}) == warnings_about({"flip_rate": 0.5}) == []
     (line,) = warnings_about({"flip_rate": 0.825})
-    assert line.startswith("warning: in 82.5% of the questions the judge names the other side")
+    assert line.startswith("warning: in 82.5% of the questions the judge chooses the other side")

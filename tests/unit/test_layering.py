@@ -1,5 +1,4 @@
-"""Imports go one way: cli -> pipeline -> jobs -> stages -> results -> rl -> reward -> models, and audit ->
-judging, down to types."""
+"""Imports go one way, as the line in docs/architecture.md has it; here is the exact table."""
 
 from __future__ import annotations
 
@@ -123,10 +122,12 @@ BELOW: dict[str, frozenset[str]] = {
 """For each part, the other parts that it may import besides `BASE`."""
 
 
+ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+
 def part_of(module: str) -> str:
-    """`rlaif.runs.journal` is of `runs`; the helpers `rlaif.constitution_*` are of `constitution`."""
-    name = module.split(".")[1] if "." in module else "__init__"
-    return "constitution" if name.startswith("constitution_") else name
+    """`rlaif.runs.journal` is of `runs`."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -174,6 +175,24 @@ def test_the_table_has_no_cycle() -> None:
         ready = [part for part in BELOW if part not in order and BELOW[part] <= set(order)]
         assert ready, "a cycle"
         order += ready
+
+
+def test_the_line_in_the_docs_is_the_table() -> None:
+    (line,) = (each for each in ARCHITECTURE.read_text("utf-8").splitlines() if each.startswith("cli, "))
+    levels = [group.split(", ") for group in line.split(" → ")]
+    level = {part: number for number, group in enumerate(levels) for part in group}
+    assert set(level) == set(BELOW) - {"__main__"}
+    wrong = [
+        f"{part} imports {below}" for part in level for below in BELOW[part] if level[below] <= level[part]
+    ]
+    assert wrong == []
+
+
+def test_the_docs_list_every_package_and_module() -> None:
+    text = ARCHITECTURE.read_text("utf-8")
+    wanted = {f"`{part}/`" for part in BELOW if (PACKAGE / part).is_dir()} | {"`prompts.py`"}
+    wanted |= {f"`{module}`" for module in BASE - {"__init__"}}
+    assert [each for each in sorted(wanted) if each not in text] == []
 
 
 def test_every_part_is_known_and_exists() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import save_tiny, tiny_model
 
+from rlaif.config import Recipe, load_recipe
 from rlaif.errors import ConfigError
 from rlaif.models.memory import (
     CACHE_GROWTH,
@@ -24,6 +25,7 @@ from rlaif.models.memory import (
 )
 from rlaif.models.quantized import check_quantization
 from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.pipeline.memory import Machine, recipe_memory
 
 SHAPE = ModelShape(
     name="toy",
@@ -120,8 +122,8 @@ def test_the_shape_is_read_from_the_config_alone(tmp_path: Path) -> None:
 
 
 def test_precision_follows_the_settings() -> None:
-    assert precision_of("float32", "cpu") == Precision(weights=4, activations=4)
-    assert precision_of("bfloat16", "cpu", quantization="4bit").weights < 1
+    assert precision_of("float32", torch.device("cpu")) == Precision(weights=4, activations=4)
+    assert precision_of("bfloat16", torch.device("cpu"), quantization="4bit").weights < 1
 
 
 def test_free_memory_is_known_here() -> None:
@@ -135,3 +137,23 @@ def test_four_bits_are_refused_without_a_gpu(tmp_path: Path) -> None:
         check_quantization("cpu")
     with pytest.raises(ConfigError, match="NVIDIA GPU"):
         SharedBase.load(str(save_tiny(tmp_path)), device="cpu", quantization="4bit")
+
+
+def test_a_plan_for_gpus_elsewhere_holds_the_base_in_4_bits_and_each_process_its_share(
+    tmp_path: Path,
+) -> None:
+    model = save_tiny(tmp_path / "model")
+    settings = (f"model={model}", "stages.grpo.episodes=32", "stages.grpo.max_new_tokens=512")
+    four, sixteen = (
+        load_recipe("recipes/gpu_70b.yaml", (*settings, f"stages.reward.quantization={bits}"))
+        for bits in ("4bit", "none")
+    )
+
+    def grpo(recipe: Recipe, processes: int) -> MemoryPlan:
+        plans = recipe_memory(recipe, machine=Machine.gpu(80, processes))
+        return next(each.plan for each in plans if each.kind == "grpo")
+
+    one, eight = grpo(four, 1), grpo(four, 8)
+    assert one.available == 80 << 30
+    assert sizes(one)["base"] == pytest.approx(0.3 * sizes(grpo(sixteen, 1))["base"], rel=0.01)
+    assert eight.peak <= one.peak

@@ -26,7 +26,7 @@ def test_a_key_in_the_place_of_a_variables_name_is_refused_and_shown_nowhere(tmp
         "sample", "--policy", "scripted", "--limit", 2, "--api-key-env", secret, "--out", tmp_path / "run"
     )
     assert said.status == 1
-    assert "no name of an environment variable" in said.err
+    assert "not the name of an environment variable" in said.err
     assert secret not in said.err + said.out
     assert not (tmp_path / "run").exists()
 

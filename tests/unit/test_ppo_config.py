@@ -31,10 +31,10 @@ def test_sampling_that_biases_the_kl_is_refused_with_the_reason(changed: dict[st
     [
         (
             {"episodes": 10, "samples_per_prompt": 4},
-            "10 episodes cannot be shared out at 4 samples per prompt",
+            "10 episodes cannot be divided into groups of 4 samples per prompt",
         ),
         ({"episodes": 4, "minibatches": 5}, "4 episodes cannot be cut into 5 minibatches"),
-        ({"steps": 3, "value_warmup": 3}, "leaves nothing of 3 steps for the policy"),
+        ({"steps": 3, "value_warmup": 3}, "leaves none of the 3 steps for the policy"),
         ({"temperature": 0.0}, "greater than 0"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"reward": {}}, "at least 1 item"),

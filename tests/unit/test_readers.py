@@ -237,7 +237,7 @@ def test_one_bad_row_of_a_thousand(tmp_path: Path) -> None:
     message = refused(path)
     assert "1 of 1,000 rows cannot be read" in message
     assert f"{path}:500:" in message
-    assert "mend it, or --skip-bad-rows keeps the other 999" in message
+    assert "correct it, or --skip-bad-rows keeps the other 999" in message
     assert len(read_prompts(path, skip_bad_rows=True).items) == 999
 
 
@@ -285,7 +285,7 @@ def test_bad_csv_rows(tmp_path: Path) -> None:
 
 
 def test_whole_file_errors(tmp_path: Path) -> None:
-    assert "this is a folder" in refused(tmp_path)
+    assert "expected a file, got a folder" in refused(tmp_path)
     assert "no such file" in refused(tmp_path / "absent.jsonl")
     assert "no such file" in refused("nothing")
     for name, said in [("p.docx", "unknown file type '.docx'"), ("p", "no suffix")]:
@@ -444,8 +444,8 @@ def test_bad_response_rows(tmp_path: Path, row: Any, said: str) -> None:
             "several columns hold completions",
         ),
         ({"chosen": "a", "rejected": "b"}, "there is no prompt"),
-        ({"prompt": "x", "completions": []}, "`completions` is no list"),
-        ({"prompt": "x", "completions": {"a": 1}}, "`completions` is no list"),
+        ({"prompt": "x", "completions": []}, "`completions` is not a list"),
+        ({"prompt": "x", "completions": {"a": 1}}, "`completions` is not a list"),
         ({"prompt": "x", "completions": ["a", ""]}, "`completions[1]` is empty"),
         ("{", "no usable row"),
     ],

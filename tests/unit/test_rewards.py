@@ -60,6 +60,28 @@ def test_a_score_that_is_no_number_is_refused(value: float) -> None:
         scored(FunctionReward(lambda p, c: value if c.text else 0.0, name="mine"), "", "x")
 
 
+@pytest.mark.parametrize("value", [1e30, -1e308])
+def test_a_score_too_large_to_train_on_is_refused_where_it_is_given(value: float) -> None:
+    """PPO's losses would be infinite a step later, and the reward would not be named."""
+    with pytest.raises(DataError, match=r"completion p/0: the reward 'mine' gave .* scores end at 1e\+15"):
+        scored(FunctionReward(lambda p, c: value, name="mine"), "x")
+    assert scored(FunctionReward(lambda p, c: math.copysign(1e15, value)), "x") == (
+        math.copysign(1e15, value),
+    )
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_no_number_is_refused(weight: float) -> None:
+    with pytest.raises(ConfigError, match="the weight of the reward 'length' is"):
+        RewardSum({"length": (weight, FunctionReward(length_of))})
+
+
+def test_a_sum_too_large_to_train_on_is_refused() -> None:
+    large = RewardSum({name: (1e308, FunctionReward(length_of)) for name in ("one", "two")})
+    with pytest.raises(DataError, match=r"completion p/1: the weighted sum of the rewards is inf"):
+        scored(large, "", "x")
+
+
 def test_a_batch_score_of_another_length_is_refused() -> None:
     with pytest.raises(DataError, match="gave 1 scores for 2 completions"):
         scored(ScoredReward("model", lambda p, c: [0.0]), "a", "b")

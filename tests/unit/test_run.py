@@ -118,7 +118,7 @@ def test_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
 def test_places_where_no_run_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "inner"):
-        with pytest.raises(RunError, match=r"cannot create the run folder: a file is in the way"):
+        with pytest.raises(RunError, match=r"cannot create the run folder: expected a folder, found a file"):
             RunFolder.open(path)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_run(tmp_path: Path, text: str) -> None:
 
 
 def test_no_run_and_no_lock(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="this is no run folder"):
+    with pytest.raises(RunError, match="this is not a run folder"):
         read_run(tmp_path)
     with RunFolder.open(tmp_path):
         pass
@@ -196,7 +196,7 @@ def test_a_folder_of_somebody_elses_is_not_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "label").mkdir()
     (tmp_path / "label" / "mine.txt").write_text("mine")
     with RunFolder.open(tmp_path) as run:
-        with pytest.raises(RunError, match=r"label/ that is no stage of this run(.|\n)*--out"):
+        with pytest.raises(RunError, match=r"label/ that is not a stage of this run(.|\n)*--out"):
             run.check_own(["sample", "label"])
         run.check_own(["sample"])
         run.record("label")

@@ -114,7 +114,7 @@ def test_show_a_run_that_has_only_begun(tmp_path: Path) -> None:
 
 
 def test_show_what_is_no_run(tmp_path: Path) -> None:
-    assert "this is no run folder" in str(call("show", tmp_path).exception)
+    assert "this is not a run folder" in str(call("show", tmp_path).exception)
 
 
 @pytest.mark.parametrize("arguments", [[], ["list"], ["show"]])

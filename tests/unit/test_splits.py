@@ -45,7 +45,7 @@ def test_rounding_of_shares_falls_to_the_last_set_with_a_share(monkeypatch: pyte
 
 @pytest.mark.parametrize("fractions", [{"a": 0.5, "b": 0.4}, {"a": 1.5, "b": -0.5}, {}])
 def test_fractions_must_be_shares(fractions: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="no shares of 1"):
+    with pytest.raises(ConfigError, match="do not add up to 1"):
         split_of("x", fractions)
 
 

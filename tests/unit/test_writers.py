@@ -129,7 +129,7 @@ def test_errors_of_the_rows_are_not_blamed_on_the_file(tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_is_due(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(RunError, match="a file is in the way"):
+    with pytest.raises(RunError, match="expected a folder, found a file"):
         write_rows(tmp_path / "file" / "r.jsonl", ROWS, "jsonl")
 
 

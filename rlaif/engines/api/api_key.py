@@ -80,7 +80,7 @@ def read_api_key(
     if variable:
         if not environment.get(variable, "").strip():
             raise ModelError(
-                f"the environment variable {variable} holds no key", remedy=f"export {variable}=…"
+                f"the environment variable {variable} contains no key", remedy=f"export {variable}=…"
             )
         return _checked(environment[variable], variable)
     names = (OWN_VARIABLE, VENDOR_VARIABLE) if hosts == {VENDOR_HOST} else (OWN_VARIABLE,)

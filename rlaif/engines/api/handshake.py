@@ -76,7 +76,7 @@ async def shake_hands(asker: Asker, model: str, log: Callable[[str], None]) -> H
         form = await _with_reading(asker, form)
         if await tells_by_id(asker, form, PROBE, entry):
             form = replace(form, by_id=True)
-            log("the server tells log-probabilities by token id: labels are read from their own tokens")
+            log("the server returns log-probabilities by token id: labels are read from their own tokens")
         if settings.continues is None and settings.api == "chat":
             form = replace(form, continues=await _continues(asker, form, log))
     except Transient as error:
@@ -166,7 +166,7 @@ async def _with_reading(asker: Asker, form: Form) -> Form:
                 break
     if asker.settings.reads == "logprobs":
         raise ModelError(
-            "the server tells no log-probabilities",
+            "the server returns no log-probabilities",
             where=_where(asker),
             remedy="read labels by votes (reads: votes)",
         )
@@ -180,8 +180,8 @@ async def _continues(asker: Asker, form: Form, log: Callable[[str], None]) -> bo
         reply = await asker.complete(replace(form, continues=True).generation(COUNT_PROBE), home=0)
     except Rejected:
         log(
-            "the server refuses to continue an assistant's turn; the beginning of an answer is put to the "
-            "user (continues: false)"
+            "the server refuses to continue an assistant's turn; the beginning of an answer is moved to the"
+            " user's turn (continues: false)"
         )
         return False
     written = reply.choices[0].text.strip().lower()

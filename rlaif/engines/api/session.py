@@ -214,7 +214,7 @@ class _Run(Generic[Request, Answer]):
                 raise ModelError(
                     f"{self._lost_in_a_row} requests in a row got no answer (the last: {error.reason})",
                     where=", ".join(server.url for server in asker.servers),
-                    remedy="see to the server and run the same command again: what was answered so far is "
+                    remedy="check the server and run the same command again: what was answered so far is "
                     "kept",
                 ) from None
             return self._failed(TRANSIENT + error.reason)
