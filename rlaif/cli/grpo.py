@@ -17,7 +17,7 @@ from rlaif.cli.options import (
     set_option,
 )
 from rlaif.cli.settings import make_recipe, make_stage, reward_parts
-from rlaif.cli.stage_options import prompt_options
+from rlaif.cli.stage_options import prompt_options, rollout_option, rollout_settings
 from rlaif.config.grpo import GrpoConfig
 
 __all__ = ["grpo"]
@@ -32,6 +32,7 @@ __all__ = ["grpo"]
 )
 @reward_options
 @setting_options(GrpoConfig, "steps", "episodes", "samples_per_prompt", "max_new_tokens", "advantage")
+@rollout_option
 @set_option
 @merge_option
 @prompt_options
@@ -44,7 +45,7 @@ def grpo(**options: Any) -> None:
     interrupted run continues from its last checkpoint. `--set` changes any setting of the stage (see `rlaif
     recipe schema`).
     """
-    stage = make_stage(GrpoConfig, options, reward=reward_parts(options))
+    stage = make_stage(GrpoConfig, options, reward=reward_parts(options), **rollout_settings(options))
     recipe = make_recipe("grpo", [stage], options)
     execute(
         recipe,

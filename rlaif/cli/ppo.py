@@ -17,7 +17,7 @@ from rlaif.cli.options import (
     set_option,
 )
 from rlaif.cli.settings import make_recipe, make_stage, reward_parts
-from rlaif.cli.stage_options import prompt_options
+from rlaif.cli.stage_options import prompt_options, rollout_option, rollout_settings
 from rlaif.config.ppo import PpoConfig
 
 __all__ = ["ppo"]
@@ -32,6 +32,7 @@ __all__ = ["ppo"]
 )
 @reward_options
 @setting_options(PpoConfig, "steps", "episodes", "max_new_tokens")
+@rollout_option
 @set_option
 @merge_option
 @prompt_options
@@ -44,7 +45,7 @@ def ppo(**options: Any) -> None:
     interrupted run continues from its last checkpoint. `--set` changes any setting of the stage (see `rlaif
     recipe schema`).
     """
-    stage = make_stage(PpoConfig, options, reward=reward_parts(options))
+    stage = make_stage(PpoConfig, options, reward=reward_parts(options), **rollout_settings(options))
     recipe = make_recipe("ppo", [stage], options)
     execute(
         recipe,

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from rlaif.config.kl import FixedKlSettings, KlSettings
 from rlaif.config.labelling import BaseStage, PromptSettings
 from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
+from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["OnPolicyConfig"]
 
@@ -52,6 +53,10 @@ class OnPolicyConfig(BaseStage, PromptSettings):
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy is softmax(logits / temperature), in sampling and in training alike (Huang, detail 10)."""
+
+    rollout: RolloutSettings | None = None
+    """vLLM servers that sample the rollouts, as `{base_urls: [http://localhost:8000/v1]}`; this process does
+    when left out."""
 
     # Updates
 

@@ -87,12 +87,15 @@ class OnPolicyJob(Job[Config]):
                 "trackers",
                 "checkpoint_every",
                 "max_refused",
+                "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": self.context.bases.get().identity,
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
+            # Which server samples changes nothing that is meant; that one does, and the cap, do.
+            **({"rollout": f"served, cap {rollout.cap:g}"} if (rollout := self.config.rollout) else {}),
         }
 
     def models(self) -> dict[str, str]:

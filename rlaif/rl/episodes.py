@@ -60,6 +60,7 @@ class Episodes:
         states: (B, T, H), the policy's hidden states that the tokens were drawn from.
         logprobs: (B, T), fp32, log-probabilities of the tokens under the policy that sampled them, from
             `states`.
+        sampler_logprobs: (B, T), fp32, the same by the server that sampled, where one did.
     """
 
     rows: tuple[EpisodeRow, ...]
@@ -68,6 +69,7 @@ class Episodes:
     has_eos: Tensor
     states: Tensor
     logprobs: Tensor
+    sampler_logprobs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,6 +94,7 @@ class Episodes:
             has_eos=self.has_eos[index],
             states=self.states[index],
             logprobs=self.logprobs[index],
+            sampler_logprobs=None if self.sampler_logprobs is None else self.sampler_logprobs[index],
         )
 
     def without_states(self) -> Episodes:
@@ -107,6 +110,7 @@ class Episodes:
             has_eos=self.has_eos.to(device),
             states=self.states.to(device),
             logprobs=self.logprobs.to(device),
+            sampler_logprobs=None if self.sampler_logprobs is None else self.sampler_logprobs.to(device),
         )
 
 
@@ -119,6 +123,7 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
         padding = x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])
         return (torch.cat([x, padding], dim=1) if width > x.shape[1] else x)[:, :longest]
 
+    served = [part.sampler_logprobs for part in parts if part.sampler_logprobs is not None]
     return Episodes(
         rows=tuple(row for part in parts for row in part.rows),
         tokens=torch.cat([wide(part.tokens) for part in parts]),
@@ -126,6 +131,7 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
         has_eos=torch.cat([part.has_eos for part in parts]),
         states=torch.cat([wide(part.states) for part in parts]),
         logprobs=torch.cat([wide(part.logprobs) for part in parts]),
+        sampler_logprobs=torch.cat([wide(x) for x in served]) if len(served) == len(parts) else None,
     )
 
 

@@ -30,8 +30,17 @@ from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, Rollout, micro_batches, rollout
 from rlaif.rl.learner import POLICY, GrpoLearner, check_kl, states_of
 from rlaif.rl.rollout import EncodedPrompt
-from rlaif.rl.step import Clock, Metrics, StepReport, TokenScores, describe, per_completion, score_tokens
-from rlaif.rl.update import Tally, own_share, response_logprobs, update
+from rlaif.rl.step import (
+    Clock,
+    Metrics,
+    StepReport,
+    TokenScores,
+    compare_sampler,
+    describe,
+    per_completion,
+    score_tokens,
+)
+from rlaif.rl.update import Tally, importance, own_share, response_logprobs, update
 
 __all__ = ["grpo_step"]
 
@@ -78,6 +87,7 @@ def grpo_step(
     clock.lap("score")
     # 5. Epochs of minibatches on the clipped loss, and β times the KL to the reference.
     rate, metrics = learner.anneal(step), describe(episodes, scores, tokens, beta=learner.kl.beta)
+    metrics |= compare_sampler(episodes, config.rollout)
     metrics |= describe_groups(total.view_as(groups), learned=len(rows))
     if rows:
         learned = episodes.take(rows).without_states()
@@ -244,6 +254,7 @@ def policy_gradient(
             clip_high=config.clip_high,
             count=count,
             weight=weight,
+            importance=importance(learner, episodes, rows),
         )
         k3 = formulas.kl_estimate(logprobs, targets.ref_logprobs[rows], kind="k3")
         kl_loss = formulas.masked_sum(weight * k3, is_real)

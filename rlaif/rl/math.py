@@ -14,7 +14,9 @@ Sources: Schulman et al. 2016 (GAE, arXiv 1506.02438); Schulman et al. 2017 (PPO
 RLHF with PPO" (2403.17031) and their "The N Implementation Details" (iclr-blogposts.github.io/2024); Schulman
 2020, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html); Shao et al. 2024 (DeepSeekMath: GRPO,
 2402.03300); Ahmadian et al. 2024 (RLOO, 2402.14740); Liu et al. 2025 (Dr. GRPO, 2503.20783); Yu et al. 2025
-(DAPO, 2503.14476); Liu et al. 2026 (GDPO, 2601.05242).
+(DAPO, 2503.14476); Liu et al. 2026 (GDPO, 2601.05242); Ionides 2008 (truncated importance sampling, JCGS 17);
+Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (the same, for
+rollouts of a server: fengyao.notion.site/off-policy-rl).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from rlaif.models.shapes import same_shape, wide
 __all__ = [
     "Advantages",
     "GroupAdvantage",
+    "Mismatch",
     "PolicyLoss",
     "ValueLoss",
     "completion_weights",
@@ -46,11 +49,13 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "masked_var",
+    "mismatch",
     "penalise_missing_eos",
     "policy_loss",
     "token_entropy",
     "token_logprobs",
     "token_rewards",
+    "truncated_importance",
     "value_loss",
     "whiten",
 ]
@@ -339,6 +344,59 @@ def completion_weights(is_real: Tensor, *, per: Literal["completion", "token"], 
     return real / (len(real) * each)
 
 
+# Tokens that a server sampled
+
+
+def truncated_importance(
+    logprobs: Tensor, sampler_logprobs: Tensor, is_real: Tensor, *, cap: float = 2.0
+) -> Tensor:
+    """What the loss of a token counts that another program sampled: (B, T), 0 at padding, without gradient.
+
+    w = min(π_old / π_sampler, C) (Ionides 2008, eq. 5; Yao 2025), token by token: products over a completion
+    grow with its length, and would leave nothing of a long one.
+
+    Args:
+        logprobs: (B, T), of the policy before the update, by the program that trains it.
+        sampler_logprobs: (B, T), of the same tokens, by the program that drew them.
+    """
+    ratio = _log_ratio(logprobs, sampler_logprobs, is_real).exp()
+    return torch.where(is_real, ratio.clamp(max=cap), 0.0)
+
+
+class Mismatch(NamedTuple):
+    """How far a sampler is from the policy that is trained, before any cap. Scalars over real tokens."""
+
+    ratio: Tensor
+    """Mean of π_old / π_sampler: 1 in expectation where the sampler drew from all of the distribution that it
+    tells, even where that is another policy's."""
+    ratio_p99: Tensor
+    above_cap: Tensor
+    """Share of tokens whose ratio is above the cap."""
+    kl_k3: Tensor
+    """KL(sampler ‖ policy) by k3."""
+    difference: Tensor
+    """Mean of |log π_old - log π_sampler|."""
+
+
+def mismatch(logprobs: Tensor, sampler_logprobs: Tensor, is_real: Tensor, *, cap: float = 2.0) -> Mismatch:
+    """Compare the log-probabilities (B, T) that trainer and sampler give the same tokens."""
+    log_ratio = _log_ratio(logprobs, sampler_logprobs, is_real)[is_real]
+    ratio = log_ratio.exp()
+    return Mismatch(
+        ratio=ratio.mean(),
+        ratio_p99=ratio.sort().values[int(0.99 * (len(ratio) - 1))],
+        above_cap=(ratio > cap).to(ratio.dtype).mean(),
+        kl_k3=(torch.expm1(log_ratio) - log_ratio).mean(),
+        difference=log_ratio.abs().mean(),
+    )
+
+
+@torch.no_grad()
+def _log_ratio(logprobs: Tensor, sampler_logprobs: Tensor, is_real: Tensor) -> Tensor:
+    same_shape(logprobs=logprobs, sampler_logprobs=sampler_logprobs, is_real=is_real)
+    return _real(logprobs, is_real) - _real(sampler_logprobs, is_real)
+
+
 # Losses
 
 
@@ -364,6 +422,7 @@ def policy_loss(
     clip_high: float | None = None,
     count: float | None = None,
     weight: Tensor | None = None,
+    importance: Tensor | None = None,
 ) -> PolicyLoss:
     """PPO's clipped surrogate, to be minimised: E[max(-ρA, -clamp(ρ, 1-ε, 1+ε) A)], ρ = exp(new - old)
     (Schulman 2017, eq. 7).
@@ -374,6 +433,7 @@ def policy_loss(
         advantages: (B, T), whitened.
         clip_high: The distance above 1, where it is not `clip` (DAPO, Yu 2025, eq. 10).
         weight: (B, T), what each token's loss is multiplied by before all are added, instead of 1 / `count`.
+        importance: (B, T), `truncated_importance` of tokens that another program sampled.
     """
     same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, is_real=is_real)
     log_ratio = _real(logprobs, is_real) - _real(old_logprobs, is_real).detach()
@@ -387,6 +447,8 @@ def policy_loss(
     with torch.no_grad():
         fraction, k1, k3 = mean(clipped > plain), mean(-log_ratio), mean(torch.expm1(log_ratio) - log_ratio)
     each = torch.maximum(plain, clipped)
+    if importance is not None:
+        each = each * importance.detach()
     loss = mean(each) if weight is None else masked_sum(weight * each, is_real)
     return PolicyLoss(loss=loss, clip_fraction=fraction, kl_k1=k1, kl_k3=k3)
 

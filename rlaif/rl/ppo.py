@@ -51,8 +51,17 @@ from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, micro_batches, rollout
 from rlaif.rl.learner import POLICY, PpoLearner, check_kl, states_of, values_of
 from rlaif.rl.rollout import EncodedPrompt
-from rlaif.rl.step import Clock, StepReport, TokenScores, describe, finite, per_completion, score_tokens
-from rlaif.rl.update import Tally, response_logprobs, trained_states, update
+from rlaif.rl.step import (
+    Clock,
+    StepReport,
+    TokenScores,
+    compare_sampler,
+    describe,
+    finite,
+    per_completion,
+    score_tokens,
+)
+from rlaif.rl.update import Tally, importance, response_logprobs, trained_states, update
 
 __all__ = ["ppo_step"]
 
@@ -103,6 +112,7 @@ def ppo_step(
     clock.lap("score")
     # 5. Epochs of minibatches on the clipped losses.
     rate, metrics = learner.anneal(step), describe(episodes, scores, tokens, beta=learner.kl.beta)
+    metrics |= compare_sampler(episodes, config.rollout)
     own_rows = {row: at for at, row in enumerate(sampled.places)}
     targets = Targets(values, advantages, returns, ref_states, own_rows)
     metrics |= update(learner, episodes, partial(gradients, learner, episodes, targets), step=step)
@@ -177,6 +187,7 @@ def policy_gradient(
             is_real=episodes.is_real[rows],
             clip=learner.config.clip,
             count=count,
+            importance=importance(learner, episodes, rows),
         )
         torch.autograd.backward(result.loss)
     losses = {

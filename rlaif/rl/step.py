@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.config.rollout import RolloutSettings
+from rlaif.errors import ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.reward.functions import Scores
 from rlaif.rl import math as formulas
@@ -22,6 +24,7 @@ __all__ = [
     "Metrics",
     "StepReport",
     "TokenScores",
+    "compare_sampler",
     "describe",
     "finite",
     "per_completion",
@@ -102,6 +105,39 @@ def describe(episodes: Episodes, scores: Scores, tokens: TokenScores, *, beta: f
         "tokens": int(real.sum()),
         "episodes": len(episodes),
     }
+
+
+def compare_sampler(episodes: Episodes, settings: RolloutSettings | None) -> Metrics:
+    """How far the server that sampled is from the policy here, before the cap; nothing where no server did.
+
+    Raises:
+        ModelError: The two do not hold the same policy. Rounding moves single tokens, not their mean.
+    """
+    if settings is None or episodes.sampler_logprobs is None:
+        return {}
+    found = formulas.mismatch(
+        episodes.logprobs, episodes.sampler_logprobs, episodes.is_real, cap=settings.cap
+    )
+    ratio, difference = float(found.ratio), float(found.difference)
+    why = ""
+    if not settings.min_ratio <= ratio <= settings.max_ratio:
+        why = (
+            f"the mean probability ratio is {ratio:.4g}, not within {settings.min_ratio:g} to "
+            f"{settings.max_ratio:g}"
+        )
+    elif not difference <= settings.max_difference:
+        why = (
+            f"their log-probabilities differ by {difference:.4g} nats a token, more than "
+            f"{settings.max_difference:g}"
+        )
+    if why:
+        raise ModelError(
+            f"server and trainer do not hold the same policy: {why}",
+            remedy="look for a stale adapter or another base on a server (start it anew), sampling settings "
+            "of the server's own (--generation-config vllm --logprobs-mode processed_logprobs), or another "
+            "number format (--dtype, quantisation)",
+        )
+    return {f"rollout/{name}": float(value) for name, value in found._asdict().items()}
 
 
 class Clock:

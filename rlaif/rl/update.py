@@ -23,6 +23,7 @@ from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
 __all__ = [
     "Gradient",
     "Tally",
+    "importance",
     "own_share",
     "response_logprobs",
     "split_by_logits",
@@ -149,6 +150,18 @@ def own_share(learner: Learner[Config], prompts: Sequence[Sequence[int]], rows: 
     """Of a minibatch, the rows that this rank learns; those of a prompt stay together where they can."""
     order = sorted(rows, key=lambda row: (tuple(prompts[row]), row))
     return [order[at] for at in learner.base.ranks.share(len(order))]
+
+
+def importance(learner: Learner[Config], episodes: Episodes, rows: Sequence[int]) -> Tensor | None:
+    """What the losses of tokens that a server sampled are multiplied by; `None` where this process
+    sampled."""
+    settings, theirs = learner.config.rollout, episodes.sampler_logprobs
+    if settings is None or theirs is None:
+        return None
+    index = list(rows)
+    return formulas.truncated_importance(
+        episodes.logprobs[index], theirs[index], episodes.is_real[index], cap=settings.cap
+    )
 
 
 def _of_all_ranks(own: Tally, ranks: Ranks) -> Tally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
 from rlaif.rl.rollout import EncodedPrompt
 from rlaif.rl.step import Metrics, StepReport
 from rlaif.stages.questions import ask_what_can_be_answered
+from rlaif.stages.rollouts import served_sampler
 from rlaif.types import Message, Prompt
 
 __all__ = [
@@ -43,8 +45,8 @@ PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a
 constant."""
 
-FREE = {"checkpoint_every", "max_refused", "name"}
-"""Settings that may differ when a run goes on."""
+FREE = {"checkpoint_every", "max_refused", "name", "rollout"}
+"""Settings that may differ when a run goes on: servers come and go."""
 
 Reader = Callable[[Prompt], Sequence[Message]]
 """What the policy reads of a prompt."""
@@ -99,7 +101,35 @@ def train_on_policy(
         DataError: Too many prompts cannot be answered, or the reward is a constant.
         RunError: The checkpoint is damaged, or is one of another run.
     """
-    base, config, folder = learner.base, learner.config, checkpoint_folder
+    config, folder = learner.config, checkpoint_folder
+    with ExitStack() as open_for_the_run:
+        if config.rollout is not None:
+            learner.sampler = open_for_the_run.enter_context(served_sampler(learner, config.rollout, folder))
+        return _train(
+            prompts,
+            learner,
+            take_step,
+            drawn=drawn,
+            messages=messages,
+            on_step=on_step,
+            on_rollout=on_rollout,
+            folder=folder,
+        )
+
+
+def _train(
+    prompts: Sequence[Prompt],
+    learner: Learner[Config],
+    take_step: Step,
+    *,
+    drawn: Callable[[int], Sequence[int]],
+    messages: Reader,
+    on_step: Callable[[Metrics], None],
+    on_rollout: Callable[[StepReport], None],
+    folder: Path | None,
+) -> OnPolicyResult:
+    """See `train_on_policy`."""
+    base, config = learner.base, learner.config
     with base.role(POLICY):
         asked, refused = ask_what_can_be_answered(
             prompts, [learner.sampler], messages, max_refused=config.max_refused, drawn=drawn

@@ -110,10 +110,22 @@ class Clients:
 
     async def tokenize(self, server: Server, model: str, text: str) -> Any:
         """The body of the answer to `POST /tokenize`, which vLLM has beside `/v1`."""
+        return await self.tokenized(server, {"model": model, "prompt": text, "add_special_tokens": False})
+
+    async def tokenized(self, server: Server, body: Mapping[str, Any]) -> Any:
+        """The body of the answer to `POST /tokenize` with this body: a text, or messages."""
         url = server.url.removesuffix("/").removesuffix("/v1") + "/tokenize"
-        body = {"model": model, "prompt": text, "add_special_tokens": False}
         client = next(self._turns[server.url])
-        return await self._send(server, lambda: client.post(url, cast_to=object, body=body), parsed=True)
+        return await self._send(
+            server, lambda: client.post(url, cast_to=object, body=dict(body)), parsed=True
+        )
+
+    async def adapters(self, server: Server, do: Literal["load", "unload"], body: Mapping[str, str]) -> None:
+        """`POST /v1/load_lora_adapter` or `/v1/unload_lora_adapter`, which vLLM answers with a line of
+        text."""
+        client = next(self._turns[server.url])
+        path = f"/{do}_lora_adapter"
+        await self._send(server, lambda: client.post(path, cast_to=_response(), body=dict(body)), parsed=True)
 
     async def complete(
         self, server: Server, api: Literal["chat", "completions"], body: Mapping[str, Any]
@@ -130,7 +142,7 @@ class Clients:
         """Send, and tell the server's window how it went.
 
         Args:
-            parsed: The client reads the JSON.
+            parsed: The client reads the body, or nobody does.
 
         Raises:
             Transient, Rejected, ModelError: See the module; raised outside of the handler, so that no error

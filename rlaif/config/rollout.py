@@ -1,0 +1,58 @@
+"""Where a policy that is trained is sampled, if not in this process: vLLM servers that hold the same base."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from rlaif.config.labelling import Settings
+
+__all__ = ["RolloutSettings"]
+
+
+class RolloutSettings(Settings):
+    """vLLM servers that sample rollouts. The base stays where it is; each step hands them the policy's
+    adapter."""
+
+    base_urls: tuple[str, ...] = Field(min_length=1)
+    """Addresses of the servers (`http://localhost:8000/v1`), one server a GPU; prompts are divided among
+    them."""
+
+    model: str = ""
+    """Name under which the servers serve the base; the one that they list first when left out."""
+
+    adapters: str = ""
+    """Folder that this process and all servers see under the same path; adapters are written there. The
+    run's own folder when left out."""
+
+    concurrency: Annotated[int, Field(ge=1)] = 64
+    """Requests at once to one server; each is a prompt with all its completions."""
+
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds for one request."""
+
+    retries: Annotated[int, Field(ge=0, le=100)] = 6
+    """Tries after the first, of a request that failed for a reason that may pass."""
+
+    backoff: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """Seconds before the first of them; doubled each time, with jitter, up to half a minute."""
+
+    cap: Annotated[float, Field(ge=1)] = 2.0
+    """A token's weight in the loss, its probability here over that on the server, is at most this."""
+
+    min_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.98
+    """Training stops where the mean of these ratios over a rollout, which theory has at 1, is below."""
+
+    max_ratio: Annotated[float, Field(gt=1)] = 1.02
+    """Training stops where it is above."""
+
+    max_difference: Annotated[float, Field(gt=0)] = 0.05
+    """Training stops where the log-probabilities of server and trainer differ by more (mean per token, in
+    nats): a stale adapter leaves the mean ratio at 1."""
+
+    @model_validator(mode="after")
+    def _servers_are_distinct(self) -> RolloutSettings:
+        if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
+            raise ValueError("a server is named twice under base_urls")
+        return self

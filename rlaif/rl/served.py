@@ -1,0 +1,357 @@
+"""Sampling a policy on vLLM servers, for training on it here.
+
+The base never moves: the servers hold it from their start. Before a rollout the policy's adapter is written,
+loaded by every server under a name of its own, and asked by that name. What comes back are token ids and the
+log-probabilities that the server drew them with; hidden states and log-probabilities for training are made
+here, by one pass. The two programs round differently, which `math.truncated_importance` makes good.
+
+A draw depends on the seed, the prompt and the index of the sample, as draws in this process do; but the
+server's random numbers are not ours, and its rounding may depend on what else it answers at the time. So a
+run on servers is repeated as far as they repeat themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlaif.config.rollout import RolloutSettings
+from rlaif.digest import digest, seed_from
+from rlaif.engines.api.api_key import ApiKey
+from rlaif.errors import ModelError
+from rlaif.models.shared_base import SharedBase
+from rlaif.rl.episodes import Episodes, micro_batches, response_states
+from rlaif.rl.math import token_logprobs
+from rlaif.rl.rollout import EncodedPrompt, Sampler
+from rlaif.rl.serving.probe import PROBE, PROBES, TEXT, Probe, ProbeReplies, Replies, distance, loud, still
+from rlaif.rl.serving.replies import Drawn, read_draws
+from rlaif.rl.serving.servers import Adapter, Connection
+from rlaif.rl.update import split_by_logits
+from rlaif.types import Message
+
+__all__ = ["ServedSampler"]
+
+ALIVE = 2
+"""Versions of the adapter that a server holds at once, the newest among them."""
+
+
+class ServedSampler(Sampler):
+    """Samples from the active role of `base`, on servers that hold the same base.
+
+    Args:
+        folder: Adapters are written here; the servers see it under the same path.
+        rows: Completions in one forward pass here.
+    """
+
+    def __init__(
+        self,
+        base: SharedBase,
+        settings: RolloutSettings,
+        *,
+        folder: Path,
+        max_new_tokens: int,
+        temperature: float,
+        rows: int = 64,
+        key: ApiKey | None = None,
+    ) -> None:
+        super().__init__(base, max_new_tokens=max_new_tokens, temperature=temperature, rows=rows)
+        self.settings = settings
+        self.folder = (Path(settings.adapters) if settings.adapters else folder).resolve()
+        self.key = key or ApiKey()
+        # Not of the run alone: a run that goes on must not use the names of its first part again.
+        self.run = f"rlaif-{secrets.token_hex(4)}"
+        self.version = 0
+        self.alive: list[Adapter] = []
+        self._published = ""
+        self._loop = asyncio.Runner()
+        self._servers = Connection(settings, self.key)
+
+    @torch.no_grad()
+    def sample(self, questions: Sequence[EncodedPrompt], *, samples: int, seed: int) -> Episodes:
+        """See `Sampler`; the episodes have the server's log-probabilities, too."""
+        adapter = self.base.ranks.from_first(self.publish)
+        seen: Counter[str] = Counter()
+        wanted: list[tuple[EncodedPrompt, int]] = []
+        for question in questions:
+            name = question.prompt.fingerprint()
+            wanted.append((question, seen[name]))
+            seen[name] += samples
+        share = self.base.ranks.share(len(questions))
+        mine = [(*wanted[at], at) for at in share]
+        if not mine:
+            return self._nothing()
+        groups = self._loop.run(self._ask(adapter, mine, samples=samples, seed=seed))
+        rows = [(question, first + index) for question, first, _ in mine for index in range(samples)]
+        return self._episodes(rows, [drawn for group in groups for drawn in group])
+
+    def publish(self) -> Adapter:
+        """Have every server hold the active role's adapter as it is now; nothing is done where they do.
+
+        Raises:
+            ModelError: One cannot; then none holds the new version.
+        """
+        weights = self._checksum()
+        if self.alive and weights == self._published:
+            return self.alive[-1]
+        self.version += 1
+        adapter = self._write(f"{self.run}-v{self.version}")
+        try:
+            self._loop.run(self._hand_over(adapter))
+        except ModelError:
+            shutil.rmtree(adapter.path, ignore_errors=True)
+            raise
+        self.alive.append(adapter)
+        self._published = weights
+        while len(self.alive) > ALIVE:
+            shutil.rmtree(self.alive.pop(0).path, ignore_errors=True)
+        return adapter
+
+    def close(self) -> None:
+        """Have the servers forget the adapters, remove their files, and end the connections."""
+        self._loop.run(self._forget())
+        self._loop.close()
+        for adapter in self.alive:
+            shutil.rmtree(adapter.path, ignore_errors=True)
+        self.alive = []
+
+    @torch.no_grad()
+    def check(self) -> Probe:
+        """Look at the servers before the first rollout: what they say of themselves, and how they answer as
+        adapters of known weights, alone and side by side. The active role's adapter is as before at the end.
+
+        Raises:
+            ModelError: A server is not set up for this, or holds another base.
+        """
+        base, question = self.base, self.question(PROBE, PROBE.messages)
+        role, kept = base.active, base.adapter_state(base.active)
+        written: list[Adapter] = []
+        try:
+            for name, weights in (("reference", still(kept)), ("probe", loud(kept))):
+                base.set_adapter_state(role, weights)
+                written.append(self._write(f"{self.run}-{name}"))
+            replies = self._loop.run(self._probe(question, *written))
+            far = distance(self._episodes(*replies.loud))
+            base.set_adapter_state(role, still(kept))
+            found = Probe(
+                alone=distance(self._episodes(*replies.alone)),
+                beside=distance(self._episodes(*replies.beside)),
+                loud=far,
+                effect=distance(self._episodes(*replies.loud)),
+                base_beside=distance(self._episodes(*replies.base)),
+            )
+        finally:
+            base.set_adapter_state(role, kept)
+            for adapter in written:
+                shutil.rmtree(adapter.path, ignore_errors=True)
+        found.refuse_mismatch()
+        return found
+
+    async def _probe(self, question: EncodedPrompt, reference: Adapter, other: Adapter) -> ProbeReplies:
+        """Answers of every server as the reference alone, then as both and as the base in one batch."""
+        servers = self._servers
+        base = await servers.base_name()
+        await self._compare_tokens(base)
+        everywhere, rows = range(len(servers.urls)), [(question, index) for index in range(PROBES)]
+
+        async def ask(adapter: Adapter, seed: int) -> Replies:
+            groups = await asyncio.gather(
+                *(self._group(adapter, question, PROBES, seed, at) for at in everywhere)
+            )
+            return rows * len(groups), [drawn for group in groups for drawn in group]
+
+        try:
+            await servers.load(reference)
+            alone = await ask(reference, 0)
+            await servers.load(other)
+            beside, as_loud, by_name = await asyncio.gather(
+                ask(reference, PROBES), ask(other, 0), ask(Adapter(base, reference.path), 2 * PROBES)
+            )
+        finally:
+            await servers.unload(reference)
+            await servers.unload(other)
+        return ProbeReplies(alone=alone, beside=beside, loud=as_loud, base=by_name)
+
+    async def _compare_tokens(self, base: str) -> None:
+        """Refuse servers that cut text into other tokens, or render other turns, as far as they tell."""
+        text = {"model": base, "prompt": TEXT, "add_special_tokens": False}
+        turns = {
+            "model": base,
+            "messages": [{"role": "user", "content": TEXT}],
+            "add_generation_prompt": True,
+            "add_special_tokens": False,
+        }
+        mine = {
+            "tokenizer": (text, self.base.tokenizer(TEXT, add_special_tokens=False)["input_ids"]),
+            "chat template": (turns, self.form.encode([self.form.render([Message("user", TEXT)])])[0]),
+        }
+        if not self.base.tokenizer.chat_template:
+            del mine["chat template"]
+        for what, (body, ids) in mine.items():
+            for at, url in enumerate(self._servers.urls):
+                told = await self._servers.tokenize(at, body)
+                if told is not None and told != list(ids):
+                    raise ModelError(
+                        f"the server's {what} is not the base's",
+                        where=url,
+                        remedy="serve the same base, of "
+                        "the same revision, with its own tokenizer and chat template",
+                    )
+
+    # Adapters
+
+    def _checksum(self) -> str:
+        state = self.base.adapter_state(self.base.active)
+        return digest(
+            {name: digest(x.view(torch.uint8).numpy().tobytes().hex()) for name, x in state.items()}
+        )
+
+    def _write(self, name: str) -> Adapter:
+        """The active role's adapter in a folder of its own, which appears as a whole."""
+        path, unfinished = self.folder / name, self.folder / f"{name}.tmp"
+        self.base.save_adapter(self.base.active, unfinished)
+        for part in (*unfinished.iterdir(), unfinished):
+            _sync(part)
+        unfinished.rename(path)
+        _sync(self.folder)
+        return Adapter(name, path)
+
+    async def _hand_over(self, adapter: Adapter) -> None:
+        """Load the new version, then unload what is older than the one before it."""
+        await self._servers.load(adapter)
+        for old in self.alive[: len(self.alive) + 1 - ALIVE]:
+            await self._servers.unload(old)
+
+    async def _forget(self) -> None:
+        for adapter in self.alive:
+            await self._servers.unload(adapter)
+        await self._servers.close()
+
+    # Completions
+
+    async def _ask(
+        self, adapter: Adapter, mine: Sequence[tuple[EncodedPrompt, int, int]], *, samples: int, seed: int
+    ) -> list[tuple[Drawn, ...]]:
+        """The completions of each question, all of one question by one server."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                asked = [
+                    tasks.create_task(
+                        self._group(adapter, question, samples, _seed(seed, question, first, samples), at)
+                    )
+                    for question, first, at in mine
+                ]
+        except* ModelError as errors:
+            failure = errors.exceptions[0]
+        else:
+            return [task.result() for task in asked]
+        raise failure
+
+    async def _group(
+        self, adapter: Adapter, question: EncodedPrompt, samples: int, seed: int, home: int
+    ) -> tuple[Drawn, ...]:
+        body = self._request(adapter.name, question, samples, seed)
+
+        def read(reply: Any) -> tuple[Drawn, ...]:
+            return read_draws(
+                reply,
+                prompt=question.ids,
+                samples=samples,
+                ends=frozenset(self.ends),
+                vocabulary=self.base.model.get_input_embeddings().weight.shape[0],
+                longest=self.max_new_tokens,
+            )
+
+        return await self._servers.complete(body, adapter=adapter, home=home, read=read)
+
+    def _request(self, model: str, question: EncodedPrompt, samples: int, seed: int) -> dict[str, Any]:
+        """Every field that shapes the distribution is said: what is not comes from the base's
+        `generation_config.json`."""
+        return {
+            "model": model,
+            "prompt": list(question.ids),
+            "n": samples,
+            "seed": seed,
+            "max_tokens": self.max_new_tokens,
+            "min_tokens": 0,
+            "temperature": self.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "stop": [],
+            "stop_token_ids": sorted(self.ends),
+            "ignore_eos": False,
+            "skip_special_tokens": False,
+            "logprobs": 1,
+            "return_token_ids": True,
+        }
+
+    def _episodes(self, wanted: Sequence[tuple[EncodedPrompt, int]], drawn: Sequence[Drawn]) -> Episodes:
+        """The completions as tensors, with the states and log-probabilities of a pass of our own."""
+        base, device = self.base, self.base.device
+        width = max(len(each.ids) for each in drawn)
+        tokens = torch.tensor([[*each.ids, *[0] * (width - len(each.ids))] for each in drawn], device=device)
+        theirs = torch.tensor(
+            [[*each.logprobs, *[0.0] * (width - len(each.ids))] for each in drawn], device=device
+        )
+        length = torch.tensor([len(each.ids) for each in drawn], device=device)
+        has_eos = torch.tensor([each.ids[-1] in self.ends for each in drawn], device=device)
+        is_real = torch.arange(width, device=device) < length.unsqueeze(1)
+        states = torch.zeros(len(drawn), width, base.hidden_size, dtype=base.dtype, device=device)
+        prompts = [question.ids for question, _ in wanted]
+        with base.held():
+            for rows in micro_batches(prompts, range(len(prompts)), self.rows):
+                states[rows] = response_states(
+                    base, [prompts[row] for row in rows], tokens[rows], is_real[rows]
+                )
+            logprobs = self._logprobs(states, tokens, is_real)
+        return Episodes(
+            rows=self._rows(wanted, tokens, length, has_eos),
+            tokens=tokens,
+            is_real=is_real,
+            has_eos=has_eos,
+            states=states,
+            logprobs=logprobs,
+            sampler_logprobs=theirs,
+        )
+
+    def _logprobs(self, states: Tensor, tokens: Tensor, is_real: Tensor) -> Tensor:
+        """Log-probabilities (B, T) of the tokens after the states, 0 at padding."""
+        found = [
+            token_logprobs(
+                self.base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=self.temperature
+            ).squeeze(0)
+            for x, token in zip(
+                split_by_logits(self.base, states[is_real]),
+                split_by_logits(self.base, tokens[is_real]),
+                strict=True,
+            )
+        ]
+        whole = torch.zeros(is_real.shape, device=states.device)
+        return whole.masked_scatter(is_real, torch.cat(found))
+
+
+def _seed(seed: int, question: EncodedPrompt, first: int, samples: int) -> int:
+    """The seed of a request. A server gives its choice i the seed plus i, so seeds are a multiple of the
+    samples apart: no two prompts share one."""
+    drawn = seed_from(seed, "served", question.prompt.fingerprint(), first) % (1 << 31)
+    return drawn * samples
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
