@@ -228,6 +228,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if first and not _launched():
             tell("interrupted; run the same command again to continue where it stopped", err=True)
     finally:
+        if sys.exc_info()[0] is not None:  # an error that is ours to mend: it is told with its traceback
+            current().to_tell(1)
         current().leave()
     sys.exit(status if isinstance(status, int) else 0)
 

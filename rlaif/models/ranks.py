@@ -65,10 +65,12 @@ class ConnectedRanks(Ranks):
         """See `Ranks`."""
         if not weights:
             return
-        flat = self.sum(torch.cat([_gradient(weight).float().flatten() for weight in weights]))
-        parts = torch.split(flat, [weight.numel() for weight in weights])
-        for weight, part in zip(weights, parts, strict=True):
-            weight.grad = part.view_as(weight).to(weight.dtype)
+        has = torch.tensor([float(weight.grad is not None) for weight in weights], device=weights[0].device)
+        flat = self.sum(torch.cat([has, *(_gradient(weight).float().flatten() for weight in weights)]))
+        some, *parts = torch.split(flat, [len(weights), *(weight.numel() for weight in weights)])
+        for weight, part, given in zip(weights, parts, some.tolist(), strict=True):
+            if given:  # what no rank has a gradient of stays as it is, as it would with one
+                weight.grad = part.view_as(weight).to(weight.dtype)
 
     def check_same(self, value: Callable[[], str], *, what: str) -> None:
         """See `Ranks`."""
