@@ -1,6 +1,6 @@
 """Several processes that do one run together, as `accelerate launch` and `torchrun` start them: *ranks*.
 
-    accelerate launch --num_processes 4 -m rlaif run recipes/compare.yaml
+    accelerate launch --num_processes 4 -m rlaif run recipes/quickstart.yaml
 
 Every rank holds a whole copy of the base, which never moves, and does the same things in the same order.
 What takes long is divided by its global number (rows to sample, batches to read, rows of a minibatch) and put

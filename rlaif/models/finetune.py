@@ -193,7 +193,9 @@ def _arguments(
     base: SharedBase, optimiser: Optimiser, *, rows: int, seed: int, folder: str
 ) -> dict[str, Any]:
     """The settings that all trainers share."""
-    micro = _micro_batch(optimiser, base.ranks)
+    # Of all ranks together: where a batch is cut short, rows weigh by the size of their micro-batch, and so
+    # another size would be another training.
+    micro = min(optimiser.micro_batch, optimiser.batch_size)
     return {
         "output_dir": folder,
         "seed": seed % (1 << 31),
@@ -219,14 +221,6 @@ def _arguments(
         "report_to": "none",
         "disable_tqdm": True,
     }
-
-
-def _micro_batch(optimiser: Optimiser, ranks: Ranks) -> int:
-    """Rows of a pass, over all ranks; they divide the batch."""
-    most = min(optimiser.micro_batch * ranks.count, optimiser.batch_size)
-    if ranks.count == 1:
-        return most
-    return next(size for size in range(most, 0, -1) if optimiser.batch_size % size == 0)
 
 
 def _on_one_device(arguments: Any) -> Any:
