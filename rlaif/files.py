@@ -33,6 +33,7 @@ __all__ = [
     "read_object",
     "read_small",
     "read_whole",
+    "sync_to_disk",
 ]
 
 MB = 1 << 20
@@ -251,3 +252,12 @@ def file_digest(path: Path) -> str:
     except OSError as error:
         what = f"the file cannot be read ({error.strerror})"
         raise DataError(what, where=str(path), remedy="check that the path is right") from error
+
+
+def sync_to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -66,6 +66,21 @@ def toy_base(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> SharedBase
     return SharedBase.from_model(model.to(dtype), toy_tokenizer())
 
 
+GROUPS: dict[str, Any] = {
+    "episodes": 32,
+    "samples_per_prompt": 8,
+    "max_new_tokens": 6,
+    "missing_eos_penalty": 0.0,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "micro_batch": 32,
+    "learning_rate": 1e-2,
+    "epochs": 2,
+    "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0},
+}
+"""Settings of GRPO under which the toy policy learns in a dozen steps."""
+
+
 def prompts(count: int = 8) -> list[Prompt]:
     """Prompts of different lengths that begin alike."""
     texts = [

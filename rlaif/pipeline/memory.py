@@ -146,14 +146,14 @@ def stage_memory(
     work = job.memory_work(Lengths(jobs, context), Device.of(device, ranks=ranks))
     if work is None or base is None or is_scripted(base) or is_served(base):
         return None
+    held = precision_of(recipe.dtype, device, quantization=_quantization(base, recipe))
     if device.type == "cuda" and free is not None:
-        held = precision_of(recipe.dtype, device, quantization=_quantization(base, recipe))
         work = _within_cache(work, _shape(base), held, free)
     precision, adapters = precision_of(recipe.dtype, device), job.adapters()
     plan = plan_memory(
         _shape(base),
         work,
-        precision=precision_of(recipe.dtype, device, quantization=_quantization(base, recipe)),
+        precision=held,
         rank=adapters.rank,
         trained=list(adapters.trained),
         frozen=list(adapters.read),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -18,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from rlaif.errors import RunError
-from rlaif.files import check_regular, parse_object
+from rlaif.files import check_regular, parse_object, sync_to_disk
 from rlaif.models.tensor_files import write_tensors
 
-__all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "checksum", "load_checkpoint", "newest_checkpoint", "save_checkpoint"]
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 FORMAT = 1
@@ -62,12 +62,12 @@ def save_checkpoint(
                 json.dumps({"format": FORMAT, "files": files}, indent=1) + "\n", "utf-8"
             )
             for path in (*work.iterdir(), work):
-                _sync(path)
+                sync_to_disk(path)
             # Of a run that was cut off after it, or a damaged one that was replaced on purpose.
             if final.exists():
                 shutil.rmtree(final)
             work.rename(final)
-            _sync(folder)
+            sync_to_disk(folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         for old in _all(folder)[:-keep]:
@@ -78,6 +78,14 @@ def save_checkpoint(
             f"the checkpoint cannot be written: {error}", where=str(final), remedy=remedy
         ) from error
     return final
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """One digest of the bytes of all tensors, in the order of their names."""
+    sums = hashlib.sha256()
+    for name in sorted(tensors):
+        sums.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sums.hexdigest()
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -143,12 +151,3 @@ def _all(folder: Path) -> list[Path]:
 def _identity(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Have the file or folder on disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,6 +34,7 @@ __all__ = [
     "prefix_to_share",
     "response_states",
     "rollout",
+    "together",
 ]
 
 MIN_PREFIX = 8
@@ -115,7 +116,8 @@ class Episodes:
 
 
 def joined(parts: Sequence[Episodes]) -> Episodes:
-    """One rollout of several, as wide as its longest completion."""
+    """Episodes of several rollouts in one, as wide as the longest completion; without states where none has
+    them."""
     width = max(part.tokens.shape[1] for part in parts)
     longest = max((int(part.is_real.sum(1).max()) for part in parts if part.rows), default=1)
 
@@ -123,13 +125,14 @@ def joined(parts: Sequence[Episodes]) -> Episodes:
         padding = x.new_zeros(x.shape[0], width - x.shape[1], *x.shape[2:])
         return (torch.cat([x, padding], dim=1) if width > x.shape[1] else x)[:, :longest]
 
+    kept = [part.states for part in parts]
     served = [part.sampler_logprobs for part in parts if part.sampler_logprobs is not None]
     return Episodes(
         rows=tuple(row for part in parts for row in part.rows),
         tokens=torch.cat([wide(part.tokens) for part in parts]),
         is_real=torch.cat([wide(part.is_real) for part in parts]),
         has_eos=torch.cat([part.has_eos for part in parts]),
-        states=torch.cat([wide(part.states) for part in parts]),
+        states=torch.cat([wide(x) if any(each.shape[1] for each in kept) else x for x in kept]),
         logprobs=torch.cat([wide(part.logprobs) for part in parts]),
         sampler_logprobs=torch.cat([wide(x) for x in served]) if len(served) == len(parts) else None,
     )
@@ -161,20 +164,35 @@ class Rollout:
         return whole
 
 
-def rollout(parts: Sequence[Episodes], ranks: Ranks) -> Rollout:
-    """One rollout of several draws, of each of which this rank has its share."""
-    own = joined(parts)
+def rollout(own: Episodes, ranks: Ranks) -> Rollout:
+    """What all ranks drew together, of which this one drew `own`."""
     if ranks.count == 1:
         return Rollout(own, own, tuple(range(len(own))), ranks)
-    drawn = [ranks.gather(_without_states(part)) for part in parts]
-    episodes = joined([each for draw in drawn for each in draw if each.rows]).to(own.tokens.device)
-    sizes = [len(each) for draw in drawn for each in draw]
-    starts = list(accumulate(sizes, initial=0))
-    mine = range(ranks.index, len(sizes), ranks.count)
-    places = tuple(row for at in mine for row in range(starts[at], starts[at + 1]))
-    width = episodes.tokens.shape[1] - own.states.shape[1]
-    states = pad(own.states, (0, 0, 0, width))
-    return Rollout(episodes, replace(episodes.take(places), states=states), places, ranks)
+    drawn = ranks.gather(_without_states(own))
+    episodes = joined([each for each in drawn if each.rows]).to(own.tokens.device)
+    before = sum(map(len, drawn[: ranks.index]))
+    return _with_own(episodes, own.states, tuple(range(before, before + len(own))), ranks)
+
+
+def together(draws: Sequence[Rollout]) -> Rollout:
+    """Several draws as one rollout."""
+    if len(draws) == 1:
+        return draws[0]
+    ranks, own = draws[0].ranks, joined([draw.own for draw in draws])
+    if ranks.count == 1:
+        return Rollout(own, own, tuple(range(len(own))), ranks)
+    episodes = joined([draw.episodes for draw in draws])
+    starts = accumulate(len(draw.episodes) for draw in draws[:-1])
+    places = tuple(
+        start + place for start, draw in zip((0, *starts), draws, strict=True) for place in draw.places
+    )
+    return _with_own(episodes, own.states, places, ranks)
+
+
+def _with_own(episodes: Episodes, states: Tensor, places: tuple[int, ...], ranks: Ranks) -> Rollout:
+    """A rollout of which this rank has the rows at `places`, with their states (b, T', H), T' at most T."""
+    wide = pad(states, (0, 0, 0, episodes.tokens.shape[1] - states.shape[1]))
+    return Rollout(episodes, replace(episodes.take(places), states=wide), places, ranks)
 
 
 def _without_states(episodes: Episodes) -> Episodes:

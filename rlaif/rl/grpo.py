@@ -27,7 +27,7 @@ from rlaif.errors import ConfigError
 from rlaif.models.shared_base import REFERENCE
 from rlaif.reward.functions import RewardFunction, Scores
 from rlaif.rl import math as formulas
-from rlaif.rl.episodes import Episodes, Rollout, micro_batches, rollout
+from rlaif.rl.episodes import Episodes, Rollout, micro_batches, rollout, together
 from rlaif.rl.learner import POLICY, GrpoLearner, check_kl, states_of
 from rlaif.rl.rollout import EncodedPrompt
 from rlaif.rl.step import (
@@ -128,7 +128,7 @@ def sample_groups(
     """
     config, queue, device = learner.config, iter(questions), learner.base.device
     wanted = config.episodes // config.samples_per_prompt
-    parts: list[Episodes] = []
+    draws: list[Rollout] = []
     scored: list[Scores] = []
     totals: list[Tensor] = []
     for draw in range(config.max_draws if config.keep_drawing else 1):
@@ -137,8 +137,9 @@ def sample_groups(
             break
         with learner.base.role(POLICY):
             seed = seed_from(learner.seed, "step", step, *([draw] if draw else []))
-            parts.append(learner.sampler.sample(asked, samples=config.samples_per_prompt, seed=seed))
-        episodes = rollout(parts[-1:], learner.base.ranks).episodes
+            own = learner.sampler.sample(asked, samples=config.samples_per_prompt, seed=seed)
+        draws.append(rollout(own, learner.base.ranks))
+        episodes = draws[-1].episodes
         clock.lap("rollout")
         scores = reward([row.prompt for row in episodes.rows], [row.completion for row in episodes.rows])
         total = formulas.penalise_missing_eos(
@@ -150,7 +151,7 @@ def sample_groups(
         wanted -= int((~formulas.equal_groups(total.view(-1, config.samples_per_prompt))).sum())
         if wanted <= 0:
             break
-    return rollout(parts, learner.base.ranks), _added(scored), torch.cat(totals)
+    return together(draws), _added(scored), torch.cat(totals)
 
 
 def rows_to_learn(groups: Tensor, episodes: int, *, drop_equal: bool) -> list[int]:

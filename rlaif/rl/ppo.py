@@ -83,7 +83,7 @@ def ppo_step(
         drawn = learner.sampler.sample(
             questions, samples=config.samples_per_prompt, seed=seed_from(learner.seed, "step", step)
         )
-    sampled = rollout([drawn], base.ranks)
+    sampled = rollout(drawn, base.ranks)
     episodes, own = sampled.episodes, sampled.own
     clock.lap("rollout")
     # 2. Score them: r(x, y), less a penalty where the turn was never ended.

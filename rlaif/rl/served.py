@@ -13,29 +13,27 @@ run on servers is repeated as far as they repeat themselves.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rlaif.config.rollout import RolloutSettings
-from rlaif.digest import digest, seed_from
+from rlaif.digest import seed_from
 from rlaif.engines.api.api_key import ApiKey
 from rlaif.errors import ModelError
+from rlaif.files import sync_to_disk
 from rlaif.models.shared_base import SharedBase
+from rlaif.rl.checkpoint import checksum
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
-from rlaif.rl.math import token_logprobs
-from rlaif.rl.rollout import EncodedPrompt, Sampler
+from rlaif.rl.rollout import EncodedPrompt, Sampler, first_indices
 from rlaif.rl.serving.probe import PROBE, PROBES, TEXT, Probe, ProbeReplies, Replies, distance, loud, still
 from rlaif.rl.serving.replies import Drawn, read_draws
 from rlaif.rl.serving.servers import Adapter, Connection
-from rlaif.rl.update import split_by_logits
+from rlaif.rl.update import logprobs_at
 from rlaif.types import Message
 
 __all__ = ["ServedSampler"]
@@ -79,14 +77,8 @@ class ServedSampler(Sampler):
     def sample(self, questions: Sequence[EncodedPrompt], *, samples: int, seed: int) -> Episodes:
         """See `Sampler`; the episodes have the server's log-probabilities, too."""
         adapter = self.base.ranks.from_first(self.publish)
-        seen: Counter[str] = Counter()
-        wanted: list[tuple[EncodedPrompt, int]] = []
-        for question in questions:
-            name = question.prompt.fingerprint()
-            wanted.append((question, seen[name]))
-            seen[name] += samples
-        share = self.base.ranks.share(len(questions))
-        mine = [(*wanted[at], at) for at in share]
+        firsts = first_indices(questions, samples)
+        mine = [(questions[at], firsts[at], at) for at in self.base.ranks.share(len(questions))]
         if not mine:
             return self._nothing()
         groups = self._loop.run(self._ask(adapter, mine, samples=samples, seed=seed))
@@ -99,7 +91,7 @@ class ServedSampler(Sampler):
         Raises:
             ModelError: One cannot; then none holds the new version.
         """
-        weights = self._checksum()
+        weights = checksum(self.base.adapter_state(self.base.active))
         if self.alive and weights == self._published:
             return self.alive[-1]
         self.version += 1
@@ -208,20 +200,14 @@ class ServedSampler(Sampler):
 
     # Adapters
 
-    def _checksum(self) -> str:
-        state = self.base.adapter_state(self.base.active)
-        return digest(
-            {name: digest(x.view(torch.uint8).numpy().tobytes().hex()) for name, x in state.items()}
-        )
-
     def _write(self, name: str) -> Adapter:
         """The active role's adapter in a folder of its own, which appears as a whole."""
         path, unfinished = self.folder / name, self.folder / f"{name}.tmp"
         self.base.save_adapter(self.base.active, unfinished)
         for part in (*unfinished.iterdir(), unfinished):
-            _sync(part)
+            sync_to_disk(part)
         unfinished.rename(path)
-        _sync(self.folder)
+        sync_to_disk(self.folder)
         return Adapter(name, path)
 
     async def _hand_over(self, adapter: Adapter) -> None:
@@ -315,7 +301,7 @@ class ServedSampler(Sampler):
                 states[rows] = response_states(
                     base, [prompts[row] for row in rows], tokens[rows], is_real[rows]
                 )
-            logprobs = self._logprobs(states, tokens, is_real)
+            logprobs = logprobs_at(base, states, tokens, is_real, temperature=self.temperature)
         return Episodes(
             rows=self._rows(wanted, tokens, length, has_eos),
             tokens=tokens,
@@ -326,32 +312,9 @@ class ServedSampler(Sampler):
             sampler_logprobs=theirs,
         )
 
-    def _logprobs(self, states: Tensor, tokens: Tensor, is_real: Tensor) -> Tensor:
-        """Log-probabilities (B, T) of the tokens after the states, 0 at padding."""
-        found = [
-            token_logprobs(
-                self.base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=self.temperature
-            ).squeeze(0)
-            for x, token in zip(
-                split_by_logits(self.base, states[is_real]),
-                split_by_logits(self.base, tokens[is_real]),
-                strict=True,
-            )
-        ]
-        whole = torch.zeros(is_real.shape, device=states.device)
-        return whole.masked_scatter(is_real, torch.cat(found))
-
 
 def _seed(seed: int, question: EncodedPrompt, first: int, samples: int) -> int:
     """The seed of a request. A server gives its choice i the seed plus i, so seeds are a multiple of the
     samples apart: no two prompts share one."""
     drawn = seed_from(seed, "served", question.prompt.fingerprint(), first) % (1 << 31)
     return drawn * samples
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

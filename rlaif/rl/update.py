@@ -24,6 +24,7 @@ __all__ = [
     "Gradient",
     "Tally",
     "importance",
+    "logprobs_at",
     "own_share",
     "response_logprobs",
     "split_by_logits",
@@ -33,11 +34,12 @@ __all__ = [
 
 
 Gradient = Callable[[Sequence[int], Tensor | None, tuple[int, int]], tuple["Tally", Tensor]]
-"""Accumulates the gradients of this rank's part of a minibatch. Of the minibatch's rows; the
-log-probabilities
-(B, T) before the update, `None` when this is the first pass, whose own they then are; the step and the number
-of the minibatch in it. Returns the part's losses, and the policy's log-probabilities (B, T), 0 where the part
-has no row."""
+"""Accumulates the gradients of this rank's part of a minibatch.
+
+Of the minibatch's rows; the log-probabilities (B, T) before the update, `None` when this is the first pass,
+whose own they then are; the step and the number of the minibatch in it. Returns the part's losses, and the
+policy's log-probabilities (B, T), 0 where the part has no row.
+"""
 
 
 def update(
@@ -79,17 +81,24 @@ def response_logprobs(
     *,
     temperature: float | None = None,
 ) -> Tensor:
-    """The active role's log-probabilities of completion tokens: (B, T), 0 at padding.
-
-    Logits are formed at real positions only. Where they are many, they are formed some at a time and again on
-    the backward pass.
-    """
-    base, tau = learner.base, learner.config.temperature if temperature is None else temperature
+    """The active role's log-probabilities of completion tokens: (B, T), 0 at padding."""
+    tau = learner.config.temperature if temperature is None else temperature
     states = trained_states(learner, prompts, tokens, is_real)
+    return logprobs_at(learner.base, states, tokens, is_real, temperature=tau)
+
+
+def logprobs_at(
+    base: SharedBase, states: Tensor, tokens: Tensor, is_real: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities (B, T), fp32, of the tokens (B, T) after the states (B, T, H); 0 at padding.
+
+    Logits are formed at real positions only. Where they are many, they are formed some at a time, and again
+    on the backward pass.
+    """
 
     def logprobs(x: Tensor, token: Tensor) -> Tensor:
         return formulas.token_logprobs(
-            base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=tau
+            base.logits_at(x).unsqueeze(0), token.unsqueeze(0), temperature=temperature
         ).squeeze(0)
 
     parts = list(
@@ -97,7 +106,7 @@ def response_logprobs(
     )
     again = len(parts) > 1 and torch.is_grad_enabled()
     found = [checkpoint(logprobs, *part, use_reentrant=False) if again else logprobs(*part) for part in parts]
-    whole = torch.zeros(is_real.shape, device=base.device)
+    whole = torch.zeros(is_real.shape, device=states.device)
     return whole.masked_scatter(is_real, torch.cat(found))
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rlaif.errors import RunError
 from rlaif.files import parse_object, read_small
 
-__all__ = ["read_appended", "read_json_object", "sync_folder", "run_errors", "write_whole"]
+__all__ = ["read_appended", "read_json_object", "run_errors", "write_whole"]
 
 Row = TypeVar("Row")
 
@@ -69,15 +69,6 @@ def read_appended(path: Path, read: Callable[[bytes], Row | None], *, what: str,
         elif number < len(lines):
             raise RunError(f"{what} is damaged", where=f"{path}:{number}", remedy=remedy)
     return rows
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _explain(error: OSError) -> tuple[str, str]:

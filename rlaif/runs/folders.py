@@ -15,7 +15,8 @@ from itertools import count
 from pathlib import Path
 
 from rlaif.errors import RunError
-from rlaif.runs.disk import run_errors, sync_folder
+from rlaif.files import sync_to_disk
+from rlaif.runs.disk import run_errors
 from rlaif.runs.manifest import Manifest
 
 __all__ = ["SUPERSEDED", "move_aside", "remove_leftovers", "stage_folder"]
@@ -43,7 +44,7 @@ def stage_folder(run: Path, stage: str) -> Iterator[Path]:
             _make_durable(partial)
             _move_away(run, stage)
             partial.rename(run / stage)
-            sync_folder(run)
+            sync_to_disk(run)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -71,7 +72,7 @@ def _make_durable(folder: Path) -> None:
         for name in names:
             with (Path(root) / name).open("rb") as file:
                 os.fsync(file.fileno())
-        sync_folder(Path(root))
+        sync_to_disk(Path(root))
 
 
 def _move_away(run: Path, stage: str) -> None:
@@ -87,7 +88,7 @@ def move_aside(run: Path, folder: Path, name: str) -> Path:
     taken = (home / f"{name}{suffix}" for suffix in _suffixes())
     place = next(path for path in taken if not path.exists())
     folder.rename(place)
-    sync_folder(home)
+    sync_to_disk(home)
     return place
 
 

@@ -199,7 +199,7 @@ def _sampled(
     for questions in _pieces(asked, max(1, sampler.rows // config.k)):
         with base.role(work.role if work.role in base.roles else REFERENCE):
             drawn = sampler.sample(questions, samples=config.k, seed=seed)
-        episodes = rollout([drawn], base.ranks).episodes
+        episodes = rollout(drawn, base.ranks).episodes
         found = _candidates(work, base, episodes, penalty=config.missing_eos_penalty)
         groups += [found[at : at + config.k] for at in range(0, len(found), config.k)]
         work.progress.advance(len(found))
@@ -351,7 +351,7 @@ def _measured(
     for piece in _pieces(questions, sampler.rows):
         with base.role(role):
             own = sampler.sample(piece, samples=1, seed=seed_from(seed, "student"))
-        sampled = rollout([own], base.ranks)
+        sampled = rollout(own, base.ranks)
         episodes = sampled.episodes
         kl += sampled.whole(_kl(base, sampled.own, config)).tolist()
         lengths += episodes.is_real.sum(1).tolist()

@@ -231,7 +231,7 @@ def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
         before = time.perf_counter()
         with source.base.role(source.role):
             drawn = sampler.sample(questions[at : at + step], samples=config.samples, seed=work.seed)
-        sampled = rollout([drawn], source.base.ranks)
+        sampled = rollout(drawn, source.base.ranks)
         seconds += time.perf_counter() - before
         found += [replace(row.completion, model=name) for row in sampled.episodes.rows]
         if measurable:

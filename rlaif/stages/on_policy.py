@@ -3,9 +3,8 @@ limits and its exact resumption."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from rlaif.errors import DataError, RunError
 from rlaif.models.cost import Meter
 from rlaif.models.shared_base import SharedBase
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
-from rlaif.rl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from rlaif.rl.checkpoint import Checkpoint, checksum, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
 from rlaif.rl.rollout import EncodedPrompt
 from rlaif.rl.step import Metrics, StepReport
@@ -102,60 +101,42 @@ def train_on_policy(
         RunError: The checkpoint is damaged, or is one of another run.
     """
     config, folder = learner.config, checkpoint_folder
-    with ExitStack() as open_for_the_run:
-        if config.rollout is not None:
-            learner.sampler = open_for_the_run.enter_context(served_sampler(learner, config.rollout, folder))
-        return _train(
-            prompts,
-            learner,
-            take_step,
-            drawn=drawn,
-            messages=messages,
-            on_step=on_step,
-            on_rollout=on_rollout,
-            folder=folder,
-        )
-
-
-def _train(
-    prompts: Sequence[Prompt],
-    learner: Learner[Config],
-    take_step: Step,
-    *,
-    drawn: Callable[[int], Sequence[int]],
-    messages: Reader,
-    on_step: Callable[[Metrics], None],
-    on_rollout: Callable[[StepReport], None],
-    folder: Path | None,
-) -> OnPolicyResult:
-    """See `train_on_policy`."""
-    base, config = learner.base, learner.config
-    with base.role(POLICY):
-        asked, refused = ask_what_can_be_answered(
-            prompts, [learner.sampler], messages, max_refused=config.max_refused, drawn=drawn
-        )
-    identity = _identity(base, config, asked, learner.seed)
-    first = _resume(learner, folder, identity) if folder else 0
-    history: list[Metrics] = []
-    flat, stopped = first == 0, ""
-    for step in range(first, config.steps):
-        meter = Meter()
-        try:
-            with meter.on(base):
-                report = take_step(asked, step)
-        except RunawayError as error:
-            learner.roll_back()
-            stopped = f"step {step}: {error.what}; the last good weights are back"
-            break
-        history.append(report.metrics | {"flops": meter.flops_of_all()})
-        on_step(history[-1])
-        on_rollout(report)
-        flat = flat and len(set(report.scores.total)) == 1
-        if flat and step + 1 == PATIENCE:
-            raise _constant(report)
-        if folder and (step + 1) % config.checkpoint_every == 0:
-            _save(learner, folder, identity, steps=step + 1)
+    with _sampling(learner, folder):
+        with learner.base.role(POLICY):
+            asked, refused = ask_what_can_be_answered(
+                prompts, [learner.sampler], messages, max_refused=config.max_refused, drawn=drawn
+            )
+        identity = _identity(learner.base, config, asked, learner.seed)
+        first = _resume(learner, folder, identity) if folder else 0
+        history: list[Metrics] = []
+        flat, stopped = first == 0, ""
+        for step in range(first, config.steps):
+            meter = Meter()
+            try:
+                with meter.on(learner.base):
+                    report = take_step(asked, step)
+            except RunawayError as error:
+                learner.roll_back()
+                stopped = f"step {step}: {error.what}; the last good weights are back"
+                break
+            history.append(report.metrics | {"flops": meter.flops_of_all()})
+            on_step(history[-1])
+            on_rollout(report)
+            flat = flat and len(set(report.scores.total)) == 1
+            if flat and step + 1 == PATIENCE:
+                raise _constant(report)
+            if folder and (step + 1) % config.checkpoint_every == 0:
+                _save(learner, folder, identity, steps=step + 1)
     return OnPolicyResult(history=tuple(history), first_step=first, stopped=stopped, refused=tuple(refused))
+
+
+@contextmanager
+def _sampling(learner: Learner[Config], folder: Path | None) -> Iterator[None]:
+    """Have the learner sample on servers inside the block, where its settings name some."""
+    with ExitStack() as servers:
+        if learner.config.rollout is not None:
+            learner.sampler = servers.enter_context(served_sampler(learner, learner.config.rollout, folder))
+        yield
 
 
 def check_prompts(prompts: Sequence[Prompt]) -> None:
@@ -274,17 +255,10 @@ def _save(learner: Learner[Config], folder: Path, identity: Mapping[str, object]
     """Write a checkpoint; of several ranks, the first does, when all hold the same."""
     ranks = learner.base.ranks
     tensors, state = learner_state(learner)
-    ranks.check_same(lambda: _checksum(tensors), what="weights")
+    ranks.check_same(lambda: checksum(tensors), what="weights")
     ranks.from_first(
         lambda: save_checkpoint(folder, step=steps, tensors=tensors, state=state | {"run": identity})
     )
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    sums = hashlib.sha256()
-    for name in sorted(tensors):
-        sums.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sums.hexdigest()
 
 
 def _newest(folder: Path) -> tuple[Path, Checkpoint] | None:

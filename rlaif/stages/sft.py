@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from trl.trainer.sft_config import SFTConfig as TrlSftConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -30,8 +29,7 @@ from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
 from rlaif.reward.model import TurnFormat
 from rlaif.rl.episodes import micro_batches, response_states
-from rlaif.rl.math import token_logprobs
-from rlaif.rl.update import split_by_logits
+from rlaif.rl.update import logprobs_at
 from rlaif.stages.finetuning import Log, fitting, learn
 from rlaif.text import count_of
 from rlaif.types import Message
@@ -402,17 +400,7 @@ def completion_logprobs(
     lengths = torch.tensor([len(ids) for ids in completions], device=device)
     is_real = torch.arange(width, device=device) < lengths.unsqueeze(1)
     states = response_states(base, prompts, tokens, is_real, share=share)
-
-    def logprobs(x: Tensor, token: Tensor) -> Tensor:
-        return token_logprobs(base.logits_at(x).unsqueeze(0), token.unsqueeze(0)).squeeze(0)
-
-    parts = list(
-        zip(split_by_logits(base, states[is_real]), split_by_logits(base, tokens[is_real]), strict=True)
-    )
-    # Many logits are formed some at a time, and again in the backward pass.
-    again = len(parts) > 1 and torch.is_grad_enabled()
-    found = [checkpoint(logprobs, *part, use_reentrant=False) if again else logprobs(*part) for part in parts]
-    return torch.zeros(is_real.shape, device=device).masked_scatter(is_real, torch.cat(found)), is_real
+    return logprobs_at(base, states, tokens, is_real), is_real
 
 
 @torch.no_grad()

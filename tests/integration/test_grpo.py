@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_policy import prompts, share_of_vowels, toy_base
+from toy_policy import GROUPS, prompts, share_of_vowels, toy_base
 
 from rlaif.config.grpo import GrpoConfig
 from rlaif.digest import unit_from
@@ -25,19 +25,7 @@ from rlaif.types import Completion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SETTINGS: dict[str, Any] = {
-    "episodes": 32,
-    "samples_per_prompt": 8,
-    "max_new_tokens": 6,
-    "missing_eos_penalty": 0.0,
-    "lora_rank": 4,
-    "lora_alpha": 8.0,
-    "micro_batch": 32,
-    "learning_rate": 1e-2,
-    "epochs": 2,
-    "steps": 14,
-    "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0},
-}
+SETTINGS: dict[str, Any] = {**GROUPS, "steps": 14}
 VOWELS = FunctionReward(share_of_vowels)
 
 

@@ -13,7 +13,7 @@ import torch
 from served_policy import FakeVllm, Faults
 from spine import call, rows
 from tiny import save_tiny
-from toy_policy import prompts, share_of_vowels, toy_base
+from toy_policy import GROUPS, prompts, share_of_vowels, toy_base
 
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.ppo import PpoConfig
@@ -35,18 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-SETTINGS: dict[str, Any] = {
-    "episodes": 32,
-    "samples_per_prompt": 8,
-    "max_new_tokens": 6,
-    "missing_eos_penalty": 0.0,
-    "lora_rank": 4,
-    "lora_alpha": 8.0,
-    "micro_batch": 32,
-    "learning_rate": 1e-2,
-    "epochs": 2,
-    "kl": {"kind": "lagrangian", "beta": 0.02, "target": 12.0},
-}
 VOWELS = FunctionReward(share_of_vowels)
 
 
@@ -57,7 +45,7 @@ def at(*servers: FakeVllm, **rest: Any) -> dict[str, Any]:
 def grpo(
     *servers: FakeVllm, base: SharedBase | None = None, folder: Path | None = None, **rest: Any
 ) -> OnPolicyResult:
-    settings = {**SETTINGS, "rollout": at(*servers) if servers else None, **rest}
+    settings = {**GROUPS, "rollout": at(*servers) if servers else None, **rest}
     return train_grpo(
         prompts(24),
         base=base or toy_base(),
@@ -113,7 +101,7 @@ def test_ppo_learns_on_a_server() -> None:
             base=toy_base(),
             reward=VOWELS,
             config=PpoConfig(
-                **{**SETTINGS, "value_learning_rate": 1e-2, "epochs": 3, "steps": 14, "rollout": at(server)}
+                **{**GROUPS, "value_learning_rate": 1e-2, "epochs": 3, "steps": 14, "rollout": at(server)}
             ),
             seed=0,
         )
@@ -290,7 +278,7 @@ def cut_after(server: FakeVllm, folder: Path, steps: int) -> None:
         if metrics["step"] == steps:
             raise KeyboardInterrupt
 
-    settings = {**SETTINGS, "steps": 4, "checkpoint_every": 2, "rollout": at(server)}
+    settings = {**GROUPS, "steps": 4, "checkpoint_every": 2, "rollout": at(server)}
     with pytest.raises(KeyboardInterrupt):
         train_grpo(
             prompts(24),

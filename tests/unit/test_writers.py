@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from rlaif.errors import RunError
+from rlaif.files import sync_to_disk
 from rlaif.io import writers
 from rlaif.io.writers import CHUNK, RowWriter, write_rows, write_text
-from rlaif.runs import disk
 from rlaif.runs.disk import run_errors, write_whole
 
 ROWS = [
@@ -138,7 +138,7 @@ def test_write_whole_leaves_no_trace_and_replaces(tmp_path: Path) -> None:
         write_whole(tmp_path / "f.json", text)
         assert (tmp_path / "f.json").read_text(encoding="utf-8") == text
     assert os.listdir(tmp_path) == ["f.json"]
-    disk.sync_folder(tmp_path)
+    sync_to_disk(tmp_path)
 
 
 def test_error_without_a_number(tmp_path: Path) -> None:

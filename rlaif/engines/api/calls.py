@@ -134,7 +134,7 @@ class Clients:
         know travel along."""
         client = next(self._turns[server.url])
         path = "/chat/completions" if api == "chat" else "/completions"
-        # Not by the client's typed methods: they walk through the body by its types, at a third of the time
+        # Not by the client's typed methods: they walk through the body by its types, at a fifth of the time
         # of a request.
         return await self._send(server, lambda: client.post(path, cast_to=_response(), body=body))
 
