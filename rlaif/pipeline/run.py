@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import yaml
 
@@ -34,10 +34,13 @@ from rlaif.runs.manifest import (
     describe_outputs,
     stage_key,
 )
-from rlaif.runs.run import RunFolder, now
+from rlaif.runs.run import RunFolder, now, remove_abandoned
 from rlaif.runs.spending import SPENDING, Spending, Spent
 
 __all__ = ["RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
+
+RANK = "rlaif-rank-"
+"""How the folders of ranks that are not the first begin, among temporary files."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,18 @@ def _opened(recipe: Recipe, out: Path, ranks: Ranks, *, command: Sequence[str] |
     """The run folder; of several ranks the first's. Each other one writes what it must into a folder of its
     own, which goes in the end."""
     with ExitStack() as stack:
-        mine = out if ranks.first else Path(stack.enter_context(TemporaryDirectory(prefix="rlaif-rank-")))
+        mine = out if ranks.first else _folder_of_rank(stack)
         run = stack.enter_context(RunFolder.open(mine, name=recipe.name, command=command))
         if ranks.first:
             run.check_own(config.name for config in recipe.stages)
         run.write_recipe(recipe_text(recipe))
         yield run
+
+
+def _folder_of_rank(stack: ExitStack) -> Path:
+    """A folder for a rank that is not the first; those of ranks that were killed go."""
+    remove_abandoned(Path(gettempdir()), f"{RANK}*")
+    return Path(stack.enter_context(TemporaryDirectory(prefix=RANK)))
 
 
 def _run_stage(
