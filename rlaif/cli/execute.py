@@ -49,14 +49,15 @@ def execute(
     from rlaif.models.ranks import join
     from rlaif.progress import NoProgress
 
-    ranks = join()
+    ranks, parts = join(), None
     with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:
         if shards and ranks.first:
             from rlaif.pipeline.shards import merge_shards
             from rlaif.runs.journal import JOURNAL
 
-            merge_shards(recipe, shards, journal or folder.absolute().parent / JOURNAL, progress)
-        result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
+            place = journal or folder.absolute().parent / JOURNAL
+            parts = merge_shards(recipe, shards, place, progress, out=folder)
+        result = run_recipe(recipe, out=folder, journal=journal, progress=progress, parts=parts)
         if merge and ranks.first:
             from rlaif.jobs.merging import adapter_of, merge_adapter
 

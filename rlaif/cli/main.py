@@ -180,8 +180,9 @@ def _check_working_directory() -> None:
 
 
 def _launched() -> bool:
-    """Whether this is a rank of `--processes`, which says itself what ended its ranks from outside."""
-    return current().count > 1 and LAUNCHER in os.environ
+    """Whether this is a rank of `--processes`, which says itself what ended its ranks from outside; unless it
+    has ended before them."""
+    return current().count > 1 and os.environ.get(LAUNCHER) == str(os.getppid())
 
 
 def _os_problem(error: OSError) -> str:

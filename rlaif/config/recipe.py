@@ -91,6 +91,12 @@ class Recipe(Settings):
     stages: tuple[StageConfig, ...]
     """What runs, in this order."""
 
+    @property
+    def shard(self) -> str | None:
+        """The shard `I/N` that it does, if it does one."""
+        sharded = [stage for stage in self.stages if isinstance(stage, SampleConfig | LabelConfig)]
+        return next((stage.shard for stage in sharded if stage.shard), None)
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Recipe:
         if not self.stages:

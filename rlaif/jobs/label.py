@@ -181,7 +181,7 @@ class LabelJob(Job[LabelConfig]):
                 preferences.write(row)
                 to_read.add(row)
         check_invalid_rate(statistics, self.config.max_invalid)
-        if not statistics.comparisons:
+        if not statistics.comparisons and not context.recipe.shard:
             raise DataError(
                 "there is nothing to compare: no prompt has two different completions",
                 where=self.config.responses or "",
@@ -202,11 +202,12 @@ class LabelJob(Job[LabelConfig]):
         return Outcome(counts=counts, rows=written, gaps=gaps)
 
     def _tell_weak(self, weak: RowWriter | None, preferences: RowWriter) -> None:
-        """Say how many labels are too weak for the preferences; it is an error when none is strong enough."""
+        """Say how many labels are too weak for the preferences; it is an error when none is strong enough,
+        but for a shard, which may have few."""
         if weak is None or not weak.rows:
             return
         least = self.config.min_strength
-        if not preferences.rows:
+        if not preferences.rows and not self.context.recipe.shard:
             raise DataError(
                 f"all {weak.rows} labels are weaker than min_strength ({least:g})",
                 where=self.config.name,

@@ -151,12 +151,11 @@ class OnPolicyJob(Job[Config]):
         write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method))
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
-        episodes = result.steps * self.config.episodes
         counts = {
             "prompts": len(self.prompts),
             "refused": len(result.refused),
             "steps": result.steps,
-            "episodes": episodes,
+            "episodes": sum(step["episodes"] for step in metrics.rows),
             "tokens": cost.tokens,
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +24,32 @@ from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
 from rlaif.jobs.lengths import Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
+from rlaif.progress import NoProgress, Progress
 from rlaif.report.samples import completions_markdown, spread
 from rlaif.results.rows import completion_row
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Completion, Prompt
 
-__all__ = ["SampleJob"]
+__all__ = ["SampleJob", "sampled_prompts"]
+
+
+def sampled_prompts(
+    config: SampleConfig,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    left_out: Callable[[str, int], None] | None = None,
+) -> tuple[Prompt, ...]:
+    """The prompts of a sample stage, or of its shard; see `load_prompts`."""
+    return load_prompts(
+        config,
+        own_split="label",
+        own_limit=BUILTIN_LIMIT,
+        seed=seed,
+        progress=progress or NoProgress(),
+        left_out=left_out,
+        shard=config.shard,
+    )
 
 
 class SampleJob(Job[SampleConfig]):
@@ -37,14 +57,11 @@ class SampleJob(Job[SampleConfig]):
 
     def __init__(self, config: SampleConfig, context: RunContext) -> None:
         super().__init__(config, context)
-        self.prompts: tuple[Prompt, ...] = load_prompts(
+        self.prompts: tuple[Prompt, ...] = sampled_prompts(
             config,
-            own_split="label",
-            own_limit=BUILTIN_LIMIT,
             seed=context.seed(config),
             progress=context.progress,
             left_out=partial(context.leave_out, config.name),
-            shard=config.shard,
         )
         self.policy = context.model(config.policy)
         context.claim_prompts("label", self.prompts)

@@ -83,9 +83,12 @@ class ConnectedRanks(Ranks):
             )
 
     def to_tell(self, status: int) -> tuple[bool, int]:
-        """See `Ranks`."""
+        """See `Ranks`. Each rank is the first where the launcher is gone, by which they would agree."""
         said = f"{self.index} {status}"
-        found = self._store.compare_set(FAILED, "", said).decode()
+        try:
+            found = self._store.compare_set(FAILED, "", said).decode()
+        except RuntimeError:
+            return True, status
         return found == said, int(found.split()[1])
 
     def leave(self) -> None:
@@ -105,11 +108,15 @@ class ConnectedRanks(Ranks):
             raise self._lost() from error
 
     def _lost(self) -> RankError:
-        if self._store.check([FAILED]):  # said before it ended
-            rank = self._store.get(FAILED).decode().split()[0]
-            return RankError(f"rank {rank} of {self.count} ended with an error")
+        why = ""
+        try:
+            if self._store.check([FAILED]):  # said before it ended
+                rank = self._store.get(FAILED).decode().split()[0]
+                return RankError(f"rank {rank} of {self.count} ended with an error")
+        except RuntimeError:
+            why = "; the program that started them has ended, too"
         return RankError(
-            f"one of the {self.count} ranks ended without a word: it was killed, or ran out of memory",
+            f"one of the {self.count} ranks ended without a word: it was killed, or ran out of memory{why}",
             remedy="run the same command again: it goes on where it stopped",
         )
 

@@ -104,6 +104,28 @@ def test_what_no_task_asked_is_asked_by_the_run(tmp_path: Path, recipe: Path) ->
         assert f"asked {2 * PAIRS - done} questions" in label(recipe, server, tmp_path / "run")
 
 
+def test_a_task_without_a_prompt_has_nothing_to_do(tmp_path: Path, recipe: Path) -> None:
+    with MisbehavingServer(models=MODELS) as server:
+        said = script(served_by(recipe, server), "--out", tmp_path / "rows", "--tasks", PAIRS // 3 + 2)
+        assert said.status == 0, said.err
+    check_labels(recipe, tmp_path / "rows", tmp_path)
+
+
+def test_answers_that_are_not_there_or_cannot_be_read_are_told(tmp_path: Path, recipe: Path) -> None:
+    taking = ("--out", tmp_path / "rows", "--journal", tmp_path / "journal")
+    said = script(recipe, *taking)
+    assert said.status == 1
+    assert "there are no answers to take over" in said.err
+    assert not (tmp_path / "journal").exists()
+    with MisbehavingServer(models=MODELS) as server:
+        assert script(served_by(recipe, server), "--out", tmp_path / "rows", "--tasks", TASKS).status == 0
+    file = min((tmp_path / "rows" / "rows").glob("*.jsonl"))
+    file.write_bytes(file.read_bytes()[:-20])
+    said = script(recipe, *taking)
+    assert said.status == 0, said.err
+    assert "; 1 block cannot be read, and will be asked again" in said.out
+
+
 def test_tasks_start_servers_of_their_own(tmp_path: Path, recipe: Path) -> None:
     work = ("--out", tmp_path / "rows", "--tasks", TASKS, "--inference", "server_ready_delay_sec=0.2")
     said = script(recipe, *work, around=install(tmp_path / "bin"))

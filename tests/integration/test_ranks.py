@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from spine import call, rows
 from tiny import save_tiny
 
-from rlaif.runs.run import read_run
+from rlaif.runs.run import RunFolder, read_run
 
 TESTS = Path(__file__).parent.parent
 STAGES = ("sample", "label", "reward", "best-of-k", "ppo", "grpo", "dpo", "evaluate")
@@ -90,6 +91,10 @@ def reward(prompt, completion):
         os.kill(os.getpid(), signal.SIGKILL)
     return len(completion.text) / 10
 """
+LAUNCHER_TOO = KILLED_ONCE.replace(
+    "        os.kill(os.getpid()",
+    "        os.kill(os.getppid(), signal.SIGKILL)\n        os.kill(os.getpid()",
+)
 ONE_CANNOT = """
 import os
 
@@ -237,6 +242,27 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_one(tmp_path: Path, model
     assert len(rows(tmp_path / "run" / "ppo" / "metrics.jsonl")) == 4
     adapter = "ppo/adapter/adapter_model.safetensors"
     same_weights(tmp_path / "undisturbed" / adapter, tmp_path / "run" / adapter)
+
+
+def test_a_rank_speaks_where_its_launcher_is_gone_and_leaves_nothing_for_ever(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    (tmp_path / "own.py").write_text(LAUNCHER_TOO)
+    recipe = write_recipe(tmp_path, PPO, model=model, function="own:reward")
+    killed = run_in_two(recipe, tmp_path / "run")
+    assert killed.returncode == -signal.SIGKILL
+    assert killed.stderr.count("error:") == 1
+    assert "one of the 2 ranks ended without a word" in killed.stderr
+    assert "Traceback" not in killed.stderr
+    abandoned = temporary / "rlaif-rank-killed"
+    with pytest.raises(KeyboardInterrupt), RunFolder.open(abandoned):
+        raise KeyboardInterrupt
+    again = run_in_two(recipe, tmp_path / "run")
+    assert again.returncode == 0, again.stderr
+    assert not list(temporary.glob("rlaif-rank-*"))
 
 
 @pytest.mark.parametrize(("code", "said"), [(ONE_CANNOT, "not here"), (RAISES, "no reward today")])

@@ -415,6 +415,8 @@ def test_a_stage_that_was_cut_off_ends_as_an_undisturbed_one(
     assert [row["step"] for row in told] == [0, 1, 2, 3]
     assert rows(resumed / "completions.jsonl") == rows(whole / "completions.jsonl")
     assert not list((tmp_path / "cut" / "run").glob(".work-*"))
+    counts = json.loads((resumed / "manifest.json").read_text())["counts"]
+    assert counts["episodes"] == sum(row["episodes"] for row in told), "what was drawn again counts, too"
 
 
 def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
