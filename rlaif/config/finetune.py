@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
 from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
+from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
 
@@ -107,6 +108,10 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy samples from softmax(logits / temperature)."""
+
+    rollout: RolloutSettings | None = None
+    """vLLM servers that sample the completions, as `{base_urls: [http://localhost:8000/v1]}`; this process
+    does when left out. A `student` is measured here."""
 
     max_refused: Share = 0.05
     """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are

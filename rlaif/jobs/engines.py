@@ -48,12 +48,19 @@ class Engines:
     def get(self, spec: str) -> Engine:
         """The engine of `spec`, loaded on first use, behind the journal; all ranks ask it together."""
         if spec not in self._engines:
-            served = is_served(spec)
-            if served and not self.ranks.first:
-                self._engines[spec] = AskedByFirst(None, self.ranks)
+            if is_served(spec):
+                self._engines[spec] = self.asked_by_first(lambda: self._open(spec))
             else:
-                self._engines[spec] = self.journaled(self._open(spec), asked_by_first=served)
+                self._engines[spec] = self.journaled(self._open(spec))
         return self._engines[spec]
+
+    def asked_by_first(self, make: Callable[[], Engine]) -> Engine:
+        """The engine that `make` makes on the first rank, which asks it for all, behind the journal."""
+        return (
+            self.journaled(make(), asked_by_first=True)
+            if self.ranks.first
+            else AskedByFirst(None, self.ranks)
+        )
 
     def journaled(self, engine: Engine, *, asked_by_first: bool = False) -> Engine:
         """`engine` behind the journal, as all ranks ask it."""

@@ -84,7 +84,14 @@ class EvaluateJob(Job[EvaluateConfig]):
         context = self.context
         return {
             "settings": settings_digest(
-                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"
+                self.config,
+                "prompts",
+                "prompt_column",
+                "context_column",
+                "split",
+                "limit",
+                "policies",
+                "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": context.bases.get().identity,
@@ -98,6 +105,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             "reward": context.reward_digest(self.config, self.config.reward) if self._scored else "",
             "constitution": context.constitution.digest,
             "judge": self._judge_digest(),
+            **({"rollout": "served"} if self.config.rollout else {}),
         }
 
     def models(self) -> dict[str, str]:
@@ -133,6 +141,7 @@ class EvaluateJob(Job[EvaluateConfig]):
                 messages=context.library.policy,
                 progress=context.progress,
                 left_out=refused.extend,
+                folder=context.work_folder(self.config.name) if self.config.rollout else None,
             )
         rates = [policy.win for policy in found.policies if policy.win is not None]
         unanswered = [transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates]

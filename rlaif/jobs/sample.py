@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlaif.config import SampleConfig
 from rlaif.digest import digest
+from rlaif.engines.base import Engine
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import (
     BUILTIN_LIMIT,
@@ -27,6 +28,7 @@ from rlaif.models.memory import StageWork
 from rlaif.progress import NoProgress, Progress
 from rlaif.report.samples import completions_markdown, spread
 from rlaif.results.rows import completion_row
+from rlaif.stages.rollouts import served_note
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Completion, Prompt
 
@@ -64,14 +66,24 @@ class SampleJob(Job[SampleConfig]):
             left_out=partial(context.leave_out, config.name),
         )
         self.policy = context.model(config.policy)
+        if config.rollout is not None:
+            context.bases.check_servable(config.policy)
         context.claim_prompts("label", self.prompts)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.bases.policy(self.config.policy).card
+        card = self._engine().card
         return {
             "settings": settings_digest(
-                self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit", "shard"
+                self.config,
+                "policy",
+                "prompts",
+                "prompt_column",
+                "context_column",
+                "split",
+                "limit",
+                "shard",
+                "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
             "policy": digest([card.name, card.identity()]),
@@ -81,13 +93,13 @@ class SampleJob(Job[SampleConfig]):
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.bases.policy(self.config.policy).card.label}
+        return {"policy": self._engine().card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         samples = sample(
             self.prompts,
-            policy=self.context.bases.policy(self.config.policy),
+            policy=self._engine(),
             library=self.context.library,
             config=self.config,
             seed=self.context.seed(self.config),
@@ -99,12 +111,21 @@ class SampleJob(Job[SampleConfig]):
         rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
         written |= write_refused(folder, samples.refused)
-        write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
+        rollout = self.config.rollout
+        note = served_note(rollout, {}) if rollout else ""
+        write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ), note=note))
         return Outcome(
             counts={"prompts": len(self.prompts), **samples.counts()},
             rows=written,
             gaps=transient_among(reasons),
         )
+
+    def _engine(self) -> Engine:
+        """Who answers: this process, or servers."""
+        context, config = self.context, self.config
+        if config.rollout is None:
+            return context.bases.policy(config.policy)
+        return context.bases.served_policy(config.policy, config.rollout, context.work_folder(config.name))
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
@@ -117,7 +138,7 @@ class SampleJob(Job[SampleConfig]):
             model=self.policy,
             read=read,
             write=write,
-            seconds=estimated_seconds(self.policy, context, read, write),
+            seconds=None if config.rollout else estimated_seconds(self.policy, context, read, write),
             counts={"prompts": len(asked), "completions": len(asked) * config.k},
             example={"policy": counter.render(asked[0])},
         )
@@ -142,5 +163,7 @@ class SampleJob(Job[SampleConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
+        if config.rollout is not None:
+            return None
         rows = min(device.rows, config.k * lengths.count(config.name))
         return sampled_work(rows, lengths.prompts(config.name), config.max_new_tokens)

@@ -9,6 +9,7 @@ file by name, size, and its first and last MiB.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -37,12 +38,16 @@ from rlaif.types import Message
 __all__ = [
     "ModelSource",
     "ParameterCount",
+    "HUB_NAME",
+    "context_length",
     "count_parameters",
+    "empty_model",
     "load_engine",
     "load_model",
     "load_token_count",
     "load_tokenizer",
     "resolve",
+    "weights_digest",
 ]
 
 Log = Callable[[str], None]
@@ -52,6 +57,7 @@ EDGE = 1 << 20
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
 SMALL_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+GENERATION = "generation_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 LOAD_ERRORS = (Exception,)
@@ -161,13 +167,14 @@ def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
     raise ModelError("the folder contains no model: config.json is missing", where=spec, remedy=remedy)
 
 
-def weights_digest(folder: Path) -> str:
-    """16 hex digits that change when config, tokenizer or weights change (how: see the module's text)."""
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in WEIGHT_SUFFIXES | SMALL_SUFFIXES and path.is_file()
-    )
+def weights_digest(folder: Path, *, config: bool = True) -> str:
+    """16 hex digits that change when config, tokenizer or weights change (how: see the module's text).
+
+    Args:
+        config: False leaves out config and tokenizer.
+    """
+    wanted = WEIGHT_SUFFIXES | SMALL_SUFFIXES if config else WEIGHT_SUFFIXES
+    files = sorted(path for path in folder.iterdir() if path.suffix in wanted and path.is_file())
     full = sum(path.stat().st_size for path in files) <= FULL_DIGEST_BYTES
     whole = hashlib.sha256()
     try:
@@ -240,15 +247,28 @@ class _PlannedFormat(ChatFormat):
 
 def count_parameters(spec: str) -> ParameterCount:
     """Count the parameters without loading them: the model is built on the meta device."""
-    source = _without_weights(spec)
+    model = empty_model(spec)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return ParameterCount(total=total, embedding=model.get_input_embeddings().weight.numel())
+
+
+def empty_model(source: ModelSource | str) -> Any:
+    """The model without its weights, on the meta device: its config, its shapes and the tokens that end it.
+
+    Raises:
+        ModelError: It is no causal language model, or cannot be found.
+    """
+    source = _without_weights(source)
     config = _load_config(source)
     try:
         with quiet(), torch.device("meta"):
             model = AUTO_MODEL.from_config(config, trust_remote_code=False)
+        if (path := source.path / GENERATION).is_file():
+            values = json.loads(path.read_text(encoding="utf-8"))
+            model.generation_config = transformers.GenerationConfig.from_dict(values)
     except LOAD_ERRORS as error:
         raise _unfit(source, error) from None
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return ParameterCount(total=total, embedding=model.get_input_embeddings().weight.numel())
+    return model
 
 
 def load_model(

@@ -148,6 +148,13 @@ class SharedBase:
         """The adapters whose weights require gradients."""
         return frozenset(self._training)
 
+    def rank(self, role: str) -> int:
+        """The largest inner dimension of an adapter; 0 of the reference."""
+        if role == REFERENCE:
+            return 0
+        config = self._peft.peft_config[role]
+        return int(max(config.r, *config.rank_pattern.values(), 0))
+
     @contextmanager
     def role(self, name: str) -> Iterator[SharedBase]:
         """Run as `name` inside the block and as before after it; blocks may be nested.
