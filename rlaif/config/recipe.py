@@ -110,9 +110,9 @@ class Recipe(Settings):
         quantized = [stage.name for stage in self.stages if getattr(stage, "quantization", "none") != "none"]
         if self.shard_base and quantized:
             raise ValueError(
-                f"a base is held either in parts (`shard_base`) or in 4 bits (`quantization` of stage "
-                f"{quantized[0]!r}): 4-bit weights cannot be cut into parts, and nothing can be merged into them; "
-                "drop one of the two"
+                f"a base is held in parts (`shard_base`) or in 4 bits (`quantization` of stage "
+                f"{quantized[0]!r}), not both: 4-bit weights are not cut into parts here, and no adapter can "
+                "be merged into them; drop one of the two"
             )
         return self
 

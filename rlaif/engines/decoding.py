@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers.cache_utils import DynamicCache
 
 from rlaif.engines.base import Generation, GenerationRequest, Sampling
@@ -99,7 +100,8 @@ def cache_tokens(model: Any, *, cpu_bytes: int) -> int:
     a_token: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     if device.type != "cuda":
         return cpu_bytes // a_token
-    weights = sum(each.nbytes for each in model.parameters() if each.device == device)
+    own = (each.to_local() if isinstance(each, DTensor) else each for each in model.parameters())
+    weights = sum(each.nbytes for each in own if each.device == device)
     room = torch.cuda.get_device_properties(device).total_memory - weights
     return max(0, int(room * GPU_CACHE_SHARE)) // a_token
 

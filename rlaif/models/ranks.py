@@ -64,7 +64,7 @@ class ConnectedRanks(Ranks):
         Raises:
             RankError: One of them has ended.
         """
-        self.guarded(lambda: self._until(1 + 2 * number + with_gradient))
+        self._until(1 + 2 * number + with_gradient)
 
     def gather(self, value: T) -> list[T]:
         """See `Ranks`."""
@@ -88,7 +88,8 @@ class ConnectedRanks(Ranks):
 
     def from_first_into(self, x: Tensor) -> None:
         """Give a tensor the values that the first rank's has."""
-        self._all(lambda: distributed.broadcast(x, src=0))
+        sent = x.view(torch.uint8) if x.dtype == torch.bool else x  # gloo knows no bool
+        self._all(lambda: distributed.broadcast(sent, src=0))
 
     def sum(self, x: Any) -> Any:
         """See `Ranks`."""
@@ -141,13 +142,9 @@ class ConnectedRanks(Ranks):
 
     def _all(self, collective: Callable[[], Any]) -> None:
         """Do what all ranks do together, once none of them wants a pass of a model in parts."""
-
-        def when_ready() -> None:
-            if self._in_parts:
-                self._until(0)
-            collective()
-
-        self.guarded(when_ready)
+        if self._in_parts:
+            self._until(0)
+        self.guarded(collective)
 
     def _until(self, wanted: int) -> None:
         """Take part in what is agreed on, until that is what this rank wants."""
@@ -163,7 +160,7 @@ class ConnectedRanks(Ranks):
 
     def _agree(self, wanted: int) -> int:
         largest = torch.tensor(wanted)
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        self.guarded(lambda: distributed.all_reduce(largest, distributed.ReduceOp.MAX))
         return int(largest)
 
     def _lost(self) -> RankError:

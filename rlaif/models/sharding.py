@@ -19,7 +19,6 @@ gradient only.
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,15 +49,14 @@ def load_sharded(load: Callable[[], Any], ranks: ConnectedRanks, *, device: torc
     Raises:
         ModelError: It cannot be loaded, or what its layers are cannot be told.
     """
-    box: list[Any] = []
+    whole: list[Any] = []
 
-    def load_first() -> bytes:
-        box.append(load())
-        return pickle.dumps(_without_values(box[0]))
+    def load_first() -> Any:
+        whole.append(load())
+        return _without_values(whole[0])
 
-    skeleton = ranks.from_first(load_first)
-    # The layout is code and settings of the first rank's process, of the same run.
-    model = box[0] if ranks.first else pickle.loads(skeleton)  # noqa: S301
+    empty = ranks.from_first(load_first)
+    model = whole.pop() if ranks.first else empty
     _shard(model, ranks, device=device, name=name)
     return model
 
@@ -179,15 +177,13 @@ class _GuardedGather:
 
 def _shard(model: Any, ranks: ConnectedRanks, *, device: torch.device, name: str) -> None:
     body = model.get_decoder()
-    layers: list[Any] = [
-        module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
+    layers: list[Any] = [part for part in body.modules() if isinstance(part, GradientCheckpointingLayer)]
     if not layers or not hasattr(FSDPModule, "reset_iter_state"):
-        why = "its decoder layers cannot be told" if not layers else "this torch is too old for it"
+        why = "this torch is too old for it" if layers else "which parts of it are layers cannot be told"
         raise ModelError(
             f"the model cannot be sharded: {why}",
             where=name,
-            remedy="set shard_base to false, or update torch",
+            remedy="use torch 2.13 or later" if layers else "set shard_base to false",
         )
     mesh, gather = init_device_mesh(device.type, (ranks.count,)), _GuardedGather(ranks)
     inside = {id(part) for layer in layers for part in layer.modules()}
@@ -223,21 +219,24 @@ def _place(
                 if old is None:
                     continue
                 if id(old) not in placed:
-                    new = old.detach().to(device) if ranks.first else torch.empty_like(old, device=device)
-                    ranks.from_first_into(new)
-                    placed[id(old)] = (
-                        old,
-                        nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new,
+                    new = (
+                        old.detach().to(device).contiguous()
+                        if ranks.first
+                        else torch.empty(old.shape, dtype=old.dtype, device=device)
                     )
+                    ranks.from_first_into(new)
+                    placed[id(old)] = (old, _like(old, new))
                 table[name] = placed[id(old)][1]  # type: ignore[assignment]
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    """`new` as what `old` is: a frozen weight, or a buffer."""
+    return nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
 
 
 def _without_values(model: Any) -> Any:
     """A copy of a model whose tensors have shapes and no values."""
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-        )
+        memo[id(tensor)] = _like(tensor, torch.empty_like(tensor, device="meta"))
     return copy.deepcopy(model, memo)
