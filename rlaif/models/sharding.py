@@ -19,6 +19,7 @@ gradient only.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -103,6 +104,7 @@ class _ShardedLayers:
         """See `InParts`."""
         if self._owes:
             self._owes = False
+            self._body.reset_iter_state()
             self._gather(reversed(self._layers))
 
     def take_part(self, *, with_gradient: bool) -> None:
@@ -196,6 +198,8 @@ def _shard(model: Any, ranks: ConnectedRanks, *, device: torch.device, name: str
         fully_shard(layer, mesh=mesh)
         layer.set_custom_all_gather(gather)
     fully_shard(body, mesh=mesh, ignored_params=whole)
+    # It warns of what might not be gathered then; the root has nothing to gather.
+    warnings.filterwarnings("ignore", rf"FSDP2-wrapped module \({type(body).__name__}\) returned a view")
     _ShardedLayers(model, layers, ranks, gather)
     # The first pass makes what later ones write to, and in inference mode that could not be trained on.
     with torch.no_grad():
