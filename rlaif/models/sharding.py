@@ -81,7 +81,8 @@ def add_to_weight(weight: Tensor, change: Tensor) -> None:
         mesh = weight.device_mesh
         parts = change.chunk(mesh.size())
         change = parts[mesh.get_local_rank()] if mesh.get_local_rank() < len(parts) else change[:0]
-    part.add_(change.to(part.dtype))
+    # Through `data`, as `Module.to` counts the writes to a DTensor from 0 again, which would look like one.
+    part.data.add_(change.to(part.dtype))
 
 
 class _ShardedLayers:

@@ -29,6 +29,14 @@ stages:
   - {{stage: label, min_label_share: 0.0}}
   - {{stage: reward, lora_rank: 2, keep: lora}}
   - {{stage: best_of_k, name: best-of-k, limit: 5, k: 3, max_new_tokens: 4, lora_rank: 2}}
+  - stage: grpo
+    limit: 5
+    steps: 2
+    episodes: 6
+    samples_per_prompt: 2
+    max_new_tokens: 6
+    lora_rank: 2
+    reward: {{vowels: {{kind: function, function: "toy_policy:share_of_vowels"}}}}
   - stage: ppo
     limit: 5
     steps: 2
@@ -42,14 +50,6 @@ stages:
     reward:
       model: {{kind: model}}
       vowels: {{kind: function, function: "toy_policy:share_of_vowels"}}
-  - stage: grpo
-    limit: 5
-    steps: 2
-    episodes: 6
-    samples_per_prompt: 2
-    max_new_tokens: 6
-    lora_rank: 2
-    reward: {{vowels: {{kind: function, function: "toy_policy:share_of_vowels"}}}}
   - {{stage: dpo, lora_rank: 2}}
   - {{stage: evaluate, limit: 3, samples: 2, max_new_tokens: 6}}
 """
