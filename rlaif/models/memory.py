@@ -17,6 +17,7 @@ import transformers
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlaif.engines.decoding import GATHERED
 from rlaif.errors import ModelError
 from rlaif.models.devices import pick_dtype
 from rlaif.models.load import LOAD_ERRORS, resolve
@@ -53,10 +54,6 @@ LOGITS = 1 << 24
 """Logits that a training pass forms at once (32 MiB in bfloat16): the LM head is applied to so many positions
 that have no more."""
 
-GATHERED = 3
-"""Layers that a sharded base holds whole during a pass: the one that computes, the buffer that it came in,
-and the next one's."""
-
 OVERHEAD = 1.6
 """Measured on SmolLM2-135M in bfloat16 on a CPU: 1.3 is alive at the peak (copies made on the way), the rest
 are holes in the heap between micro-batches of different lengths."""
@@ -84,6 +81,10 @@ class ModelShape(NamedTuple):
     def held(self, shards: int) -> float:
         """Parameters that one of so many ranks holds, the layers in parts; all of them where it is one."""
         return self.parameters - self.in_layers * (1 - 1 / shards)
+
+    def gathered(self, shards: int) -> float:
+        """Parameters of layers that a rank holds whole during a pass, besides."""
+        return GATHERED * self.in_layers / self.layers if shards > 1 else 0.0
 
 
 class Precision(NamedTuple):
@@ -261,11 +262,10 @@ def _base(shape: ModelShape, precision: Precision, shards: int) -> list[MemoryIt
     if shards == 1:
         weights = round(shape.parameters * precision.weights)
         return [MemoryItem("base", weights, f"{shape.name}, frozen, once for all roles")]
-    held = round(shape.held(shards) * precision.weights)
-    layer = round(shape.in_layers / shape.layers * precision.weights)
+    held, gathered = (round(x * precision.weights) for x in (shape.held(shards), shape.gathered(shards)))
     return [
         MemoryItem("base", held, f"{shape.name}, frozen, once for all roles; 1/{shards} of its layers"),
-        MemoryItem("gathered", GATHERED * layer, "a whole layer, and the buffers of two gathers"),
+        MemoryItem("gathered", gathered, "a whole layer, and the buffers of two gathers"),
     ]
 
 

@@ -174,7 +174,7 @@ def _within_cache(
 ) -> StageWork:
     """With no more rows side by side than the samplers give a GPU's caches room for."""
     a_token = 2 * shape.layers * (shape.key_values or shape.attention) * precision.activations
-    room = free - shape.held(shards) * precision.weights
+    room = free - (shape.held(shards) + shape.gathered(shards)) * precision.weights
     most = int(GPU_CACHE_SHARE * room) // (a_token * max(1, work.row_tokens))
     return work._replace(sampled_rows=min(work.sampled_rows, max(1, most)))
 
