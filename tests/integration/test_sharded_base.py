@@ -63,7 +63,7 @@ TRAINED = (
 )
 SAMPLED = ("revise", "sample", "best-of-k", "ppo", "grpo", "evaluate")
 FILES = {"revise": "revisions.jsonl", "best-of-k": "kept.jsonl"}
-TEXTS = ("completion", "text", "revision")
+TEXTS = ("completion", "text", "initial", "rounds")
 
 
 def in_two(*arguments: Path) -> None:
