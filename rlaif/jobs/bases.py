@@ -56,6 +56,7 @@ class Bases:
                 dtype=self._recipe.dtype,
                 device=self._recipe.device,
                 quantization="4bit" if "4bit" in bits else "none",
+                shard=self._recipe.shard_base,
             )
         if name not in self._bases:
             engine = self._engines.in_process(name)

@@ -23,6 +23,7 @@ class Engines:
     """Engines by the name the user gave; the same name is loaded once, whatever roles it plays.
 
     Args:
+        shard: Whether models in this process are held in parts, one on each rank.
         spending: The account of the run; those behind servers share what it may cost.
     """
 
@@ -32,6 +33,7 @@ class Engines:
         *,
         dtype: str,
         device: str,
+        shard: bool = False,
         server: ServerConfig,
         note: Callable[[str], None],
         spending: Spending,
@@ -40,6 +42,7 @@ class Engines:
         self._served = _served(server, spending)
         self._dtype = dtype
         self._device = device
+        self._shard = shard
         self._note = note
         self._engines: dict[str, Engine] = {}
         self._journaled: list[JournaledEngine] = []
@@ -77,7 +80,14 @@ class Engines:
         return inner if isinstance(inner, HFEngine) else None
 
     def _open(self, spec: str) -> Engine:
-        return open_engine(spec, dtype=self._dtype, device=self._device, served=self._served, log=self._note)
+        return open_engine(
+            spec,
+            dtype=self._dtype,
+            device=self._device,
+            shard=self._shard,
+            served=self._served,
+            log=self._note,
+        )
 
     def card(self, spec: str) -> EngineCard:
         """Who answers under `spec`."""

@@ -31,6 +31,8 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.gguf import converted
 from rlaif.models.hub import snapshot
 from rlaif.models.quiet import quiet
+from rlaif.models.ranks import ConnectedRanks
+from rlaif.models.sharding import load_sharded
 from rlaif.ranks import current
 from rlaif.suggest import did_you_mean
 from rlaif.types import Message
@@ -272,7 +274,12 @@ def empty_model(source: ModelSource | str) -> Any:
 
 
 def load_model(
-    source: ModelSource | str, *, dtype: str = "auto", device: str = "auto", log: Log = silent
+    source: ModelSource | str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    shard: bool = False,
+    log: Log = silent,
 ) -> Any:
     """Load a causal language model: in eval mode, without gradients.
 
@@ -281,13 +288,22 @@ def load_model(
             float32.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first of CUDA, MPS, CPU, over all GPUs if there
             are several.
+        shard: Hold the decoder layers in parts, one on each rank, where there are several; see `sharding`.
 
     Raises:
         ModelError: The model is no causal language model, lacks weights, or does not fit.
     """
     source = resolve(source, log=log) if isinstance(source, str) else source
+    place, ranks = pick_device(device), current()
+    if shard and isinstance(ranks, ConnectedRanks):
+        kind = str(pick_dtype(dtype, place)).removeprefix("torch.")
+        return load_sharded(
+            lambda: load_model(source, dtype=kind, device="cpu", log=log),
+            ranks,
+            device=place,
+            name=source.name,
+        )
     config = _load_config(source)
-    place = pick_device(device)
     options: dict[str, Any] = {
         "dtype": pick_dtype(dtype, place),
         "local_files_only": True,
@@ -321,6 +337,7 @@ def load_engine(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    shard: bool = False,
     token_budget: int | None = None,
     rows: int | None = None,
     log: Log = silent,
@@ -331,6 +348,7 @@ def load_engine(
         spec: See `resolve`.
         dtype: See `load_model`.
         device: See `load_model`.
+        shard: See `load_model`.
         token_budget: Tokens, padding included, that one forward pass may hold; by device if `None`.
         rows: Most completions that are sampled side by side; by device if `None`.
         log: Told in a line what takes long.
@@ -341,7 +359,7 @@ def load_engine(
     source = resolve(spec, log=log)
     _load_config(source)  # first: a tokenizer that reads a broken config only says that it cannot be loaded
     tokenizer = load_tokenizer(source)
-    model = load_model(source, dtype=dtype, device=device, log=log)
+    model = load_model(source, dtype=dtype, device=device, shard=shard, log=log)
     card = EngineCard(
         name=spec,
         revision=source.revision,

@@ -42,11 +42,15 @@ def open_engine(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    shard: bool = False,
     served: Served | None = None,
     log: Callable[[str], None] = silent,
 ) -> Engine:
     """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), `openai:MODEL`, or
     `scripted…`.
+
+    Args:
+        shard: See `load_model`.
 
     Raises:
         ModelError: It cannot be loaded.
@@ -64,7 +68,7 @@ def open_engine(
             log=log,
             budget=place.budget,
         )
-    return load_engine(spec, dtype=dtype, device=device, log=log)
+    return load_engine(spec, dtype=dtype, device=device, shard=shard, log=log)
 
 
 def open_token_count(spec: str) -> TokenCount:
