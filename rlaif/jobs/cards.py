@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlaif.audit.grade import GRADES
 from rlaif.config.labelling import BaseStage
 from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
 from rlaif.io.tables import read_table
@@ -68,7 +69,7 @@ def judges_of(files: Iterable[str]) -> str:
     for file in files:
         row = next((row.values for row in read_table(file).rows), {})
         if row.get("judge"):
-            grade = f", audit: {row['audit']}" if row.get("audit") else ""
+            grade = f", audit: {row['audit']}" if row.get("audit") in GRADES else ""
             found[f"{row['judge']}, {row.get('protocol') or 'unknown protocol'}{grade}"] = None
     return "; ".join(found)
 

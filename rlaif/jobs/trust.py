@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlaif.audit.calibration import Calibration
+from rlaif.audit.grade import NOT_AUDITED
 from rlaif.audit.report import AuditKey, audit_line
 from rlaif.config import LabelConfig
 from rlaif.digest import digest
@@ -32,11 +33,10 @@ from rlaif.models.open import is_served
 from rlaif.ranks import current
 from rlaif.types import Constitution, Verdict
 
-__all__ = ["AUDITS", "NOT_AUDITED", "Standing", "Trust", "audit_command", "calibration_for"]
+__all__ = ["AUDITS", "Standing", "Trust", "audit_command", "calibration_for"]
 
 AUDITS = "audits"
 """Folder of audits, beside the run folders; `rlaif audit` writes there."""
-NOT_AUDITED = "not audited"
 MOST_PROBES = 60
 """Probes that a judge is asked which nobody audited: few enough to take seconds, enough that a judge which is
 right on two of three is told from a coin."""

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlaif.audit.grade import NOT_AUDITED
 from rlaif.config import LabelConfig
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.trust import NOT_AUDITED, audit_command
+from rlaif.jobs.trust import audit_command
 from rlaif.judging.informative import doubts
 from rlaif.models.devices import pick_device
 from rlaif.models.known import KNOWN_JUDGES, KnownModel, largest_that_fits

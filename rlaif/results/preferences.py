@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from rlaif.audit.grade import GRADES
 from rlaif.digest import digest, unit_from
 from rlaif.errors import DataError, Problem
 from rlaif.judging.aggregate import TIE
@@ -192,7 +193,7 @@ def _said(row: Mapping[str, Any]) -> Said:
         invalid=invalid,
         both_orders=len(both),
         flips=sum(one * other < 0 for one, other in both),
-        grade=str(row.get("audit") or ""),
+        grade=grade if (grade := row.get("audit")) in GRADES else "",
     )
 
 
