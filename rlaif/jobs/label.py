@@ -202,10 +202,7 @@ class LabelJob(Job[LabelConfig]):
                 remedy="sample more completions per prompt (k), or at a higher temperature",
             )
         self._tell_weak(weak, preferences)
-        told = statistics.as_dict() | {"audit": standing.as_dict()}
-        write_text(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
-        for doubt in doubts(facts_of(told)):
-            context.progress.note(f"{self.config.name}: warning: {doubt.words}")
+        self._write_statistics(folder, statistics, standing)
         write_text(folder / "samples.md", preferences_markdown(to_read.rows))
         written = {
             file: preferences.rows,
@@ -217,6 +214,13 @@ class LabelJob(Job[LabelConfig]):
         gaps = standing.gaps + transient_among(statistics.total.reasons.elements())
         counts = self._counts(statistics, preferences.rows, weak=written.get(WEAK, 0))
         return Outcome(counts=counts, rows=written, gaps=gaps)
+
+    def _write_statistics(self, folder: Path, statistics: LabelStatistics, standing: Standing) -> None:
+        """Write what the summary is made of, and say what is doubtful of the labels."""
+        told = statistics.as_dict() | {"audit": standing.as_dict()}
+        write_text(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
+        for doubt in doubts(facts_of(told)):
+            self.context.progress.note(f"{self.config.name}: warning: {doubt.words}")
 
     def _tell_weak(self, weak: RowWriter | None, preferences: RowWriter) -> None:
         """Say how many labels are too weak for the preferences; it is an error when none is strong enough."""
@@ -339,26 +343,23 @@ class LabelJob(Job[LabelConfig]):
         read = round(
             tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
         )
+        probes = self.trust.plan(counter)
         counts = {
             "completions": len(source.completions),
             "comparisons": len(comparisons),
             "principles": len(self.constitution.principles),
+            **({"probes": probes.probes} if probes.probes else {}),
+            "questions": questions + probes.questions,
         }
-        shared_read = read * once
-        if (probes := self.trust.plan(counter)) is not None:
-            counts["probes"] = probes.probes
-            questions += probes.questions
-            read += round(probes.questions * probes.tokens_each)
-            shared_read += probes.questions * probes.tokens_each * probes.shared
-        write = questions * config.reasoning_tokens if self.protocol.reasons else 0
+        write = counts["questions"] * config.reasoning_tokens if self.protocol.reasons else 0
         return StagePlan(
             name=config.name,
             kind=config.stage,
             model=self.judge,
-            read=read,
+            read=read + probes.read,
             write=write,
-            seconds=estimated_seconds(self.judge, context, shared_read, write),
-            counts={**counts, "questions": questions},
+            seconds=estimated_seconds(self.judge, context, read * once + probes.read_once, write),
+            counts=counts,
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
         )
 

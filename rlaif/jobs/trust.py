@@ -18,7 +18,6 @@ from rlaif.errors import ConfigError, JudgingError
 from rlaif.jobs.audit_files import FoundAudit, find_audit, load_calibration, read_probes
 from rlaif.jobs.audit_task import (
     AuditInputs,
-    AuditPlan,
     AuditTask,
     audit_inputs,
     conduct,
@@ -59,6 +58,16 @@ class Standing(NamedTuple):
     def as_dict(self) -> dict[str, str]:
         """As `statistics.json` has it."""
         return {"grade": self.grade, "line": self.line}
+
+
+class ProbePlan(NamedTuple):
+    """What the probes would ask: how many they are, their questions, and tokens read, with shared beginnings
+    read each time, or once."""
+
+    probes: int = 0
+    questions: int = 0
+    read: int = 0
+    read_once: float = 0.0
 
 
 class Trust:
@@ -180,12 +189,16 @@ class Trust:
                 remedy=audit_command(self._judge, self._context),
             )
 
-    def plan(self, counter: TokenCount) -> AuditPlan | None:
-        """What the probes would ask; `None` where none are, or the run has an `audit` stage before."""
+    def plan(self, counter: TokenCount) -> ProbePlan:
+        """What the probes would ask; nothing where none are asked, or the run has an `audit` stage before."""
         earlier = {stage.stage for stage in self._context.before(self._config)}
         if self.inputs is None or "audit" in earlier:
-            return None
-        return plan_questions(self.task, self.inputs, counter)
+            return ProbePlan()
+        plan = plan_questions(self.task, self.inputs, counter)
+        read = plan.questions * plan.tokens_each
+        return ProbePlan(
+            probes=plan.probes, questions=plan.questions, read=round(read), read_once=read * plan.shared
+        )
 
 
 def audit_command(judge: str, context: RunContext) -> str:

@@ -64,7 +64,8 @@ def _instead(judge: str, context: RunContext) -> Iterator[str]:
         yield _next("a larger judge", shlex.join([*label, "openai:LARGER_MODEL"]))
     else:
         yield _larger_judge(judge, label, context)
-    yield _next("a trained judge", "rlaif judge train --help")
+    train = ["rlaif", "judge", "train", "--data", "YOUR_PAIRS.jsonl", "--constitution", constitution]
+    yield _next("a trained judge", shlex.join(train))
     if context.constitution.name != SIMPLE:
         yield _next("simpler principles", f"rlaif label --constitution {SIMPLE}")
 
