@@ -101,6 +101,9 @@ def _show_end(result: RunResult, console: Console) -> None:
             )
     _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)
     console.print(f"{result.seconds:.0f} s in total")
+    for stage in result.stages:
+        for line in stage.job.closing(stage.folder, stage.manifest):
+            console.print(line, soft_wrap=True)
 
 
 def _spent(spent: Sequence[Spent], limit: float | None) -> list[str]:

@@ -181,6 +181,10 @@ class DpoConfig(BaseStage, FinetuneSettings):
     """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted
     and the first are named."""
 
+    uninformative: Literal["refuse", "allow"] = "refuse"
+    """What to do with labels that say nothing (nearly all are ties, or position decided them; see
+    docs/concepts.md): stop, or learn from them with a warning."""
+
     model: str | None = None
     """Model to train; the recipe's `model` when left out."""
 

@@ -424,9 +424,13 @@ class LabelConfig(BaseStage):
     judge the answers alone, `judge` it with the answers, or `strip` it from both. An answer whose reasoning
     was cut is empty."""
 
+    audit: bool = True
+    """Where no audit of the judge is found, ask it up to 60 built-in probes before it labels, and grade it:
+    the grade stands in the table and in every row. Without it the rows say `not audited`."""
+
     require_audit: bool = False
-    """Refuse to label with a judge that was not audited under this constitution, or that its audit advises
-    against."""
+    """Refuse to label with a judge that nobody audited under this constitution (`rlaif audit`, or an `audit`
+    stage; the probes of `audit` do not count), or that its audit advises against."""
 
     calibration: str | None = None
     """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every

@@ -32,13 +32,22 @@ from rlaif.jobs.inputs import Completions, load_completions, load_responses
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.jobs.sample import SampleJob
-from rlaif.jobs.trust import calibration_for, check_audit
+from rlaif.jobs.trust import Standing, Trust, calibration_for
+from rlaif.jobs.way_out import closing_lines
 from rlaif.judging.aggregate import LabelStatistics
+from rlaif.judging.informative import doubts
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
-from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table, warnings_about
+from rlaif.report.labels import (
+    facts_of,
+    labelled,
+    labelled_pairs,
+    statistics_line,
+    statistics_table,
+    warnings_about,
+)
 from rlaif.report.samples import preferences_markdown, read_spread
 from rlaif.report.shown import Shown
 from rlaif.results.rows import preference_row, verdict_row
@@ -73,6 +82,7 @@ class LabelJob(Job[LabelConfig]):
         self.templates = context.library.digest(self.protocol.template)
         """Digest of the judge's templates; read now, so that a broken one is found before anything is
         sampled."""
+        self.trust = Trust(config, self.protocol, self.constitution, context)
         if config.responses:
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
@@ -127,9 +137,11 @@ class LabelJob(Job[LabelConfig]):
                 "limit",
                 "shard",
                 "protocol",
+                "audit",
                 "require_audit",
                 "calibration",
             ),
+            "audit": self.trust.key(),
             "calibration": calibration_for(self.config, self.protocol, card, self.context)[1],
             "completions": self.source.digest(),
             "judge": digest([card.name, card.identity()]),
@@ -158,7 +170,7 @@ class LabelJob(Job[LabelConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, statistics = self.context, LabelStatistics()
-        check_audit(self.config, self.protocol, context.engines.card(self.judge), context)
+        standing = self.trust.standing()
         judge = self.open_judge(context.engines.get(self.judge))
         file = f"preferences.{self.config.format}"
         with ExitStack() as stack:
@@ -174,7 +186,9 @@ class LabelJob(Job[LabelConfig]):
                 else len(self.pairing.comparisons)
             )
             to_read = _Spread(expected, TO_READ)
-            for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
+            for row in self._judged(
+                judge, statistics, standing=standing, verdicts=verdicts, unlabelled=unlabelled
+            ):
                 if weak is not None and row["p_chosen"] - 0.5 < self.config.min_strength:
                     weak.write(row)
                     continue
@@ -188,7 +202,7 @@ class LabelJob(Job[LabelConfig]):
                 remedy="sample more completions per prompt (k), or at a higher temperature",
             )
         self._tell_weak(weak, preferences)
-        write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
+        self._write_statistics(folder, statistics, standing)
         write_text(folder / "samples.md", preferences_markdown(to_read.rows))
         written = {
             file: preferences.rows,
@@ -197,9 +211,16 @@ class LabelJob(Job[LabelConfig]):
         }
         if weak is not None:
             written[WEAK] = weak.rows
-        gaps = transient_among(statistics.total.reasons.elements())
+        gaps = standing.gaps + transient_among(statistics.total.reasons.elements())
         counts = self._counts(statistics, preferences.rows, weak=written.get(WEAK, 0))
         return Outcome(counts=counts, rows=written, gaps=gaps)
+
+    def _write_statistics(self, folder: Path, statistics: LabelStatistics, standing: Standing) -> None:
+        """Write what the summary is made of, and say what is doubtful of the labels."""
+        told = statistics.as_dict() | {"audit": standing.as_dict()}
+        write_text(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
+        for doubt in doubts(facts_of(told)):
+            self.context.progress.note(f"{self.config.name}: warning: {doubt.words}")
 
     def _tell_weak(self, weak: RowWriter | None, preferences: RowWriter) -> None:
         """Say how many labels are too weak for the preferences; it is an error when none is strong enough,
@@ -217,9 +238,15 @@ class LabelJob(Job[LabelConfig]):
         self.context.progress.note(f"{self.config.name}: {told}; they are in {WEAK}")
 
     def _judged(
-        self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
+        self,
+        judge: Judge,
+        statistics: LabelStatistics,
+        *,
+        standing: Standing,
+        verdicts: RowWriter,
+        unlabelled: RowWriter,
     ) -> Iterator[dict[str, Any]]:
-        common = self._common()
+        common = self._common(standing)
         calibrate, _ = calibration_for(
             self.config, self.protocol, self.context.engines.card(self.judge), self.context
         )
@@ -239,11 +266,12 @@ class LabelJob(Job[LabelConfig]):
             if preference is not None:
                 yield preference_row(self._as_written(preference), self.context.library, common)
 
-    def _common(self) -> Mapping[str, Any]:
+    def _common(self, standing: Standing) -> Mapping[str, Any]:
         context = self.context
         return {
             "protocol": self.protocol.name,
             "judge": context.engines.card(self.judge).label,
+            "audit": standing.grade,
             "constitution": context.constitution.name,
             "constitution_digest": context.constitution.digest,
             "template_digest": self.templates,
@@ -286,6 +314,11 @@ class LabelJob(Job[LabelConfig]):
             *labelled_pairs(pairs),
         ]
 
+    def closing(self, folder: Path, manifest: Manifest) -> Sequence[str]:
+        """See `Job`."""
+        file = folder / next(iter(manifest.outputs))
+        return closing_lines(self.config, self.context, read_result(folder / "statistics.json"), file)
+
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, context, counter = self.config, self.context, counter_of(self.judge)
@@ -311,20 +344,23 @@ class LabelJob(Job[LabelConfig]):
         read = round(
             tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
         )
-        write = questions * config.reasoning_tokens if self.protocol.reasons else 0
+        probes = self.trust.plan(counter)
+        counts = {
+            "completions": len(source.completions),
+            "comparisons": len(comparisons),
+            "principles": len(self.constitution.principles),
+            **({"probes": probes.probes} if probes.probes else {}),
+            "questions": questions + probes.questions,
+        }
+        write = counts["questions"] * config.reasoning_tokens if self.protocol.reasons else 0
         return StagePlan(
             name=config.name,
             kind=config.stage,
             model=self.judge,
-            read=read,
+            read=read + probes.read,
             write=write,
-            seconds=estimated_seconds(self.judge, context, read * once, write),
-            counts={
-                "completions": len(source.completions),
-                "comparisons": len(comparisons),
-                "principles": len(self.constitution.principles),
-                "questions": questions,
-            },
+            seconds=estimated_seconds(self.judge, context, read * once + probes.read_once, write),
+            counts=counts,
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
         )
 

@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "label.yaml"
     file.write_text(
         "{name: label, model: 'openai:toy', constitution: default, server: {retries: 0, give_up_after: 2}, "
-        f"stages: [{{stage: label, responses: '{completions}'}}]}}"
+        f"stages: [{{stage: label, responses: '{completions}', audit: false}}]}}"
     )
     return file
 

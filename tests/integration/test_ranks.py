@@ -25,7 +25,7 @@ dtype: float32
 stages:
   - {{stage: sample, prompts: "builtin:everyday", limit: 7, k: 3, max_new_tokens: 6}}
   - {{stage: label, min_label_share: 0.0}}
-  - {{stage: reward, lora_rank: 2, keep: lora}}
+  - {{stage: reward, lora_rank: 2, keep: lora, uninformative: allow}}
   - {{stage: best_of_k, name: best-of-k, limit: 5, k: 3, max_new_tokens: 4, lora_rank: 2}}
   - stage: ppo
     limit: 5
@@ -48,7 +48,7 @@ stages:
     max_new_tokens: 6
     lora_rank: 2
     reward: {{vowels: {{kind: function, function: "toy_policy:share_of_vowels"}}}}
-  - {{stage: dpo, lora_rank: 2}}
+  - {{stage: dpo, lora_rank: 2, uninformative: allow}}
   - {{stage: evaluate, limit: 5, samples: 2, max_new_tokens: 6}}
 """
 TUNED = """
