@@ -44,7 +44,16 @@ __all__ = ["label"]
     LabelConfig, "protocol", "pairs", "principles", "require_audit", judge="MODEL", calibration="FILE"
 )
 @setting_options(
-    LabelConfig, "clamp", "reasoning_tokens", "min_label_share", "max_invalid", "min_strength", "format"
+    LabelConfig,
+    "clamp",
+    "reasoning_tokens",
+    "rubric_aggregate",
+    "constitution_weight",
+    "lacking",
+    "min_label_share",
+    "max_invalid",
+    "min_strength",
+    "format",
 )
 @set_option
 @common_options

@@ -25,7 +25,7 @@ from rlaif.jobs.lengths import Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
 from rlaif.report.samples import completions_markdown, spread
-from rlaif.results.rows import completion_row
+from rlaif.results.rows import columns_for_judges, completion_row
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Completion, Prompt
 
@@ -79,7 +79,8 @@ class SampleJob(Job[SampleConfig]):
         reasons = [reason for _, reason in samples.refused]
         check_refused_rate(reasons, len(self.prompts) * self.config.k, self.config.max_refused)
         by_id = {prompt.id: prompt for prompt in self.prompts}
-        rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
+        columns = columns_for_judges(self.prompts)
+        rows = [completion_row(each, by_id[each.prompt_id], columns) for each in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
         written |= write_refused(folder, samples.refused)
         write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))

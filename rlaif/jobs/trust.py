@@ -34,7 +34,7 @@ def check_audit(
         JudgingError: The settings require an audit, and there is none or it advises against the judge.
     """
     key = AuditKey(
-        card.revision, context.constitution.digest, context.library.digest(protocol.template), protocol.name
+        card.revision, context.constitution.digest, protocol.digest(context.library), protocol.name
     )
     ours = [stage.name for stage in context.recipe.stages if stage.stage == "audit"]
     stages = [context.folders[name] for name in ours if name in context.folders]
@@ -93,7 +93,7 @@ def calibration_for(
     here = {
         "judge_revision": card.revision,
         "constitution_digest": context.constitution.digest,
-        "template_digest": context.library.digest(protocol.template),
+        "template_digest": protocol.digest(context.library),
         "protocol": protocol.name,
         "principles": config.principles,
     }

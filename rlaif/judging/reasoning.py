@@ -33,7 +33,7 @@ from rlaif.engines.base import (
 )
 from rlaif.errors import ConfigError
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import JudgingProtocol, Pairwise
+from rlaif.judging.protocols import WAYS, JudgingProtocol, Pairwise, Ways
 from rlaif.progress import Progress
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Constitution, Message, Principle, Verdict
@@ -104,7 +104,13 @@ class ChainOfThought(Pairwise):
 
     @classmethod
     def open(
-        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+        cls,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        clamp: float,
+        least_share: float,
+        ways: Ways = WAYS,
     ) -> Self:
         """See `JudgingProtocol`."""
         return cls(library, constitution, clamp=clamp, least_share=least_share)
@@ -112,11 +118,6 @@ class ChainOfThought(Pairwise):
     def prompt(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
         """The question about `comparison` in the order in which it stands."""
         return self._library.judge_cot(comparison, principle)
-
-    def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
-        """The question with `a` first, and with `b` first."""
-        prompts = (self.prompt(each, principle) for each in (comparison, comparison.swap()))
-        return tuple(LabelRequest(messages=prompt.messages, labels=prompt.labels) for prompt in prompts)
 
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
