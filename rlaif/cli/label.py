@@ -47,6 +47,7 @@ __all__ = ["label"]
     LabelConfig,
     "clamp",
     "reasoning_tokens",
+    "reasonings",
     "rubric_aggregate",
     "constitution_weight",
     "lacking",

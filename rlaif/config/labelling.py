@@ -452,6 +452,10 @@ class LabelConfig(BaseStage):
     """`cot` and `commit` only: longest text in tokens that the judge writes before its label: its reasoning,
     or its own answer."""
 
+    reasonings: Annotated[int, Field(ge=1, le=64)] = 1
+    """`cot` only: so many reasonings are sampled for each question, and what the judge says behind them is
+    averaged (self-consistency); each costs as much as one."""
+
     rubric_aggregate: RubricAggregate = "mean"
     """`rubric` only: a completion's score is its points over those possible (`mean`), its worst criterion
     (`min`), or the probability that it meets all (`all-pass`)."""
@@ -503,7 +507,7 @@ class LabelConfig(BaseStage):
     def _reasons_are_asked_for(self) -> LabelConfig:
         asked = _protocols()[self.protocol] if self.protocol else None
         if asked is None or not asked.reasons:
-            idle = ("clamp",) if asked and asked.commits else ("clamp", "reasoning_tokens")
+            idle = ["clamp", "reasonings", *(() if asked and asked.commits else ("reasoning_tokens",))]
             refuse_idle(self, *idle, needs="protocol: cot")
         needs = asked.needs if asked else None
         if needs != "rubric":

@@ -102,6 +102,7 @@ class Judge:
         ways: Ways,
         min_label_share: float,
         reasoning_tokens: int,
+        reasonings: int,
         progress: Progress,
     ) -> None:
         self._protocol = open_protocol(
@@ -119,7 +120,7 @@ class Judge:
         self._whole, self._library, self._source = constitution, library, source
         self._principles, self._seed = principles, seed
         self._ways, self._min_label_share, self._reasoning_tokens = ways, min_label_share, reasoning_tokens
-        self._progress = progress
+        self._reasonings, self._progress = reasonings, progress
 
     @classmethod
     def open(
@@ -138,6 +139,7 @@ class Judge:
         server: ServerConfig | None = None,
         clamp: float = CLAMP,
         reasoning_tokens: int = REASONING_TOKENS,
+        reasonings: int = 1,
         rubric_aggregate: RubricAggregate = "mean",
         constitution_weight: float = 0.0,
         lacking: Literal["refuse", "plain"] = "refuse",
@@ -153,7 +155,8 @@ class Judge:
             journal: File in which answers are kept, so that no question is paid for twice.
             base_url: Where an `openai:` model is served; several share the load.
             server: More about that server, as in a recipe.
-            clamp, reasoning_tokens: For protocols that reason.
+            clamp, reasoning_tokens, reasonings: For protocols that reason: the highest probability of either
+                side, the longest reasoning, and how many are averaged. `commit` takes `reasoning_tokens` too.
             rubric_aggregate: How `rubric` makes a score of criteria: `mean`, `min` or `all-pass`.
             constitution_weight: What the constitution's questions weigh beside a rubric, which weighs 1.
             lacking: What becomes of a prompt without the rubric or reference that the protocol reads:
@@ -184,6 +187,7 @@ class Judge:
             ways=Ways(rubric_aggregate, constitution_weight, plain=lacking == "plain"),
             min_label_share=min_label_share,
             reasoning_tokens=reasoning_tokens,
+            reasonings=reasonings,
             progress=told,
         )
 
@@ -215,6 +219,7 @@ class Judge:
             seed=self._seed,
             progress=self._progress,
             reasoning_tokens=self._reasoning_tokens,
+            reasonings=self._reasonings,
         )
         waiting = iter(pairs)
         while chunk := list(islice(waiting, CHUNK)):

@@ -168,6 +168,7 @@ class LabelJob(Job[LabelConfig]):
             seed=self.context.seed(self.config),
             progress=self.context.progress,
             reasoning_tokens=self.config.reasoning_tokens,
+            reasonings=self.config.reasonings,
         )
 
     def execute(self, folder: Path) -> Outcome:
@@ -330,7 +331,9 @@ class LabelJob(Job[LabelConfig]):
         )
         own = {each.prompt.id: self.protocol.criteria(each.prompt) for each in comparisons}
         criteria = sum(map(len, own.values()))
-        write = questions * config.reasoning_tokens if self.protocol.reasons else 0
+        write = 0
+        if self.protocol.reasons:
+            read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
         answered: dict[str, int] = {}
         if self.protocol.commits:
             tasks = [self.protocol.own_task(prompt) for prompt in _distinct(comparisons)]

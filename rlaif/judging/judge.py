@@ -142,11 +142,13 @@ class Judge:
             logit = self._protocol.label(comparison, found, self._weights)
             yield Judged(comparison=comparison, verdicts=found, logit_a=logit)
 
-    def _read(self, requests: Sequence[LabelRequest]) -> list[LabelReading]:
+    def _read(self, requests: Sequence[LabelRequest], *, together: int = 1) -> list[LabelReading]:
+        """The answers to `requests`, of which so many `together` are one question."""
         readings: dict[int, LabelReading] = {}
         for batch in self._engine.label_logprobs(requests):
+            before = len(readings)
             readings.update(batch)
-            self._progress.advance(len(batch))
+            self._progress.advance(len(readings) // together - before // together)
         return [readings[index] for index in range(len(requests))]
 
 

@@ -57,11 +57,13 @@ def open_judge(
     seed: int,
     progress: Progress | None = None,
     reasoning_tokens: int = REASONING_TOKENS,
+    reasonings: int = 1,
 ) -> Judge:
     """A judge that asks by `protocol`; one that reasons or commits first where the protocol wants that.
 
     Args:
         reasoning_tokens: Longest text that it writes before it is asked for labels.
+        reasonings: Reasonings that are averaged for a question, where the protocol wants reasons.
     """
     if protocol.commits:
         return CommittedJudge(
@@ -82,5 +84,6 @@ def open_judge(
             seed=seed,
             progress=progress,
             max_new_tokens=reasoning_tokens,
+            reasonings=reasonings,
         )
     return Judge(engine, protocol, constitution, principles=principles, seed=seed, progress=progress)
