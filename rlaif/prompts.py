@@ -46,6 +46,7 @@ FENCES = (
     "response_b",
     "critique",
     "criterion",
+    "principle",
     "reference",
 )
 """Tag names that a template may fence a quotation with."""
@@ -138,6 +139,16 @@ class PromptLibrary:
         instruction = _half(principle, "revision")
         return self._render(
             "revise", **_conversation(prompt), response=response, critique=critique, instruction=instruction
+        )
+
+    def rubric(self, prompt: Prompt, principles: Sequence[str], *, criteria: int) -> tuple[Message, ...]:
+        """Asks for a rubric of the prompt under `principles` (their texts), of so many `criteria` at most."""
+        return self._render(
+            "rubric",
+            **_conversation(prompt),
+            principles=principles,
+            reference=prompt.reference or "",
+            criteria=criteria,
         )
 
     def judge_pairwise(

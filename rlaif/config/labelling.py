@@ -30,6 +30,7 @@ __all__ = [
     "ProtocolName",
     "ReviseConfig",
     "RubricAggregate",
+    "RubricsConfig",
     "SampleConfig",
     "ServerConfig",
     "SettingNotice",
@@ -357,6 +358,33 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
 
     def answering_models(self, default: str) -> tuple[str, ...]:
         return (self.policy or default,)
+
+
+class RubricsConfig(BaseStage, PromptSettings):
+    """Draft a rubric for each prompt from the constitution and its reference, for a person to edit."""
+
+    stage: Literal["rubrics"] = "rubrics"
+
+    writer: str | None = None
+    """Model that drafts; the recipe's `model` when left out."""
+
+    criteria: Annotated[int, Field(ge=1, le=100)] = 8
+    """Most criteria of one rubric."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest draft in tokens."""
+
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Logits are divided by it; 0 means greedy."""
+
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The stage fails when more than this share of the drafts could not be written."""
+
+    def main_model(self, default: str) -> str | None:
+        return self.writer or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.writer or default,)
 
 
 class AuditConfig(BaseStage):

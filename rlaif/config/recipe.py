@@ -15,6 +15,7 @@ from rlaif.config.labelling import (
     BaseStage,
     LabelConfig,
     ReviseConfig,
+    RubricsConfig,
     SampleConfig,
     ServerConfig,
     Settings,
@@ -29,6 +30,7 @@ DEFAULT_MODEL = "smollm2-135m"
 STAGE_KINDS: dict[str, type[BaseStage]] = {
     "sample": SampleConfig,
     "revise": ReviseConfig,
+    "rubrics": RubricsConfig,
     "audit": AuditConfig,
     "label": LabelConfig,
     "reward": RewardConfig,

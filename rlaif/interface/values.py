@@ -25,9 +25,7 @@ def as_prompt(value: Chat | Prompt | Mapping[str, Any]) -> Prompt:
     """
     if isinstance(value, Prompt):
         return value
-    if isinstance(value, Mapping):
-        if "prompt" not in value:
-            raise DataError("the row has no `prompt`", remedy='give {"prompt": …, "rubric": …}')
+    if isinstance(value, Mapping) and "prompt" in value:
         return with_columns(as_prompt(value["prompt"]), value)
     messages = conversation_of(value if isinstance(value, str) else _turns(value, "prompt"), "prompt")
     return prompt_of(messages, {}, "context")

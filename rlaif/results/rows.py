@@ -21,6 +21,7 @@ __all__ = [
     "completion_row",
     "preference_row",
     "revision_row",
+    "rubric_row",
     "sft_rows",
     "verdict_row",
 ]
@@ -82,6 +83,18 @@ def completion_from_row(row: Mapping[str, Any]) -> tuple[Prompt, Completion]:
         model=row["policy"],
         tokens=row["tokens"],
     )
+
+
+def rubric_row(prompt: Prompt, rubric: Iterable[Criterion], columns: Set[str]) -> dict[str, Any]:
+    """A prompt with a rubric, as every reader of prompts reads it; `columns` as for `completion_row`."""
+    return {
+        "id": prompt.id,
+        "prompt": _dicts(prompt.messages),
+        "context": list(prompt.context),
+        "tags": list(prompt.tags),
+        **_for_judges(prompt, columns),
+        "rubric": [each.meaning() for each in rubric],
+    }
 
 
 def preference_row(
