@@ -12,7 +12,7 @@ from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage
 from rlaif.cli.stage_options import prompt_options
-from rlaif.config.labelling import RubricsConfig
+from rlaif.config.labelling import RubricConfig
 
 __all__ = ["rubric"]
 
@@ -31,7 +31,7 @@ def rubric() -> None:
 )
 @constitution_option
 @prompt_options
-@setting_options(RubricsConfig, "criteria", "max_new_tokens", "temperature", writer="MODEL")
+@setting_options(RubricConfig, "criteria", "max_new_tokens", "temperature", writer="MODEL")
 @set_option
 @common_options
 def generate(**options: Any) -> None:
@@ -41,6 +41,6 @@ def generate(**options: Any) -> None:
     `rlaif sample` and all that reads prompts. A prompt that has a rubric keeps it. What was written without a
     criterion in it goes to undrafted.jsonl.
     """
-    stage = make_stage(RubricsConfig, options)
-    recipe = make_recipe(f"rubrics-{Path(options['constitution']).stem}", [stage], options)
+    stage = make_stage(RubricConfig, options)
+    recipe = make_recipe(f"rubric-{Path(options['constitution']).stem}", [stage], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

@@ -30,7 +30,7 @@ __all__ = [
     "ProtocolName",
     "ReviseConfig",
     "RubricAggregate",
-    "RubricsConfig",
+    "RubricConfig",
     "SampleConfig",
     "ServerConfig",
     "SettingNotice",
@@ -360,10 +360,10 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
         return (self.policy or default,)
 
 
-class RubricsConfig(BaseStage, PromptSettings):
+class RubricConfig(BaseStage, PromptSettings):
     """Draft a rubric for each prompt from the constitution and its reference, for a person to edit."""
 
-    stage: Literal["rubrics"] = "rubrics"
+    stage: Literal["rubric"] = "rubric"
 
     writer: str | None = None
     """Model that drafts; the recipe's `model` when left out."""

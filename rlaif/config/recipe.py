@@ -15,7 +15,7 @@ from rlaif.config.labelling import (
     BaseStage,
     LabelConfig,
     ReviseConfig,
-    RubricsConfig,
+    RubricConfig,
     SampleConfig,
     ServerConfig,
     Settings,
@@ -30,7 +30,7 @@ DEFAULT_MODEL = "smollm2-135m"
 STAGE_KINDS: dict[str, type[BaseStage]] = {
     "sample": SampleConfig,
     "revise": ReviseConfig,
-    "rubrics": RubricsConfig,
+    "rubric": RubricConfig,
     "audit": AuditConfig,
     "label": LabelConfig,
     "reward": RewardConfig,

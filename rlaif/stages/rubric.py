@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlaif.config.labelling import RubricsConfig
+from rlaif.config.labelling import RubricConfig
 from rlaif.digest import seed_from
 from rlaif.engines.base import Engine, GenerationRequest, Sampling
 from rlaif.progress import NoProgress, Progress
@@ -57,7 +57,7 @@ def draft_rubrics(
     writer: Engine,
     library: PromptLibrary,
     constitution: Constitution,
-    config: RubricsConfig,
+    config: RubricConfig,
     seed: int,
     progress: Progress | None = None,
 ) -> list[Draft]:
@@ -88,7 +88,7 @@ def draft_rubrics(
 
 
 def draft_request(
-    prompt: Prompt, library: PromptLibrary, constitution: Constitution, config: RubricsConfig
+    prompt: Prompt, library: PromptLibrary, constitution: Constitution, config: RubricConfig
 ) -> tuple[Message, ...]:
     """What the writer reads."""
     principles = [text for each in constitution.principles if (text := _asks(each))]

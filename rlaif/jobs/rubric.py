@@ -1,4 +1,4 @@
-"""The stage `rubrics`: prompts in, a draft of a rubric for each out."""
+"""The stage `rubric`: prompts in, a draft of a rubric for each out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from rlaif.config.labelling import RubricsConfig
+from rlaif.config.labelling import RubricConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.io.writers import write_rows, write_text
@@ -30,21 +30,21 @@ from rlaif.report.rubrics import rubrics_markdown
 from rlaif.report.shown import Shown, Texts
 from rlaif.results.rows import columns_for_judges, rubric_row
 from rlaif.runs.manifest import Manifest
-from rlaif.stages.rubrics import Draft, draft_request, draft_rubrics
+from rlaif.stages.rubric import Draft, draft_request, draft_rubrics
 from rlaif.stages.sample import check_refused_rate
 
-__all__ = ["RUBRICS", "RubricsJob"]
+__all__ = ["RUBRICS", "RubricJob"]
 
 RUBRICS = "rubrics.jsonl"
 SHOWN = 3
 """Drafts shown at the end."""
 
 
-class RubricsJob(Job[RubricsConfig]):
+class RubricJob(Job[RubricConfig]):
     """Prompts in, drafts of their rubrics out: `rubrics.jsonl`, which every stage reads as prompts, and
     `undrafted.jsonl`, what was written where no criterion could be read."""
 
-    def __init__(self, config: RubricsConfig, context: RunContext) -> None:
+    def __init__(self, config: RubricConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.prompts = load_prompts(
             config,
