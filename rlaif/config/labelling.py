@@ -542,6 +542,14 @@ class LabelConfig(BaseStage):
             refuse_idle(self, "rubric_aggregate", "constitution_weight", needs="protocol: rubric")
         if needs is None:
             refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
+        if self.calibration is not None:
+            fields = type(self).model_fields
+            others = ("rubric_aggregate", "constitution_weight", "reasonings")
+            changed = [name for name in others if getattr(self, name) != fields[name].default]
+            if changed:
+                raise ValueError(
+                    f"the calibration is an audit's, which asks without {', '.join(changed)}: leave one out"
+                )
         return self
 
     def main_model(self, default: str) -> str | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from judges import constitution, logprobs
 from spine import call, rows
 
-from rlaif import Judge
+from rlaif import Judge, reward_function
 from rlaif.config import parse_recipe
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine
@@ -398,6 +398,7 @@ def test_a_second_run_asks_nothing_and_an_edited_criterion_asks_itself(tmp_path:
     [
         ("protocol: pairwise, rubric_aggregate: min", "rubric_aggregate acts with `protocol: rubric` only"),
         ("lacking: skip", "lacking acts with"),
+        ("protocol: rubric, rubric_aggregate: min, calibration: c.json", "asks without rubric_aggregate"),
     ],
 )
 def test_settings_that_cannot_act_are_refused(more: str, said: str) -> None:
@@ -451,6 +452,18 @@ def test_the_front_door_reads_a_rubric_from_a_row() -> None:
         assert 0 < score < 1
         with pytest.raises(DataError, match="has no rubric"):
             judge.compare("Which fruit?", "A pear.", "A spoon.")
+
+
+def test_trl_s_trainers_hand_on_the_column_of_rubrics() -> None:
+    with Judge.open("scripted", protocol="rubric") as judge:
+        rubrics = [ROW["rubric"], [{"text": "Is short", "points": 1}]]
+        function = reward_function([(2.0, judge)])
+        found = function(["Which fruit?"] * 2, ["A pear."] * 2, rubric=rubrics, other=[1, 2])
+        rows_of = [ROW | {"rubric": each} for each in rubrics]
+        assert found == pytest.approx([2 * score for score in judge.score(rows_of, ["A pear."] * 2)])
+        assert found[0] != found[1]
+    plain = reward_function(lambda prompt, given: float(len(prompt.rubric)))
+    assert plain(["Which fruit?"], ["A pear."], rubric=["of my own"]) == [0.0]
 
 
 def test_prompts_render_shows_the_question() -> None:
