@@ -30,7 +30,7 @@ from rlaif.files import read_small
 from rlaif.resources import shipped
 from rlaif.sandbox import BUILD_ERRORS, MOST_CHARACTERS, RENDER_ERRORS, BoundedEnvironment
 from rlaif.text import is_well_formed, one_line
-from rlaif.types import Answers, Comparison, Completion, Constitution, Message, Principle, Prompt
+from rlaif.types import Answers, Comparison, Completion, Constitution, Criterion, Message, Principle, Prompt
 
 __all__ = ["FENCES", "LabelPrompt", "PromptLibrary", "Quoted", "neutralize_fences", "quote"]
 
@@ -45,6 +45,9 @@ FENCES = (
     "response_a",
     "response_b",
     "critique",
+    "criterion",
+    "principle",
+    "reference",
 )
 """Tag names that a template may fence a quotation with."""
 
@@ -114,7 +117,7 @@ class PromptLibrary:
         )
         self._environment.globals["quote"] = quote
 
-    # The six prompts ----------------------------------------------------------------------------------------
+    # The prompts -------------------------------------------------------------------------------------------
 
     def policy(self, prompt: Prompt) -> tuple[Message, ...]:
         """What the policy reads: the conversation, with retrieved documents put before the last user turn."""
@@ -138,18 +141,40 @@ class PromptLibrary:
             "revise", **_conversation(prompt), response=response, critique=critique, instruction=instruction
         )
 
+    def rubric(self, prompt: Prompt, principles: Sequence[str], *, criteria: int) -> tuple[Message, ...]:
+        """Asks for a rubric of the prompt under `principles` (their texts), of so many `criteria` at most."""
+        return self._render(
+            "rubric",
+            **_conversation(prompt),
+            principles=principles,
+            reference=prompt.reference or "",
+            criteria=criteria,
+        )
+
     def judge_pairwise(
-        self, comparison: Comparison, principle: Principle, constitution: Constitution
+        self,
+        comparison: Comparison,
+        principle: Principle,
+        constitution: Constitution,
+        *,
+        template: str = "judge_pairwise",
+        **more: Any,
     ) -> LabelPrompt:
         """Asks which of two completions keeps the principle better, `comparison.a` shown first; labels:
-        first, second."""
+        first, second.
+
+        Args:
+            template: Another one of the same kind.
+            more: What that one names beside.
+        """
         return self.label_prompt(
-            "judge_pairwise",
+            template,
             comparison.prompt,
             a=comparison.a.text,
             b=comparison.b.text,
             question=_half(principle, "comparison"),
             examples=constitution.examples,
+            **more,
         )
 
     def judge_cot(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
@@ -163,16 +188,31 @@ class PromptLibrary:
             question=_half(principle, "comparison"),
         )
 
-    def judge_pointwise(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:
-        """Asks the principle's question about one completion; labels: the good answer, the bad answer."""
+    def judge_pointwise(
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principle: Principle,
+        *,
+        template: str = "judge_pointwise",
+        **more: Any,
+    ) -> LabelPrompt:
+        """Asks the principle's question about one completion; labels: the good answer, the bad answer.
+        Arguments as for `judge_pairwise`."""
         return self.label_prompt(
-            "judge_pointwise",
+            template,
             prompt,
             response=completion.text,
             question=_half(principle, "question"),
             answers=principle.answers or self._answers,
             lead=principle.answer_prefix or "",
+            **more,
         )
+
+    def judge_rubric(self, prompt: Prompt, completion: Completion, criterion: Criterion) -> LabelPrompt:
+        """Asks whether a criterion of the prompt's rubric is true of one completion; labels: it is, it is
+        not."""
+        return self.label_prompt("judge_rubric", prompt, response=completion.text, criterion=criterion.text)
 
     def label_prompt(self, name: str, prompt: Prompt, *, choices: int = 2, **values: Any) -> LabelPrompt:
         """A judge's question by the template `name`, with the labels that its answer is read by.

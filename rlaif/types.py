@@ -14,12 +14,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rlaif.digest import digest
+from rlaif.text import one_line
 
 __all__ = [
     "Answers",
     "Comparison",
     "Completion",
     "Constitution",
+    "Criterion",
     "Example",
     "Message",
     "Order",
@@ -36,6 +38,8 @@ Role = Literal["system", "user", "assistant"]
 Protocol = Literal["pairwise", "pointwise"]
 TEXT_KEYS = ("critique", "revision", "comparison", "question")
 """The four texts of a principle."""
+NAMED = 40
+"""Characters of a criterion's text that stand in its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,39 @@ class Constitution:
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """One statement of a prompt's rubric, which is true of a completion or not.
+
+    Attributes:
+        text: The statement.
+        points: What a completion of which it is true wins; below 0, what it loses. Not 0, but for a `must`.
+        must: A completion of which it is not true scores 0; it has no points.
+        tags: Words to group criteria by in reports.
+    """
+
+    text: str
+    points: float = 1.0
+    must: bool = False
+    tags: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """How the text begins, and a digest of it: the same in every rubric that holds it."""
+        text = one_line(" ".join(self.text.split()))
+        return f"{text if len(text) <= NAMED else text[: NAMED - 1] + '…'} #{digest(self.text)[:8]}"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a good completion is one of which it is true."""
+        return self.must or self.points > 0
+
+    def meaning(self) -> dict[str, Any]:
+        """The criterion as JSON values, as files hold it."""
+        points = None if self.must else float(self.points)
+        return {"text": self.text, "points": points, "must": self.must, "tags": list(self.tags)}
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What a policy is asked: chat messages that end with the user's turn.
 
@@ -173,16 +210,20 @@ class Prompt:
         messages: The conversation so far, the last message from the user.
         context: Retrieved documents that the answer should rest on; policy and judge both read them.
         tags: Words to group prompts by.
+        rubric: What a judge asks of a completion of this very prompt; the policy does not read it.
+        reference: An answer that is known to be good, for the judge; `None` where there is none.
     """
 
     id: str
     messages: tuple[Message, ...]
     context: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    rubric: tuple[Criterion, ...] = ()
+    reference: str | None = None
 
     def fingerprint(self) -> str:
         """Digest of what is asked, whatever its id: equal prompts have equal fingerprints (used to split and
-        to find overlap)."""
+        to find overlap). What the judge alone reads, rubric and reference, is no part of it."""
         return digest(
             [[message.role, " ".join(message.content.split())] for message in self.messages]
             + [list(self.context)]
@@ -252,6 +293,7 @@ class Verdict:
         evidence: What the judge answered, for the record: label log-probabilities by label, and their total
             mass.
         reasoning: What the judge wrote before its label; empty unless the protocol is `cot`.
+        groups: Names under which statistics count the verdict; its principle's where there are none.
     """
 
     comparison_id: str
@@ -261,6 +303,7 @@ class Verdict:
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)
     reasoning: str = ""
+    groups: tuple[str, ...] = ()
 
     @property
     def valid(self) -> bool:

@@ -126,21 +126,31 @@ def audit_key(engine: Engine, library: PromptLibrary, constitution: Constitution
     return AuditKey(
         judge_revision=engine.card.revision,
         constitution_digest=constitution.digest,
-        template_digest=library.digest(PROTOCOLS[protocol].template),
+        template_digest=PROTOCOLS[protocol].digest(library),
         protocol=protocol,
     )
 
 
 def questions_of(
-    usable: Mapping[str, Constitution], *, pairs: int, probes: int, mode: PrincipleMode, sensitivity_rows: int
+    usable: Mapping[str, Constitution],
+    *,
+    pairs: int,
+    probes: int,
+    mode: PrincipleMode,
+    sensitivity_rows: int,
+    criteria: int = 0,
 ) -> int:
-    """About how many questions `audit_judge` asks."""
+    """About how many questions `audit_judge` asks.
+
+    Args:
+        criteria: In the rubrics of all pairs and probes.
+    """
     total = 0
     for name, constitution in usable.items():
-        each = len(constitution.principles) if mode == "all" else 1
-        total += PROTOCOLS[name].asks * (
-            (pairs + probes) * each + variant_count(name) * min(sensitivity_rows, pairs or probes)
-        )
+        each = 0 if PROTOCOLS[name].half is None else len(constitution.principles) if mode == "all" else 1
+        own = criteria if PROTOCOLS[name].needs == "rubric" else 0
+        tried = variant_count(name) * min(sensitivity_rows, pairs or probes)
+        total += PROTOCOLS[name].asks * ((pairs + probes) * each + own + tried)
     return total
 
 
@@ -162,7 +172,7 @@ def _gather(
     """Ask everything about one protocol."""
     protocol = open_protocol(name, library=library, constitution=constitution, least_share=least_share)
     judge = open_judge(engine, protocol, constitution, principles=mode, seed=seed, progress=progress)
-    total = (len(pairs) + len(probes)) * judge.questions_each
+    total = sum(judge.questions_about(pair.comparison) for pair in [*pairs, *probes])
     progress.begin(f"{name}: judging {len(pairs)} comparisons and {len(probes)} probes", total)
     cases, answered = list(judge_pairs(judge, pairs)), list(judge_pairs(judge, probes))
     tried = (cases or answered)[:sensitivity_rows]
@@ -279,6 +289,8 @@ def _probe_audit(cases: Sequence[Case], constitution: Constitution) -> ProbeAudi
 def _suggestion(
     gathered: Mapping[str, _Judged], constitution: Constitution, *, seed: int
 ) -> Suggestion | None:
+    if any(PROTOCOLS[name].half is None for name in gathered):
+        return None  # the criteria of a prompt are no choice of principles
     weights = {principle.id: principle.weight for principle in constitution.principles}
     labelled = {
         name: [case for case in found.cases if case.pair.a_wins is not None]

@@ -147,6 +147,8 @@ def variants(
         sample: Any comparison, to see what the template does with it.
     """
     base = open_protocol(name, library=library, constitution=constitution)
+    if base.half is None:
+        return
     principle = constitution.principles[0]
     before = base.questions(sample, principle)
     if base.relabelling == "letters":
@@ -185,7 +187,9 @@ def variants(
 
 
 def variant_count(name: str) -> int:
-    """How many variants protocol `name` has at most."""
+    """How many variants protocol `name` has at most; none where it asks no principles."""
+    if PROTOCOLS[name].half is None:
+        return 0
     relabelled = {"letters": 2, "answers": 1, "none": 0}[PROTOCOLS[name].relabelling]
     return relabelled + max(map(len, REWORDINGS.values()))
 

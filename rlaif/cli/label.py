@@ -51,7 +51,17 @@ __all__ = ["label"]
     calibration="FILE",
 )
 @setting_options(
-    LabelConfig, "clamp", "reasoning_tokens", "min_label_share", "max_invalid", "min_strength", "format"
+    LabelConfig,
+    "clamp",
+    "reasoning_tokens",
+    "reasonings",
+    "rubric_aggregate",
+    "constitution_weight",
+    "lacking",
+    "min_label_share",
+    "max_invalid",
+    "min_strength",
+    "format",
 )
 @set_option
 @common_options

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "label": ("rlaif.cli.label:label", "Label pairs of completions under a constitution."),
     "sample": ("rlaif.cli.sample:sample", "Sample K completions per prompt."),
     "revise": ("rlaif.cli.revise:revise", "Critique and revise completions; write data for SFT."),
+    "rubric": ("rlaif.cli.rubric:rubric", "Draft rubrics of prompts, for a person to edit."),
     "reward": ("rlaif.cli.reward:reward", "Train a reward model on preferences."),
     "sft": ("rlaif.cli.sft:sft", "Fine-tune a policy on completions to imitate."),
     "best-of-k": ("rlaif.cli.best_of_k:best_of_k", "Fine-tune a policy on the best of K of its own samples."),

@@ -13,7 +13,7 @@ from rlaif.errors import ConfigError
 from rlaif.judging.table import PROTOCOLS, open_protocol
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.suggest import did_you_mean
-from rlaif.types import Comparison, Completion, Constitution, Message, Principle, Prompt
+from rlaif.types import Comparison, Completion, Constitution, Criterion, Message, Principle, Prompt
 
 __all__ = ["prompts"]
 
@@ -57,6 +57,18 @@ def prompts() -> None:
     "--critique", default="It could say more.", show_default=True, help="The critique that `revise` quotes."
 )
 @click.option(
+    "--criterion",
+    default="Names the city.",
+    show_default=True,
+    help="The criterion of the prompt's rubric that `rubric` asks about.",
+)
+@click.option(
+    "--reference",
+    default="Paris, on the Seine.",
+    show_default=True,
+    help="The answer that protocols with a reference show.",
+)
+@click.option(
     "--prompts-dir",
     type=click.Path(path_type=Path),
     default=None,
@@ -78,6 +90,8 @@ def render(
     a: str,
     b: str,
     critique: str,
+    criterion: str,
+    reference: str,
     prompts_dir: Path | None,
     model: str,
 ) -> None:
@@ -85,9 +99,9 @@ def render(
     the template."""
     loaded = load_constitution(constitution)
     chosen = kind or loaded.protocol
-    rule = _principle(loaded, chosen, principle, source=constitution)
     library = PromptLibrary(loaded.language, prompts_dir)
-    prompt = Prompt(id="prompt", messages=(Message("user", text),))
+    rubric = (Criterion(criterion),)
+    prompt = Prompt(id="prompt", messages=(Message("user", text),), rubric=rubric, reference=reference)
     first, second = (
         Completion(
             id=f"prompt/{index}", prompt_id="prompt", index=index, text=each, finish="given", model="given"
@@ -96,9 +110,11 @@ def render(
     )
     if chosen in PROTOCOLS:
         protocol = open_protocol(chosen, library=library, constitution=loaded)
+        (rule,) = protocol.criteria(prompt) or [_principle(loaded, chosen, principle, source=constitution)]
         asked = protocol.questions(Comparison(prompt, first, second), rule)[0]
         question, name = LabelPrompt(asked.messages, asked.labels), protocol.template
     else:
+        rule = _principle(loaded, chosen, principle, source=constitution)
         name, texts = chosen, _texts(chosen, library, prompt, rule, completion=a, critique=critique)
         question = LabelPrompt(texts, ())
     _print(question, model)
@@ -120,7 +136,7 @@ def _texts(
 
 def _principle(constitution: Constitution, kind: str, id: str | None, *, source: str) -> Principle:
     """The principle called `id`, or the first that has the half which `kind` needs."""
-    halves = {name: protocol.half for name, protocol in PROTOCOLS.items()}
+    halves: dict[str, str] = {name: each.half for name, each in PROTOCOLS.items() if each.half}
     half = {**halves, "critique": "critique", "revise": "revision"}.get(kind, "id")
     usable = [
         each for each in constitution.principles if getattr(each, half) is not None and id in (None, each.id)

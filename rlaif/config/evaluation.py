@@ -12,6 +12,7 @@ from rlaif.config.labelling import (
     LabelShare,
     PromptSettings,
     ProtocolName,
+    RubricAggregate,
     refuse_idle,
 )
 from rlaif.config.rollout import RolloutSettings
@@ -63,6 +64,9 @@ class EvaluateConfig(BaseStage, PromptSettings):
     """Name of a reward stage, or folder of a reward model; the last reward stage when left out, none if there
     is none."""
 
+    rubric: RubricAggregate | None = None
+    """Measure the score of every completion under the rubric of its prompt, by the answers of `judge`."""
+
     win_rate: bool = True
     """Ask the judge which of each policy's completions is better than the start policy's."""
 
@@ -90,9 +94,9 @@ class EvaluateConfig(BaseStage, PromptSettings):
                 f"two metrics are called {', '.join(double)}: their figures could not be told apart"
             )
         if not self.win_rate:
-            refuse_idle(
-                self, "judge", "protocol", "min_label_share", "principles", "judged", needs="win_rate: true"
-            )
+            refuse_idle(self, "protocol", "principles", "judged", needs="win_rate: true")
+            if self.rubric is None:
+                refuse_idle(self, "judge", "min_label_share", needs="win_rate: true")
         if self.judged is not None and self.judged > self.samples:
             raise ValueError(f"{self.judged} of {self.samples} completions per prompt cannot be judged")
         return self

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
-from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
+from rlaif.config.rewards import ModelPart, RewardPart, judges_of
 from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
@@ -161,7 +161,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
         return self.student
 
     def answering_models(self, default: str) -> tuple[str, ...]:
-        return tuple(part.judge or default for part in self.reward.values() if isinstance(part, JudgePart))
+        return judges_of(self.reward, default)
 
 
 class DpoConfig(BaseStage, FinetuneSettings):

@@ -30,6 +30,8 @@ __all__ = [
     "PromptSettings",
     "ProtocolName",
     "ReviseConfig",
+    "RubricAggregate",
+    "RubricConfig",
     "SampleConfig",
     "ServerConfig",
     "SettingNotice",
@@ -44,6 +46,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LabelShare = Annotated[float, Field(ge=0, lt=1)]
 """Least probability that the two labels of a verdict hold together."""
 LEAST_LABEL_SHARE = 0.005
+RubricAggregate = Literal["mean", "min", "all-pass"]
+"""How the answers to a rubric's criteria become a score."""
 Split = Literal["sft", "label", "rl", "eval", "all"]
 
 
@@ -320,6 +324,33 @@ class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
         return (self.policy or default,)
 
 
+class RubricConfig(BaseStage, PromptSettings):
+    """Draft a rubric for each prompt from the constitution and its reference, for a person to edit."""
+
+    stage: Literal["rubric"] = "rubric"
+
+    writer: str | None = None
+    """Model that drafts; the recipe's `model` when left out."""
+
+    criteria: Annotated[int, Field(ge=1, le=100)] = 8
+    """Most criteria of one rubric."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest draft in tokens."""
+
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Logits are divided by it; 0 means greedy."""
+
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The stage fails when more than this share of the drafts could not be written."""
+
+    def main_model(self, default: str) -> str | None:
+        return self.writer or default
+
+    def answering_models(self, default: str) -> tuple[str, ...]:
+        return (self.writer or default,)
+
+
 class AuditConfig(BaseStage):
     """Audit the judge before its labels are trusted; a later `label` stage says what was found, and can
     refuse.
@@ -402,14 +433,32 @@ class LabelConfig(BaseStage):
 
     protocol: ProtocolName | None = None
     """How it is asked; what the constitution was written for when left out. `cot` reasons before a pairwise
-    label."""
+    label, `rubric` asks the prompt's own criteria, `reference` shows its reference, `commit` answers the
+    prompt itself first."""
 
     clamp: Annotated[float, Field(gt=0.5, le=1)] = 0.6
     """`cot` only: highest probability a verdict may give to either side (Bai et al. 2022 clamp to 40-60 %);
     at 1 nothing is clamped."""
 
     reasoning_tokens: Annotated[int, Field(ge=1)] = 256
-    """`cot` only: longest reasoning in tokens."""
+    """`cot` and `commit` only: longest text in tokens that the judge writes before its label: its reasoning,
+    or its own answer."""
+
+    reasonings: Annotated[int, Field(ge=1, le=64)] = 1
+    """`cot` only: so many reasonings are sampled for each question, and what the judge says behind them is
+    averaged (self-consistency); each costs as much as one."""
+
+    rubric_aggregate: RubricAggregate = "mean"
+    """`rubric` only: a completion's score is its points over those possible (`mean`), its worst criterion
+    (`min`), or the probability that it meets all (`all-pass`)."""
+
+    constitution_weight: Annotated[float, Field(ge=0)] = 0.0
+    """`rubric` only: what the label of the constitution's questions weighs beside the rubric's, which weighs
+    1; at 0 they are not asked."""
+
+    lacking: Literal["refuse", "skip", "plain"] = "refuse"
+    """What becomes of a prompt without the `rubric` or `reference` that the protocol reads: `refuse` the run,
+    `skip` and count it, or ask about it as without one (`plain`)."""
 
     pairs: Literal["all", "best-worst"] | Annotated[int, Field(ge=1)] = "all"
     """Pairs per prompt: all, a number drawn at random, or only the best against the worst after all were
@@ -452,8 +501,23 @@ class LabelConfig(BaseStage):
 
     @model_validator(mode="after")
     def _reasons_are_asked_for(self) -> LabelConfig:
-        if self.protocol is None or not _protocols()[self.protocol].reasons:
-            refuse_idle(self, "clamp", "reasoning_tokens", needs="protocol: cot")
+        asked = _protocols()[self.protocol] if self.protocol else None
+        if asked is None or not asked.reasons:
+            idle = ["clamp", "reasonings", *(() if asked and asked.commits else ("reasoning_tokens",))]
+            refuse_idle(self, *idle, needs="protocol: cot")
+        needs = asked.needs if asked else None
+        if needs != "rubric":
+            refuse_idle(self, "rubric_aggregate", "constitution_weight", needs="protocol: rubric")
+        if needs is None:
+            refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
+        if self.calibration is not None:
+            fields = type(self).model_fields
+            others = ("rubric_aggregate", "constitution_weight", "reasonings")
+            changed = [name for name in others if getattr(self, name) != fields[name].default]
+            if changed:
+                raise ValueError(
+                    f"the calibration is an audit's, which asks without {', '.join(changed)}: leave one out"
+                )
         return self
 
     def main_model(self, default: str) -> str | None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.kl import FixedKlSettings, KlSettings
 from rlaif.config.labelling import BaseStage, PromptSettings
-from rlaif.config.rewards import JudgePart, ModelPart, RewardPart
+from rlaif.config.rewards import ModelPart, RewardPart, judges_of
 from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["OnPolicyConfig"]
@@ -136,4 +136,4 @@ class OnPolicyConfig(BaseStage, PromptSettings):
 
     def answering_models(self, default: str) -> tuple[str, ...]:
         """See `BaseStage`."""
-        return tuple(part.judge or default for part in self.reward.values() if isinstance(part, JudgePart))
+        return judges_of(self.reward, default)

@@ -15,6 +15,7 @@ from rlaif.config.labelling import (
     BaseStage,
     LabelConfig,
     ReviseConfig,
+    RubricConfig,
     SampleConfig,
     ServerConfig,
     Settings,
@@ -29,6 +30,7 @@ DEFAULT_MODEL = "smollm2-135m"
 STAGE_KINDS: dict[str, type[BaseStage]] = {
     "sample": SampleConfig,
     "revise": ReviseConfig,
+    "rubric": RubricConfig,
     "audit": AuditConfig,
     "label": LabelConfig,
     "reward": RewardConfig,

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.config.labelling import LEAST_LABEL_SHARE, LabelShare, Settings
+from rlaif.config.labelling import LEAST_LABEL_SHARE, LabelShare, RubricAggregate, Settings
 
-__all__ = ["FormatPart", "FunctionPart", "JudgePart", "LengthPart", "ModelPart", "PatternPart", "RewardPart"]
+__all__ = [
+    "FormatPart",
+    "FunctionPart",
+    "JudgePart",
+    "LengthPart",
+    "ModelPart",
+    "PatternPart",
+    "RewardPart",
+    "RubricPart",
+    "judges_of",
+]
 
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -48,6 +59,26 @@ class JudgePart(BasePart):
 
     scale: Literal["probability", "log-odds"] = "probability"
     """`probability` of the good answer, 0 to 1, or its `log-odds`, which do not saturate."""
+
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
+    """An answer is invalid where its two labels hold less than this share of the probability together."""
+
+
+class RubricPart(BasePart):
+    """The rubric of the prompt (Gunjal et al. 2025): a judge is asked whether each criterion is true of the
+    completion."""
+
+    kind: Literal["rubric"] = "rubric"
+
+    judge: str | None = None
+    """Model that judges; the recipe's `model` when left out."""
+
+    aggregate: RubricAggregate = "mean"
+    """Points won over points possible (`mean`, at most 1), the worst criterion (`min`), or the probability
+    that all are met (`all-pass`)."""
+
+    without: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Score of the completions of a prompt that has no rubric; such a prompt is refused when left out."""
 
     min_label_share: LabelShare = LEAST_LABEL_SHARE
     """An answer is invalid where its two labels hold less than this share of the probability together."""
@@ -102,5 +133,11 @@ class FormatPart(_Pattern):
 
 
 RewardPart = Annotated[
-    ModelPart | FunctionPart | JudgePart | LengthPart | PatternPart | FormatPart, Field(discriminator="kind")
+    ModelPart | FunctionPart | JudgePart | RubricPart | LengthPart | PatternPart | FormatPart,
+    Field(discriminator="kind"),
 ]
+
+
+def judges_of(parts: Mapping[str, RewardPart], default: str) -> tuple[str, ...]:
+    """The models that judge for a reward, `default` where a part names none."""
+    return tuple(part.judge or default for part in parts.values() if isinstance(part, JudgePart | RubricPart))

@@ -106,8 +106,8 @@ def parse_constitution(text: str, *, source: str) -> Constitution:
         return form.value(source)
 
 
-def require(constitution: Constitution, half: Half, *, source: str = "") -> tuple[Principle, ...]:
-    """The principles that a stage can use, checked for the half it needs.
+def require(constitution: Constitution, half: Half | None, *, source: str = "") -> tuple[Principle, ...]:
+    """The principles that a stage can use, checked for the half it needs; none where it needs none.
 
     A principle written for the other side alone is left aside: one with only critique or revision takes no
     part in judging, and one with only comparison or question takes none in revising (the Constitutional AI
@@ -117,6 +117,8 @@ def require(constitution: Constitution, half: Half, *, source: str = "") -> tupl
     Raises:
         ConstitutionError: Names every principle that lacks the half, and what to add to it.
     """
+    if half is None:
+        return ()
     needed = ("critique", "revision") if half == "critique_revision" else (half,)
     side = ("critique", "revision") if half == "critique_revision" else ("comparison", "question")
     concerned = [principle for principle in constitution.principles if _has_any(principle, side)]

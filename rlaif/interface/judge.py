@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlaif.audit.report import AuditReport
-from rlaif.config.labelling import LEAST_LABEL_SHARE, ServerConfig
+from rlaif.config.labelling import LEAST_LABEL_SHARE, RubricAggregate, ServerConfig
 from rlaif.constitution.load import load_constitution, require
 from rlaif.engines.journaled import Memo, NullMemo
 from rlaif.interface.values import Chat, as_comparison, as_completions, as_prompts
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct
 from rlaif.jobs.engines import Engines
 from rlaif.judging.judge import PrincipleMode
+from rlaif.judging.protocols import Ways
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS
-from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.judging.table import open_judge, open_protocol
 from rlaif.labels import sigmoid
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.functions import JudgeReward
+from rlaif.reward.rubric import RubricReward
 from rlaif.runs.journal import Journal
 from rlaif.runs.spending import Spending
 from rlaif.types import Comparison, Completion, Constitution, Prompt, Verdict
@@ -82,7 +84,7 @@ class Judge:
 
     Attributes:
         constitution: With the principles that the protocol reads.
-        protocol: `pairwise`, `pointwise`, `cot`, …
+        protocol: `pairwise`, `pointwise`, `cot`, `rubric`, …
     """
 
     def __init__(
@@ -97,18 +99,28 @@ class Judge:
         seed: int,
         source: str,
         clamp: float,
+        ways: Ways,
         min_label_share: float,
         reasoning_tokens: int,
+        reasonings: int,
         progress: Progress,
     ) -> None:
-        half = PROTOCOLS[protocol].half
-        self.constitution = replace(constitution, principles=require(constitution, half, source=source))
+        self._protocol = open_protocol(
+            protocol,
+            library=library,
+            constitution=constitution,
+            clamp=clamp,
+            least_share=min_label_share,
+            ways=ways,
+        )
+        principles_of = require(constitution, self._protocol.half, source=source)
+        self.constitution = replace(constitution, principles=principles_of)
         self.protocol = protocol
         self._engines, self._model = engines, model
         self._whole, self._library, self._source = constitution, library, source
         self._principles, self._seed = principles, seed
-        self._clamp, self._min_label_share, self._reasoning_tokens = clamp, min_label_share, reasoning_tokens
-        self._progress = progress
+        self._ways, self._min_label_share, self._reasoning_tokens = ways, min_label_share, reasoning_tokens
+        self._reasonings, self._progress = reasonings, progress
 
     @classmethod
     def open(
@@ -127,6 +139,10 @@ class Judge:
         server: ServerConfig | None = None,
         clamp: float = CLAMP,
         reasoning_tokens: int = REASONING_TOKENS,
+        reasonings: int = 1,
+        rubric_aggregate: RubricAggregate = "mean",
+        constitution_weight: float = 0.0,
+        lacking: Literal["refuse", "plain"] = "refuse",
         min_label_share: float = LEAST_LABEL_SHARE,
         progress: Progress | None = None,
     ) -> Judge:
@@ -139,7 +155,12 @@ class Judge:
             journal: File in which answers are kept, so that no question is paid for twice.
             base_url: Where an `openai:` model is served; several share the load.
             server: More about that server, as in a recipe.
-            clamp, reasoning_tokens: For protocols that reason.
+            clamp, reasoning_tokens, reasonings: For protocols that reason: the highest probability of either
+                side, the longest reasoning, and how many are averaged. `commit` takes `reasoning_tokens` too.
+            rubric_aggregate: How `rubric` makes a score of criteria: `mean`, `min` or `all-pass`.
+            constitution_weight: What the constitution's questions weigh beside a rubric, which weighs 1.
+            lacking: What becomes of a prompt without the rubric or reference that the protocol reads:
+                `refuse` it, or ask about it as without one (`plain`).
             min_label_share: A verdict is invalid where its two labels hold less of the probability together.
 
         Raises:
@@ -163,8 +184,10 @@ class Judge:
             seed=seed,
             source=str(constitution),
             clamp=clamp,
+            ways=Ways(rubric_aggregate, constitution_weight, plain=lacking == "plain"),
             min_label_share=min_label_share,
             reasoning_tokens=reasoning_tokens,
+            reasonings=reasonings,
             progress=told,
         )
 
@@ -173,31 +196,30 @@ class Judge:
         """`MODEL@REVISION`, as labels name their judge."""
         return self._engines.card(self._model).label
 
-    def compare(self, prompt: Chat | Prompt, a: Chat | Completion, b: Chat | Completion) -> Judgement:
+    def compare(
+        self, prompt: Chat | Prompt | Mapping[str, Any], a: Chat | Completion, b: Chat | Completion
+    ) -> Judgement:
         """Judge two completions of one prompt, in both orders where the protocol has orders."""
         (found,) = self.label([as_comparison(prompt, a, b)])
         return found
 
     def label(
-        self, pairs: Iterable[Comparison | tuple[Chat | Prompt, Chat | Completion, Chat | Completion]]
+        self,
+        pairs: Iterable[
+            Comparison | tuple[Chat | Prompt | Mapping[str, Any], Chat | Completion, Chat | Completion]
+        ],
     ) -> Iterator[Judgement]:
         """Judge pairs, in their order: comparisons (as `rlaif.read_pairs` gives them) or triples of a prompt
         and two completions."""
-        protocol = open_protocol(
-            self.protocol,
-            library=self._library,
-            constitution=self.constitution,
-            clamp=self._clamp,
-            least_share=self._min_label_share,
-        )
         judge = open_judge(
             self._engines.get(self._model),
-            protocol,
+            self._protocol,
             self.constitution,
             principles=self._principles,
             seed=self._seed,
             progress=self._progress,
             reasoning_tokens=self._reasoning_tokens,
+            reasonings=self._reasonings,
         )
         waiting = iter(pairs)
         while chunk := list(islice(waiting, CHUNK)):
@@ -207,17 +229,27 @@ class Judge:
                 yield Judgement(comparison=found.comparison, verdicts=found.verdicts, p_a=p_a)
 
     def score(
-        self, prompts: Sequence[Chat | Prompt], completions: Sequence[Chat | Completion]
+        self, prompts: Sequence[Chat | Prompt | Mapping[str, Any]], completions: Sequence[Chat | Completion]
     ) -> list[float]:
         """How well each completion keeps the principles: P(good answer), averaged by weight, between 0 and 1.
 
         Asks the pointwise question of every principle (direct RLAIF, Lee et al. 2023, 2309.00267, §2.2.2).
+        Under the protocol `rubric` it is the score under the rubric of the prompt, at most 1
+        (`judging.rubric`).
 
         Raises:
             ConfigError: A principle has no such question.
-            DataError: A completion got no valid answer.
+            DataError: A completion got no valid answer, or a prompt no rubric.
         """
         asked = as_prompts(prompts)
+        if self._protocol.needs == "rubric":
+            scores = RubricReward(
+                self._engines.get(self._model),
+                self._library,
+                aggregate=self._ways.aggregate,
+                least_share=self._min_label_share,
+            )
+            return list(scores(asked, as_completions(asked, completions)).total)
         principles = require(self._whole, "question", source=self._source)
         reward = JudgeReward(
             self._engines.get(self._model),

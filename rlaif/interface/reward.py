@@ -4,6 +4,7 @@ take."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_object
 from rlaif.interface.judge import Judge
 from rlaif.interface.values import Chat, as_completions, as_prompts
+from rlaif.io.rubrics import rubric_of_row
+from rlaif.judging.rubric import Rubric
 from rlaif.metrics import Metric
 from rlaif.models.shared_base import SharedBase
 from rlaif.reward.files import ABOUT, load_reward_model
@@ -113,7 +116,8 @@ def reward_function(reward: Reward, *, name: str | None = None) -> Callable[...,
     """`reward` as a function that TRL's trainers take in `reward_funcs`:
     `(prompts, completions, **columns) -> list[float]`, for texts and for chat messages alike.
 
-    Columns of the dataset are passed by and not read. May be called from a running event loop.
+    A column `rubric` of the dataset is read where a judge asks by rubrics; the others are passed by and not
+    read. May be called from a running event loop.
 
     Args:
         name: Under which trainers log it.
@@ -124,12 +128,29 @@ def reward_function(reward: Reward, *, name: str | None = None) -> Callable[...,
     scored = as_reward(reward, name=name)
 
     def function(prompts: Sequence[Chat], completions: Sequence[Chat], **columns: Any) -> list[float]:
-        asked = as_prompts(prompts)
+        rubrics = columns.get("rubric") if _asks_rubrics(reward) else None
+        asked = _with_rubrics(as_prompts(prompts), rubrics)
         found: Scores = scored(asked, as_completions(asked, completions))
         return list(found.total)
 
     function.__name__ = name or str(getattr(scored, "name", "rlaif"))
     return function
+
+
+def _asks_rubrics(reward: Any) -> bool:
+    if isinstance(reward, list | tuple):
+        return any(map(_asks_rubrics, reward))
+    return isinstance(reward, Judge) and reward.protocol == Rubric.name
+
+
+def _with_rubrics(prompts: Sequence[Prompt], column: Sequence[Any] | None) -> list[Prompt]:
+    """The prompts of a batch with its column of rubrics, if it has one."""
+    if column is None:
+        return list(prompts)
+    return [
+        replace(prompt, rubric=rubric_of_row({"rubric": value}))
+        for prompt, value in zip(prompts, column, strict=True)
+    ]
 
 
 def _weighted(rewards: Sequence[Any]) -> RewardSum:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlaif.errors import DataError
 from rlaif.io.fields import conversation_of, messages_of, prompt_of
+from rlaif.io.rubrics import with_columns
 from rlaif.types import Comparison, Completion, Message, Prompt
 
 __all__ = ["Chat", "as_comparison", "as_completions", "as_prompt", "as_prompts", "text_of_completion"]
@@ -15,19 +16,22 @@ Chat = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages as `{"role": …, "content": …}`."""
 
 
-def as_prompt(value: Chat | Prompt) -> Prompt:
-    """A prompt: a text is one user turn; chat messages end with the user's.
+def as_prompt(value: Chat | Prompt | Mapping[str, Any]) -> Prompt:
+    """A prompt: a text is one user turn; chat messages end with the user's. A row, `{"prompt": …, "rubric":
+    …, "reference": …}`, has what a judge reads beside it.
 
     Raises:
-        DataError: It is neither, or does not end with the user's turn.
+        DataError: It is none of these, or does not end with the user's turn.
     """
     if isinstance(value, Prompt):
         return value
+    if isinstance(value, Mapping) and "prompt" in value:
+        return with_columns(as_prompt(value["prompt"]), value)
     messages = conversation_of(value if isinstance(value, str) else _turns(value, "prompt"), "prompt")
     return prompt_of(messages, {}, "context")
 
 
-def as_prompts(values: Iterable[Chat | Prompt]) -> list[Prompt]:
+def as_prompts(values: Iterable[Chat | Prompt | Mapping[str, Any]]) -> list[Prompt]:
     """Prompts, in their order."""
     return [as_prompt(value) for value in values]
 
@@ -79,7 +83,9 @@ def as_completions(prompts: Sequence[Prompt], values: Sequence[Chat | Completion
     ]
 
 
-def as_comparison(prompt: Chat | Prompt, a: Chat | Completion, b: Chat | Completion) -> Comparison:
+def as_comparison(
+    prompt: Chat | Prompt | Mapping[str, Any], a: Chat | Completion, b: Chat | Completion
+) -> Comparison:
     """A prompt with two completions."""
     asked = as_prompt(prompt)
     first, second = (_completion(asked, place, text_of_completion(each)) for place, each in enumerate((a, b)))

@@ -33,6 +33,7 @@ from rlaif.io.rows import (
     find_columns,
     refuse_bad_rows,
 )
+from rlaif.io.rubrics import column_notes, joined, with_columns
 from rlaif.io.tables import DataTable, Row, read_table
 from rlaif.suggest import did_you_mean
 from rlaif.types import Completion, Message, Prompt
@@ -122,12 +123,13 @@ def read_prompts(
                 "the row has no prompt", remedy="add a column `prompt`, or begin both conversations with it"
             )
         asked = question_of(row.values, column, answered=answered)
-        prompt = prompt_of(asked, row.values, context_column)
-        if prompt.fingerprint() in prompts:
+        prompt = with_columns(prompt_of(asked, row.values, context_column), row.values)
+        if (key := prompt.fingerprint()) in prompts:
+            prompts[key] = joined(prompts[key], prompt)
             duplicates += 1
             return
         claim_id(prompt.id, row, places)
-        prompts[prompt.fingerprint()] = prompt
+        prompts[key] = prompt
 
     problems = each_row(table, add)
     if answers := sum(_answered(row.values.get(column)) for row in table.rows) if answered else 0:
@@ -137,6 +139,7 @@ def read_prompts(
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
     if duplicates:
         notes.append(f"{duplicates} of {rows} rows repeat a prompt and were left out")
+    notes += column_notes(prompts.values())
     items = [prompt for prompt in prompts.values() if not tag or tag in prompt.tags]
     if not items:
         known = sorted({name for prompt in prompts.values() for name in prompt.tags})
@@ -182,16 +185,18 @@ def read_responses(
     def add(row: Row) -> None:
         messages, texts = _completions(row, columns, column)
         writers = _writers(row, columns, len(texts))
-        prompt = prompt_of(messages, row.values, context_column)
+        prompt = with_columns(prompt_of(messages, row.values, context_column), row.values)
         key = prompt.fingerprint()
         if key not in gathered:
             claim_id(prompt.id, row, places)
             gathered[key] = _Gathered(prompt)
+        gathered[key].prompt = joined(gathered[key].prompt, prompt)
         gathered[key].add(texts, writers, paired=len(columns) == 2)
 
     problems = each_row(table, add)
     refuse_bad_rows(problems, rows=rows, source=source, skip=skip_bad_rows)
     items = tuple(each.responses() for each in gathered.values())
+    notes += column_notes(item.prompt for item in items)
     return Read(items=items, problems=tuple(problems), rows=rows, notes=tuple(notes))
 
 

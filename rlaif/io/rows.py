@@ -26,7 +26,9 @@ PROMPT_COLUMN = "prompt"
 OTHER_PROMPT_COLUMNS = ("messages", "conversations", "question", "instruction", "text")
 """Taken for the prompt where there is no column `prompt` and just one of these."""
 CONTEXT_COLUMN = "context"
-READ_ANYWAY = frozenset({"id", "tags", "category", "system", "system_prompt"})
+READ_ANYWAY = frozenset(
+    {"id", "tags", "category", "system", "system_prompt", "rubric", "rubrics", "reference"}
+)
 LISTED = 20
 """Bad rows that a message lists."""
 

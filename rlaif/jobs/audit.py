@@ -70,7 +70,9 @@ class AuditJob(Job[AuditConfig]):
             "probes": pairs_digest(self.inputs.probes),
             "judge": digest([card.name, card.identity()]),
             "constitution": self.context.constitution.digest,
-            "templates": library.digest(*(protocol.template for protocol in protocols)),
+            "templates": library.digest(
+                *(name for each in protocols for name in (each.template, *each.also))
+            ),
             "seed": str(self.task.seed),
         }
 

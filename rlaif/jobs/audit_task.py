@@ -121,7 +121,7 @@ def audit_inputs(task: AuditTask, progress: Progress) -> AuditInputs:
     constitution = load_constitution(task.constitution)
     usable = _usable(constitution, task, progress)
     read = read_comparisons(task, task.data, progress) if task.data else None
-    probes = _probes(task, usable)
+    pairs, probes = _askable(read.pairs if read else (), _probes(task, usable), task, usable, progress)
     if read is None and not probes:
         raise DataError(
             "there is nothing to audit on", remedy="give pairs (data), or do not leave the probes out"
@@ -130,7 +130,7 @@ def audit_inputs(task: AuditTask, progress: Progress) -> AuditInputs:
         constitution=constitution,
         usable=usable,
         library=PromptLibrary(constitution.language, task.prompts_dir),
-        pairs=read.pairs if read else (),
+        pairs=pairs,
         labelled=bool(read and read.labelled),
         probes=probes,
         data=Path(task.data).name if task.data else "",
@@ -182,6 +182,7 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         inputs.usable,
         pairs=len(inputs.pairs),
         probes=len(inputs.probes),
+        criteria=sum(len(pair.comparison.prompt.rubric) for pair in [*inputs.pairs, *inputs.probes]),
         mode=task.principles,
         sensitivity_rows=task.variants,
     )
@@ -224,6 +225,37 @@ def pairs_digest(pairs: Sequence[Pair]) -> str:
             for pair in pairs
         ]
     )
+
+
+def _askable(
+    pairs: tuple[Pair, ...],
+    probes: tuple[Pair, ...],
+    task: AuditTask,
+    usable: Mapping[str, Constitution],
+    progress: Progress,
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """The pairs and probes whose prompts have what the protocols need; the others are counted.
+
+    Raises:
+        DataError: None has.
+    """
+    needed = {need for name in usable if (need := PROTOCOLS[name].needs)}
+    if not needed:
+        return pairs, probes
+    (need,) = needed
+    kept, built_in = (
+        [pair for pair in each if getattr(pair.comparison.prompt, need)] for each in (pairs, probes)
+    )
+    if not kept and not built_in:
+        raise DataError(
+            f"no pair has a prompt with a {need}, which the protocol `{next(iter(usable))}` reads",
+            where=task.data or "the built-in probes",
+            remedy=f"give --data a file of pairs with a column `{need}`",
+        )
+    left = len(pairs) + len(probes) - len(kept) - len(built_in)
+    if left:
+        progress.note(f"{left} of {len(pairs) + len(probes)} pairs and probes have no {need}: not asked")
+    return tuple(kept), tuple(built_in)
 
 
 def _probes(task: AuditTask, usable: Mapping[str, Constitution]) -> tuple[Pair, ...]:

@@ -249,7 +249,7 @@ def settings_digest(config: BaseStage, *leave_out: str) -> str:
     )
 
 
-def usable(context: RunContext, half: Half) -> Constitution:
+def usable(context: RunContext, half: Half | None) -> Constitution:
     """The constitution, with the principles that the stage can use."""
     constitution = context.constitution
     return replace(constitution, principles=require(constitution, half, source=context.recipe.constitution))

@@ -18,7 +18,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.planning import StagePlan
-from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
+from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
@@ -52,6 +52,7 @@ class BestOfKJob(Job[BestOfKConfig]):
             left_out=partial(context.leave_out, config.name),
         )
         context.claim_prompts("rl", self.prompts)
+        check_rubrics(config.reward, self.prompts, config, context)
         if config.student is not None and config.student == context.recipe.model:
             raise ConfigError("the student of best of K is the policy itself", remedy="leave `student` out")
 

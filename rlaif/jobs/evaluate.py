@@ -30,6 +30,7 @@ from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import model_reward
+from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.models.shared_base import SharedBase
@@ -38,9 +39,11 @@ from rlaif.report.markdown import named, quoted
 from rlaif.report.shown import Shown
 from rlaif.results.evaluation import Evaluation
 from rlaif.reward.functions import RewardFunction
+from rlaif.reward.rubric import RubricReward
 from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
+from rlaif.stages.label import askable
 from rlaif.types import Prompt
 
 __all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
@@ -78,6 +81,10 @@ class EvaluateJob(Job[EvaluateConfig]):
             if name not in self.models_of:
                 self._adapter(name)
         configured_metrics(config)
+        needs = PROTOCOLS[config.protocol or context.constitution.protocol].needs if config.win_rate else None
+        askable(self.prompts, needs, where=config.name, remedy=f"give them a column `{needs}`")
+        if config.rubric:
+            askable(self.prompts, "rubric", where=config.name, remedy="give them one, or leave `rubric` out")
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -137,6 +144,7 @@ class EvaluateJob(Job[EvaluateConfig]):
                 config=self.config,
                 seed=context.seed(self.config),
                 reward=self._reward(),
+                rubric=self._rubric(),
                 judge=self._judge() if self.config.win_rate else None,
                 messages=context.library.policy,
                 progress=context.progress,
@@ -207,6 +215,15 @@ class EvaluateJob(Job[EvaluateConfig]):
     def _reward(self) -> RewardFunction | None:
         return model_reward(self.config, self.config.reward, self.context) if self._scored else None
 
+    def _rubric(self) -> RewardFunction | None:
+        context, config = self.context, self.config
+        if config.rubric is None:
+            return None
+        engine = context.engines.get(context.model(config.judge))
+        return RubricReward(
+            engine, context.library, aggregate=config.rubric, least_share=config.min_label_share
+        )
+
     def _judge(self) -> Judging:
         context, config = self.context, self.config
         name = config.protocol or context.constitution.protocol
@@ -228,14 +245,17 @@ class EvaluateJob(Job[EvaluateConfig]):
         ).judge
 
     def _judge_digest(self) -> str:
-        if not self.config.win_rate:
+        if not self.config.win_rate and self.config.rubric is None:
             return ""
         card, protocol = (
             self.context.engines.card(self.context.model(self.config.judge)),
             self.config.protocol,
         )
-        template = PROTOCOLS[protocol or self.context.constitution.protocol].template
-        return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
+        asked = PROTOCOLS[protocol or self.context.constitution.protocol]
+        said = [card.name, card.identity(), protocol, asked.digest(self.context.library)]
+        if self.config.rubric:
+            said.append(Rubric.digest(self.context.library))
+        return digest(said)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
@@ -246,7 +266,7 @@ class EvaluateJob(Job[EvaluateConfig]):
         config = self.config
         sampling = sampled_work(config.rows, lengths.prompts(config.name), config.max_new_tokens)
         return sampling._replace(
-            read_tokens=device.tokens, read_logits=device.asked if config.win_rate else 0
+            read_tokens=device.tokens, read_logits=device.asked if config.win_rate or config.rubric else 0
         )
 
     def adapters(self) -> Adapters:

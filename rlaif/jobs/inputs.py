@@ -126,8 +126,14 @@ def _share(items: Sequence[Item], shard: str | None) -> Sequence[Item]:
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Digest of what is asked, in order."""
-    return digest([[prompt.id, prompt.fingerprint(), list(prompt.tags)] for prompt in prompts])
+    """Digest of what is asked, and of what a judge reads beside it, in order."""
+
+    def read(prompt: Prompt) -> list[Any]:
+        beside = [[each.meaning() for each in prompt.rubric], prompt.reference]
+        own = [prompt.id, prompt.fingerprint(), list(prompt.tags)]
+        return [*own, beside] if any(beside) else own
+
+    return digest([read(prompt) for prompt in prompts])
 
 
 def load_completions(folder: Path) -> Completions:

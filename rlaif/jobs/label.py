@@ -37,7 +37,7 @@ from rlaif.jobs.way_out import closing_lines
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.informative import doubts
 from rlaif.judging.judge import Judge
-from rlaif.judging.protocols import JudgingProtocol
+from rlaif.judging.protocols import JudgingProtocol, Ways
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.report.labels import (
@@ -50,11 +50,11 @@ from rlaif.report.labels import (
 )
 from rlaif.report.samples import preferences_markdown, read_spread
 from rlaif.report.shown import Shown
-from rlaif.results.rows import preference_row, verdict_row
+from rlaif.results.rows import columns_for_judges, preference_row, verdict_row
 from rlaif.runs.manifest import Manifest
-from rlaif.stages.label import Pairing, check_invalid_rate, label, make_pairs
+from rlaif.stages.label import Pairing, askable, check_invalid_rate, label, lacks, make_pairs
 from rlaif.text import answer_of
-from rlaif.types import Completion, Preference
+from rlaif.types import Comparison, Completion, Preference, Prompt
 
 __all__ = ["LabelJob", "WEAK"]
 
@@ -77,15 +77,21 @@ class LabelJob(Job[LabelConfig]):
             constitution=context.constitution,
             clamp=config.clamp,
             least_share=config.min_label_share,
+            ways=Ways(
+                aggregate=config.rubric_aggregate,
+                constitution_weight=config.constitution_weight,
+                plain=config.lacking == "plain",
+            ),
         )
         self.constitution = usable(context, self.protocol.half)
-        self.templates = context.library.digest(self.protocol.template)
+        self.templates = self.protocol.digest(context.library)
         """Digest of the judge's templates; read now, so that a broken one is found before anything is
         sampled."""
         self.trust = Trust(config, self.protocol, self.constitution, context)
         if config.responses:
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
+            self._askable(self.source.prompts)
 
     @cached_property
     def source(self) -> Completions:
@@ -95,13 +101,22 @@ class LabelJob(Job[LabelConfig]):
     @cached_property
     def pairing(self) -> Pairing:
         """What is compared, and what is not."""
+        asked = self._askable(self.source.prompts)
+        if left := len(self.source.prompts) - len(asked):
+            told = f"{left} of {len(self.source.prompts)} prompts have no {self.protocol.needs}"
+            self.context.progress.note(f"{self.config.name}: {told}, and are not judged (lacking: skip)")
         return make_pairs(
-            self.source.prompts,
+            asked,
             self._as_judged(),
             pairs=self.config.pairs,
             seed=self.context.seed(self.config),
             given=self.source.given,
         )
+
+    def _askable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts that have what the protocol reads of them, or may go without it."""
+        where = self.config.responses or self.config.name
+        return askable(prompts, self.protocol.needs, lacking=self.config.lacking, where=where)
 
     def _as_judged(self) -> list[Completion]:
         """The completions as the judge reads them."""
@@ -165,6 +180,7 @@ class LabelJob(Job[LabelConfig]):
             seed=self.context.seed(self.config),
             progress=self.context.progress,
             reasoning_tokens=self.config.reasoning_tokens,
+            reasonings=self.config.reasonings,
         )
 
     def execute(self, folder: Path) -> Outcome:
@@ -246,7 +262,7 @@ class LabelJob(Job[LabelConfig]):
         verdicts: RowWriter,
         unlabelled: RowWriter,
     ) -> Iterator[dict[str, Any]]:
-        common = self._common(standing)
+        common, columns = self._common(standing), columns_for_judges(self.source.prompts)
         calibrate, _ = calibration_for(
             self.config, self.protocol, self.context.engines.card(self.judge), self.context
         )
@@ -264,7 +280,7 @@ class LabelJob(Job[LabelConfig]):
                 reasons = sorted({verdict.reason for verdict in judged.verdicts if verdict.reason})
                 unlabelled.write({"comparison_id": judged.comparison.id, "reasons": reasons})
             if preference is not None:
-                yield preference_row(self._as_written(preference), self.context.library, common)
+                yield preference_row(self._as_written(preference), self.context.library, common, columns)
 
     def _common(self, standing: Standing) -> Mapping[str, Any]:
         context = self.context
@@ -290,6 +306,7 @@ class LabelJob(Job[LabelConfig]):
             "repeated_pairs": pairing.repeated,
             "pairs_not_drawn": pairing.not_drawn,
             "lone_completions": pairing.lone,
+            **self._lacking(),
             "verdicts": statistics.total.verdicts,
             "invalid_verdicts": statistics.total.invalid,
             "preferences": preferences,
@@ -297,6 +314,10 @@ class LabelJob(Job[LabelConfig]):
             "unlabelled": statistics.unlabelled,
             "not_best_worst": statistics.labelled - preferences - weak,
         }
+
+    def _lacking(self) -> dict[str, int]:
+        need = self.protocol.needs
+        return {f"without_{need}": sum(lacks(each, need) for each in self.source.prompts)} if need else {}
 
     def headline(self, manifest: Manifest) -> str:
         """See `Job`."""
@@ -325,34 +346,44 @@ class LabelJob(Job[LabelConfig]):
         source = self.source if config.responses else self._imagined(earlier)
         seed = context.seed(config)
         comparisons = make_pairs(
-            source.prompts, source.completions, pairs=config.pairs, seed=seed, given=source.given
-        ).comparisons
-        judge = Judge(
-            load_scripted("scripted"),
-            self.protocol,
-            self.constitution,
-            principles=config.principles,
+            self._askable(source.prompts),
+            source.completions,
+            pairs=config.pairs,
             seed=seed,
-        )
+            given=source.given,
+        ).comparisons
+        judge = self.open_judge(load_scripted("scripted"))
         looked_at = comparisons[:COUNTED]
         groups = [judge.requests(comparison) for comparison in looked_at]
         asked = list(dict.fromkeys(request for group in groups for request in group))
         once = shared([counter.render(request.messages) for request in group] for group in groups)
         # Pairs of one prompt share pointwise questions.
-        share = len(asked) / max(1, len(looked_at) * judge.questions_each)
-        questions = round(len(comparisons) * judge.questions_each * share)
+        share = len(asked) / max(1, sum(map(judge.questions_about, looked_at)))
+        questions = round(sum(map(judge.questions_about, comparisons)) * share)
         read = round(
             tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
         )
+        own = {each.prompt.id: self.protocol.criteria(each.prompt) for each in comparisons}
+        criteria = sum(map(len, own.values()))
         probes = self.trust.plan(counter)
+        write = 0
+        if self.protocol.reasons:
+            read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
+            write += probes.questions * config.reasonings * config.reasoning_tokens
+        answered: dict[str, int] = {}
+        if self.protocol.commits:
+            tasks = [self.protocol.own_task(prompt) for prompt in _distinct(comparisons)]
+            read, write = read + tokens_of(counter, tasks), len(tasks) * config.reasoning_tokens
+            answered = {"own_answers": len(tasks)}
         counts = {
             "completions": len(source.completions),
             "comparisons": len(comparisons),
             "principles": len(self.constitution.principles),
+            **({"criteria": criteria} if criteria else {}),
+            **answered,
             **({"probes": probes.probes} if probes.probes else {}),
             "questions": questions + probes.questions,
         }
-        write = counts["questions"] * config.reasoning_tokens if self.protocol.reasons else 0
         return StagePlan(
             name=config.name,
             kind=config.stage,
@@ -373,6 +404,10 @@ class LabelJob(Job[LabelConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+
+
+def _distinct(comparisons: Sequence[Comparison]) -> list[Prompt]:
+    return list({each.prompt.fingerprint(): each.prompt for each in comparisons}.values())
 
 
 class _Spread:

@@ -19,7 +19,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.planning import StagePlan
-from rlaif.jobs.rewards import check_rewards, open_reward, rewards_digest, with_curve_named
+from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
@@ -73,6 +73,7 @@ class OnPolicyJob(Job[Config]):
             left_out=partial(context.leave_out, config.name),
         )
         context.claim_prompts("rl", self.prompts)
+        check_rubrics(config.reward, self.prompts, config, context)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""

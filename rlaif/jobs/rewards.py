@@ -17,11 +17,13 @@ from rlaif.config.rewards import (
     ModelPart,
     PatternPart,
     RewardPart,
+    RubricPart,
 )
 from rlaif.digest import digest
 from rlaif.errors import DataError
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
+from rlaif.judging.rubric import Rubric
 from rlaif.metrics import load_metric
 from rlaif.ranks import current
 from rlaif.results.costs import TrainingCost
@@ -35,9 +37,20 @@ from rlaif.reward.functions import (
     RewardSum,
     ScoredReward,
 )
+from rlaif.reward.rubric import RubricReward
+from rlaif.stages.label import askable
 from rlaif.types import Completion, Message, Prompt
 
-__all__ = ["check_rewards", "model_reward", "open_reward", "rewards_digest", "with_curve_named"]
+__all__ = [
+    "check_rewards",
+    "check_rubrics",
+    "model_reward",
+    "open_reward",
+    "rewards_digest",
+    "with_curve_named",
+]
+
+TO_SCORE = "give them a column `rubric`, or a score in the reward's `without`"
 
 
 def open_reward(parts: Mapping[str, RewardPart], config: BaseStage, context: RunContext) -> RewardSum:
@@ -59,6 +72,15 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
             engine, rules = context.engines.get(context.model(part.judge)), usable(context, "question")
             return JudgeReward(
                 engine, context.library, rules, scale=part.scale, least_share=part.min_label_share
+            )
+        case RubricPart():
+            return RubricReward(
+                context.engines.get(context.model(part.judge)),
+                context.library,
+                aggregate=part.aggregate,
+                without=part.without,
+                name=name,
+                least_share=part.min_label_share,
             )
         case FunctionPart():
             return _asked_by_first(FunctionReward(part.function, name=name))
@@ -99,6 +121,25 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: R
             load_metric(part.function, what="reward function")
 
 
+def check_rubrics(
+    parts: Mapping[str, RewardPart], prompts: Sequence[Prompt], config: BaseStage, context: RunContext
+) -> None:
+    """Find out whether the prompts have the rubrics that a part reads; how many have none is told.
+
+    Raises:
+        DataError: Some have none, and the part gives them no score.
+    """
+    for name, part in parts.items():
+        if not isinstance(part, RubricPart):
+            continue
+        lacking = sum(not prompt.rubric for prompt in prompts)
+        if part.without is None and lacking:
+            askable(prompts, "rubric", where=f"{config.name}, reward `{name}`", remedy=TO_SCORE)
+        elif lacking:
+            told = f"{lacking} of {len(prompts)} prompts have no rubric"
+            context.progress.note(f"{config.name}: {told}: their reward `{name}` is {part.without:g}")
+
+
 def model_reward(config: BaseStage, named: str | None, context: RunContext) -> RewardFunction:
     """The scores of the reward model that `named` calls for."""
     model = context.reward_model(config, named)
@@ -119,6 +160,10 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
     def behind(part: RewardPart) -> str:
         if isinstance(part, ModelPart):
             return context.reward_digest(config, part.reward)
+        if isinstance(part, RubricPart):
+            return context.engines.card(context.model(part.judge)).label + context.library.digest(
+                Rubric.template
+            )
         if isinstance(part, JudgePart):
             return context.engines.card(context.model(part.judge)).label + context.constitution.digest
         return ""

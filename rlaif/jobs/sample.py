@@ -27,7 +27,7 @@ from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_se
 from rlaif.models.memory import StageWork
 from rlaif.progress import NoProgress, Progress
 from rlaif.report.samples import completions_markdown, spread
-from rlaif.results.rows import completion_row
+from rlaif.results.rows import columns_for_judges, completion_row
 from rlaif.stages.rollouts import served_note
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Completion, Prompt
@@ -108,7 +108,8 @@ class SampleJob(Job[SampleConfig]):
         reasons = [reason for _, reason in samples.refused]
         check_refused_rate(reasons, len(self.prompts) * self.config.k, self.config.max_refused)
         by_id = {prompt.id: prompt for prompt in self.prompts}
-        rows = [completion_row(completion, by_id[completion.prompt_id]) for completion in samples.completions]
+        columns = columns_for_judges(self.prompts)
+        rows = [completion_row(each, by_id[each.prompt_id], columns) for each in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
         written |= write_refused(folder, samples.refused)
         rollout = self.config.rollout

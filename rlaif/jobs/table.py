@@ -18,6 +18,7 @@ from rlaif.jobs.label import LabelJob
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.revise import ReviseJob
 from rlaif.jobs.reward import RewardJob
+from rlaif.jobs.rubric import RubricJob
 from rlaif.jobs.sample import SampleJob
 from rlaif.jobs.sft import SftJob
 
@@ -26,6 +27,7 @@ __all__ = ["JOBS", "make_job"]
 JOBS: Mapping[str, type[AnyJob]] = {
     "sample": SampleJob,
     "revise": ReviseJob,
+    "rubric": RubricJob,
     "label": LabelJob,
     "audit": AuditJob,
     "reward": RewardJob,

@@ -96,7 +96,7 @@ class Trust:
         """The audit that was made of this very judge; all ranks know of what lies beside the run."""
         context = self._context
         card = context.engines.card(self._judge)
-        template = context.library.digest(self._protocol.template)
+        template = self._protocol.digest(context.library)
         key = AuditKey(card.revision, context.constitution.digest, template, self._protocol.name)
         ours = [stage.name for stage in context.recipe.stages if stage.stage == "audit"]
         stages = [context.folders[name] for name in ours if name in context.folders]
@@ -130,6 +130,8 @@ class Trust:
         """Why the probes are not asked; empty where they are."""
         if not self._config.audit:
             return "audit: false"
+        if self._protocol.needs:
+            return f"the built-in probes have no {self._protocol.needs}"
         if self._constitution.language.partition("-")[0] != PROBES_LANGUAGE:
             return f"the built-in probes are in English, the constitution is in {self._constitution.language}"
         known = {tag for pair in read_probes() for tag in pair.comparison.prompt.tags}
@@ -241,7 +243,7 @@ def calibration_for(
     here = {
         "judge_revision": card.revision,
         "constitution_digest": context.constitution.digest,
-        "template_digest": context.library.digest(protocol.template),
+        "template_digest": protocol.digest(context.library),
         "protocol": protocol.name,
         "principles": config.principles,
     }

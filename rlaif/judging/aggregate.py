@@ -112,7 +112,8 @@ class PrincipleStatistics:
 
 @dataclass
 class LabelStatistics:
-    """What a label run should tell: totals, and the same by principle.
+    """What a label run should tell: totals, and the same by principle; the criteria of rubrics, which are
+    other ones for each prompt, by kind and by tag.
 
     `flip_rate`: share of (comparison, principle) whose two orders name different winners. `first_rate`: share
     of ordered verdicts for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within
@@ -134,7 +135,8 @@ class LabelStatistics:
         for verdict in verdicts:
             by_principle[verdict.principle_id].append(verdict)
         for name, group in by_principle.items():
-            self.principles.setdefault(name, PrincipleStatistics()).add(group)
+            for counted in group[0].groups or (name,):
+                self.principles.setdefault(counted, PrincipleStatistics()).add(group)
             self.total.add(group)
         self.comparisons += 1
         if logit_a is None:

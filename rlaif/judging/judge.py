@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 from rlaif.digest import unit_from
 from rlaif.engines.base import Engine, LabelReading, LabelRequest
 from rlaif.engines.ranked import undivided
-from rlaif.judging.aggregate import combine
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.progress import NoProgress, Progress
 from rlaif.ranks import in_shares
@@ -69,7 +68,12 @@ class Judge:
         self._weights = {principle.id: principle.weight for principle in constitution.principles}
 
     def principles_for(self, comparison: Comparison) -> tuple[Principle, ...]:
-        """The principles that `comparison` is judged by; the same for a comparison and its swap."""
+        """What `comparison` is judged by, criteria of its prompt first; the same for a comparison and its
+        swap."""
+        own = self._protocol.criteria(comparison.prompt)
+        return own if own and not self._protocol.beside else (*own, *self._drawn(comparison))
+
+    def _drawn(self, comparison: Comparison) -> tuple[Principle, ...]:
         if self._mode == "all":
             return self._constitution.principles
         names = sorted((comparison.a.id, comparison.b.id))
@@ -77,10 +81,11 @@ class Judge:
             draw_principle(self._constitution.principles, self._seed, comparison.prompt.fingerprint(), names),
         )
 
-    @property
-    def questions_each(self) -> int:
-        """How many questions one comparison needs."""
-        return self._protocol.asks * (len(self._constitution.principles) if self._mode == "all" else 1)
+    def questions_about(self, comparison: Comparison) -> int:
+        """How many questions `comparison` needs."""
+        own = len(self._protocol.criteria(comparison.prompt))
+        ruled = len(self._constitution.principles) if self._mode == "all" else 1
+        return self._protocol.asks * (own if own and not self._protocol.beside else own + ruled)
 
     def requests(self, comparison: Comparison) -> list[LabelRequest]:
         """Every question that `judge` would ask about `comparison`."""
@@ -99,10 +104,17 @@ class Judge:
                 yield from self._judged(chunk, readings)
 
     def _chunks(self, comparisons: Iterable[Comparison]) -> Iterator[list[Comparison]]:
-        waiting = iter(comparisons)
-        questions = max(CHUNK, BUSY * self._engine.at_once)
-        chunk_size = max(1, questions // self.questions_each)
-        while chunk := list(islice(waiting, chunk_size)):
+        most = max(CHUNK, BUSY * self._engine.at_once)
+        chunk: list[Comparison] = []
+        questions = 0
+        for comparison in comparisons:
+            needed = self.questions_about(comparison)
+            if chunk and questions + needed > most:
+                yield chunk
+                chunk, questions = [], 0
+            chunk.append(comparison)
+            questions += needed
+        if chunk:
             yield chunk
 
     def _asked(self, comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Principle]]:
@@ -127,13 +139,16 @@ class Judge:
             verdicts[comparison.id] += self._protocol.verdicts(comparison, principle, answers)
         for comparison in comparisons:
             found = tuple(verdicts[comparison.id])
-            yield Judged(comparison=comparison, verdicts=found, logit_a=combine(found, self._weights))
+            logit = self._protocol.label(comparison, found, self._weights)
+            yield Judged(comparison=comparison, verdicts=found, logit_a=logit)
 
-    def _read(self, requests: Sequence[LabelRequest]) -> list[LabelReading]:
+    def _read(self, requests: Sequence[LabelRequest], *, together: int = 1) -> list[LabelReading]:
+        """The answers to `requests`, of which so many `together` are one question."""
         readings: dict[int, LabelReading] = {}
         for batch in self._engine.label_logprobs(requests):
+            before = len(readings)
             readings.update(batch)
-            self._progress.advance(len(batch))
+            self._progress.advance(len(readings) // together - before // together)
         return [readings[index] for index in range(len(requests))]
 
 

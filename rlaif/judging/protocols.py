@@ -18,18 +18,49 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from rlaif.engines.base import LEAST_SHARE, LabelReading, LabelRequest
+from rlaif.judging.aggregate import combine
 from rlaif.prompts import LabelPrompt, PromptLibrary
-from rlaif.types import Comparison, Constitution, Order, Principle, Verdict
+from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt, Verdict
 
-__all__ = ["Half", "JudgingProtocol", "Pairwise", "Pointwise", "Relabelling", "log_odds"]
+__all__ = [
+    "Half",
+    "JudgingProtocol",
+    "Need",
+    "Pairwise",
+    "Pointwise",
+    "Relabelling",
+    "WAYS",
+    "Ways",
+    "log_odds",
+]
 
 
 Half = Literal["comparison", "question"]
 Relabelling = Literal["letters", "answers", "none"]
+Need = Literal["rubric", "reference"]
+
+
+class Ways(NamedTuple):
+    """How protocols ask that read something of the prompt's own, its rubric or its reference.
+
+    Attributes:
+        aggregate: How the answers to a rubric's criteria become a score: `mean`, `min` or `all-pass`.
+        constitution_weight: What the constitution's questions weigh beside a rubric, which weighs 1; at 0
+            they are not asked.
+        plain: Ask about a prompt without that thing as the protocol would do without it; else it is an error.
+    """
+
+    aggregate: Literal["mean", "min", "all-pass"] = "mean"
+    constitution_weight: float = 0.0
+    plain: bool = False
+
+
+WAYS = Ways()
+"""As a protocol asks where nothing is said."""
 
 
 class JudgingProtocol(ABC):
@@ -40,26 +71,63 @@ class JudgingProtocol(ABC):
     """
 
     name: ClassVar[str]
-    half: ClassVar[Half]
-    """The part of a principle that the protocol reads."""
+    half: Half | None
+    """The part of a principle that the protocol reads; `None` where it reads no principles."""
     template: ClassVar[str]
     """File in `prompts/`, without its `.j2`."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Templates of other protocols that its questions may use."""
+    needs: ClassVar[Need | None] = None
+    """What a prompt must have to be asked about."""
+    beside: bool = True
+    """Whether the constitution's principles are asked of a prompt that has criteria of its own."""
     asks: ClassVar[int] = 2
     """Questions about one comparison under one principle."""
     orders: ClassVar[bool] = False
     """Whether each pair is read in both orders."""
     reasons: ClassVar[bool] = False
     """Whether the judge reasons before its label is read."""
+    commits: ClassVar[bool] = False
+    """Whether the judge answers the prompt itself (`own_task`) before it is asked about it."""
     relabelling: ClassVar[Relabelling] = "none"
     """How an audit may rename the labels: the letters of the two sides, the answers of the question, or
     not."""
 
     @classmethod
     def open(
-        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+        cls,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        clamp: float,
+        least_share: float,
+        ways: Ways = WAYS,
     ) -> Self:
         """The protocol with a run's templates and settings, of which it takes what it reads."""
         return cls(library, constitution, least_share=least_share)  # type: ignore[call-arg]
+
+    @classmethod
+    def digest(cls, library: PromptLibrary) -> str:
+        """Digest of the templates of its questions."""
+        return library.digest(cls.template, *cls.also)
+
+    def criteria(self, prompt: Prompt) -> tuple[Principle, ...]:
+        """What is asked about `prompt` before the constitution's principles are."""
+        return ()
+
+    def own_task(self, prompt: Prompt) -> tuple[Message, ...]:
+        """What the judge is asked to answer itself, where it `commits`."""
+        return ()
+
+    def label(
+        self, comparison: Comparison, verdicts: Sequence[Verdict], weights: Mapping[str, float]
+    ) -> float | None:
+        """The log-odds of the label that the verdicts on `comparison` give; `None` where they give none.
+
+        Args:
+            weights: Of the constitution's principles, by id.
+        """
+        return combine(verdicts, weights)
 
     @abstractmethod
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
@@ -88,12 +156,13 @@ class Pairwise(JudgingProtocol):
         self._constitution = constitution
         self._least_share = least_share
 
+    def prompt(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
+        """The question about `comparison` in the order in which it stands."""
+        return self._library.judge_pairwise(comparison, principle, self._constitution)
+
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question with `a` first, and with `b` first."""
-        both = (comparison, comparison.swap())
-        return tuple(
-            _request(self._library.judge_pairwise(each, principle, self._constitution)) for each in both
-        )
+        return tuple(_request(self.prompt(each, principle)) for each in (comparison, comparison.swap()))
 
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
@@ -121,7 +190,7 @@ class Pointwise(JudgingProtocol):
     name = "pointwise"
     half = "question"
     template = "judge_pointwise"
-    relabelling = "answers"
+    relabelling: ClassVar[Relabelling] = "answers"
 
     def __init__(self, library: PromptLibrary, *, least_share: float = LEAST_SHARE) -> None:
         self._library = library
@@ -129,17 +198,25 @@ class Pointwise(JudgingProtocol):
 
     @classmethod
     def open(
-        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+        cls,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        clamp: float,
+        least_share: float,
+        ways: Ways = WAYS,
     ) -> Self:
         """See `JudgingProtocol`; the question of a principle needs nothing of the constitution."""
         return cls(library, least_share=least_share)
 
+    def prompt(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:
+        """The question about one completion."""
+        return self._library.judge_pointwise(prompt, completion, principle)
+
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
         """The question about `a`, and about `b`."""
         both = (comparison.a, comparison.b)
-        return tuple(
-            _request(self._library.judge_pointwise(comparison.prompt, each, principle)) for each in both
-        )
+        return tuple(_request(self.prompt(comparison.prompt, each, principle)) for each in both)
 
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]

@@ -10,6 +10,13 @@ Having argued for one side, a judge is nearly certain of it: the labels saturate
 probability to 40–60 %; here each order's is clamped, so that the mean of both is too, and the evidence keeps
 the unclamped log-probabilities.
 
+With several reasonings the judge is asked for that many, sampled at `SAMPLED_TEMPERATURE`, and the labels are
+read behind each; the verdict is the probability of a label averaged over the reasonings, P(A) = mean P(A | r)
+(self-consistency: Wang et al. 2022, arXiv 2203.11171, §2, marginalise over reasoning paths by a vote of
+sampled answers; here their probabilities are known, and are averaged). It is clamped after that. N reasonings
+cost N times what one costs, to write and to read; a reasoning that is empty or whose label cannot be read is
+left out of the mean.
+
 A reasoning model's `<think>` part is taken out of what the label's question is continued with, since chat
 templates treat such a part of an earlier turn in their own ways, and kept for the record. If nothing follows
 it (it was cut at the limit), its own text stands for the reasons.
@@ -33,7 +40,7 @@ from rlaif.engines.base import (
 )
 from rlaif.errors import ConfigError
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import JudgingProtocol, Pairwise
+from rlaif.judging.protocols import WAYS, JudgingProtocol, Pairwise, Ways
 from rlaif.progress import Progress
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Constitution, Message, Principle, Verdict
@@ -45,6 +52,7 @@ __all__ = [
     "ReasonedReading",
     "ReasoningJudge",
     "Reasons",
+    "averaged",
     "split_reasons",
 ]
 
@@ -53,6 +61,9 @@ CLAMP = 0.6
 %)."""
 REASONING_TOKENS = 256
 """Longest reasoning; a reasoning model needs several times that."""
+
+SAMPLED_TEMPERATURE = 0.7
+"""Of several reasonings; a single one is greedy."""
 
 
 class Reasons(NamedTuple):
@@ -104,7 +115,13 @@ class ChainOfThought(Pairwise):
 
     @classmethod
     def open(
-        cls, library: PromptLibrary, constitution: Constitution, *, clamp: float, least_share: float
+        cls,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        clamp: float,
+        least_share: float,
+        ways: Ways = WAYS,
     ) -> Self:
         """See `JudgingProtocol`."""
         return cls(library, constitution, clamp=clamp, least_share=least_share)
@@ -112,11 +129,6 @@ class ChainOfThought(Pairwise):
     def prompt(self, comparison: Comparison, principle: Principle) -> LabelPrompt:
         """The question about `comparison` in the order in which it stands."""
         return self._library.judge_cot(comparison, principle)
-
-    def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
-        """The question with `a` first, and with `b` first."""
-        prompts = (self.prompt(each, principle) for each in (comparison, comparison.swap()))
-        return tuple(LabelRequest(messages=prompt.messages, labels=prompt.labels) for prompt in prompts)
 
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
@@ -139,6 +151,7 @@ class ReasoningJudge(Judge):
 
     Args:
         max_new_tokens: Longest reasoning in tokens.
+        reasonings: Reasonings that are averaged for a question.
     """
 
     def __init__(
@@ -151,46 +164,72 @@ class ReasoningJudge(Judge):
         seed: int,
         progress: Progress | None = None,
         max_new_tokens: int = REASONING_TOKENS,
+        reasonings: int = 1,
     ) -> None:
         super().__init__(engine, protocol, constitution, principles=principles, seed=seed, progress=progress)
         self._max_new_tokens = max_new_tokens
+        self._reasonings = reasonings
 
-    def reasoning_request(self, question: LabelRequest) -> GenerationRequest:
-        """Asks for the reasons; the judge is stopped where it would begin its answer. Greedy, so the seed
-        says nothing."""
+    def reasoning_request(self, question: LabelRequest, number: int = 0) -> GenerationRequest:
+        """Asks for the reasons; the judge is stopped where it would begin its answer. A single reasoning is
+        greedy; of several, the `number` is the seed, so that the first N of more are the same N."""
         *messages, opening = question.messages
         sampling = Sampling(
-            max_new_tokens=self._max_new_tokens, temperature=0.0, stop=(f"\n{opening.content}",)
+            max_new_tokens=self._max_new_tokens,
+            temperature=0.0 if self._reasonings == 1 else SAMPLED_TEMPERATURE,
+            stop=(f"\n{opening.content}",),
         )
-        return GenerationRequest(messages=tuple(messages), sampling=sampling, seed=0)
+        return GenerationRequest(messages=tuple(messages), sampling=sampling, seed=number)
 
-    def _read(self, requests: Sequence[LabelRequest]) -> list[LabelReading]:
+    def _read(self, requests: Sequence[LabelRequest], *, together: int = 1) -> list[LabelReading]:
         """Reasons for all `requests`, then the readings behind them; a request without reasons has an invalid
         reading."""
+        times = self._reasonings
+        asked = [(request, number) for request in requests for number in range(times)]
         written: dict[int, Generation] = {}
-        for batch in self._engine.generate([self.reasoning_request(request) for request in requests]):
+        for batch in self._engine.generate([self.reasoning_request(*each) for each in asked]):
             written.update(batch)
         reasons = [
-            split_reasons(written[number].text, request.messages[-1].content)
-            for number, request in enumerate(requests)
+            split_reasons(written[place].text, request.messages[-1].content)
+            for place, (request, _) in enumerate(asked)
         ]
-        able = [number for number in range(len(requests)) if reasons[number].last]
-        answers = super()._read([continued(requests[number], reasons[number]) for number in able])
-        readings: dict[int, LabelReading] = {
-            number: ReasonedReading(
-                answer.logprobs,
-                answer.tokens,
-                answer.reason,
-                answer.bounded,
-                reasoning=record(reasons[number]),
-            )
-            for number, answer in zip(able, answers, strict=True)
-        }
-        for number in range(len(requests)):
-            if number not in readings:
-                readings[number] = ReasonedReading((), 0, written[number].reason or "no_reasoning")
-                self._progress.advance(1)
-        return [readings[number] for number in range(len(requests))]
+        able = [place for place in range(len(asked)) if reasons[place].last]
+        answers = super()._read(
+            [continued(asked[place][0], reasons[place]) for place in able], together=times * together
+        )
+        self._progress.advance(len(requests) - len(able) // times)
+        found: list[LabelReading] = [
+            ReasonedReading((), 0, written[place].reason or "no_reasoning") for place in range(len(asked))
+        ]
+        for place, answer in zip(able, answers, strict=True):
+            found[place] = _reasoned(answer, record(reasons[place]))
+        return [averaged(found[first : first + times]) for first in range(0, len(found), times)]
+
+
+def averaged(readings: Sequence[LabelReading]) -> LabelReading:
+    """One reading of several of the same labels, each behind a reasoning of its own: the mean probability of
+    each label over the valid ones; the first one where none is valid, and a single one as it is."""
+    valid = [each for each in readings if not each.reason and each.logprobs]
+    if len(readings) == 1 or not valid:
+        return readings[0]
+    texts = [each.reasoning for each in readings if isinstance(each, ReasonedReading)]
+    shown = [f"({number} of {len(texts)})\n{text}" for number, text in enumerate(texts, start=1)]
+    means = (
+        math.fsum(math.exp(each.logprobs[label]) for each in valid) / len(valid)
+        for label in range(len(valid[0].logprobs))
+    )
+    return ReasonedReading(
+        logprobs=tuple(math.log(mean) if mean else -math.inf for mean in means),
+        tokens=sum(each.tokens for each in readings),
+        bounded=next((each.bounded for each in valid if each.bounded), ()),
+        reasoning="\n\n".join(shown),
+    )
+
+
+def _reasoned(reading: LabelReading, reasoning: str) -> ReasonedReading:
+    return ReasonedReading(
+        reading.logprobs, reading.tokens, reading.reason, reading.bounded, reasoning=reasoning
+    )
 
 
 def split_reasons(text: str, opening: str) -> Reasons:

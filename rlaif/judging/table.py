@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rlaif.engines.base import LEAST_SHARE, Engine
+from rlaif.judging.commit import Commit, CommitPointwise, CommittedJudge
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise
+from rlaif.judging.protocols import WAYS, JudgingProtocol, Pairwise, Pointwise, Ways
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS, ChainOfThought, ReasoningJudge
+from rlaif.judging.reference import Reference, ReferencePointwise
+from rlaif.judging.rubric import Rubric
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
@@ -18,6 +21,11 @@ PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     Pairwise.name: Pairwise,
     Pointwise.name: Pointwise,
     ChainOfThought.name: ChainOfThought,
+    Rubric.name: Rubric,
+    Reference.name: Reference,
+    ReferencePointwise.name: ReferencePointwise,
+    Commit.name: Commit,
+    CommitPointwise.name: CommitPointwise,
 }
 
 
@@ -28,14 +36,16 @@ def open_protocol(
     constitution: Constitution,
     clamp: float = CLAMP,
     least_share: float = LEAST_SHARE,
+    ways: Ways = WAYS,
 ) -> JudgingProtocol:
     """The protocol called `name`.
 
     Args:
         clamp: Highest probability of either side, for protocols that reason.
         least_share: Least probability that the labels must hold together for a verdict to be valid.
+        ways: For protocols that read the prompt's rubric or reference.
     """
-    return PROTOCOLS[name].open(library, constitution, clamp=clamp, least_share=least_share)
+    return PROTOCOLS[name].open(library, constitution, clamp=clamp, least_share=least_share, ways=ways)
 
 
 def open_judge(
@@ -47,8 +57,24 @@ def open_judge(
     seed: int,
     progress: Progress | None = None,
     reasoning_tokens: int = REASONING_TOKENS,
+    reasonings: int = 1,
 ) -> Judge:
-    """A judge that asks by `protocol`; one that reasons first where the protocol wants reasons."""
+    """A judge that asks by `protocol`; one that reasons or commits first where the protocol wants that.
+
+    Args:
+        reasoning_tokens: Longest text that it writes before it is asked for labels.
+        reasonings: Reasonings that are averaged for a question, where the protocol wants reasons.
+    """
+    if protocol.commits:
+        return CommittedJudge(
+            engine,
+            protocol,
+            constitution,
+            principles=principles,
+            seed=seed,
+            progress=progress,
+            max_new_tokens=reasoning_tokens,
+        )
     if protocol.reasons:
         return ReasoningJudge(
             engine,
@@ -58,5 +84,6 @@ def open_judge(
             seed=seed,
             progress=progress,
             max_new_tokens=reasoning_tokens,
+            reasonings=reasonings,
         )
     return Judge(engine, protocol, constitution, principles=principles, seed=seed, progress=progress)

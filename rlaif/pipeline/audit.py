@@ -16,7 +16,7 @@ from rlaif.config.labelling import ServerConfig
 from rlaif.constitution.load import load_constitution, require
 from rlaif.digest import digest
 from rlaif.engines.base import Engine
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.jobs.audit_files import Pairs, audit_file, save_calibration, save_text
 from rlaif.jobs.audit_task import (
     AuditInputs,
@@ -138,7 +138,8 @@ def run_difference(settings: AuditSettings, other: str, progress: Progress) -> C
             judge = open_judge(
                 engine, protocol, constitution, principles="all", seed=settings.seed, progress=progress
             )
-            progress.begin(f"judging under {constitution.name}", len(read.pairs) * judge.questions_each)
+            asked = sum(judge.questions_about(pair.comparison) for pair in read.pairs)
+            progress.begin(f"judging under {constitution.name}", asked)
             sides.append(Side(constitution=constitution, cases=list(judge_pairs(judge, read.pairs))))
     found = difference(*sides, judge=engine.card.label, protocol=name)
     base = settings.out / f"difference-{usable[0].digest[:8]}-{usable[1].digest[:8]}"
@@ -164,10 +165,13 @@ def _both_sides(
         raise DataError("there is nothing to compare the constitutions on", remedy="give pairs with --on")
     loaded = [(load_constitution(source), source) for source in (settings.constitution, other)]
     name = loaded[0][0].protocol if settings.protocol in (None, "both") else settings.protocol
-    usable = [
-        replace(each, principles=require(each, PROTOCOLS[str(name)].half, source=source))
-        for each, source in loaded
-    ]
+    half = PROTOCOLS[str(name)].half
+    if half is None:
+        raise ConfigError(
+            f"the protocol `{name}` asks nothing of a constitution: both sides would be judged alike",
+            remedy="compare them under pairwise or pointwise",
+        )
+    usable = [replace(each, principles=require(each, half, source=source)) for each, source in loaded]
     return str(name), usable, read_comparisons(settings, settings.data, progress)
 
 

@@ -9,7 +9,7 @@ from rlaif.report.markdown import code, sentence, table
 from rlaif.report.shown import Table
 from rlaif.results.comparison import PolicyComparison, PolicyDifference, interval
 from rlaif.results.costs import TrainingCost
-from rlaif.results.evaluation import OWN_MEASURES, REWARD, WIN, Evaluation, PolicyResult, WinRate
+from rlaif.results.evaluation import OWN_MEASURES, REWARD, RUBRIC, WIN, Evaluation, PolicyResult, WinRate
 
 __all__ = [
     "POLICIES",
@@ -25,6 +25,7 @@ POLICIES = "Policies"
 """Title of the table of the policies' own figures."""
 LABELS: Mapping[str, str] = {
     REWARD: "reward (proxy)",
+    RUBRIC: "rubric score",
     "kl": "KL to the reference (nats)",
     "tokens": "length (tokens)",
     "words": "length (words)",

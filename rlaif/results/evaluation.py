@@ -15,6 +15,7 @@ from rlaif.stats import Estimate, bootstrap_mean
 __all__ = [
     "OWN_MEASURES",
     "REWARD",
+    "RUBRIC",
     "WIN",
     "Cost",
     "Evaluation",
@@ -26,12 +27,15 @@ __all__ = [
 
 REWARD = "reward"
 """The measure of the reward model."""
+RUBRIC = "rubric"
+"""The measure of the prompts' rubrics."""
 
 WIN = "win"
 """The measure of the judge: 1, ½ or 0 against the start policy's completion of the same prompt and number."""
 
 OWN_MEASURES = (
     REWARD,
+    RUBRIC,
     WIN,
     "kl",
     "tokens",

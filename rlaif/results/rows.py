@@ -7,19 +7,21 @@ as they are. TRL reads the pairs only: it ignores `p_chosen`, so to TRL every la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from rlaif.labels import sigmoid
 from rlaif.prompts import PromptLibrary
 from rlaif.results.revisions import Revision
-from rlaif.types import Completion, Message, Order, Preference, Prompt, Verdict
+from rlaif.types import Completion, Criterion, Message, Order, Preference, Prompt, Verdict
 
 __all__ = [
+    "columns_for_judges",
     "completion_from_row",
     "completion_row",
     "preference_row",
     "revision_row",
+    "rubric_row",
     "sft_rows",
     "verdict_row",
 ]
@@ -29,9 +31,23 @@ DIGITS = 6
 read."""
 
 
-def completion_row(completion: Completion, prompt: Prompt) -> dict[str, Any]:
+def columns_for_judges(prompts: Iterable[Prompt]) -> frozenset[str]:
+    """Those of the columns `rubric` and `reference` that a file about `prompts` has: the ones that any of
+    them fills."""
+    found: set[str] = set()
+    for prompt in prompts:
+        found |= {"rubric"} if prompt.rubric else set()
+        found |= {"reference"} if prompt.reference is not None else set()
+    return frozenset(found)
+
+
+def completion_row(completion: Completion, prompt: Prompt, columns: Set[str] = frozenset()) -> dict[str, Any]:
     """A sampled completion: its prompt and text as message lists (`prompt`, `completion`), as TRL's SFT
-    format has them."""
+    format has them.
+
+    Args:
+        columns: As `columns_for_judges` gives them for the whole file.
+    """
     return {
         "id": completion.id,
         "prompt_id": prompt.id,
@@ -43,6 +59,7 @@ def completion_row(completion: Completion, prompt: Prompt) -> dict[str, Any]:
         "policy": completion.model,
         "context": list(prompt.context),
         "tags": list(prompt.tags),
+        **_for_judges(prompt, columns),
     }
 
 
@@ -50,7 +67,12 @@ def completion_from_row(row: Mapping[str, Any]) -> tuple[Prompt, Completion]:
     """The prompt and the completion that `completion_row` wrote."""
     messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in row["prompt"])
     prompt = Prompt(
-        id=row["prompt_id"], messages=messages, context=tuple(row["context"]), tags=tuple(row["tags"])
+        id=row["prompt_id"],
+        messages=messages,
+        context=tuple(row["context"]),
+        tags=tuple(row["tags"]),
+        rubric=tuple(_criterion(each) for each in row.get("rubric") or ()),
+        reference=row.get("reference"),
     )
     return prompt, Completion(
         id=row["id"],
@@ -63,8 +85,20 @@ def completion_from_row(row: Mapping[str, Any]) -> tuple[Prompt, Completion]:
     )
 
 
+def rubric_row(prompt: Prompt, rubric: Iterable[Criterion], columns: Set[str]) -> dict[str, Any]:
+    """A prompt with a rubric, as every reader of prompts reads it; `columns` as for `completion_row`."""
+    return {
+        "id": prompt.id,
+        "prompt": _dicts(prompt.messages),
+        "context": list(prompt.context),
+        "tags": list(prompt.tags),
+        **_for_judges(prompt, columns),
+        "rubric": [each.meaning() for each in rubric],
+    }
+
+
 def preference_row(
-    preference: Preference, library: PromptLibrary, common: Mapping[str, Any]
+    preference: Preference, library: PromptLibrary, common: Mapping[str, Any], columns: Set[str] = frozenset()
 ) -> dict[str, Any]:
     """A labelled comparison, told from the chosen completion's side.
 
@@ -75,6 +109,7 @@ def preference_row(
 
     Args:
         common: Columns that are equal in all rows (judge, constitution, digests, seed).
+        columns: As `columns_for_judges` gives them for the whole file.
     """
     comparison, verdicts, logit = preference.comparison, preference.verdicts, preference.logit_a
     if logit < 0:
@@ -94,6 +129,7 @@ def preference_row(
         "chosen_policy": comparison.a.model,
         "rejected_policy": comparison.b.model,
         "tags": list(prompt.tags),
+        **_for_judges(prompt, columns),
         **common,
     }
 
@@ -163,6 +199,16 @@ def _chosen_verdict(verdict: Verdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "p_chosen": _probability(verdict.logit_a),
     }
+
+
+def _for_judges(prompt: Prompt, columns: Set[str]) -> dict[str, Any]:
+    values = {"rubric": [each.meaning() for each in prompt.rubric] or None, "reference": prompt.reference}
+    return {name: value for name, value in values.items() if name in columns}
+
+
+def _criterion(value: Mapping[str, Any]) -> Criterion:
+    points = 0.0 if value["must"] else float(value["points"])
+    return Criterion(text=value["text"], points=points, must=value["must"], tags=tuple(value["tags"]))
 
 
 def _dicts(messages: tuple[Message, ...]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ policy, so its KL to the reference is measured on its own samples, exactly, toke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -37,7 +37,7 @@ from rlaif.results.best_of_k import (
     tied,
 )
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
-from rlaif.results.rows import completion_row
+from rlaif.results.rows import columns_for_judges, completion_row
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import RewardModel, TurnFormat
 from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states, rollout
@@ -146,7 +146,7 @@ def _best_of_k(
         rounds=tuple(rounds),
         student=made,
         steps=steps,
-        rows=[_row(choice, work.messages) for choice in kept],
+        rows=[_row(choice, work.messages, columns_for_judges(prompts)) for choice in kept],
         cost=cost,
         refused=refused,
         duplicates=duplicates,
@@ -352,11 +352,11 @@ def _examples(work: _Work, learner: SharedBase, kept: Sequence[Kept]) -> list[Sf
     ]
 
 
-def _row(choice: Kept, messages: Reader) -> dict[str, Any]:
+def _row(choice: Kept, messages: Reader, columns: Set[str]) -> dict[str, Any]:
     row = choice.candidate.row
     prompt = [message.as_dict() for message in messages(row.prompt)]
     return {
-        **completion_row(row.completion, row.prompt),
+        **completion_row(row.completion, row.prompt, columns),
         "prompt": prompt,
         "reward": choice.candidate.reward,
         "weight": choice.weight,

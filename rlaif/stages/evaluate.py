@@ -28,6 +28,7 @@ from rlaif.progress import NoProgress, Progress
 from rlaif.results.evaluation import (
     OWN_MEASURES,
     REWARD,
+    RUBRIC,
     WIN,
     CompletionRows,
     Cost,
@@ -119,6 +120,7 @@ def evaluate(
     seed: int,
     metrics: Metrics | None = None,
     reward: RewardFunction | None = None,
+    rubric: RewardFunction | None = None,
     judge: Judging | None = None,
     reference: PolicySource | None = None,
     messages: Callable[[Prompt], Sequence[Message]] = lambda prompt: prompt.messages,
@@ -133,6 +135,7 @@ def evaluate(
         start: Which of `policies` the others came from; they are judged against it.
         metrics: Those that the settings name, when left out.
         reward: Scores completions: the reward model.
+        rubric: Scores completions by the rubric of their prompt.
         judge: Says which of two completions is better.
         reference: What the KL is measured to; the start policy, when left out.
         messages: What a policy reads of a prompt.
@@ -153,6 +156,7 @@ def evaluate(
             remedy="name one of the policies",
         )
     _check(prompts, found)
+    scorers = {REWARD: reward, RUBRIC: rubric}
     with _samplers(policies, reference or policies[start], config, start=start, folder=folder) as samplers:
         _, refused = ask_what_can_be_answered(
             prompts, list(samplers.values()), messages, max_refused=config.max_refused
@@ -169,7 +173,7 @@ def evaluate(
             samplers=samplers,
         )
         results, notes = _measured(
-            work, policies, start=start, metrics=found, reward=reward, judge=judge, resamples=resamples
+            work, policies, start=start, metrics=found, scorers=scorers, judge=judge, resamples=resamples
         )
     if lost:
         notes = [f"{len(lost)} prompts cannot be answered by every policy and are left out for all", *notes]
@@ -192,7 +196,7 @@ def _measured(
     *,
     start: str,
     metrics: Metrics,
-    reward: RewardFunction | None,
+    scorers: Mapping[str, RewardFunction | None],
     judge: Judging | None,
     resamples: int,
 ) -> tuple[list[PolicyResult], list[str]]:
@@ -208,7 +212,7 @@ def _measured(
                 f"{name} has another tokenizer than the reference, so its KL has no meaning and is left out"
             )
         # 2. Measure every completion.
-        rows = _rows(sampled, metrics.functions, reward)
+        rows = _rows(sampled, metrics.functions, scorers)
         # 3. Judge against the start policy's completions.
         win, first = None, first or sampled
         if judge is not None:
@@ -366,14 +370,17 @@ def _logits(source: PolicySource, states: torch.Tensor) -> torch.Tensor:
 # 2. Measures of one completion
 
 
-def _rows(sampled: _Sampled, metrics: Mapping[str, Metric], reward: RewardFunction | None) -> CompletionRows:
+def _rows(
+    sampled: _Sampled, metrics: Mapping[str, Metric], scorers: Mapping[str, RewardFunction | None]
+) -> CompletionRows:
     pairs = list(zip(sampled.prompts, sampled.completions, strict=True))
     columns: dict[str, tuple[float | None, ...]] = {
         name: tuple(measure(name, metric, prompt, completion) for prompt, completion in pairs)
         for name, metric in metrics.items()
     }
-    if reward is not None:
-        columns[REWARD] = reward(sampled.prompts, sampled.completions).total
+    for name, scorer in scorers.items():
+        if scorer is not None:
+            columns[name] = scorer(sampled.prompts, sampled.completions).total
     if sampled.kl is not None:
         columns["kl"] = tuple(sampled.kl)
     columns["tokens"] = tuple(float(completion.tokens or 0) for completion in sampled.completions)

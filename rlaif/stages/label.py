@@ -11,14 +11,18 @@ from typing import Literal
 
 from rlaif.config import LabelConfig
 from rlaif.digest import unit_from
-from rlaif.errors import JudgingError
+from rlaif.errors import DataError, JudgingError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge, Judged
+from rlaif.judging.protocols import Need
 from rlaif.progress import NoProgress, Progress
 from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Preference, Prompt
 
-__all__ = ["Pairing", "check_invalid_rate", "label", "make_pairs"]
+__all__ = ["Pairing", "askable", "check_invalid_rate", "label", "lacks", "make_pairs"]
+
+SHOWN = 5
+"""Prompts that an error names."""
 
 
 @dataclass
@@ -33,6 +37,45 @@ class Pairing:
     not_drawn: int = 0
     lone: int = 0
     """Prompts with a single completion: there is nothing to compare."""
+
+
+def lacks(prompt: Prompt, need: Need) -> bool:
+    """Whether `prompt` is without what a protocol needs of it."""
+    return not (prompt.rubric if need == "rubric" else prompt.reference)
+
+
+def askable(
+    prompts: Sequence[Prompt],
+    need: Need | None,
+    *,
+    lacking: Literal["refuse", "skip", "plain"] = "refuse",
+    where: str = "",
+    remedy: str = "",
+) -> list[Prompt]:
+    """The prompts that a protocol can ask about, in their order.
+
+    Args:
+        need: What it reads of a prompt.
+        lacking: What becomes of prompts without that: an error, left out, or asked all the same.
+        remedy: What the error advises, where `lacking` is no setting.
+
+    Raises:
+        DataError: Some lack it, and may not; or all do.
+    """
+    if need is None or lacking == "plain":
+        return list(prompts)
+    kept = [prompt for prompt in prompts if not lacks(prompt, need)]
+    if len(kept) == len(prompts) or (kept and lacking == "skip"):
+        return kept
+    ids = [prompt.id for prompt in prompts if lacks(prompt, need)]
+    shown = ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
+    advice = f"give them a column `{need}`"
+    others = "leave them out (lacking: skip), or ask about them without (lacking: plain)"
+    raise DataError(
+        f"{len(ids)} of {len(prompts)} prompts have no {need}: {shown}",
+        where=where,
+        remedy=remedy or f"{advice}, or {others if kept else 'choose another protocol'}",
+    )
 
 
 def make_pairs(
@@ -100,7 +143,7 @@ def label(
     """
     progress = progress or NoProgress()
     progress.begin(
-        f"judging {count_of(len(comparisons), 'comparison')}", len(comparisons) * judge.questions_each
+        f"judging {count_of(len(comparisons), 'comparison')}", sum(map(judge.questions_about, comparisons))
     )
     judged = _counted((_calibrated(each, calibrate) for each in judge.judge(comparisons)), statistics)
     if config.pairs != "best-worst":

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.config import parse_recipe
 from rlaif.engines.base import GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.journaled import JournaledEngine
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError
 from rlaif.judging.reasoning import ChainOfThought, ReasonedReading, ReasoningJudge, continued, split_reasons
+from rlaif.pipeline.dry_run import plan_recipe
+from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.runs.journal import Journal
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt
@@ -187,3 +190,99 @@ def test_a_plain_reading_has_no_reasoning() -> None:
     readings = [LabelReading((-1.0, -1.2)), ReasonedReading((-1.0, -1.2), reasoning="Reasons.")]
     verdicts = protocol.verdicts(comparison(), PRINCIPLE, readings)
     assert [verdict.reasoning for verdict in verdicts] == ["", "Reasons."]
+
+
+# Several reasonings ----------------------------------------------------------------------------------------
+
+
+def of_two_minds(request: LabelRequest) -> list[float]:
+    """Certain of A behind the reasoning of an even seed; behind an odd one, mildly for B."""
+    even = "seed 0" in request.messages[-1].content or "seed 2" in request.messages[-1].content
+    return [math.log(0.9), math.log(0.1)] if even else [math.log(0.2), math.log(0.6)]
+
+
+def judge_of(engine: ScriptedEngine | JournaledEngine, reasonings: int, clamp: float = 1.0) -> ReasoningJudge:
+    protocol = ChainOfThought(LIBRARY, CONSTITUTION, clamp=clamp)
+    return ReasoningJudge(
+        engine, protocol, CONSTITUTION, principles="all", seed=0, max_new_tokens=64, reasonings=reasonings
+    )
+
+
+def test_several_reasonings_are_averaged_in_probability() -> None:
+    engine = ScriptedEngine(lambda request: f"seed {request.seed}", of_two_minds)
+    (found,) = judge_of(engine, 3).judge([comparison()])
+    first = (0.9 + 0.2 + 0.9) / 3
+    second = (0.1 + 0.6 + 0.1) / 3
+    assert found.verdicts[0].logit_a == pytest.approx(math.log(first / second))
+    assert found.verdicts[1].logit_a == pytest.approx(-math.log(first / second))
+    assert found.verdicts[0].reasoning == "(1 of 3)\nseed 0\n\n(2 of 3)\nseed 1\n\n(3 of 3)\nseed 2"
+    (clamped,) = judge_of(engine, 3, clamp=0.6).judge([comparison()])
+    assert clamped.verdicts[0].logit_a == pytest.approx(math.log(0.6 / 0.4))
+
+
+def test_a_reasoning_that_says_nothing_is_left_out_of_the_mean() -> None:
+    engine = ScriptedEngine(lambda request: f"seed {request.seed}" if request.seed else "", of_two_minds)
+    (found,) = judge_of(engine, 2).judge([comparison()])
+    assert found.verdicts[0].logit_a == pytest.approx(math.log(0.2 / 0.6))
+    silent = ScriptedEngine(lambda request: "", of_two_minds)
+    (none,) = judge_of(silent, 2).judge([comparison()])
+    assert {verdict.reason for verdict in none.verdicts} == {"no_reasoning"}
+
+
+def test_more_reasonings_reuse_those_that_there_are(tmp_path: Path) -> None:
+    drawn: list[GenerationRequest] = []
+
+    def write(request: GenerationRequest) -> str:
+        drawn.append(request)
+        return f"seed {request.seed}"
+
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        for reasonings in (2, 4):
+            engine = JournaledEngine(ScriptedEngine(write, of_two_minds), journal)
+            list(judge_of(engine, reasonings).judge([comparison()]))
+    assert sorted(request.seed for request in drawn) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {request.sampling.temperature for request in drawn} == {0.7}
+    single = judge_of(ScriptedEngine(write, of_two_minds), 1)
+    assert single.reasoning_request(single.requests(comparison())[0]).sampling.temperature == 0.0
+
+
+class Counted(NoProgress):
+    """Adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def advance(self, count: int = 1) -> None:
+        self.told += count
+
+
+@pytest.mark.parametrize("silent", [0, 1, 5])
+@pytest.mark.parametrize("reasonings", [1, 3])
+def test_progress_counts_questions_not_reasonings(reasonings: int, silent: int) -> None:
+    told = Counted()
+    engine = ScriptedEngine(lambda request: "" if request.seed < silent else "a reason", of_two_minds)
+    protocol = ChainOfThought(LIBRARY, CONSTITUTION)
+    judge = ReasoningJudge(
+        engine, protocol, CONSTITUTION, principles="all", seed=0, progress=told, reasonings=reasonings
+    )
+    list(judge.judge([comparison()]))
+    assert told.told == judge.questions_about(comparison()) == 2
+
+
+def test_a_dry_run_says_what_several_reasonings_cost(tmp_path: Path) -> None:
+    def planned(more: str) -> tuple[int, int]:
+        recipe = parse_recipe(
+            "model: scripted\nstages:\n  - {stage: sample, limit: 2, k: 2}\n"
+            f"  - {{stage: label, protocol: cot, reasoning_tokens: 50, principles: all{more}}}\n",
+            source="r.yaml",
+        )
+        plan = plan_recipe(recipe).stages[-1]
+        return plan.read, plan.write
+
+    read, write = planned("")
+    assert planned(", reasonings: 5") == (5 * read, 5 * write)
+
+
+def test_reasonings_act_with_cot_only() -> None:
+    with pytest.raises(ConfigError, match="reasonings acts with `protocol: cot` only"):
+        parse_recipe("stages: [{stage: sample}, {stage: label, reasonings: 3}]", source="r.yaml")
