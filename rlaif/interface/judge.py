@@ -20,6 +20,7 @@ from rlaif.judging.judge import PrincipleMode
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.labels import sigmoid
+from rlaif.models.probe_files import protocol_of
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.functions import JudgeReward
@@ -158,7 +159,7 @@ class Judge:
             model,
             loaded,
             PromptLibrary(loaded.language, prompts_dir),
-            protocol=protocol or loaded.protocol,
+            protocol=protocol_of(model, protocol, loaded.protocol),
             principles=principles,
             seed=seed,
             source=str(constitution),

@@ -12,6 +12,7 @@ from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
 from rlaif.engines.openai import ApiSettings
 from rlaif.engines.ranked import AskedByFirst, DividedEngine, undivided
+from rlaif.errors import ModelError
 from rlaif.models.open import Served, is_served, open_engine
 from rlaif.ranks import current
 from rlaif.runs.spending import Spending, Spent
@@ -70,7 +71,22 @@ class Engines:
         return inner if isinstance(inner, HFEngine) else None
 
     def _open(self, spec: str) -> Engine:
-        return open_engine(spec, dtype=self._dtype, device=self._device, served=self._served, log=self._note)
+        return open_engine(
+            spec,
+            dtype=self._dtype,
+            device=self._device,
+            served=self._served,
+            resident=self._resident,
+            log=self._note,
+        )
+
+    def _resident(self, base: str) -> HFEngine:
+        engine = self.in_process(base)
+        if engine is None:
+            raise ModelError(
+                f"{base} does not run in this process", remedy="train the judge on a model that does"
+            )
+        return engine
 
     def card(self, spec: str) -> EngineCard:
         """Who answers under `spec`."""

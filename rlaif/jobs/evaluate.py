@@ -32,6 +32,7 @@ from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.probe_files import protocol_of
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
@@ -200,7 +201,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def _judge(self) -> Judging:
         context, config = self.context, self.config
-        name = config.protocol or context.constitution.protocol
+        name = self._protocol()
         protocol = open_protocol(
             name,
             library=context.library,
@@ -221,12 +222,15 @@ class EvaluateJob(Job[EvaluateConfig]):
     def _judge_digest(self) -> str:
         if not self.config.win_rate:
             return ""
-        card, protocol = (
-            self.context.engines.card(self.context.model(self.config.judge)),
-            self.config.protocol,
+        card = self.context.engines.card(self.context.model(self.config.judge))
+        template = PROTOCOLS[self._protocol()].template
+        return digest(
+            [card.name, card.identity(), self.config.protocol, self.context.library.digest(template)]
         )
-        template = PROTOCOLS[protocol or self.context.constitution.protocol].template
-        return digest([card.name, card.identity(), protocol, self.context.library.digest(template)])
+
+    def _protocol(self) -> str:
+        config, context = self.config, self.context
+        return protocol_of(context.model(config.judge), config.protocol, context.constitution.protocol)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""

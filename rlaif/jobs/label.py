@@ -38,6 +38,7 @@ from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.probe_files import protocol_of
 from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table, warnings_about
 from rlaif.report.samples import preferences_markdown, read_spread
 from rlaif.report.shown import Shown
@@ -63,7 +64,7 @@ class LabelJob(Job[LabelConfig]):
         super().__init__(config, context)
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
-            config.protocol or context.constitution.protocol,
+            protocol_of(self.judge, config.protocol, context.constitution.protocol),
             library=context.library,
             constitution=context.constitution,
             clamp=config.clamp,

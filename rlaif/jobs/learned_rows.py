@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rlaif.config.finetune import DpoConfig, SftConfig
+from rlaif.config.judge import JudgeConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import PreferenceFile, RewardConfig
@@ -33,7 +34,7 @@ __all__ = [
     "skipper",
 ]
 
-SkippingStage = RewardConfig | DpoConfig | SftConfig | PpoConfig
+SkippingStage = RewardConfig | JudgeConfig | DpoConfig | SftConfig | PpoConfig
 
 
 def skipper(

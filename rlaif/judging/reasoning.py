@@ -85,6 +85,7 @@ class ChainOfThought(Pairwise):
     template = "judge_cot"
     reasons = True
     relabelling = "none"
+    parts = ()
 
     def __init__(
         self,
