@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,6 @@ from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage, weighted_file
 from rlaif.config.judge import JudgeConfig
-from rlaif.errors import DataError
 
 __all__ = ["judge"]
 
@@ -59,8 +57,7 @@ def train(**options: Any) -> None:
     from a hundred pairs on. The table says what the judge is worth on prompts that it was not fitted to,
     beside the untrained model. `--judge FOLDER` opens it wherever a judge is named.
     """
-    files = [weighted_file(text) for text in options["data"]]
-    files += [_labels(weighted_file(text)) for text in options["verdicts"]]
+    files = [weighted_file(text) for text in (*options["data"], *options["verdicts"])]
     if not files:
         raise click.UsageError(
             "give --data FILE (people's preferences), --verdicts FILE (a judge's), or both"
@@ -71,21 +68,3 @@ def train(**options: Any) -> None:
         journal=options["journal"],
         dry_run=options["dry_run"],
     )
-
-
-def _labels(file: dict[str, Any]) -> dict[str, Any]:
-    """The preferences that lie beside `verdicts.jsonl`: they have the texts, and the labels that the verdicts
-    made."""
-    path = Path(file["file"])
-    if path.name != "verdicts.jsonl":
-        return file
-    found = sorted(
-        each for each in path.parent.glob("preferences.*") if each.suffix in (".jsonl", ".parquet")
-    )
-    if not found:
-        raise DataError(
-            "there are no preferences beside the verdicts, and those have no texts",
-            where=str(path),
-            remedy="name the folder of a finished label stage, or its preferences file",
-        )
-    return file | {"file": str(found[0])}

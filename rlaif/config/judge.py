@@ -34,9 +34,10 @@ class JudgeConfig(BaseStage):
     """Whose questions it is trained to answer, `pairwise` or `pointwise`; what the constitution was written
     for when left out."""
 
-    principles: Literal["sample", "all"] = "sample"
-    """`sample` asks of each pair one principle, drawn as `rlaif label` draws it; `all` asks all, so that the
-    judge learns their weighted mean."""
+    principles: Literal["all", "sample"] = "all"
+    """`all` asks all principles of each pair, so that the judge learns their weighted mean (what they have in
+    common is read once); `sample` asks one, drawn as `rlaif label` draws it: quicker, and noisier where the
+    labels are not of that principle."""
 
     layer: Annotated[int, Field(ge=1)] | None = None
     """Layer whose states are read, counted from 1; two thirds up when left out."""

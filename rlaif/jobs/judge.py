@@ -16,7 +16,7 @@ from rlaif.io.writers import write_text
 from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, usable
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, skipper
+from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, skipper, with_texts
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.judging.judge import Judge
@@ -56,14 +56,18 @@ class JudgeJob(Job[JudgeConfig]):
         """What is learned from: the label stage's preferences and the files', each with its weight."""
         return [
             pair
-            for file in label_files(self.config, self.config.input, self.config.files, self.context)
+            for file, weight in self._files()
             for pair in read_preferences(
-                file.file,
-                weight=file.weight,
-                skipped=skipper(self.config, file.file, self.context),
+                file,
+                weight=weight,
+                skipped=skipper(self.config, file, self.context),
                 note=self.context.progress.note,
             )
         ]
+
+    def _files(self) -> list[tuple[str, float]]:
+        found = label_files(self.config, self.config.input, self.config.files, self.context)
+        return [(with_texts(each.file), each.weight) for each in found]
 
     def _asker(self, engine: Engine) -> Judge:
         return Judge(
@@ -116,8 +120,7 @@ class JudgeJob(Job[JudgeConfig]):
             progress=context.progress,
         )
         parts, report = self.key_parts(), result.report
-        files = label_files(self.config, self.config.input, self.config.files, context)
-        teachers = judges_of(file.file for file in files)
+        teachers = judges_of(file for file, _ in self._files())
         scored = report.as_dict()["found"]["trained"]
         save_judge(
             folder / "model",

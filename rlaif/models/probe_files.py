@@ -45,7 +45,8 @@ PLACES = ("", "model", "judge/model")
 """Where in a folder that the user names a judge lies: its own folder, its stage's, its run's."""
 REMEDY = "copy or train the judge again: rlaif judge train"
 TOLERANCE = 0.25
-"""Largest gap between log-odds now and when it was saved, in nats: device and dtype may differ."""
+"""Largest gap between log-odds now and when it was saved, in nats, or in units of the largest of them where
+that is more: device and dtype may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) 
     )
     judge = ProbeEngine(engine, _probe(about), card)
     gap = largest_gap(judge, about.questions)
-    if not gap <= TOLERANCE:
+    if not gap <= TOLERANCE * max(1.0, *(abs(value) for _, value in about.questions)):
         raise ModelError(
             f"the judge answers otherwise than when it was saved, by up to {gap:.3g} nats",
             where=str(folder),
