@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.grpo import GrpoConfig
+from rlaif.config.judge import JudgeConfig
 from rlaif.config.labelling import (
     AuditConfig,
     BaseStage,
@@ -33,6 +34,7 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "rubric": RubricConfig,
     "audit": AuditConfig,
     "label": LabelConfig,
+    "judge": JudgeConfig,
     "reward": RewardConfig,
     "ppo": PpoConfig,
     "grpo": GrpoConfig,

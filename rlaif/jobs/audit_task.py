@@ -22,6 +22,7 @@ from rlaif.jobs.audit_files import Pairs, read_audit_pairs, read_probes, save_te
 from rlaif.jobs.estimate import shared
 from rlaif.judging.judge import PrincipleMode
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.models.probe_files import protocol_of
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown
@@ -282,7 +283,8 @@ def tags_of(*constitutions: Constitution) -> set[str]:
 def _usable(constitution: Constitution, settings: AuditTask, progress: Progress) -> dict[str, Constitution]:
     """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left
     out."""
-    asked = BOTH if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
+    chosen = protocol_of(settings.judge, settings.protocol, constitution.protocol)
+    asked = BOTH if chosen == "both" else (chosen,)
     usable: dict[str, Constitution] = {}
     refused: list[ConstitutionError] = []
     for name in asked:

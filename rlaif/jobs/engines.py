@@ -12,6 +12,7 @@ from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
 from rlaif.engines.openai import ApiSettings
 from rlaif.engines.ranked import AskedByFirst, DividedEngine, undivided
+from rlaif.errors import ModelError
 from rlaif.models.open import Served, is_served, open_engine
 from rlaif.ranks import current
 from rlaif.runs.spending import Spending, Spent
@@ -86,8 +87,17 @@ class Engines:
             device=self._device,
             shard=self._shard,
             served=self._served,
+            resident=self._resident,
             log=self._note,
         )
+
+    def _resident(self, base: str) -> HFEngine:
+        engine = self.in_process(base)
+        if engine is None:
+            raise ModelError(
+                f"{base} does not run in this process", remedy="train the judge on a model that does"
+            )
+        return engine
 
     def card(self, spec: str) -> EngineCard:
         """Who answers under `spec`."""

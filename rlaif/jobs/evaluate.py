@@ -33,6 +33,7 @@ from rlaif.jobs.rewards import model_reward
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.probe_files import protocol_of
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
@@ -226,7 +227,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def _judge(self) -> Judging:
         context, config = self.context, self.config
-        name = config.protocol or context.constitution.protocol
+        name = self._protocol()
         protocol = open_protocol(
             name,
             library=context.library,
@@ -247,15 +248,16 @@ class EvaluateJob(Job[EvaluateConfig]):
     def _judge_digest(self) -> str:
         if not self.config.win_rate and self.config.rubric is None:
             return ""
-        card, protocol = (
-            self.context.engines.card(self.context.model(self.config.judge)),
-            self.config.protocol,
-        )
-        asked = PROTOCOLS[protocol or self.context.constitution.protocol]
-        said = [card.name, card.identity(), protocol, asked.digest(self.context.library)]
+        card = self.context.engines.card(self.context.model(self.config.judge))
+        asked = PROTOCOLS[self._protocol()]
+        said = [card.name, card.identity(), self.config.protocol, asked.digest(self.context.library)]
         if self.config.rubric:
             said.append(Rubric.digest(self.context.library))
         return digest(said)
+
+    def _protocol(self) -> str:
+        config, context = self.config, self.context
+        return protocol_of(context.model(config.judge), config.protocol, context.constitution.protocol)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""

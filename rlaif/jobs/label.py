@@ -40,6 +40,7 @@ from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.probe_files import protocol_of
 from rlaif.report.labels import (
     facts_of,
     labelled,
@@ -72,7 +73,7 @@ class LabelJob(Job[LabelConfig]):
         super().__init__(config, context)
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
-            config.protocol or context.constitution.protocol,
+            protocol_of(self.judge, config.protocol, context.constitution.protocol),
             library=context.library,
             constitution=context.constitution,
             clamp=config.clamp,

@@ -21,6 +21,7 @@ from rlaif.engines.decoding import GATHERED
 from rlaif.errors import ModelError
 from rlaif.models.devices import pick_dtype
 from rlaif.models.load import LOAD_ERRORS, resolve
+from rlaif.models.probe_files import weights_of
 from rlaif.models.quiet import quiet
 
 __all__ = [
@@ -161,7 +162,7 @@ def model_shape(spec: str) -> ModelShape:
     Raises:
         ModelError: There is no such model, or its config cannot be read.
     """
-    source = resolve(spec, weights=False)
+    source = resolve(weights_of(spec), weights=False)
     try:
         with quiet(), torch.device("meta"):
             config: Any = transformers.AutoConfig.from_pretrained(

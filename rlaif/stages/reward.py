@@ -22,6 +22,7 @@ from torch import Tensor
 from rlaif.config.reward import RewardConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError, Problem
+from rlaif.models.packing import Tree, features, same_states
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.informative import check_informative
@@ -42,7 +43,6 @@ from rlaif.reward.fit import HeadFit, bounded, fit_head
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.loss import label_log_odds
 from rlaif.reward.model import Conversation, Member, RewardModel, TurnFormat, scoring_tokens
-from rlaif.reward.packing import Tree, features, same_states
 from rlaif.reward.train import LabelledPairs, RewardOptimiser, RewardStep, train_adapter
 
 __all__ = ["Gold", "RewardResult", "encode_pairs", "train_reward"]
