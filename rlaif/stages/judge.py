@@ -32,7 +32,7 @@ from rlaif.reward.fit import FOLDS, HeadFit, fit_head, fit_scale, folds_of
 from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Prompt
 
-__all__ = ["JudgeResult", "comparison_of", "train_judge"]
+__all__ = ["REPEATS", "JudgeResult", "PairFeatures", "comparison_of", "pair_features", "train_judge"]
 
 REPEATS = 8
 """Ways to cut the prompts into folds, over which the penalty is chosen."""
@@ -51,6 +51,26 @@ class JudgeResult:
     probe: Probe
     report: JudgeReport
     questions: Sequence[tuple[LabelRequest, float]]
+
+
+class PairFeatures(NamedTuple):
+    """What a base makes of the questions about pairs.
+
+    Attributes:
+        difference: (N, F), of each pair's chosen completion less its rejected one, in units of `scale`.
+        scale: (F,), the spread of each feature over the questions.
+        questions: (Q, F), of every question.
+        requests: (Q,), the questions.
+        kept: (N,), which pairs these are.
+        refused: How many could not be read, by reason.
+    """
+
+    difference: Tensor
+    scale: Tensor
+    questions: Tensor
+    requests: Sequence[LabelRequest]
+    kept: Sequence[int]
+    refused: Mapping[str, int]
 
 
 class _Asked(NamedTuple):
@@ -85,39 +105,23 @@ def train_judge(
     """
     progress = progress or NoProgress()
     # 1. Ask, and read.
-    comparisons = [comparison_of(pair) for pair in pairs]
-    requests, asked = _questions(comparisons, judge, protocol, weights)
-    features, reasons = _read(requests, reader, progress)
-    kept = [at for at, each in enumerate(asked) if not any(number in reasons for number in each.questions)]
-    refused = Counter(
-        next(reasons[number] for number in each.questions if number in reasons)
-        for each in asked
-        if any(number in reasons for number in each.questions)
-    )
-    if not kept:
-        raise DataError(
-            f"no pair can be learned from: {_told(refused)}",
-            remedy="use shorter texts, a model with a longer context, or templates that quote the responses",
-        )
-    pairs, asked = [pairs[at] for at in kept], [asked[at] for at in kept]
+    read = pair_features(pairs, judge, protocol, weights, reader, progress)
+    pairs = [pairs[at] for at in read.kept]
     # 2. Fit.
-    scale = features[sorted({number for each in asked for number in each.questions})].std(0, unbiased=False)
-    scale = scale.clamp(min=1e-6)
-    difference = torch.stack([_combined(features, each) for each in asked]) / scale
-    fit = _fit(difference, pairs, seed=seed)
-    direction = fit.weight / scale
-    used = features[sorted({number for each in asked for number in each.questions})]
-    probe = Probe(direction, -float((used @ direction).mean()), reader.layer, reader.quoted)
+    fit = _fit(read.difference, pairs, seed=seed)
+    direction = fit.weight / read.scale
+    probe = Probe(direction, -float((read.questions @ direction).mean()), reader.layer, reader.quoted)
     # 3. Measure.
-    found = {"trained": _out_of_fold(difference, pairs, seed=seed), "shorter": _by_length(pairs)}
+    found = {"trained": _out_of_fold(read.difference, pairs, seed=seed), "shorter": _by_length(pairs)}
     if config.compare:
-        found["untrained"] = _untrained(judge, [comparisons[at] for at in kept], progress)
+        found["untrained"] = _untrained(judge, [comparison_of(pair) for pair in pairs], progress)
     p = torch.tensor([pair.p_chosen for pair in pairs], dtype=torch.double)
+    prompts = len({pair.group for pair in pairs})
     report = JudgeReport(
         pairs=len(pairs),
-        prompts=len({pair.group for pair in pairs}),
-        refused=dict(refused),
-        folds=min(FOLDS, len({pair.group for pair in pairs})),
+        prompts=prompts,
+        refused=read.refused,
+        folds=min(FOLDS, prompts),
         layer=reader.layer,
         layers=layers,
         found={name: score_pairs(each, p) for name, each in found.items()},
@@ -125,9 +129,44 @@ def train_judge(
         scale=fit.scale,
         sources=by_source(pairs, found["trained"]),
     )
-    first = sorted({number for each in asked for number in each.questions})[:QUESTIONS]
-    log_odds = probe.log_odds(features[first]).tolist()
-    return JudgeResult(probe, report, [(requests[at], x) for at, x in zip(first, log_odds, strict=True)])
+    log_odds = probe.log_odds(read.questions[:QUESTIONS]).tolist()
+    return JudgeResult(probe, report, list(zip(read.requests[:QUESTIONS], log_odds, strict=True)))
+
+
+def pair_features(
+    pairs: Sequence[PreferencePair],
+    judge: Judge,
+    protocol: JudgingProtocol,
+    weights: Mapping[str, float],
+    reader: StateReader,
+    progress: Progress,
+) -> PairFeatures:
+    """Ask of every pair what the judge asks, and read it; the arguments are those of `train_judge`.
+
+    Raises:
+        DataError: No pair can be read.
+    """
+    requests, asked = _questions([comparison_of(pair) for pair in pairs], judge, protocol, weights)
+    features, reasons = _read(requests, reader, progress)
+    first = [next((reasons[at] for at in each.questions if at in reasons), "") for each in asked]
+    kept = [at for at, reason in enumerate(first) if not reason]
+    refused = Counter(filter(None, first))
+    if not kept:
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
+        raise DataError(
+            f"no pair can be learned from: {told}",
+            remedy="use shorter texts, a model with a longer context, or templates that quote the responses",
+        )
+    used = sorted({number for at in kept for number in asked[at].questions})
+    scale = features[used].std(0, unbiased=False).clamp(min=1e-6)
+    return PairFeatures(
+        difference=torch.stack([_combined(features, asked[at]) for at in kept]) / scale,
+        scale=scale,
+        questions=features[used],
+        requests=[requests[at] for at in used],
+        kept=kept,
+        refused=dict(refused),
+    )
 
 
 def comparison_of(pair: PreferencePair) -> Comparison:
@@ -235,7 +274,3 @@ def _untrained(judge: Judge, comparisons: Sequence[Comparison], progress: Progre
     count = sum(map(judge.questions_about, comparisons))
     progress.begin(f"asking the untrained model {count_of(count, 'question')}", count)
     return torch.tensor([judged.logit_a or 0.0 for judged in judge.judge(comparisons)], dtype=torch.double)
-
-
-def _told(refused: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
