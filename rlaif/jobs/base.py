@@ -143,7 +143,14 @@ class Job(ABC, Generic[Config]):
         )
 
     def sampling_plan(
-        self, counts: Mapping[str, int], *, read: int, completions: int, new_tokens: int, times: float = 1.0
+        self,
+        counts: Mapping[str, int],
+        *,
+        read: int,
+        completions: int,
+        new_tokens: int,
+        times: float = 1.0,
+        served: bool = False,
     ) -> StagePlan:
         """The plan of a stage that samples from the recipe's model for its `prompts`.
 
@@ -151,6 +158,7 @@ class Job(ABC, Generic[Config]):
             read: How many prompts are read.
             new_tokens: Of each completion, at most.
             times: How much longer the stage takes than its sampling.
+            served: Whether servers sample: how long they take is not known here.
         """
         model, asked = self.context.recipe.model, [self.context.library.policy(each) for each in self.prompts]
         each = tokens_of(counter_of(model), asked) / max(1, len(asked))
@@ -163,7 +171,7 @@ class Job(ABC, Generic[Config]):
             counts=dict(counts),
             read=tokens,
             write=write,
-            seconds=None if seconds is None else times * seconds,
+            seconds=None if seconds is None or served else times * seconds,
             example={},
         )
 

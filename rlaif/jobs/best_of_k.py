@@ -139,6 +139,7 @@ class BestOfKJob(Job[BestOfKConfig]):
             read=config.rounds * prompts,
             completions=completions,
             new_tokens=config.max_new_tokens,
+            served=config.rollout is not None,
             times=LEARNING,
         )
 

@@ -132,6 +132,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             read=policies * len(self.prompts),
             completions=completions,
             new_tokens=config.max_new_tokens,
+            served=config.rollout is not None,
         )
 
     def execute(self, folder: Path) -> Outcome:

@@ -198,6 +198,7 @@ class OnPolicyJob(Job[Config]):
             read=episodes // config.samples_per_prompt,
             completions=episodes,
             new_tokens=config.max_new_tokens,
+            served=config.rollout is not None,
             times=LEARNING,
         )
 

@@ -15,6 +15,7 @@ from spine import call, rows
 from tiny import save_tiny
 from toy_policy import GROUPS, prompts, share_of_vowels, toy_base
 
+from rlaif.config import parse_recipe
 from rlaif.config.evaluation import EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.config.grpo import GrpoConfig
@@ -22,6 +23,7 @@ from rlaif.errors import ModelError
 from rlaif.models import open as models_open
 from rlaif.models import shared_base
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
+from rlaif.pipeline.dry_run import plan_recipe
 from rlaif.results.best_of_k import BestOfKResult
 from rlaif.results.evaluation import Evaluation
 from rlaif.reward.functions import FunctionReward
@@ -449,3 +451,17 @@ def test_grpo_and_an_evaluation_of_it_share_servers() -> None:
     start, trained = (policy.estimates["vowels_metric"] for policy in found.policies)
     assert trained.low > start.high
     assert torch.isfinite(torch.tensor(trained.value))
+
+
+@pytest.mark.parametrize("stage", ["sample", "best_of_k", "grpo", "ppo"])
+def test_a_dry_run_does_not_time_what_servers_sample(stage: str, model: Path) -> None:
+    """Their speed is not known here; the same stage without servers is timed."""
+    reward = "reward: {own: {kind: function, function: toy_policy:share_of_vowels}}"
+    own = "k: 2" if stage == "sample" else reward
+    text = f"name: timed\nmodel: {model}\nstages: [{{stage: {stage}, limit: 4, {own}"
+    here, there = (
+        plan_recipe(parse_recipe(text + rest + "}]", source="test")).stages
+        for rest in ("", ", rollout: {base_urls: [http://localhost:1/v1]}")
+    )
+    assert [plan.seconds is None for plan in (*here, *there)] == [False, True]
+    assert [plan.write for plan in here] == [plan.write for plan in there]
