@@ -55,11 +55,11 @@ def ours(rows: Rows, held_out: Rows, args: argparse.Namespace) -> Run:
     import torch
 
     from rlaif.config.reward import RewardConfig
+    from rlaif.models.packing import same_states
     from rlaif.models.shared_base import LoraSettings, SharedBase
     from rlaif.results.preferences import pairs_from_rows
     from rlaif.reward.head import ScalarHead
     from rlaif.reward.model import Member, RewardModel
-    from rlaif.reward.packing import same_states
     from rlaif.reward.train import RewardOptimiser, train_adapter
     from rlaif.stages.reward import encode_pairs
 

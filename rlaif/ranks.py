@@ -24,7 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LAUNCHER = "RLAIF_LAUNCHER"
-"""Set where `--processes` started the ranks: it says itself which was killed, and by what."""
+"""The number of the process whose `--processes` started the ranks: it says itself which was killed, and by
+what."""
 
 
 class Ranks:

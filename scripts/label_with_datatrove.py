@@ -75,8 +75,11 @@ class Labelling:
 
     def blocks(self, data: object, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """The comparisons of a task, in blocks."""
-        shard = self.stage.model_copy(update={"shard": f"{rank + 1}/{world_size}"})
-        self.job, self.engine = LabelJob(shard, self._context(self.recipe)), None
+        self.job, self.engine = LabelJob(self.stage, self._context(self.recipe)), None
+        whole = self.job.source
+        if rank >= len(whole.prompts):
+            return  # there are more tasks than prompts
+        self.job.source = whole.part(f"{rank + 1}/{world_size}", where=self.stage.responses or "")
         self.comparisons = self.job.pairing.comparisons
         for first in range(0, len(self.comparisons), BLOCK):
             text = f"comparisons from {first} on, of {len(self.comparisons)}"  # none is no document
@@ -136,14 +139,28 @@ def ask(labelling: Labelling, out: Path, options: argparse.Namespace) -> None:
 
 
 def take_over(out: Path, file: Path) -> None:
-    """Take the answers into a journal. What a task has not asked yet, `rlaif run` asks."""
+    """Take the answers into a journal. What a task has not asked yet, `rlaif run` asks.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    files = sorted((out / "rows").glob("*.jsonl"))
+    if not files:
+        raise ConfigError(
+            "there are no answers to take over",
+            where=str(out / "rows"),
+            remedy="give the folder that the tasks were given (--out), when one of them has ended",
+        )
     answers = new = 0
+    unread = sum(len(path.read_bytes().splitlines()) for path in files)
     with Journal(file) as journal:
         for document in JsonlReader(f"{out}/rows").run():
+            unread -= 1
             for kind, rows in document.metadata["rollout_results"][0].items():
                 answers += len(rows)
                 new += journal.put_many(kind, rows)
-    print(f"{file}: {count_of(answers, 'answer')}, {new:,} of them new")
+    lost = f"; {count_of(unread, 'block')} cannot be read, and will be asked again" if unread else ""
+    print(f"{file}: {count_of(answers, 'answer')}, {new:,} of them new{lost}")
 
 
 def settings(pairs: list[str]) -> dict[str, Any]:
@@ -165,6 +182,8 @@ def main() -> None:
     parser.add_argument("--set", **many, help="of datatrove's executor: workers=8, gpus_per_task=1")
     parser.add_argument("--inference", **many, help="of datatrove's InferenceConfig: model_max_context=8192")
     options = parser.parse_args()
+    if options.tasks < 1:
+        parser.error("--tasks must be 1 or more")
     try:
         if options.journal:
             take_over(options.out, options.journal)

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 from rlaif.audit.cases import Case, Pair
+from rlaif.digest import unit_from
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine
+from rlaif.jobs.audit_files import PROBES
 from rlaif.types import (
     Answers,
     Comparison,
@@ -81,6 +84,41 @@ def reader(
         return logprobs(sign * strength * scale(text) * quality(shown[0]))
 
     return ScriptedEngine(labels=labels, revision="reader", name="judge")
+
+
+def _right_answers() -> set[str]:
+    return {json.loads(line)["chosen"][0]["content"] for line in PROBES.read_text("utf-8").splitlines()}
+
+
+def _says(first: float) -> list[float]:
+    """Labels for the one shown first, for the other, or for neither."""
+    return [-0.1, -2.5] if first > 0 else [-2.5, -0.1] if first < 0 else [-0.7, -0.7]
+
+
+def able() -> ScriptedEngine:
+    """A judge that knows the right answers of the built-in probes, and draws lots about anything else, by what
+    is compared."""
+    right = _right_answers()
+
+    def labels(request: LabelRequest) -> list[float]:
+        text = next(each.content for each in reversed(request.messages) if "<response_a>" in each.content)
+        shown = [part.partition("</response_")[0].strip() for part in re.split("<response_[ab]>", text)[-2:]]
+        knows = [each in right for each in shown]
+        if knows[0] != knows[1]:
+            return _says(knows[0] - knows[1])
+        return _says(unit_from("drawn", shown[0]) - unit_from("drawn", shown[1]))
+
+    return ScriptedEngine(labels=labels, revision="able", name="able")
+
+
+def first_shown() -> ScriptedEngine:
+    """A judge that chooses whatever is shown first."""
+    return ScriptedEngine(labels=lambda request: _says(1), revision="first", name="first-shown")
+
+
+def undecided() -> ScriptedEngine:
+    """A judge that prefers nothing."""
+    return ScriptedEngine(labels=lambda request: _says(0), revision="none", name="undecided")
 
 
 def constitution(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rlaif import stats
 from rlaif.audit.agreement import Agreement, Baselines
@@ -28,9 +28,12 @@ from rlaif.audit.biases import Bias
 from rlaif.audit.sensitivity import Sensitivity
 from rlaif.judging.table import PROTOCOLS
 
-__all__ = ["Basis", "Grade", "Judgement", "judgement", "share"]
+__all__ = ["GRADES", "NOT_AUDITED", "Basis", "Grade", "Judgement", "judgement", "share"]
 
 Grade = Literal["trust", "use with care", "do not use"]
+NOT_AUDITED = "not audited"
+GRADES: tuple[str, ...] = (*get_args(Grade), NOT_AUDITED)
+"""What labels say of their judge in the column `audit`."""
 
 MAX_INVALID = 0.05
 COIN = 0.5

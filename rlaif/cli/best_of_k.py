@@ -17,7 +17,7 @@ from rlaif.cli.options import (
     set_option,
 )
 from rlaif.cli.settings import make_recipe, make_stage, reward_parts
-from rlaif.cli.stage_options import prompt_options
+from rlaif.cli.stage_options import prompt_options, rollout_option, rollout_settings
 from rlaif.config.finetune import BestOfKConfig
 
 __all__ = ["best_of_k"]
@@ -33,6 +33,7 @@ __all__ = ["best_of_k"]
 )
 @reward_options
 @setting_options(BestOfKConfig, "k", "max_new_tokens")
+@rollout_option
 @set_option
 @merge_option
 @prompt_options
@@ -44,7 +45,7 @@ def best_of_k(**options: Any) -> None:
     The report shows how the best reward grows with K, and the reward and the KL of the resulting policy.
     The result is a PEFT adapter in adapter/; kept.jsonl holds what it learned.
     """
-    stage = make_stage(BestOfKConfig, options, reward=reward_parts(options))
+    stage = make_stage(BestOfKConfig, options, reward=reward_parts(options), **rollout_settings(options))
     recipe = make_recipe("best-of-k", [stage], options)
     execute(
         recipe,

@@ -11,7 +11,7 @@ from rlaif.cli.execute import execute
 from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage
-from rlaif.cli.stage_options import prompt_options
+from rlaif.cli.stage_options import prompt_options, rollout_option, rollout_settings
 from rlaif.config.evaluation import EvaluateConfig
 
 __all__ = ["evaluate"]
@@ -42,6 +42,7 @@ __all__ = ["evaluate"]
     gold="MODULE:FUNCTION",
     judge="MODEL",
 )
+@rollout_option
 @set_option
 @prompt_options
 @constitution_option
@@ -53,7 +54,7 @@ def evaluate(**options: Any) -> None:
     95 % intervals over prompts. Take prompts that none of the policies was trained on.
     """
     policies = [_adapter(folder) for folder in options["policies"]]
-    stage = make_stage(EvaluateConfig, options, policies=policies)
+    stage = make_stage(EvaluateConfig, options, policies=policies, **rollout_settings(options))
     recipe = make_recipe("evaluate", [stage], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])
 

@@ -49,14 +49,15 @@ def execute(
     from rlaif.models.ranks import join
     from rlaif.progress import NoProgress
 
-    ranks = join()
+    ranks, parts = join(), None
     with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:
         if shards and ranks.first:
             from rlaif.pipeline.shards import merge_shards
             from rlaif.runs.journal import JOURNAL
 
-            merge_shards(recipe, shards, journal or folder.absolute().parent / JOURNAL, progress)
-        result = run_recipe(recipe, out=folder, journal=journal, progress=progress)
+            place = journal or folder.absolute().parent / JOURNAL
+            parts = merge_shards(recipe, shards, place, progress, out=folder)
+        result = run_recipe(recipe, out=folder, journal=journal, progress=progress, parts=parts)
         if merge and ranks.first:
             from rlaif.jobs.merging import adapter_of, merge_adapter
 
@@ -100,6 +101,9 @@ def _show_end(result: RunResult, console: Console) -> None:
             )
     _show_memory([stage for stage in result.stages if stage.manifest.peak_bytes], console)
     console.print(f"{result.seconds:.0f} s in total")
+    for stage in result.stages:
+        for line in stage.job.closing(stage.folder, stage.manifest):
+            console.print(line, soft_wrap=True)
 
 
 def _spent(spent: Sequence[Spent], limit: float | None) -> list[str]:

@@ -41,7 +41,14 @@ __all__ = ["label"]
 @setting_options(SampleConfig, "k")
 @generation_options
 @setting_options(
-    LabelConfig, "protocol", "pairs", "principles", "require_audit", judge="MODEL", calibration="FILE"
+    LabelConfig,
+    "protocol",
+    "pairs",
+    "principles",
+    "audit",
+    "require_audit",
+    judge="MODEL",
+    calibration="FILE",
 )
 @setting_options(
     LabelConfig,
@@ -61,12 +68,14 @@ __all__ = ["label"]
 def label(**options: Any) -> None:
     """Label pairs of completions under a constitution.
 
-    Samples K completions per prompt, asks a judge about every pair, and writes preferences with soft labels
-    in the format that TRL's trainers read. After a change of the constitution only the questions that changed
-    are asked. Prints a table of the verdicts (how often the two orders disagree, how strong the labels are)
-    and five labelled pairs. `--set NAME=VALUE` changes any setting of the labelling, `--set
-    sample.NAME=VALUE` any of the sampling. `--shard I/N` does one of N parts; the same command with `--merge`
-    for each part's run folder in its place writes the file that one machine would have written.
+    Samples K completions per prompt, asks a judge about every pair, and writes preferences with soft
+    labels in the format that TRL's trainers read. After a change of the constitution only the questions
+    that changed are asked. Prints a table of the verdicts (how often the two orders disagree, how strong
+    the labels are), five labelled pairs, and in the last line whether the labels are worth training on: a
+    judge that nobody audited is asked some built-in probes first (`--no-audit` leaves them out). `--set
+    NAME=VALUE` changes any setting of the labelling, `--set sample.NAME=VALUE` any of the sampling.
+    `--shard I/N` does one of N parts; the same command with `--merge` for each part's run folder in its
+    place writes the file that one machine would have written.
     """
     changes = [each.removeprefix("label.") for each in options["overrides"] if not each.startswith("sample.")]
     sampled = [each.removeprefix("sample.") for each in options["overrides"] if each.startswith("sample.")]

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
     "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),
     "audit": ("rlaif.cli.audit:audit", "Audit a judge before its labels are trusted."),
+    "judge": ("rlaif.cli.judge:judge", "Train a judge on people's labels, or another judge's."),
     "journal": ("rlaif.cli.journal:journal", "Show and merge journals."),
     "runs": ("rlaif.cli.runs:runs", "List and show runs."),
     "models": ("rlaif.cli.models:models", "Fetch and show models."),
@@ -181,8 +182,9 @@ def _check_working_directory() -> None:
 
 
 def _launched() -> bool:
-    """Whether this is a rank of `--processes`, which says itself what ended its ranks from outside."""
-    return current().count > 1 and LAUNCHER in os.environ
+    """Whether this is a rank of `--processes`, which says itself what ended its ranks from outside; unless it
+    has ended before them."""
+    return current().count > 1 and os.environ.get(LAUNCHER) == str(os.getppid())
 
 
 def _os_problem(error: OSError) -> str:

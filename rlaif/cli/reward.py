@@ -29,7 +29,7 @@ __all__ = ["reward"]
     metavar="FILE[=WEIGHT]",
     help="Preferences to learn from; repeat to mix.",
 )
-@setting_options(RewardConfig, "skip_bad_rows", human="FILE")
+@setting_options(RewardConfig, "skip_bad_rows", "uninformative", human="FILE")
 @set_option
 @constitution_option
 @common_options

@@ -10,7 +10,7 @@ from rlaif.cli.execute import execute
 from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage
-from rlaif.cli.stage_options import generation_options, prompt_options
+from rlaif.cli.stage_options import generation_options, prompt_options, rollout_option, rollout_settings
 from rlaif.config import SampleConfig
 
 __all__ = ["sample"]
@@ -25,6 +25,7 @@ __all__ = ["sample"]
 @prompt_options
 @setting_options(SampleConfig, "k")
 @generation_options
+@rollout_option
 @set_option
 @common_options
 def sample(**options: Any) -> None:
@@ -33,5 +34,6 @@ def sample(**options: Any) -> None:
     Writes completions.jsonl in TRL's conversational prompt-completion format. A draw depends on the seed, the
     prompt and its index only: more prompts or a larger K add completions and change none.
     """
-    recipe = make_recipe("sample", [make_stage(SampleConfig, options)], options)
+    stage = make_stage(SampleConfig, options, **rollout_settings(options))
+    recipe = make_recipe("sample", [stage], options)
     execute(recipe, out=options["out"], journal=options["journal"], dry_run=options["dry_run"])

@@ -29,7 +29,7 @@ def rollout_option(command: Command) -> Command:
         "--rollout-url",
         multiple=True,
         metavar="URL",
-        help="Sample rollouts on this vLLM server (`http://localhost:8000/v1`); once for each, one a GPU.",
+        help="Sample on this vLLM server (`http://localhost:8000/v1`); once for each, one a GPU.",
     )(command)
 
 

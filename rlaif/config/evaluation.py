@@ -15,6 +15,7 @@ from rlaif.config.labelling import (
     RubricAggregate,
     refuse_idle,
 )
+from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
 
@@ -44,6 +45,10 @@ class EvaluateConfig(BaseStage, PromptSettings):
 
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions sampled side by side; changes results by rounding only."""
+
+    rollout: RolloutSettings | None = None
+    """vLLM servers that sample the policies of the recipe's base, as `{base_urls:
+    [http://localhost:8000/v1]}`; this process does when left out, and for policies of another base."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Prompts that a policy cannot answer (too long, refused by the chat template, logits that are NaN) are

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
 from rlaif.config.rewards import ModelPart, RewardPart, judges_of
+from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
 
@@ -108,6 +109,10 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy samples from softmax(logits / temperature)."""
 
+    rollout: RolloutSettings | None = None
+    """vLLM servers that sample the completions, as `{base_urls: [http://localhost:8000/v1]}`; this process
+    does when left out. A `student` is measured here."""
+
     max_refused: Share = 0.05
     """Prompts that the policy cannot answer (too long, refused by the chat template, logits that are NaN) are
     left out and listed; the stage fails when more than this share is."""
@@ -175,6 +180,10 @@ class DpoConfig(BaseStage, FinetuneSettings):
     skip_bad_rows: bool = False
     """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted
     and the first are named."""
+
+    uninformative: Literal["refuse", "allow"] = "refuse"
+    """What to do with labels that say nothing (nearly all are ties, or position decided them; see
+    docs/concepts.md): stop, or learn from them with a warning."""
 
     model: str | None = None
     """Model to train; the recipe's `model` when left out."""

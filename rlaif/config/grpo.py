@@ -45,7 +45,8 @@ class GrpoConfig(OnPolicyConfig):
 
     clip_high: Positive | None = None
     """The probability ratio's distance above 1 beyond which a token gives no more gradient (DAPO's
-    clip-higher, Yu et al. 2025: 0.28); `clip` when left out."""
+clip-higher, Yu et al. 2025: 0.28); `clip` when left out. Neither acts while a rollout is learned in one
+    step."""
 
     # KL to the reference
 
@@ -55,13 +56,15 @@ class GrpoConfig(OnPolicyConfig):
 
     kl_in: Literal["loss", "reward"] = "loss"
     """Where the KL penalty is applied: token by token in the `loss` (k3), or per completion in the `reward`
-    (k1), before the group is compared."""
+    (k1), before the group is compared; where all rewards of a group are equal, without division by a standard
+    deviation."""
 
     # Groups that say nothing
 
     keep_drawing: bool = False
     """Where all rewards of a group are equal, draw further prompts until the step has `episodes` completions
-    whose groups say something (DAPO's dynamic sampling)."""
+    whose groups say something (DAPO's dynamic sampling). With `normalise_parts`, where its scaled parts add
+    up to the same."""
 
     max_draws: Annotated[int, Field(ge=2, le=100)] = 4
     """`keep_drawing` only: rollouts per step at most; the update then uses what there is."""
@@ -72,6 +75,8 @@ class GrpoConfig(OnPolicyConfig):
             refuse_idle(self, "max_draws", needs="keep_drawing: true")
         if self.clip_high is not None and self.clip_high < self.clip:
             raise ValueError(f"clip_high is {self.clip_high:g}, below clip, which is {self.clip:g}")
+        if self.epochs * self.minibatches == 1:  # the policy that learns is still the one that sampled
+            refuse_idle(self, "clip", "clip_high", "max_update_kl", needs="epochs: 2 or minibatches: 2")
         if self.normalise_parts:
             if self.advantage != "grpo":
                 raise ValueError(

@@ -9,8 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -18,6 +16,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from rlaif.config.rollout import RolloutSettings
+from rlaif.config.settings import SettingNotice, Settings, refuse_idle
 
 __all__ = [
     "LEAST_LABEL_SHARE",
@@ -39,10 +40,6 @@ __all__ = [
     "refuse_idle",
 ]
 
-SMALLEST, LARGEST = 1e-12, 1e12
-"""Sizes between which every number of a setting lies that is not 0. In float32 a product of two such numbers
-is still one."""
-LARGEST_WHOLE = 2**63
 RESERVED = frozenset({"superseded", "tracking", "merged", "run", "recipe"})
 """Names in a run's folder that are not of stages."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -94,43 +91,6 @@ def _protocols() -> Mapping[str, Any]:
 
 ProtocolName = Annotated[str, _OneOfTheProtocols()]
 """How a judge is asked."""
-
-
-class SettingNotice(FutureWarning):
-    """A setting was read that is written another way now."""
-
-
-class Settings(BaseModel):
-    """Settings of any kind: no unknown ones, no NaN, and no number so large or small that arithmetic would
-    lose it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*")
-    @classmethod
-    def _is_in_bounds(cls, value: Any) -> Any:
-        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-            raise ValueError(
-                f"{value:g} is out of bounds: 0, or between {SMALLEST:g} and {LARGEST:g} in size"
-            )
-        if isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
-            raise ValueError(f"{str(value)[:20]}… is out of bounds: at most {LARGEST_WHOLE - 1} in size")
-        return value
-
-
-def refuse_idle(settings: Settings, *names: str, needs: str) -> None:
-    """Refuse settings that were changed and cannot act as the others are.
-
-    Args:
-        needs: What would let them act, as a user writes it.
-
-    Raises:
-        ValueError: One of `names` is not at its default.
-    """
-    changed = [name for name in names if getattr(settings, name) != type(settings).model_fields[name].default]
-    if changed:
-        acts = "acts" if len(changed) == 1 else "act"
-        raise ValueError(f"{', '.join(changed)} {acts} with `{needs}` only: set that too, or leave it out")
 
 
 class BaseStage(Settings):
@@ -310,7 +270,7 @@ class ServerConfig(Settings):
     """Whether the server continues an assistant's turn (vLLM, SGLang, llama.cpp do); found out when left
     out."""
 
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, Any] = Field(default={})
     """Fields added to every request, for example `chat_template_kwargs: {enable_thinking: false}`; they
     replace ours. No keys here."""
 
@@ -333,11 +293,15 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
 
+    rollout: RolloutSettings | None = None
+    """vLLM servers that hold the policy and sample, as `{base_urls: [http://localhost:8000/v1]}`; no weights
+    are loaded for it here. This process samples when left out."""
+
     def main_model(self, default: str) -> str | None:
-        return self.policy or default
+        return None if self.rollout else self.policy or default
 
     def answering_models(self, default: str) -> tuple[str, ...]:
-        return (self.policy or default,)
+        return () if self.rollout else (self.policy or default,)
 
 
 class ReviseConfig(BaseStage, PromptSettings, GenerationSettings):
@@ -509,9 +473,13 @@ class LabelConfig(BaseStage):
     judge the answers alone, `judge` it with the answers, or `strip` it from both. An answer whose reasoning
     was cut is empty."""
 
+    audit: bool = True
+    """Where no audit of the judge is found, ask it up to 60 built-in probes before it labels, and grade it:
+    the grade stands in the table and in every row. Without it the rows say `not audited`."""
+
     require_audit: bool = False
-    """Refuse to label with a judge that was not audited under this constitution, or that its audit advises
-    against."""
+    """Refuse to label with a judge that nobody audited under this constitution (`rlaif audit`, or an `audit`
+    stage; the probes of `audit` do not count), or that its audit advises against."""
 
     calibration: str | None = None
     """File of a calibration fitted by `rlaif audit --save-calibration`, applied to the log-odds of every

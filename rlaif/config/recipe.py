@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.grpo import GrpoConfig
+from rlaif.config.judge import JudgeConfig
 from rlaif.config.labelling import (
     AuditConfig,
     BaseStage,
@@ -33,6 +34,7 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "rubric": RubricConfig,
     "audit": AuditConfig,
     "label": LabelConfig,
+    "judge": JudgeConfig,
     "reward": RewardConfig,
     "ppo": PpoConfig,
     "grpo": GrpoConfig,
@@ -87,11 +89,21 @@ class Recipe(Settings):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`, …"""
 
+    shard_base: bool = False
+    """Hold the frozen layers of every model that runs here in parts, one in each of several processes, for a
+    base that does not fit one GPU. Slower: each pass gathers every layer."""
+
     server: ServerConfig = ServerConfig()
     """Where models named `openai:MODEL` are served."""
 
     stages: tuple[StageConfig, ...]
     """What runs, in this order."""
+
+    @property
+    def shard(self) -> str | None:
+        """The shard `I/N` that it does, if it does one."""
+        sharded = [stage for stage in self.stages if isinstance(stage, SampleConfig | LabelConfig)]
+        return next((stage.shard for stage in sharded if stage.shard), None)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Recipe:
@@ -101,6 +113,17 @@ class Recipe(Settings):
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"two stages are named {', '.join(double)}; give one of them another `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _is_sharded_or_quantized(self) -> Recipe:
+        quantized = [stage.name for stage in self.stages if getattr(stage, "quantization", "none") != "none"]
+        if self.shard_base and quantized:
+            raise ValueError(
+                f"a base is held in parts (`shard_base`) or in 4 bits (`quantization` of stage "
+                f"{quantized[0]!r}), not both: 4-bit weights are not cut into parts here, and no adapter can "
+                "be merged into them; drop one of the two"
+            )
         return self
 
     @model_validator(mode="after")

@@ -64,6 +64,10 @@ class RewardConfig(BaseStage):
     """Go on without preferences that cannot be learned from (an identical pair, for one); they are counted
     and the first are named."""
 
+    uninformative: Literal["refuse", "allow"] = "refuse"
+    """What to do with labels that say nothing (nearly all are ties, or position decided them; see
+    docs/concepts.md): stop, or learn from them with a warning."""
+
     human: str | None = None
     """File of human preferences, to report the accuracy on; never trained on."""
 

@@ -1,4 +1,4 @@
-"""Where a policy that is trained is sampled, if not in this process: vLLM servers that hold the same base."""
+"""Where a policy is sampled, if not in this process: on vLLM servers that hold the same base."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rlaif.config.labelling import Settings
+from rlaif.config.settings import Settings
 
 __all__ = ["RolloutSettings"]
 
 
 class RolloutSettings(Settings):
-    """vLLM servers that sample rollouts. The base stays where it is; each step hands them the policy's
-    adapter."""
+    """vLLM servers that sample. The base stays where it is; they are handed the adapters of the policies."""
 
     base_urls: tuple[str, ...] = Field(min_length=1)
     """Addresses of the servers (`http://localhost:8000/v1`), one server a GPU; prompts are divided among
@@ -39,16 +38,18 @@ class RolloutSettings(Settings):
     """Seconds before the first of them; doubled each time, with jitter, up to half a minute."""
 
     cap: Annotated[float, Field(ge=1)] = 2.0
-    """A token's weight in the loss, its probability here over that on the server, is at most this."""
+    """A token's weight in the loss of PPO and GRPO, its probability here over that on the server, is at most
+    this."""
 
     min_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.98
-    """Training stops where the mean of these ratios over a rollout, which theory has at 1, is below."""
+    """The stage stops where the mean of these ratios over a rollout (in `best_of_k` a round, in `evaluate` a
+    policy), which theory has at 1, is below."""
 
     max_ratio: Annotated[float, Field(gt=1)] = 1.02
-    """Training stops where it is above."""
+    """The stage stops where it is above."""
 
     max_difference: Annotated[float, Field(gt=0)] = 0.05
-    """Training stops where the log-probabilities of server and trainer differ by more (mean per token, in
+    """The stage stops where the log-probabilities of server and trainer differ by more (mean per token, in
     nats): a stale adapter leaves the mean ratio at 1."""
 
     @model_validator(mode="after")

@@ -107,6 +107,8 @@ class ChatFormat:
         specials: The control strings that messages may not contain.
         stops: Strings that end a completion besides the end tokens (the plain form's next turn).
         turn_end: Ids of the control token that the template ends an assistant's turn with, if any.
+        reads_clock: Whether the template writes the date by the clock alone, so that another program's
+            rendering differs from day to day.
     """
 
     def __init__(self, tokenizer: Any, *, name: str = "") -> None:
@@ -132,10 +134,22 @@ class ChatFormat:
         self._written = ChatTemplate(tokenizer, dated) if self.chat else None
         if self.chat:
             self._check_reads_prompts()
+        self.reads_clock = TODAY in template and "date_string" not in template
         self._bos = self._leading_ids()
         self._has_system = self.chat and self._keeps_system()
         self.turn_end = self._turn_end() if self.chat else ()
         self.stops: tuple[str, ...] = () if self.chat else (HUMAN,)
+
+    @property
+    def date(self) -> str:
+        """What templates are told as the date."""
+        return FIXED_DATE
+
+    @property
+    def control_ids(self) -> list[int]:
+        """Ids of the control strings, in the order of their text."""
+        found = (self.tokenizer.convert_tokens_to_ids(text) for text in self.specials)
+        return list(dict.fromkeys(each for each in found if isinstance(each, int)))
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the model will read it (a BOS token that the plain form adds is not shown).

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers.cache_utils import DynamicCache
 
 from rlaif.engines.base import Generation, GenerationRequest, Sampling
@@ -20,10 +21,14 @@ from rlaif.engines.batching import pad_left
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import Tokens
 
-__all__ = ["GPU_CACHE_SHARE", "Decoder", "DecodingJob", "cache_tokens", "draw_token"]
+__all__ = ["GATHERED", "GPU_CACHE_SHARE", "Decoder", "DecodingJob", "cache_tokens", "draw_token"]
 
 BLOCK = 256
 """Vocabulary entries summed together in the first of the two steps of a draw."""
+
+GATHERED = 3
+"""Layers that a sharded model holds whole during a pass: the one that computes, the buffer that it came in,
+and the next one's."""
 
 GPU_CACHE_SHARE = 0.4
 """Of what a model leaves of a GPU's memory, for the caches of one batch: one that grows is there twice."""
@@ -96,10 +101,14 @@ def cache_tokens(model: Any, *, cpu_bytes: int) -> int:
     config, device = model.config.get_text_config(decoder=True), model.device
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    a_token: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    layers = config.num_hidden_layers
+    a_token: int = 2 * layers * heads * size * model.dtype.itemsize
     if device.type != "cuda":
         return cpu_bytes // a_token
-    weights = sum(each.nbytes for each in model.parameters() if each.device == device)
+    own = [each.to_local() if isinstance(each, DTensor) else each for each in model.parameters()]
+    weights = sum(each.nbytes for each in own if each.device == device)
+    # Of a sharded model a pass holds some layers whole.
+    weights += GATHERED * sum(p.nbytes for p in model.parameters() if isinstance(p, DTensor)) // layers
     room = torch.cuda.get_device_properties(device).total_memory - weights
     return max(0, int(room * GPU_CACHE_SHARE)) // a_token
 

@@ -21,6 +21,7 @@ from rlaif.judging.protocols import Ways
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.labels import sigmoid
+from rlaif.models.probe_files import protocol_of
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.functions import JudgeReward
@@ -179,7 +180,7 @@ class Judge:
             model,
             loaded,
             PromptLibrary(loaded.language, prompts_dir),
-            protocol=protocol or loaded.protocol,
+            protocol=protocol_of(model, protocol, loaded.protocol),
             principles=principles,
             seed=seed,
             source=str(constitution),

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlaif.audit.cases import Case, Pair
+from rlaif.audit.cases import Case
 from rlaif.audit.report import AuditReport, audit_line
 from rlaif.config import AuditConfig, LabelConfig
 from rlaif.digest import digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.audit_files import STAGE_AUDIT
-from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, plan_questions, write_audit
+from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, pairs_digest, plan_questions, write_audit
 from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
@@ -66,8 +66,8 @@ class AuditJob(Job[AuditConfig]):
             "principles": self.task.principles,
             "labels": str(self.task.min_label_share),
             "protocol": " ".join(self.inputs.usable),
-            "pairs": _pairs_digest(self.inputs.pairs),
-            "probes": _pairs_digest(self.inputs.probes),
+            "pairs": pairs_digest(self.inputs.pairs),
+            "probes": pairs_digest(self.inputs.probes),
             "judge": digest([card.name, card.identity()]),
             "constitution": self.context.constitution.digest,
             "templates": library.digest(
@@ -130,21 +130,6 @@ def _next_label(config: AuditConfig, context: RunContext) -> LabelConfig:
     names = [stage.name for stage in context.recipe.stages]
     after = context.recipe.stages[names.index(config.name) + 1 :]
     return next((stage for stage in after if isinstance(stage, LabelConfig)), LabelConfig())
-
-
-def _pairs_digest(pairs: Sequence[Pair]) -> str:
-    return digest(
-        [
-            [
-                pair.comparison.id,
-                pair.comparison.prompt.fingerprint(),
-                pair.comparison.a.text,
-                pair.comparison.b.text,
-                pair.a_wins,
-            ]
-            for pair in pairs
-        ]
-    )
 
 
 def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:

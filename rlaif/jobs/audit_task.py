@@ -14,6 +14,7 @@ from rlaif.audit.cases import Case, Pair, plain
 from rlaif.audit.differences import Difference
 from rlaif.audit.report import AuditReport
 from rlaif.constitution.load import load_constitution, require
+from rlaif.digest import digest, unit_from
 from rlaif.engines.base import LEAST_SHARE, Engine, TokenCount
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
@@ -21,6 +22,7 @@ from rlaif.jobs.audit_files import Pairs, read_audit_pairs, read_probes, save_te
 from rlaif.jobs.estimate import shared
 from rlaif.judging.judge import PrincipleMode
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.models.probe_files import protocol_of
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import audit_markdown
@@ -33,8 +35,10 @@ __all__ = [
     "as_json",
     "audit_inputs",
     "conduct",
+    "pairs_digest",
     "plan_questions",
     "read_comparisons",
+    "tags_of",
     "write_audit",
 ]
 
@@ -55,6 +59,7 @@ class AuditTask:
         limit: Comparisons of `data` to draw; `None` takes all.
         probes: The built-in comparisons to ask; `on-topic` are those that share a tag with a principle (all,
             if none does).
+        most_probes: Of these, as many are drawn by hash; `None` takes all.
         variants: Comparisons on which other labels and wordings are tried.
         own: Name of the judge's own completions in `data`; the judge's when left out.
     """
@@ -67,6 +72,7 @@ class AuditTask:
     protocol: str | None = "both"
     limit: int | None = None
     probes: ProbeChoice = "all"
+    most_probes: int | None = None
     principles: PrincipleMode = "all"
     variants: int = SENSITIVITY_ROWS
     own: str = ""
@@ -206,6 +212,22 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
     )
 
 
+def pairs_digest(pairs: Sequence[Pair]) -> str:
+    """Digest of what is compared and which is the better one."""
+    return digest(
+        [
+            [
+                pair.comparison.id,
+                pair.comparison.prompt.fingerprint(),
+                pair.comparison.a.text,
+                pair.comparison.b.text,
+                pair.a_wins,
+            ]
+            for pair in pairs
+        ]
+    )
+
+
 def _askable(
     pairs: tuple[Pair, ...],
     probes: tuple[Pair, ...],
@@ -240,20 +262,29 @@ def _askable(
 def _probes(task: AuditTask, usable: Mapping[str, Constitution]) -> tuple[Pair, ...]:
     if task.probes == "none":
         return ()
-    probes = read_probes(seed=task.seed)
-    ours = {
-        tag
-        for constitution in usable.values()
-        for principle in constitution.principles
-        for tag in principle.tags
-    }
-    return probes if task.probes == "all" else tuple(in_scope(probes, ours))
+    probes: Sequence[Pair] = read_probes(seed=task.seed)
+    if task.probes == "on-topic":
+        probes = in_scope(probes, tags_of(*usable.values()))
+    return tuple(_drawn(probes, task.most_probes, seed=task.seed))
+
+
+def _drawn(probes: Sequence[Pair], count: int | None, *, seed: int) -> Sequence[Pair]:
+    """`count` of the probes, the first in a hash order; all of them where there are no more."""
+    if count is None or len(probes) <= count:
+        return probes
+    return sorted(probes, key=lambda pair: unit_from(seed, "probe", pair.comparison.prompt.id))[:count]
+
+
+def tags_of(*constitutions: Constitution) -> set[str]:
+    """The tags of all their principles."""
+    return {tag for each in constitutions for principle in each.principles for tag in principle.tags}
 
 
 def _usable(constitution: Constitution, settings: AuditTask, progress: Progress) -> dict[str, Constitution]:
     """By protocol to audit, the principles that it can ask; under `both`, a protocol without any is left
     out."""
-    asked = BOTH if settings.protocol == "both" else (settings.protocol or constitution.protocol,)
+    chosen = protocol_of(settings.judge, settings.protocol, constitution.protocol)
+    asked = BOTH if chosen == "both" else (chosen,)
     usable: dict[str, Constitution] = {}
     refused: list[ConstitutionError] = []
     for name in asked:

@@ -115,6 +115,10 @@ class Job(ABC, Generic[Config]):
         """
         return ()
 
+    def closing(self, folder: Path, manifest: Manifest) -> Sequence[str]:
+        """The last lines of the terminal: what a reader must know before going on, and how to go on."""
+        return ()
+
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """What the stage would do. One that learns rows is not estimated: they do not exist yet.
 

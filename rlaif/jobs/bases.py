@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlaif.config import Recipe
+from rlaif.config.finetune import SftConfig
 from rlaif.config.reward import RewardConfig
+from rlaif.config.rollout import RolloutSettings
 from rlaif.engines.base import Engine
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError
@@ -15,6 +17,7 @@ from rlaif.jobs.engines import Engines
 from rlaif.models.shared_base import SharedBase
 from rlaif.reward.files import load_reward_model
 from rlaif.reward.model import RewardModel
+from rlaif.stages.rollouts import served_policy
 
 __all__ = ["Bases"]
 
@@ -33,6 +36,7 @@ class Bases:
         self._bases: dict[str, SharedBase] = {}
         self._tuned: dict[str, Engine] = {}
         self._rewards: dict[str, RewardModel] = {}
+        self._served: dict[str, Engine] = {}
 
     def get(self, spec: str | None = None) -> SharedBase:
         """The resident base of `spec`: one model for the policy, the reference, the reward, and the engine of
@@ -52,6 +56,7 @@ class Bases:
                 dtype=self._recipe.dtype,
                 device=self._recipe.device,
                 quantization="4bit" if "4bit" in bits else "none",
+                shard=self._recipe.shard_base,
             )
         if name not in self._bases:
             engine = self._engines.in_process(name)
@@ -73,6 +78,34 @@ class Bases:
         """The engine that a policy samples with: the fine-tuned one, once there is one."""
         name = self._name(named)
         return self._tuned.get(name) or self._engines.get(name)
+
+    def check_servable(self, named: str | None) -> None:
+        """Refuse to have a policy on servers that the run itself makes.
+
+        Raises:
+            ConfigError: The run fine-tunes it, so that no server can hold it.
+        """
+        name = self._name(named)
+        if any(
+            isinstance(stage, SftConfig) and self._name(stage.model) == name for stage in self._recipe.stages
+        ):
+            raise ConfigError(
+                f"the servers of `rollout` cannot hold {name} as this run fine-tunes it",
+                remedy="leave `rollout` out of `sample`, or serve the merged policy, and name its folder as "
+                "`policy` in a recipe without `sft`",
+            )
+
+    def served_policy(self, named: str | None, settings: RolloutSettings, folder: Path) -> Engine:
+        """The engine of a policy that vLLM servers hold, without its weights.
+
+        Args:
+            folder: Of the stage's partial work; adapters are written there where the settings name no folder.
+        """
+        name = self._name(named)
+        key = f"{name} at {' '.join(settings.base_urls)}"
+        if key not in self._served:
+            self._served[key] = self._engines.asked_by_first(lambda: served_policy(name, settings, folder))
+        return self._served[key]
 
     def reward(
         self, name: str, folder: Path, *, constitution: str, log: Callable[[str], None]

@@ -60,7 +60,14 @@ class BestOfKJob(Job[BestOfKConfig]):
         """See `Job`."""
         return {
             "settings": settings_digest(
-                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "student"
+                self.config,
+                "prompts",
+                "prompt_column",
+                "context_column",
+                "split",
+                "limit",
+                "student",
+                "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": self.context.bases.get().identity,
@@ -68,6 +75,7 @@ class BestOfKJob(Job[BestOfKConfig]):
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
+            **({"rollout": "served"} if self.config.rollout else {}),
         }
 
     def models(self) -> dict[str, str]:
@@ -90,6 +98,7 @@ class BestOfKJob(Job[BestOfKConfig]):
                 student=student,
                 messages=context.library.policy,
                 progress=context.progress,
+                folder=context.work_folder(self.config.name) if self.config.rollout else None,
             )
             (student or base).save_adapter(POLICY, folder / "adapter")
             write_card(

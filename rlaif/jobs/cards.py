@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlaif.audit.grade import GRADES
 from rlaif.config.labelling import BaseStage
 from rlaif.config.rewards import JudgePart, ModelPart, RewardPart, RubricPart
 from rlaif.io.tables import read_table
@@ -63,12 +64,13 @@ def write_card(
 
 
 def judges_of(files: Iterable[str]) -> str:
-    """Who labelled the preferences, and how: what the first row of each file says."""
+    """Who labelled the preferences, how, and how an audit graded it: what the first row of each file says."""
     found: dict[str, None] = {}
     for file in files:
         row = next((row.values for row in read_table(file).rows), {})
         if row.get("judge"):
-            found[f"{row['judge']}, {row.get('protocol') or 'unknown protocol'}"] = None
+            grade = f", audit: {row['audit']}" if row.get("audit") in GRADES else ""
+            found[f"{row['judge']}, {row.get('protocol') or 'unknown protocol'}{grade}"] = None
     return "; ".join(found)
 
 

@@ -60,6 +60,7 @@ class RunContext:
             memo,
             dtype=recipe.dtype,
             device=recipe.device,
+            shard=recipe.shard_base,
             server=recipe.server,
             note=progress.note,
             spending=spending or Spending(None),

@@ -48,7 +48,7 @@ class DpoJob(Job[DpoConfig]):
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "model"),
+            "settings": settings_digest(self.config, "input", "files", "model", "uninformative"),
             "preferences": pairs_digest(self.pairs),
             "base": self.context.bases.get(self.config.model).identity,
             "seed": str(self.context.seed(self.config)),

@@ -12,6 +12,7 @@ from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import JournaledEngine, Memo
 from rlaif.engines.openai import ApiSettings
 from rlaif.engines.ranked import AskedByFirst, DividedEngine, undivided
+from rlaif.errors import ModelError
 from rlaif.models.open import Served, is_served, open_engine
 from rlaif.ranks import current
 from rlaif.runs.spending import Spending, Spent
@@ -23,6 +24,7 @@ class Engines:
     """Engines by the name the user gave; the same name is loaded once, whatever roles it plays.
 
     Args:
+        shard: Whether models in this process are held in parts, one on each rank.
         spending: The account of the run; those behind servers share what it may cost.
     """
 
@@ -32,6 +34,7 @@ class Engines:
         *,
         dtype: str,
         device: str,
+        shard: bool = False,
         server: ServerConfig,
         note: Callable[[str], None],
         spending: Spending,
@@ -40,6 +43,7 @@ class Engines:
         self._served = _served(server, spending)
         self._dtype = dtype
         self._device = device
+        self._shard = shard
         self._note = note
         self._engines: dict[str, Engine] = {}
         self._journaled: list[JournaledEngine] = []
@@ -48,12 +52,19 @@ class Engines:
     def get(self, spec: str) -> Engine:
         """The engine of `spec`, loaded on first use, behind the journal; all ranks ask it together."""
         if spec not in self._engines:
-            served = is_served(spec)
-            if served and not self.ranks.first:
-                self._engines[spec] = AskedByFirst(None, self.ranks)
+            if is_served(spec):
+                self._engines[spec] = self.asked_by_first(lambda: self._open(spec))
             else:
-                self._engines[spec] = self.journaled(self._open(spec), asked_by_first=served)
+                self._engines[spec] = self.journaled(self._open(spec))
         return self._engines[spec]
+
+    def asked_by_first(self, make: Callable[[], Engine]) -> Engine:
+        """The engine that `make` makes on the first rank, which asks it for all, behind the journal."""
+        return (
+            self.journaled(make(), asked_by_first=True)
+            if self.ranks.first
+            else AskedByFirst(None, self.ranks)
+        )
 
     def journaled(self, engine: Engine, *, asked_by_first: bool = False) -> Engine:
         """`engine` behind the journal, as all ranks ask it."""
@@ -70,7 +81,23 @@ class Engines:
         return inner if isinstance(inner, HFEngine) else None
 
     def _open(self, spec: str) -> Engine:
-        return open_engine(spec, dtype=self._dtype, device=self._device, served=self._served, log=self._note)
+        return open_engine(
+            spec,
+            dtype=self._dtype,
+            device=self._device,
+            shard=self._shard,
+            served=self._served,
+            resident=self._resident,
+            log=self._note,
+        )
+
+    def _resident(self, base: str) -> HFEngine:
+        engine = self.in_process(base)
+        if engine is None:
+            raise ModelError(
+                f"{base} does not run in this process", remedy="train the judge on a model that does"
+            )
+        return engine
 
     def card(self, spec: str) -> EngineCard:
         """Who answers under `spec`."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from rlaif.models.load import count_parameters
 from rlaif.models.open import is_scripted, is_served
+from rlaif.models.probe_files import weights_of
 from rlaif.models.speed import matmul_rate
 
 __all__ = ["seconds", "shared"]
@@ -27,7 +28,7 @@ def seconds(model: str, *, dtype: str, device: str, read: float, write: float = 
     """Seconds for `read` and `write` tokens; `None` for a scripted or a served model."""
     if is_scripted(model) or is_served(model):
         return None
-    size = count_parameters(model)
+    size = count_parameters(weights_of(model))
     flops_a_token = 2.0 * (size.total - size.embedding)
     return flops_a_token / matmul_rate(dtype, device) * (read / PREFILL_SHARE + write / DECODE_SHARE)
 

@@ -33,6 +33,7 @@ from rlaif.jobs.rewards import model_reward
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.probe_files import protocol_of
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
@@ -91,7 +92,14 @@ class EvaluateJob(Job[EvaluateConfig]):
         context = self.context
         return {
             "settings": settings_digest(
-                self.config, "prompts", "prompt_column", "context_column", "split", "limit", "policies"
+                self.config,
+                "prompts",
+                "prompt_column",
+                "context_column",
+                "split",
+                "limit",
+                "policies",
+                "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": context.bases.get().identity,
@@ -105,6 +113,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             "reward": context.reward_digest(self.config, self.config.reward) if self._scored else "",
             "constitution": context.constitution.digest,
             "judge": self._judge_digest(),
+            **({"rollout": "served"} if self.config.rollout else {}),
         }
 
     def models(self) -> dict[str, str]:
@@ -141,6 +150,7 @@ class EvaluateJob(Job[EvaluateConfig]):
                 messages=context.library.policy,
                 progress=context.progress,
                 left_out=refused.extend,
+                folder=context.work_folder(self.config.name) if self.config.rollout else None,
             )
         rates = [policy.win for policy in found.policies if policy.win is not None]
         unanswered = [transient_among(Counter(rate.invalid_reasons).elements()) for rate in rates]
@@ -217,7 +227,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def _judge(self) -> Judging:
         context, config = self.context, self.config
-        name = config.protocol or context.constitution.protocol
+        name = self._protocol()
         protocol = open_protocol(
             name,
             library=context.library,
@@ -238,15 +248,16 @@ class EvaluateJob(Job[EvaluateConfig]):
     def _judge_digest(self) -> str:
         if not self.config.win_rate and self.config.rubric is None:
             return ""
-        card, protocol = (
-            self.context.engines.card(self.context.model(self.config.judge)),
-            self.config.protocol,
-        )
-        asked = PROTOCOLS[protocol or self.context.constitution.protocol]
-        said = [card.name, card.identity(), protocol, asked.digest(self.context.library)]
+        card = self.context.engines.card(self.context.model(self.config.judge))
+        asked = PROTOCOLS[self._protocol()]
+        said = [card.name, card.identity(), self.config.protocol, asked.digest(self.context.library)]
         if self.config.rubric:
             said.append(Rubric.digest(self.context.library))
         return digest(said)
+
+    def _protocol(self) -> str:
+        config, context = self.config, self.context
+        return protocol_of(context.model(config.judge), config.protocol, context.constitution.protocol)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""

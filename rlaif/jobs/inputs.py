@@ -30,7 +30,7 @@ class Completions(NamedTuple):
     Attributes:
         given: Pairs that a file set against each other, by prompt id, as indices of that prompt's
             completions.
-        bad_rows: Rows of the file that were skipped.
+        bad_rows: Rows of the file that were skipped; of a shard, its share of them.
     """
 
     prompts: tuple[Prompt, ...]
@@ -43,6 +43,21 @@ class Completions(NamedTuple):
         texts = [[each.id, each.text, each.model] for each in self.completions]
         pairs = {id: [list(pair) for pair in met] for id, met in self.given.items()}
         return digest([prompts_digest(self.prompts), texts, pairs])
+
+    def part(self, shard: str | None, *, where: str) -> Completions:
+        """Those of every N-th prompt from the I-th on, for the shard `I/N`.
+
+        Raises:
+            DataError: There is no such prompt.
+        """
+        prompts = part_of(self.prompts, shard, where=where)
+        mine = {prompt.id for prompt in prompts}
+        return self._replace(
+            prompts=prompts,
+            completions=tuple(each for each in self.completions if each.prompt_id in mine),
+            given={id: pairs for id, pairs in self.given.items() if id in mine},
+            bad_rows=len(_share(range(self.bad_rows), shard)),
+        )
 
 
 def load_prompts(
@@ -74,7 +89,7 @@ def load_prompts(
     )
     _tell(read, settings.prompts, progress)
     if settings.skip_bad_rows and left_out is not None:
-        left_out(settings.prompts, len(read.problems))
+        left_out(settings.prompts, len(_share(read.problems, shard)))
     builtin = settings.prompts.partition(":")[0] == "builtin"
     split = settings.split or (own_split if builtin else "all")
     chosen = [prompt for prompt in read.items if split in ("all", split_of(prompt.fingerprint()))]
@@ -95,15 +110,19 @@ def part_of(items: Sequence[Item], shard: str | None, *, where: str) -> tuple[It
     Raises:
         DataError: There are fewer items than shards, and this one has none.
     """
-    if shard is None:
-        return tuple(items)
-    number, count = map(int, shard.split("/"))
-    part = tuple(items[number - 1 :: count])
-    if not part:
+    part = tuple(_share(items, shard))
+    if shard is not None and not part:
         raise DataError(
             f"shard {shard} of {len(items)} prompts is empty", where=where, remedy="use fewer shards"
         )
     return part
+
+
+def _share(items: Sequence[Item], shard: str | None) -> Sequence[Item]:
+    if shard is None:
+        return items
+    number, count = map(int, shard.split("/"))
+    return items[number - 1 :: count]
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
@@ -140,13 +159,12 @@ def load_responses(config: LabelConfig, progress: Progress) -> Completions:
     )
     _tell(read, config.responses, progress)
     drawn = read.items[: config.limit] if config.limit else read.items
-    items = part_of(drawn, config.shard, where=config.responses)
     return Completions(
-        prompts=tuple(item.prompt for item in items),
-        completions=tuple(each for item in items for each in item.completions),
-        given={item.prompt.id: item.pairs for item in items if item.pairs},
+        prompts=tuple(item.prompt for item in drawn),
+        completions=tuple(each for item in drawn for each in item.completions),
+        given={item.prompt.id: item.pairs for item in drawn if item.pairs},
         bad_rows=len(read.problems),
-    )
+    ).part(config.shard, where=config.responses)
 
 
 def _tell(read: Read[Any], source: str, progress: Progress) -> None:

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from rlaif.config import LabelConfig
 from rlaif.digest import digest
-from rlaif.engines.base import Engine
+from rlaif.engines.base import Engine, TokenCount
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
@@ -32,13 +32,23 @@ from rlaif.jobs.inputs import Completions, load_completions, load_responses
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.jobs.sample import SampleJob
-from rlaif.jobs.trust import calibration_for, check_audit
+from rlaif.jobs.trust import Standing, Trust, calibration_for
+from rlaif.jobs.way_out import closing_lines
 from rlaif.judging.aggregate import LabelStatistics
+from rlaif.judging.informative import doubts
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
-from rlaif.report.labels import labelled, labelled_pairs, statistics_line, statistics_table, warnings_about
+from rlaif.models.probe_files import protocol_of
+from rlaif.report.labels import (
+    facts_of,
+    labelled,
+    labelled_pairs,
+    statistics_line,
+    statistics_table,
+    warnings_about,
+)
 from rlaif.report.samples import preferences_markdown, read_spread
 from rlaif.report.shown import Shown
 from rlaif.results.rows import columns_for_judges, preference_row, verdict_row
@@ -63,7 +73,7 @@ class LabelJob(Job[LabelConfig]):
         super().__init__(config, context)
         self.judge = context.model(config.judge)
         self.protocol: JudgingProtocol = open_protocol(
-            config.protocol or context.constitution.protocol,
+            protocol_of(self.judge, config.protocol, context.constitution.protocol),
             library=context.library,
             constitution=context.constitution,
             clamp=config.clamp,
@@ -78,6 +88,7 @@ class LabelJob(Job[LabelConfig]):
         self.templates = self.protocol.digest(context.library)
         """Digest of the judge's templates; read now, so that a broken one is found before anything is
         sampled."""
+        self.trust = Trust(config, self.protocol, self.constitution, context)
         if config.responses:
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
@@ -142,9 +153,11 @@ class LabelJob(Job[LabelConfig]):
                 "limit",
                 "shard",
                 "protocol",
+                "audit",
                 "require_audit",
                 "calibration",
             ),
+            "audit": self.trust.key(),
             "calibration": calibration_for(self.config, self.protocol, card, self.context)[1],
             "completions": self.source.digest(),
             "judge": digest([card.name, card.identity()]),
@@ -174,7 +187,7 @@ class LabelJob(Job[LabelConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, statistics = self.context, LabelStatistics()
-        check_audit(self.config, self.protocol, context.engines.card(self.judge), context)
+        standing = self.trust.standing()
         judge = self.open_judge(context.engines.get(self.judge))
         file = f"preferences.{self.config.format}"
         with ExitStack() as stack:
@@ -190,21 +203,23 @@ class LabelJob(Job[LabelConfig]):
                 else len(self.pairing.comparisons)
             )
             to_read = _Spread(expected, TO_READ)
-            for row in self._judged(judge, statistics, verdicts=verdicts, unlabelled=unlabelled):
+            for row in self._judged(
+                judge, statistics, standing=standing, verdicts=verdicts, unlabelled=unlabelled
+            ):
                 if weak is not None and row["p_chosen"] - 0.5 < self.config.min_strength:
                     weak.write(row)
                     continue
                 preferences.write(row)
                 to_read.add(row)
         check_invalid_rate(statistics, self.config.max_invalid)
-        if not statistics.comparisons:
+        if not statistics.comparisons and not context.recipe.shard:
             raise DataError(
                 "there is nothing to compare: no prompt has two different completions",
                 where=self.config.responses or "",
                 remedy="sample more completions per prompt (k), or at a higher temperature",
             )
         self._tell_weak(weak, preferences)
-        write_text(folder / "statistics.json", json.dumps(statistics.as_dict(), indent=2) + "\n")
+        self._write_statistics(folder, statistics, standing)
         write_text(folder / "samples.md", preferences_markdown(to_read.rows))
         written = {
             file: preferences.rows,
@@ -213,16 +228,24 @@ class LabelJob(Job[LabelConfig]):
         }
         if weak is not None:
             written[WEAK] = weak.rows
-        gaps = transient_among(statistics.total.reasons.elements())
+        gaps = standing.gaps + transient_among(statistics.total.reasons.elements())
         counts = self._counts(statistics, preferences.rows, weak=written.get(WEAK, 0))
         return Outcome(counts=counts, rows=written, gaps=gaps)
 
+    def _write_statistics(self, folder: Path, statistics: LabelStatistics, standing: Standing) -> None:
+        """Write what the summary is made of, and say what is doubtful of the labels."""
+        told = statistics.as_dict() | {"audit": standing.as_dict()}
+        write_text(folder / "statistics.json", json.dumps(told, indent=2) + "\n")
+        for doubt in doubts(facts_of(told)):
+            self.context.progress.note(f"{self.config.name}: warning: {doubt.words}")
+
     def _tell_weak(self, weak: RowWriter | None, preferences: RowWriter) -> None:
-        """Say how many labels are too weak for the preferences; it is an error when none is strong enough."""
+        """Say how many labels are too weak for the preferences; it is an error when none is strong enough,
+        but for a shard, which may have few."""
         if weak is None or not weak.rows:
             return
         least = self.config.min_strength
-        if not preferences.rows:
+        if not preferences.rows and not self.context.recipe.shard:
             raise DataError(
                 f"all {weak.rows} labels are weaker than min_strength ({least:g})",
                 where=self.config.name,
@@ -232,9 +255,15 @@ class LabelJob(Job[LabelConfig]):
         self.context.progress.note(f"{self.config.name}: {told}; they are in {WEAK}")
 
     def _judged(
-        self, judge: Judge, statistics: LabelStatistics, *, verdicts: RowWriter, unlabelled: RowWriter
+        self,
+        judge: Judge,
+        statistics: LabelStatistics,
+        *,
+        standing: Standing,
+        verdicts: RowWriter,
+        unlabelled: RowWriter,
     ) -> Iterator[dict[str, Any]]:
-        common, columns = self._common(), columns_for_judges(self.source.prompts)
+        common, columns = self._common(standing), columns_for_judges(self.source.prompts)
         calibrate, _ = calibration_for(
             self.config, self.protocol, self.context.engines.card(self.judge), self.context
         )
@@ -254,11 +283,12 @@ class LabelJob(Job[LabelConfig]):
             if preference is not None:
                 yield preference_row(self._as_written(preference), self.context.library, common, columns)
 
-    def _common(self) -> Mapping[str, Any]:
+    def _common(self, standing: Standing) -> Mapping[str, Any]:
         context = self.context
         return {
             "protocol": self.protocol.name,
             "judge": context.engines.card(self.judge).label,
+            "audit": standing.grade,
             "constitution": context.constitution.name,
             "constitution_digest": context.constitution.digest,
             "template_digest": self.templates,
@@ -306,6 +336,11 @@ class LabelJob(Job[LabelConfig]):
             *labelled_pairs(pairs),
         ]
 
+    def closing(self, folder: Path, manifest: Manifest) -> Sequence[str]:
+        """See `Job`."""
+        file = folder / next(iter(manifest.outputs))
+        return closing_lines(self.config, self.context, read_result(folder / "statistics.json"), file)
+
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, context, counter = self.config, self.context, counter_of(self.judge)
@@ -329,32 +364,44 @@ class LabelJob(Job[LabelConfig]):
         read = round(
             tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
         )
-        own = {each.prompt.id: self.protocol.criteria(each.prompt) for each in comparisons}
-        criteria = sum(map(len, own.values()))
+        probes = self.trust.plan(counter)
         write = 0
         if self.protocol.reasons:
             read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
-        answered: dict[str, int] = {}
-        if self.protocol.commits:
-            tasks = [self.protocol.own_task(prompt) for prompt in _distinct(comparisons)]
-            read, write = read + tokens_of(counter, tasks), len(tasks) * config.reasoning_tokens
-            answered = {"own_answers": len(tasks)}
+            write += probes.questions * config.reasonings * config.reasoning_tokens
+        own = self._own(comparisons, counter)
+        read, write = read + own.read, write + own.write
+        counts = {
+            "completions": len(source.completions),
+            "comparisons": len(comparisons),
+            "principles": len(self.constitution.principles),
+            **own.counts,
+            **({"probes": probes.probes} if probes.probes else {}),
+            "questions": questions + probes.questions,
+        }
         return StagePlan(
             name=config.name,
             kind=config.stage,
             model=self.judge,
-            read=read,
+            read=read + probes.read,
             write=write,
-            seconds=estimated_seconds(self.judge, context, read * once, write),
-            counts={
-                "completions": len(source.completions),
-                "comparisons": len(comparisons),
-                "principles": len(self.constitution.principles),
-                **({"criteria": criteria} if criteria else {}),
-                **answered,
-                "questions": questions,
-            },
+            seconds=estimated_seconds(self.judge, context, read * once + probes.read_once, write),
+            counts=counts,
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
+        )
+
+    def _own(self, comparisons: Sequence[Comparison], counter: TokenCount) -> _Own:
+        """What is particular to each prompt: the criteria of its rubric, the judge's own answer to it."""
+        prompts = {each.prompt.fingerprint(): each.prompt for each in comparisons}.values()
+        criteria = sum(len(self.protocol.criteria(prompt)) for prompt in prompts)
+        counts = {"criteria": criteria} if criteria else {}
+        if not self.protocol.commits:
+            return _Own(counts, read=0, write=0)
+        tasks = [self.protocol.own_task(prompt) for prompt in prompts]
+        return _Own(
+            counts | {"own_answers": len(tasks)},
+            read=tokens_of(counter, tasks),
+            write=len(tasks) * self.config.reasoning_tokens,
         )
 
     def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
@@ -368,8 +415,12 @@ class LabelJob(Job[LabelConfig]):
         return StageWork(read_tokens=device.tokens, read_logits=device.asked)
 
 
-def _distinct(comparisons: Sequence[Comparison]) -> list[Prompt]:
-    return list({each.prompt.fingerprint(): each.prompt for each in comparisons}.values())
+class _Own(NamedTuple):
+    """Counts for a dry run, and tokens that are read and written before any question."""
+
+    counts: dict[str, int]
+    read: int
+    write: int
 
 
 class _Spread:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.config.finetune import DpoConfig, SftConfig
+from rlaif.config.judge import JudgeConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import PreferenceFile, RewardConfig
@@ -31,9 +33,10 @@ __all__ = [
     "read_rows",
     "renderable",
     "skipper",
+    "with_texts",
 ]
 
-SkippingStage = RewardConfig | DpoConfig | SftConfig | PpoConfig
+SkippingStage = RewardConfig | JudgeConfig | DpoConfig | SftConfig | PpoConfig
 
 
 def skipper(
@@ -185,6 +188,26 @@ def label_files(
             file=str(next(path for path in sorted(folder.iterdir()) if path.stem == "preferences"))
         )
     yield from files
+
+
+def with_texts(file: str) -> str:
+    """The preferences that lie beside a `verdicts.jsonl`, which has no texts; any other file itself.
+
+    Raises:
+        DataError: There are none.
+    """
+    path = Path(file)
+    if path.name != "verdicts.jsonl":
+        return file
+    beside = [path.with_name(f"preferences.{form}") for form in ("jsonl", "parquet")]
+    found = [each for each in beside if each.is_file()]
+    if not found:
+        raise DataError(
+            "there are no preferences beside the verdicts, which have no texts",
+            where=file,
+            remedy="name the verdicts of a finished label stage, or its preferences file",
+        )
+    return str(found[0])
 
 
 def pairs_digest(pairs: Sequence[PreferencePair]) -> str:

@@ -26,7 +26,7 @@ from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
 from rlaif.reward.functions import RewardFunction
-from rlaif.rl.learner import POLICY
+from rlaif.rl.learner import POLICY, VALUE
 from rlaif.rl.rollout import rows_side_by_side
 from rlaif.rl.step import StepReport
 from rlaif.runs.costs import COST, write_cost
@@ -140,8 +140,8 @@ class OnPolicyJob(Job[Config]):
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
-            if POLICY in base.roles:
-                base.drop_adapter(POLICY)
+            for role in {POLICY, VALUE} & set(base.roles):
+                base.drop_adapter(role)
         if result.stopped:
             context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
         cost = replace(
@@ -152,12 +152,11 @@ class OnPolicyJob(Job[Config]):
         write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method))
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
-        episodes = result.steps * self.config.episodes
         counts = {
             "prompts": len(self.prompts),
             "refused": len(result.refused),
             "steps": result.steps,
-            "episodes": episodes,
+            "episodes": sum(step["episodes"] for step in metrics.rows),
             "tokens": cost.tokens,
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}

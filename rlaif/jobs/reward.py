@@ -76,7 +76,7 @@ class RewardJob(Job[RewardConfig]):
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "human", "model"),
+            "settings": settings_digest(self.config, "input", "files", "human", "model", "uninformative"),
             "preferences": pairs_digest(self.pairs),
             "human labels": pairs_digest(self.human),
             "base": self.context.bases.get(self.base).identity,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from rlaif.config import SampleConfig
 from rlaif.digest import digest
+from rlaif.engines.base import Engine
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.base import (
     BUILTIN_LIMIT,
@@ -24,12 +25,33 @@ from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
 from rlaif.jobs.lengths import Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
+from rlaif.progress import NoProgress, Progress
 from rlaif.report.samples import completions_markdown, spread
 from rlaif.results.rows import columns_for_judges, completion_row
+from rlaif.stages.rollouts import served_note
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Completion, Prompt
 
-__all__ = ["SampleJob"]
+__all__ = ["SampleJob", "sampled_prompts"]
+
+
+def sampled_prompts(
+    config: SampleConfig,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    left_out: Callable[[str, int], None] | None = None,
+) -> tuple[Prompt, ...]:
+    """The prompts of a sample stage, or of its shard; see `load_prompts`."""
+    return load_prompts(
+        config,
+        own_split="label",
+        own_limit=BUILTIN_LIMIT,
+        seed=seed,
+        progress=progress or NoProgress(),
+        left_out=left_out,
+        shard=config.shard,
+    )
 
 
 class SampleJob(Job[SampleConfig]):
@@ -37,24 +59,31 @@ class SampleJob(Job[SampleConfig]):
 
     def __init__(self, config: SampleConfig, context: RunContext) -> None:
         super().__init__(config, context)
-        self.prompts: tuple[Prompt, ...] = load_prompts(
+        self.prompts: tuple[Prompt, ...] = sampled_prompts(
             config,
-            own_split="label",
-            own_limit=BUILTIN_LIMIT,
             seed=context.seed(config),
             progress=context.progress,
             left_out=partial(context.leave_out, config.name),
-            shard=config.shard,
         )
         self.policy = context.model(config.policy)
+        if config.rollout is not None:
+            context.bases.check_servable(config.policy)
         context.claim_prompts("label", self.prompts)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.bases.policy(self.config.policy).card
+        card = self._engine().card
         return {
             "settings": settings_digest(
-                self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit", "shard"
+                self.config,
+                "policy",
+                "prompts",
+                "prompt_column",
+                "context_column",
+                "split",
+                "limit",
+                "shard",
+                "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
             "policy": digest([card.name, card.identity()]),
@@ -64,13 +93,13 @@ class SampleJob(Job[SampleConfig]):
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.bases.policy(self.config.policy).card.label}
+        return {"policy": self._engine().card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         samples = sample(
             self.prompts,
-            policy=self.context.bases.policy(self.config.policy),
+            policy=self._engine(),
             library=self.context.library,
             config=self.config,
             seed=self.context.seed(self.config),
@@ -83,12 +112,21 @@ class SampleJob(Job[SampleConfig]):
         rows = [completion_row(each, by_id[each.prompt_id], columns) for each in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
         written |= write_refused(folder, samples.refused)
-        write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ)))
+        rollout = self.config.rollout
+        note = served_note(rollout, {}) if rollout else ""
+        write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ), note=note))
         return Outcome(
             counts={"prompts": len(self.prompts), **samples.counts()},
             rows=written,
             gaps=transient_among(reasons),
         )
+
+    def _engine(self) -> Engine:
+        """Who answers: this process, or servers."""
+        context, config = self.context, self.config
+        if config.rollout is None:
+            return context.bases.policy(config.policy)
+        return context.bases.served_policy(config.policy, config.rollout, context.work_folder(config.name))
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
@@ -101,7 +139,7 @@ class SampleJob(Job[SampleConfig]):
             model=self.policy,
             read=read,
             write=write,
-            seconds=estimated_seconds(self.policy, context, read, write),
+            seconds=None if config.rollout else estimated_seconds(self.policy, context, read, write),
             counts={"prompts": len(asked), "completions": len(asked) * config.k},
             example={"policy": counter.render(asked[0])},
         )
@@ -126,5 +164,7 @@ class SampleJob(Job[SampleConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config = self.config
+        if config.rollout is not None:
+            return None
         rows = min(device.rows, config.k * lengths.count(config.name))
         return sampled_work(rows, lengths.prompts(config.name), config.max_new_tokens)

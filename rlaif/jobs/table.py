@@ -14,6 +14,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.dpo import DpoJob
 from rlaif.jobs.evaluate import EvaluateJob
 from rlaif.jobs.grpo import GrpoJob
+from rlaif.jobs.judge import JudgeJob
 from rlaif.jobs.label import LabelJob
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.revise import ReviseJob
@@ -30,6 +31,7 @@ JOBS: Mapping[str, type[AnyJob]] = {
     "rubric": RubricJob,
     "label": LabelJob,
     "audit": AuditJob,
+    "judge": JudgeJob,
     "reward": RewardJob,
     "ppo": PpoJob,
     "grpo": GrpoJob,

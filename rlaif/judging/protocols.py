@@ -92,6 +92,11 @@ class JudgingProtocol(ABC):
     relabelling: ClassVar[Relabelling] = "none"
     """How an audit may rename the labels: the letters of the two sides, the answers of the question, or
     not."""
+    parts: ClassVar[tuple[float, ...]] = ()
+    """How much of each question's log-odds is in those of `a`: what a judge is trained by. Empty where it is
+    not their sum."""
+    quoted: ClassVar[tuple[str, ...]] = ()
+    """Tags by which a question quotes its responses."""
 
     @classmethod
     def open(
@@ -148,6 +153,8 @@ class Pairwise(JudgingProtocol):
     template = "judge_pairwise"
     orders = True
     relabelling: ClassVar[Relabelling] = "letters"
+    parts: ClassVar[tuple[float, ...]] = (0.5, -0.5)
+    quoted = ("response_a", "response_b")
 
     def __init__(
         self, library: PromptLibrary, constitution: Constitution, *, least_share: float = LEAST_SHARE
@@ -191,6 +198,8 @@ class Pointwise(JudgingProtocol):
     half = "question"
     template = "judge_pointwise"
     relabelling: ClassVar[Relabelling] = "answers"
+    parts = (1.0, -1.0)
+    quoted = ("response",)
 
     def __init__(self, library: PromptLibrary, *, least_share: float = LEAST_SHARE) -> None:
         self._library = library

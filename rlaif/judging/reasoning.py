@@ -96,6 +96,7 @@ class ChainOfThought(Pairwise):
     template = "judge_cot"
     reasons = True
     relabelling = "none"
+    parts = ()
 
     def __init__(
         self,

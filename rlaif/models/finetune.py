@@ -30,6 +30,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from rlaif.errors import ModelError
 from rlaif.models.quiet import quiet
+from rlaif.models.sharding import own_part
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.ranks import Ranks
 
@@ -307,7 +308,11 @@ def _attributes(model: Any) -> list[tuple[Any, dict[str, Any]]]:
 def _versions(base: SharedBase, role: str) -> dict[str, tuple[int, int]]:
     """Where each weight but the adapter's own lies, and how often it was written to."""
     own = {id(parameter) for parameter in base.trainable(role)}
-    return {name: (p.data_ptr(), p._version) for name, p in base.model.named_parameters() if id(p) not in own}
+    return {
+        name: (own_part(p).data_ptr(), own_part(p)._version)
+        for name, p in base.model.named_parameters()
+        if id(p) not in own
+    }
 
 
 @contextmanager

@@ -9,6 +9,7 @@ file by name, size, and its first and last MiB.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ from rlaif.models.devices import pick_device, pick_dtype
 from rlaif.models.gguf import converted
 from rlaif.models.hub import snapshot
 from rlaif.models.quiet import quiet
+from rlaif.models.ranks import ConnectedRanks
+from rlaif.models.sharding import load_sharded
 from rlaif.ranks import current
 from rlaif.suggest import did_you_mean
 from rlaif.types import Message
@@ -37,12 +40,16 @@ from rlaif.types import Message
 __all__ = [
     "ModelSource",
     "ParameterCount",
+    "HUB_NAME",
+    "context_length",
     "count_parameters",
+    "empty_model",
     "load_engine",
     "load_model",
     "load_token_count",
     "load_tokenizer",
     "resolve",
+    "weights_digest",
 ]
 
 Log = Callable[[str], None]
@@ -52,6 +59,7 @@ EDGE = 1 << 20
 WEIGHT_SUFFIXES = {".safetensors", ".bin"}
 SMALL_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken"}
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+GENERATION = "generation_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 LOAD_ERRORS = (Exception,)
@@ -161,13 +169,14 @@ def _from_folder(spec: str, folder: Path, log: Log) -> ModelSource:
     raise ModelError("the folder contains no model: config.json is missing", where=spec, remedy=remedy)
 
 
-def weights_digest(folder: Path) -> str:
-    """16 hex digits that change when config, tokenizer or weights change (how: see the module's text)."""
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in WEIGHT_SUFFIXES | SMALL_SUFFIXES and path.is_file()
-    )
+def weights_digest(folder: Path, *, config: bool = True) -> str:
+    """16 hex digits that change when config, tokenizer or weights change (how: see the module's text).
+
+    Args:
+        config: False leaves out config and tokenizer.
+    """
+    wanted = WEIGHT_SUFFIXES | SMALL_SUFFIXES if config else WEIGHT_SUFFIXES
+    files = sorted(path for path in folder.iterdir() if path.suffix in wanted and path.is_file())
     full = sum(path.stat().st_size for path in files) <= FULL_DIGEST_BYTES
     whole = hashlib.sha256()
     try:
@@ -240,19 +249,37 @@ class _PlannedFormat(ChatFormat):
 
 def count_parameters(spec: str) -> ParameterCount:
     """Count the parameters without loading them: the model is built on the meta device."""
-    source = _without_weights(spec)
-    config = _load_config(source)
-    try:
-        with quiet(), torch.device("meta"):
-            model = AUTO_MODEL.from_config(config, trust_remote_code=False)
-    except LOAD_ERRORS as error:
-        raise _unfit(source, error) from None
+    model = empty_model(spec)
     total = sum(parameter.numel() for parameter in model.parameters())
     return ParameterCount(total=total, embedding=model.get_input_embeddings().weight.numel())
 
 
+def empty_model(source: ModelSource | str) -> Any:
+    """The model without its weights, on the meta device: its config, its shapes and the tokens that end it.
+
+    Raises:
+        ModelError: It is no causal language model, or cannot be found.
+    """
+    source = _without_weights(source)
+    config = _load_config(source)
+    try:
+        with quiet(), torch.device("meta"):
+            model = AUTO_MODEL.from_config(config, trust_remote_code=False)
+        if (path := source.path / GENERATION).is_file():
+            values = json.loads(path.read_text(encoding="utf-8"))
+            model.generation_config = transformers.GenerationConfig.from_dict(values)
+    except LOAD_ERRORS as error:
+        raise _unfit(source, error) from None
+    return model
+
+
 def load_model(
-    source: ModelSource | str, *, dtype: str = "auto", device: str = "auto", log: Log = silent
+    source: ModelSource | str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    shard: bool = False,
+    log: Log = silent,
 ) -> Any:
     """Load a causal language model: in eval mode, without gradients.
 
@@ -261,13 +288,22 @@ def load_model(
             float32.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is the first of CUDA, MPS, CPU, over all GPUs if there
             are several.
+        shard: Hold the decoder layers in parts, one on each rank, where there are several; see `sharding`.
 
     Raises:
         ModelError: The model is no causal language model, lacks weights, or does not fit.
     """
     source = resolve(source, log=log) if isinstance(source, str) else source
+    place, ranks = pick_device(device), current()
+    if shard and isinstance(ranks, ConnectedRanks):
+        kind = str(pick_dtype(dtype, place)).removeprefix("torch.")
+        return load_sharded(
+            lambda: load_model(source, dtype=kind, device="cpu", log=log),
+            ranks,
+            device=place,
+            name=source.name,
+        )
     config = _load_config(source)
-    place = pick_device(device)
     options: dict[str, Any] = {
         "dtype": pick_dtype(dtype, place),
         "local_files_only": True,
@@ -301,6 +337,7 @@ def load_engine(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    shard: bool = False,
     token_budget: int | None = None,
     rows: int | None = None,
     log: Log = silent,
@@ -311,6 +348,7 @@ def load_engine(
         spec: See `resolve`.
         dtype: See `load_model`.
         device: See `load_model`.
+        shard: See `load_model`.
         token_budget: Tokens, padding included, that one forward pass may hold; by device if `None`.
         rows: Most completions that are sampled side by side; by device if `None`.
         log: Told in a line what takes long.
@@ -321,7 +359,7 @@ def load_engine(
     source = resolve(spec, log=log)
     _load_config(source)  # first: a tokenizer that reads a broken config only says that it cannot be loaded
     tokenizer = load_tokenizer(source)
-    model = load_model(source, dtype=dtype, device=device, log=log)
+    model = load_model(source, dtype=dtype, device=device, shard=shard, log=log)
     card = EngineCard(
         name=spec,
         revision=source.revision,

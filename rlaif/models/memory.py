@@ -15,10 +15,13 @@ import psutil
 import torch
 import transformers
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlaif.engines.decoding import GATHERED
 from rlaif.errors import ModelError
 from rlaif.models.devices import pick_dtype
 from rlaif.models.load import LOAD_ERRORS, resolve
+from rlaif.models.probe_files import weights_of
 from rlaif.models.quiet import quiet
 
 __all__ = [
@@ -73,6 +76,16 @@ class ModelShape(NamedTuple):
     many weights."""
     key_values: int = 0
     """Width of all key heads together, where it is less than `attention` (grouped queries)."""
+    in_layers: int = 0
+    """Those of `parameters` that the decoder layers have: what `shard_base` cuts into parts."""
+
+    def held(self, shards: int) -> float:
+        """Parameters that one of so many ranks holds, the layers in parts; all of them where it is one."""
+        return self.parameters - self.in_layers * (1 - 1 / shards)
+
+    def gathered(self, shards: int) -> float:
+        """Parameters of layers that a rank holds whole during a pass, besides."""
+        return GATHERED * self.in_layers / self.layers if shards > 1 else 0.0
 
 
 class Precision(NamedTuple):
@@ -149,7 +162,7 @@ def model_shape(spec: str) -> ModelShape:
     Raises:
         ModelError: There is no such model, or its config cannot be read.
     """
-    source = resolve(spec, weights=False)
+    source = resolve(weights_of(spec), weights=False)
     try:
         with quiet(), torch.device("meta"):
             config: Any = transformers.AutoConfig.from_pretrained(
@@ -181,6 +194,12 @@ def shape_of(model: Any, *, name: str) -> ModelShape:
         key_values=(getattr(config, "num_key_value_heads", None) or heads) * width,
         vocabulary=config.vocab_size,
         adapter_sizes=sum(module.in_features + module.out_features for module in linear),
+        in_layers=sum(
+            p.numel()
+            for layer in model.modules()
+            if isinstance(layer, GradientCheckpointingLayer)
+            for p in layer.parameters()
+        ),
     )
 
 
@@ -192,6 +211,7 @@ def plan_memory(
     rank: int = 0,
     trained: Sequence[str] = (),
     frozen: Sequence[str] = (),
+    shards: int = 1,
     kernels: int = KERNEL_BYTES,
     available: int | None = None,
 ) -> MemoryPlan:
@@ -202,15 +222,14 @@ def plan_memory(
         rank: Of every adapter.
         trained: Roles whose adapters learn.
         frozen: Roles whose adapters are only read.
+        shards: Ranks that hold a part of each layer; the plan is of one.
         kernels: Bytes of kernels that are made for the shapes of the work; 0 on a GPU.
         available: Bytes free, as `available_memory` says.
     """
     adapter = rank * shape.adapter_sizes
     items = [
         MemoryItem("program", RUNTIME, "torch, transformers, PEFT and TRL themselves"),
-        MemoryItem(
-            "base", round(shape.parameters * precision.weights), f"{shape.name}, frozen, once for all roles"
-        ),
+        *_base(shape, precision, shards),
     ]
     items += [
         MemoryItem(f"adapter {role}", adapter * TRAINED_BYTES, "weights, gradient, Adam's moments (fp32)")
@@ -235,8 +254,20 @@ def plan_memory(
     return MemoryPlan(
         items=tuple(items),
         available=available,
-        advice=f"{smaller}; a smaller model, or quantization: 4bit on a GPU",
+        advice=f"{smaller}; a smaller model, or on GPUs quantization: 4bit or shard_base: true",
     )
+
+
+def _base(shape: ModelShape, precision: Precision, shards: int) -> list[MemoryItem]:
+    """The frozen weights, and what a pass gathers of those of other ranks."""
+    if shards == 1:
+        weights = round(shape.parameters * precision.weights)
+        return [MemoryItem("base", weights, f"{shape.name}, frozen, once for all roles")]
+    held, gathered = (round(x * precision.weights) for x in (shape.held(shards), shape.gathered(shards)))
+    return [
+        MemoryItem("base", held, f"{shape.name}, frozen, once for all roles; 1/{shards} of its layers"),
+        MemoryItem("gathered", gathered, "a whole layer, and the buffers of two gathers"),
+    ]
 
 
 def _training(shape: ModelShape, work: StageWork, precision: Precision, rank: int) -> list[MemoryItem]:

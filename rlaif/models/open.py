@@ -8,9 +8,11 @@ from pathlib import Path
 
 from rlaif.engines.api.costs import Budget
 from rlaif.engines.base import Engine, TokenCount
+from rlaif.engines.hf import HFEngine
 from rlaif.engines.openai import ApiSettings, open_openai
 from rlaif.engines.scripted import load_scripted
 from rlaif.models.load import load_engine, load_token_count, silent
+from rlaif.models.probe_files import find_judge, open_judge_folder, weights_of
 
 __all__ = ["Served", "is_scripted", "is_served", "open_engine", "open_token_count"]
 
@@ -42,11 +44,18 @@ def open_engine(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    shard: bool = False,
     served: Served | None = None,
+    resident: Callable[[str], HFEngine] | None = None,
     log: Callable[[str], None] = silent,
 ) -> Engine:
-    """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), `openai:MODEL`, or
-    `scripted…`.
+    """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), the folder of a trained
+    judge, `openai:MODEL`, or `scripted…`.
+
+    Args:
+        resident: Gives the engine of a trained judge's base, which may be loaded already; loads it when left
+            out.
+        shard: See `load_model`.
 
     Raises:
         ModelError: It cannot be loaded.
@@ -64,7 +73,12 @@ def open_engine(
             log=log,
             budget=place.budget,
         )
-    return load_engine(spec, dtype=dtype, device=device, log=log)
+
+    def load(name: str) -> HFEngine:
+        return load_engine(name, dtype=dtype, device=device, shard=shard, log=log)
+
+    trained = find_judge(spec)
+    return load(spec) if trained is None else open_judge_folder(spec, trained, resident or load)
 
 
 def open_token_count(spec: str) -> TokenCount:
@@ -77,5 +91,5 @@ def open_token_count(spec: str) -> TokenCount:
     return (
         load_scripted("scripted" if is_served(spec) else spec)
         if is_scripted(spec) or is_served(spec)
-        else load_token_count(spec)
+        else load_token_count(weights_of(spec))
     )

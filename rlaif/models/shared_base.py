@@ -29,6 +29,7 @@ from rlaif.models.attention import by_products, replaceable
 from rlaif.models.load import context_length, load_model, load_tokenizer, resolve
 from rlaif.models.low_rank import LowRankLinear
 from rlaif.models.quantized import load_quantized
+from rlaif.models.sharding import add_to_weight, is_sharded
 from rlaif.ranks import Ranks, current
 
 __all__ = ["REFERENCE", "LoraSettings", "SharedBase"]
@@ -63,7 +64,8 @@ class SharedBase:
         revision: Of the weights as they were loaded.
         hidden_size: H, the width of the hidden states.
         context: Longest sequence in tokens.
-        ranks: Those that hold a copy of it each.
+        ranks: Those that hold a copy of it each, or a part.
+        sharded: Whether they hold a part of its layers each.
         recomputes: Whether layers keep no activations for the backward pass now; see `checkpoint_layers`.
     """
 
@@ -79,6 +81,7 @@ class SharedBase:
         self._training: set[str] = set()
         self.recomputes = False
         self.ranks: Ranks = current()
+        self.sharded = is_sharded(model)
         self._attentions = replaceable(model)
         self._check_logits()
 
@@ -90,12 +93,14 @@ class SharedBase:
         dtype: str = "auto",
         device: str = "auto",
         quantization: Literal["none", "4bit"] = "none",
+        shard: bool = False,
         log: Callable[[str], None] = lambda line: None,
     ) -> SharedBase:
         """Load the model that `spec` names (an alias, a folder, a GGUF file or a hub id).
 
         Args:
             quantization: `4bit` holds the frozen weights in 4 bits; nothing can be merged into them.
+            shard: Hold the decoder layers in parts, one on each rank; see `load_model`. Not in 4 bits.
 
         Raises:
             ConfigError: 4-bit weights cannot be used on this machine.
@@ -106,7 +111,7 @@ class SharedBase:
         model = (
             load_quantized(source, device=device)
             if quantized
-            else load_model(source, dtype=dtype, device=device, log=log)
+            else load_model(source, dtype=dtype, device=device, shard=shard, log=log)
         )
         identity = f"{source.revision}-4bit" if quantized else source.revision
         return cls(model, load_tokenizer(source), name=spec, identity=identity)
@@ -147,6 +152,13 @@ class SharedBase:
     def training(self) -> frozenset[str]:
         """The adapters whose weights require gradients."""
         return frozenset(self._training)
+
+    def rank(self, role: str) -> int:
+        """The largest inner dimension of an adapter; 0 of the reference."""
+        if role == REFERENCE:
+            return 0
+        config = self._peft.peft_config[role]
+        return int(max(config.r, *config.rank_pattern.values(), 0))
 
     @contextmanager
     def role(self, name: str) -> Iterator[SharedBase]:
@@ -442,7 +454,12 @@ class SharedBase:
         self._training.clear()
         for layer in self._layers():
             layer.enable_adapters(True)
-        self.model, self._peft = self._peft.merge_and_unload(safe_merge=True), None
+        if self.sharded:
+            for layer in self._layers():
+                add_to_weight(layer.get_base_layer().weight, layer.get_delta_weight(role))
+            self.model, self._peft = self._peft.unload(), None
+        else:
+            self.model, self._peft = self._peft.merge_and_unload(safe_merge=True), None
         self.model.requires_grad_(False)
 
     # Inside

@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -26,11 +27,21 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         RankError: One was killed, which so could not say it.
         KeyboardInterrupt: They were interrupted.
     """
-    os.environ[LAUNCHER] = "1"
+    os.environ[LAUNCHER] = str(os.getpid())
     # Each would take all processors of a machine without a GPU.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    with TemporaryDirectory(prefix="rlaif-launch-") as logs:
+        return _launched(count, arguments, logs)
+
+
+def _launched(count: int, arguments: Sequence[str], logs: str) -> int:
+    """See `launch`.
+
+    Args:
+        logs: Folder in which torch leaves how each process ended.
+    """
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -40,6 +51,7 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
         monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=logs),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "rlaif", *arguments)

@@ -146,9 +146,10 @@ def stage_memory(
     work = job.memory_work(Lengths(jobs, context), Device.of(device, ranks=ranks))
     if work is None or base is None or is_scripted(base) or is_served(base):
         return None
+    shards = ranks if recipe.shard_base else 1
     held = precision_of(recipe.dtype, device, quantization=_quantization(base, recipe))
     if device.type == "cuda" and free is not None:
-        work = _within_cache(work, _shape(base), held, free)
+        work = _within_cache(work, _shape(base), held, free, shards)
     precision, adapters = precision_of(recipe.dtype, device), job.adapters()
     plan = plan_memory(
         _shape(base),
@@ -157,19 +158,23 @@ def stage_memory(
         rank=adapters.rank,
         trained=list(adapters.trained),
         frozen=list(adapters.read),
+        shards=shards,
         kernels=KERNEL_BYTES if device.type == "cpu" else 0,
         available=free,
     )
     others = [
-        MemoryItem(f"model {name}", _weights(name, precision), why) for name, why in _others(config, recipe)
+        MemoryItem(f"model {name}", round(_shape(name).held(shards) * precision.weights), why)
+        for name, why in _others(config, recipe)
     ]
     return replace(plan, items=(*plan.items[:2], *others, *plan.items[2:]))
 
 
-def _within_cache(work: StageWork, shape: ModelShape, precision: Precision, free: int) -> StageWork:
+def _within_cache(
+    work: StageWork, shape: ModelShape, precision: Precision, free: int, shards: int
+) -> StageWork:
     """With no more rows side by side than the samplers give a GPU's caches room for."""
     a_token = 2 * shape.layers * (shape.key_values or shape.attention) * precision.activations
-    room = free - shape.parameters * precision.weights
+    room = free - (shape.held(shards) + shape.gathered(shards)) * precision.weights
     most = int(GPU_CACHE_SHARE * room) // (a_token * max(1, work.row_tokens))
     return work._replace(sampled_rows=min(work.sampled_rows, max(1, most)))
 
@@ -215,7 +220,3 @@ def _free(device: torch.device) -> int | None:
 @lru_cache(maxsize=8)
 def _shape(model: str) -> ModelShape:
     return model_shape(model)
-
-
-def _weights(model: str, precision: Precision) -> int:
-    return round(_shape(model).parameters * precision.weights)

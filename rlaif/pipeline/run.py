@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import yaml
 
@@ -17,6 +17,7 @@ from rlaif import __version__
 from rlaif.config import Recipe
 from rlaif.config.labelling import BaseStage
 from rlaif.digest import digest
+from rlaif.errors import ConfigError
 from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.table import make_job
@@ -33,10 +34,13 @@ from rlaif.runs.manifest import (
     describe_outputs,
     stage_key,
 )
-from rlaif.runs.run import RunFolder, now
+from rlaif.runs.run import RunFolder, now, remove_abandoned
 from rlaif.runs.spending import SPENDING, Spending, Spent
 
 __all__ = ["RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
+
+RANK = "rlaif-rank-"
+"""How the folders of ranks that are not the first begin, among temporary files."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def run_recipe(
     journal: Path | None = None,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
+    parts: Mapping[str, Mapping[str, str]] | None = None,
 ) -> RunResult:
     """Run `recipe` in the folder `out`.
 
@@ -106,6 +111,8 @@ def run_recipe(
         journal: Where answers are kept; `rlaif-journal.sqlite` beside `out` when left out, shared by the runs
             there.
         command: The command line, for the record.
+        parts: What the answers in the journal depend on, by stage; a stage that depends on something else is
+            refused.
 
     Raises:
         RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers
@@ -126,7 +133,14 @@ def run_recipe(
         stages = []
         for job in jobs:
             stages.append(
-                _run_stage(job, run, context, out=out, tell=partial(tell_memory, job, jobs, context))
+                _run_stage(
+                    job,
+                    run,
+                    context,
+                    out=out,
+                    tell=partial(tell_memory, job, jobs, context),
+                    answered=(parts or {}).get(job.config.name, {}),
+                )
             )
             context.folders[job.config.name] = stages[-1].folder
             job.finished(stages[-1].folder)
@@ -148,7 +162,7 @@ def _opened(recipe: Recipe, out: Path, ranks: Ranks, *, command: Sequence[str] |
     """The run folder; of several ranks the first's. Each other one writes what it must into a folder of its
     own, which goes in the end."""
     with ExitStack() as stack:
-        mine = out if ranks.first else Path(stack.enter_context(TemporaryDirectory(prefix="rlaif-rank-")))
+        mine = out if ranks.first else _folder_of_rank(stack)
         run = stack.enter_context(RunFolder.open(mine, name=recipe.name, command=command))
         if ranks.first:
             run.check_own(config.name for config in recipe.stages)
@@ -156,14 +170,27 @@ def _opened(recipe: Recipe, out: Path, ranks: Ranks, *, command: Sequence[str] |
         yield run
 
 
+def _folder_of_rank(stack: ExitStack) -> Path:
+    """A folder for a rank that is not the first; those of ranks that were killed go."""
+    remove_abandoned(Path(gettempdir()), f"{RANK}*")
+    return Path(stack.enter_context(TemporaryDirectory(prefix=RANK)))
+
+
 def _run_stage(
-    job: AnyJob, run: RunFolder, context: RunContext, *, out: Path, tell: Callable[[], int]
+    job: AnyJob,
+    run: RunFolder,
+    context: RunContext,
+    *,
+    out: Path,
+    tell: Callable[[], int],
+    answered: Mapping[str, str],
 ) -> StageResult:
     """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are
     planned.
 
     Args:
         out: The folder of the run, which `run` is on the first rank only.
+        answered: What the answers of shards depend on.
     """
     ranks = current()
     config, planned = job.config, 0
@@ -171,6 +198,7 @@ def _run_stage(
     if before is None:
         planned = tell()  # before `parts`, which loads the models
     parts = {"stage": config.stage, "rlaif": __version__, **job.key_parts()}
+    ranks.from_first(lambda: _check_answered(config.name, answered, parts))
     work = context.work_folder(config.name)
     why = ranks.from_first(lambda: [] if before is None else _why_again(before, out / config.name, parts))
     if before is not None and not why:
@@ -209,6 +237,21 @@ def _run_stage(
     shutil.rmtree(work, ignore_errors=True)
     manifest = ranks.from_first(lambda: manifest)  # and the files are there
     return StageResult(job=job, folder=out / config.name, manifest=manifest, skipped=False)
+
+
+def _check_answered(stage: str, answered: Mapping[str, str], parts: Mapping[str, str]) -> None:
+    """Refuse to ask anew what shards have answered.
+
+    Raises:
+        ConfigError: Their answers are not those that this process would get.
+    """
+    if differing := sorted(name for name, value in answered.items() if parts.get(name) != value):
+        raise ConfigError(
+            f"the shards were made with something else; different: {', '.join(differing)}",
+            where=stage,
+            remedy="go on with the files, the model and the arithmetic (`dtype`) of the shards; or leave "
+            "--merge out, to ask everything anew",
+        )
 
 
 def _why_again(before: Manifest, folder: Path, parts: Mapping[str, str]) -> list[str]:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlaif.audit.grade import SATURATED
+from rlaif.judging.informative import LabelFacts, doubts
 from rlaif.report.shown import Table, Texts
 
-__all__ = ["labelled", "labelled_pairs", "statistics_line", "statistics_table", "warnings_about"]
+__all__ = [
+    "facts_of",
+    "grade_of",
+    "labelled",
+    "labelled_pairs",
+    "statistics_line",
+    "statistics_table",
+    "warnings_about",
+]
 
 COLUMNS = (
     "principle",
@@ -43,9 +51,27 @@ def labelled(counts: Mapping[str, int]) -> str:
 
 
 def statistics_table(statistics: Mapping[str, Any]) -> Table:
-    """The verdicts by principle, and over all of them."""
+    """The verdicts by principle, and over all of them, under the grade of the judge."""
     rows = [(name, *_cells(row)) for name, row in statistics["principles"].items()]
-    return Table("", COLUMNS, [*rows, ("all", *_cells(statistics))], total=True)
+    grade = grade_of(statistics)
+    title = f"grade of the judge: {grade}" if grade else ""
+    return Table(title, COLUMNS, [*rows, ("all", *_cells(statistics))], total=True)
+
+
+def grade_of(statistics: Mapping[str, Any]) -> str:
+    """The grade of the judge, or `not audited`; empty in files of versions that did not ask."""
+    return str(statistics.get("audit", {}).get("grade", ""))
+
+
+def facts_of(statistics: Mapping[str, Any]) -> LabelFacts:
+    """What the counts of a label stage say of its labels."""
+    verdicts = statistics["verdicts"]
+    return LabelFacts(
+        tie_rate=statistics["tie_rate"],
+        flip_rate=statistics["flip_rate"],
+        invalid_rate=statistics["invalid"] / verdicts if verdicts else None,
+        grade=grade_of(statistics),
+    )
 
 
 def statistics_line(statistics: Mapping[str, Any]) -> str:
@@ -58,14 +84,10 @@ def statistics_line(statistics: Mapping[str, Any]) -> str:
 
 
 def warnings_about(statistics: Mapping[str, Any]) -> list[str]:
-    """What must not be overlooked before one trains on the labels."""
-    flips = statistics["flip_rate"]
-    if flips is None or flips <= SATURATED:
-        return []
-    return [
-        f"warning: in {_rate(flips)} of the questions the judge chooses the other side when the order is "
-        f"reversed: these labels are mostly noise (see `rlaif audit`)"
-    ]
+    """What must not be overlooked before one trains on the labels: what the audit said, and what the labels
+    themselves show."""
+    told = str(statistics.get("audit", {}).get("line", ""))
+    return [*([told] if told else []), *(f"warning: {doubt.words}" for doubt in doubts(facts_of(statistics)))]
 
 
 def labelled_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Texts]:

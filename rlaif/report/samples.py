@@ -35,9 +35,9 @@ def read_spread(path: Path, count: int) -> list[Row]:
     return spread(rows, count)
 
 
-def completions_markdown(rows: Sequence[Row]) -> str:
-    """Completions under their prompts."""
-    parts = ["# Completions to read\n"]
+def completions_markdown(rows: Sequence[Row], *, note: str = "") -> str:
+    """Completions under their prompts, after a note on all of them."""
+    parts = ["# Completions to read\n", *([f"{note}\n"] if note else [])]
     for row in rows:
         head = f"## {named(row['id'])} ({named(row['finish'])}, {row['tokens']} tokens)\n"
         parts += [head, _conversation(row["prompt"]), quoted(_text(row["completion"]))]

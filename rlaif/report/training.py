@@ -119,7 +119,7 @@ def step_line(step: Mapping[str, Any], steps: int) -> str:
 
 def best_of_k_markdown(report: BestOfKReport, kept: Sequence[Mapping[str, Any]]) -> str:
     """How the best reward grows with K, what was learned, and a few of the completions kept."""
-    parts = ["# Best of K\n"]
+    parts = ["# Best of K\n", *(f"{note}\n" for note in report.notes)]
     parts += [f"## Round {each.round}\n\n" + _markdown(growth_table(each)) for each in report.rounds]
     parts.append(figures_markdown("The policy that was made", report.student, level=2))
     parts.extend(quoted(" ".join(row["completion"][-1]["content"].split())) for row in kept[:KEPT_SHOWN])

@@ -130,18 +130,20 @@ class StudentReport:
 
 @dataclass(frozen=True)
 class BestOfKReport:
-    """What the stage says of itself: its rounds, and the policy that was made."""
+    """What the stage says of itself: its rounds, the policy that was made, and notes for the reader."""
 
     rounds: tuple[RoundReport, ...]
     student: StudentReport
     counts: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
         rounds = [
             {**asdict(each), "growth": [point._asdict() for point in each.growth]} for each in self.rounds
         ]
-        return {"rounds": rounds, "student": asdict(self.student), "counts": dict(self.counts)}
+        found = {"rounds": rounds, "student": asdict(self.student), "counts": dict(self.counts)}
+        return {**found, "notes": list(self.notes)} if self.notes else found
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class BestOfKResult:
             begins at the end.
         refused: `(prompt id, reason)` of the prompts that could not be sampled.
         duplicates: Prompts left out because the same is asked by an earlier one.
+        notes: What the reader should know.
     """
 
     role: str
@@ -165,6 +168,7 @@ class BestOfKResult:
     cost: TrainingCost = field(compare=False)
     refused: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Counts for the manifest, over all rounds."""
@@ -183,7 +187,7 @@ class BestOfKResult:
     @property
     def report(self) -> BestOfKReport:
         """The result without its rows."""
-        return BestOfKReport(rounds=self.rounds, student=self.student, counts=self.counts())
+        return BestOfKReport(rounds=self.rounds, student=self.student, counts=self.counts(), notes=self.notes)
 
 
 # Formulas

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from rlaif.audit.grade import GRADES
 from rlaif.digest import digest, unit_from
 from rlaif.errors import DataError, Problem
+from rlaif.judging.aggregate import TIE
 from rlaif.labels import MOST_LOG_ODDS, log_odds_of, sigmoid
 from rlaif.types import Message
 
-__all__ = ["PreferencePair", "pairs_from_rows", "split_by_prompt"]
+__all__ = ["PreferencePair", "Said", "pairs_from_rows", "split_by_prompt"]
 
 SHOWN_PROBLEMS = 20
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
@@ -20,6 +22,23 @@ LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 
 AGREES = 1e-3
 """`p_chosen` and `log_odds` of one row say the same up to this, in probability: files round."""
+
+
+class Said(NamedTuple):
+    """What a row tells of how its label came about; nothing, where people labelled.
+
+    Attributes:
+        tie: Whether the row's own label is within `TIE` of one half, however it is read.
+        flips: Of the questions with a valid answer in `both_orders`, those whose answers disagree.
+        grade: Of the judge, as the row has it in `audit`.
+    """
+
+    tie: bool = False
+    verdicts: int = 0
+    invalid: int = 0
+    both_orders: int = 0
+    flips: int = 0
+    grade: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,7 @@ class PreferencePair:
         weight: Relative weight in the loss.
         principles: Ids of the principles that were asked.
         source: Which file or stage it is from, for reports.
+        said: How the label came about; no part of what is learned.
     """
 
     id: str
@@ -45,6 +65,7 @@ class PreferencePair:
     constitution: str = ""
     group: str = field(default="", compare=False)
     """Digest of the prompt: pairs of one prompt stay on one side of a split."""
+    said: Said = field(default=Said(), compare=False, repr=False)
 
     @property
     def p_chosen(self) -> float:
@@ -143,6 +164,36 @@ def _pair(row: Mapping[str, Any], source: str, weight: float, hard: bool) -> Pre
         source=source,
         constitution=str(row.get("constitution_digest") or ""),
         group=digest([[message.role, message.content] for message in prompt]),
+        said=_said(row),
+    )
+
+
+def _said(row: Mapping[str, Any]) -> Said:
+    """What the row's verdicts tell, and whether its label is a tie."""
+    log_odds, p_chosen = row.get("log_odds"), row.get("p_chosen")
+    if isinstance(log_odds, int | float):
+        p_chosen = sigmoid(log_odds)
+    verdicts = row.get("verdicts") or ()
+    orders: dict[str, dict[str, float]] = {}
+    invalid = 0
+    for verdict in verdicts:
+        p = verdict.get("p_chosen")
+        if not verdict.get("valid", True):
+            invalid += 1
+        elif isinstance(p, int | float):
+            orders.setdefault(str(verdict["principle"]), {})[str(verdict.get("order"))] = p - 0.5
+    both = [
+        (asked["chosen_first"], asked["rejected_first"])
+        for asked in orders.values()
+        if asked.keys() >= {"chosen_first", "rejected_first"}
+    ]
+    return Said(
+        tie=isinstance(p_chosen, int | float) and abs(p_chosen - 0.5) < TIE,
+        verdicts=len(verdicts),
+        invalid=invalid,
+        both_orders=len(both),
+        flips=sum(one * other < 0 for one, other in both),
+        grade=grade if (grade := row.get("audit")) in GRADES else "",
     )
 
 

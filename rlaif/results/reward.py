@@ -25,6 +25,7 @@ __all__ = [
     "by_length",
     "by_margin",
     "by_principle",
+    "by_source",
     "length_differences",
     "score_pairs",
 ]
@@ -145,6 +146,14 @@ def by_principle(pairs: Sequence[PreferencePair], difference: Tensor) -> list[Br
         for principle in pair.principles:
             groups[principle].append(index)
     return _broken_down(sorted(groups.items()), pairs, difference)
+
+
+def by_source(pairs: Sequence[PreferencePair], difference: Tensor) -> list[Breakdown]:
+    """Accuracy by where the pairs are from; nothing where they are all from one source."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        groups[pair.source].append(index)
+    return _broken_down(sorted(groups.items()), pairs, difference) if len(groups) > 1 else []
 
 
 def by_margin(pairs: Sequence[PreferencePair], difference: Tensor) -> list[Breakdown]:

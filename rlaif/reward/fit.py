@@ -20,12 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif.digest import unit_from
+from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError
 from rlaif.labels import SURE
 from rlaif.reward.loss import bradley_terry_loss
 
-__all__ = ["HeadFit", "bounded", "fit_head", "fit_scale"]
+__all__ = ["FOLDS", "HeadFit", "bounded", "fit_head", "fit_scale", "folds_of"]
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(13))
 """λ from 1 to 10⁶, for features of variance 1."""
@@ -48,7 +48,13 @@ class HeadFit(NamedTuple):
 
 
 def fit_head(
-    difference: Tensor, log_odds: Tensor, *, weight: Tensor, prompts: Sequence[Hashable], seed: int
+    difference: Tensor,
+    log_odds: Tensor,
+    *,
+    weight: Tensor,
+    prompts: Sequence[Hashable],
+    seed: int,
+    repeats: int = 1,
 ) -> HeadFit:
     """Fit a head to pairs.
 
@@ -57,21 +63,34 @@ def fit_head(
         log_odds: (N,), soft labels of the chosen completion being better, in nats.
         weight: (N,), relative weight of each pair.
         prompts: (N,), which prompt a pair belongs to; a prompt's pairs are held out together.
+        repeats: In how many ways the prompts are cut into folds: the penalty is chosen on the mean loss over
+            them, which draws of the folds move less.
 
     Raises:
         DataError: Fewer than two prompts: nothing can be held out.
     """
-    fold = _folds(prompts, seed)
     x, p, w = difference.double(), log_odds.double().sigmoid(), weight.double() / weight.double().mean()
     target = bounded(log_odds.double())
-    out_of_fold = torch.zeros(len(PENALTIES), len(x), dtype=torch.double)
-    for number in range(int(fold.max()) + 1):
-        inside = fold != number
-        out_of_fold[:, ~inside] = _ridge(x[inside], target[inside], w[inside]) @ x[~inside].t()
-    losses, scales = zip(*(fit_scale(prediction, p, w) for prediction in out_of_fold), strict=True)
+    found = [
+        [fit_scale(prediction, p, w) for prediction in _out_of_fold(x, target, w, folds_of(prompts, each))]
+        for each in (seed, *(seed_from(seed, "folds", repeat) for repeat in range(1, repeats)))
+    ]
+    losses, scales = (
+        [math.fsum(each[at][part] for each in found) / repeats for at in range(len(PENALTIES))]
+        for part in (0, 1)
+    )
     best = min(range(len(PENALTIES)), key=lambda index: losses[index])
     head = _ridge(x, target, w, (PENALTIES[best],))[0] * scales[best]
     return HeadFit(weight=head.float(), penalty=PENALTIES[best], loss=losses[best], scale=scales[best])
+
+
+def _out_of_fold(x: Tensor, target: Tensor, weight: Tensor, fold: Tensor) -> Tensor:
+    """(L, N): what the fit of each λ to the other folds predicts of a pair."""
+    found = torch.zeros(len(PENALTIES), len(x), dtype=torch.double)
+    for number in range(int(fold.max()) + 1):
+        inside = fold != number
+        found[:, ~inside] = _ridge(x[inside], target[inside], weight[inside]) @ x[~inside].t()
+    return found
 
 
 def bounded(log_odds: Tensor) -> Tensor:
@@ -80,7 +99,7 @@ def bounded(log_odds: Tensor) -> Tensor:
     return log_odds.clamp(-most, most)
 
 
-def _folds(prompts: Sequence[Hashable], seed: int) -> Tensor:
+def folds_of(prompts: Sequence[Hashable], seed: int) -> Tensor:
     """(N,): which fold a pair is held out in. The folds are of one size in prompts, and do not depend on the
     order of pairs."""
     ranked = sorted(set(prompts), key=lambda prompt: unit_from(seed, "fold", str(prompt)))

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from rlaif.engines.chat import ChatFormat, TemplateRefusal
 from rlaif.errors import DataError
+from rlaif.models.packing import Ids, Tree, features, same_states
+from rlaif.models.pooling import Pooling
 from rlaif.models.shared_base import SharedBase
-from rlaif.reward.head import Pooling, ScalarHead
-from rlaif.reward.packing import Ids, Tree, features, same_states
+from rlaif.reward.head import ScalarHead
 from rlaif.types import Message
 
 __all__ = ["Combine", "Conversation", "Member", "RewardModel", "TurnFormat", "scoring_tokens"]

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from rlaif.errors import ModelError
+from rlaif.models.packing import Tree, pooled, whole_trees
+from rlaif.models.pooling import Pooling
 from rlaif.models.shared_base import SharedBase
-from rlaif.reward.head import Pooling, ScalarHead
+from rlaif.reward.head import ScalarHead
 from rlaif.reward.loss import bradley_terry_loss
-from rlaif.reward.packing import Tree, pooled, whole_trees
 
 __all__ = ["LabelledPairs", "RewardOptimiser", "RewardStep", "train_adapter"]
 

@@ -250,11 +250,12 @@ def response_states(
         tokens: (B, T), padded on the right.
         is_real: (B, T).
         share: Compute a common prefix of the prompts once. Must be off where layers are recomputed (they take
-            no cache).
+            no cache). Of a sharded base nothing is shared with gradient: see `models.sharding`.
 
     Returns:
         (B, T, H); what is at padding has no meaning.
     """
+    share = share and not (base.sharded and torch.is_grad_enabled())
     shared = prefix_to_share(base, prompts, max(map(len, prompts)) + tokens.shape[1]) if share else 0
     # The last token of a completion predicts nothing that is needed.
     completions = [

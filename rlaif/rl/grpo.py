@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.config.grpo import GrpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import ConfigError
 from rlaif.models.shared_base import REFERENCE
@@ -71,6 +72,8 @@ def grpo_step(
     sampled, scores, total = sample_groups(learner, questions, reward, clock, step=step)
     episodes, own = sampled.episodes, sampled.own
     groups = total.view(-1, config.samples_per_prompt)
+    parts = parts_of(config, scores, episodes)
+    silent = silent_groups(groups, parts)
     # 3. One pass of the reference gives log π_ref and the exact KL.
     with torch.no_grad(), base.role(REFERENCE):
         scored = score_tokens(base, own, states_of(learner, own), temperature=config.temperature)
@@ -79,16 +82,17 @@ def grpo_step(
     check_kl(kl, learner)
     learner.keep()
     # 4. What each completion is worth among those of its prompt.
+    charges = None
     if config.kl_in == "reward":
         k1 = formulas.kl_estimate(tokens.logprobs, tokens.ref_logprobs)
-        groups = groups - learner.kl.beta * k1.sum(1).view_as(groups)
-    rows = rows_to_learn(total.view_as(groups), config.episodes, drop_equal=config.keep_drawing)
-    advantages = advantages_of(learner, groups, episodes, scores, rows)
+        charges = learner.kl.beta * k1.sum(1).view_as(groups)
+    rows = rows_to_learn(config, silent)
+    advantages = advantages_of(config, groups, charges, parts, rows)
     clock.lap("score")
     # 5. Epochs of minibatches on the clipped loss, and β times the KL to the reference.
     rate, metrics = learner.anneal(step), describe(episodes, scores, tokens, beta=learner.kl.beta)
     metrics |= compare_sampler(episodes, config.rollout)
-    metrics |= describe_groups(total.view_as(groups), learned=len(rows))
+    metrics |= describe_groups(groups, silent, learned=len(rows))
     if rows:
         learned = episodes.take(rows).without_states()
         targets = Targets(advantages, tokens.ref_logprobs[rows])
@@ -148,49 +152,77 @@ def sample_groups(
         scored.append(scores)
         totals.append(total)
         clock.lap("reward")
-        wanted -= int((~formulas.equal_groups(total.view(-1, config.samples_per_prompt))).sum())
+        groups = total.view(-1, config.samples_per_prompt)
+        wanted -= int((~silent_groups(groups, parts_of(config, scores, episodes))).sum())
         if wanted <= 0:
             break
     return together(draws), _added(scored), torch.cat(totals)
 
 
-def rows_to_learn(groups: Tensor, episodes: int, *, drop_equal: bool) -> list[int]:
-    """The rows of groups (G, K) that the update learns: all, or those of the first groups that are not all
-    equal."""
-    size = groups.shape[1]
-    kept = [at for at, same in enumerate(formulas.equal_groups(groups).tolist()) if not (same and drop_equal)]
-    return [at * size + index for at in kept[: episodes // size] for index in range(size)]
+class Parts(NamedTuple):
+    """A reward in the parts that it was added up from."""
+
+    scores: Tensor
+    """(P, G, K), fp32."""
+    weights: Tensor
+    """(P,)."""
 
 
-def advantages_of(
-    learner: GrpoLearner, groups: Tensor, episodes: Episodes, scores: Scores, rows: Sequence[int]
-) -> Tensor:
-    """The advantages (b,) of `rows`, which are whole groups of (G, K)."""
-    config, size = learner.config, groups.shape[1]
-    if not rows:
-        return groups.new_zeros(0)
+def parts_of(config: GrpoConfig, scores: Scores, episodes: Episodes) -> Parts | None:
+    """The parts that are scaled apart, the missing-EOS penalty among them; nothing where the sum is.
+
+    Raises:
+        ConfigError: The reward has one part only.
+    """
     if not config.normalise_parts:
-        return formulas.group_advantages(groups, kind=config.advantage).flatten()[list(rows)]
+        return None
     if len(scores.parts) < 2:
         raise ConfigError(
             "normalise_parts does nothing for a reward of one part", remedy="leave it out, or name the parts"
         )
-    cut = (~episodes.has_eos).float().neg().tolist()
-    columns = [*scores.parts.values(), *([cut] if config.missing_eos_penalty else [])]
-    weights = [scores.weights.get(name, 1.0) for name in scores.parts]
-    parts = torch.tensor(columns, dtype=torch.float32, device=groups.device)[:, list(rows)]
-    return formulas.decoupled_advantages(
-        parts.view(len(columns), -1, size),
-        torch.tensor([*weights, config.missing_eos_penalty][: len(columns)], device=groups.device),
-    ).flatten()
+    cut, device = (~episodes.has_eos).float().neg().tolist(), episodes.tokens.device
+    columns = torch.tensor([*scores.parts.values(), cut], dtype=torch.float32, device=device)
+    weights = [*(scores.weights.get(name, 1.0) for name in scores.parts), config.missing_eos_penalty]
+    groups = columns.view(len(columns), -1, config.samples_per_prompt)
+    return Parts(scores=groups, weights=torch.tensor(weights, device=device))
 
 
-def describe_groups(groups: Tensor, *, learned: int) -> Metrics:
+def silent_groups(groups: Tensor, parts: Parts | None) -> Tensor:
+    """Which of the groups (G, K) say nothing, so that `keep_drawing` replaces them: (G,), bool."""
+    return formulas.equal_groups(groups) if parts is None else formulas.cancelling_groups(*parts)
+
+
+def rows_to_learn(config: GrpoConfig, silent: Tensor) -> list[int]:
+    """The rows that the update learns: all, or with `keep_drawing` those of the first groups that are not
+    `silent` (G,)."""
+    size = config.samples_per_prompt
+    kept = [at for at, same in enumerate(silent.tolist()) if not (same and config.keep_drawing)]
+    return [at * size + index for at in kept[: config.episodes // size] for index in range(size)]
+
+
+def advantages_of(
+    config: GrpoConfig, groups: Tensor, charges: Tensor | None, parts: Parts | None, rows: Sequence[int]
+) -> Tensor:
+    """The advantages (b,) of `rows`, which are whole groups of (G, K).
+
+    Args:
+        charges: (G, K), what a KL in the reward costs.
+    """
+    if not rows:
+        return groups.new_zeros(0)
+    if parts is None:
+        scaled = formulas.group_advantages(groups, kind=config.advantage, charges=charges)
+        return scaled.flatten()[list(rows)]
+    size = groups.shape[1]
+    learned = [row // size for row in rows[::size]]
+    return formulas.decoupled_advantages(parts.scores[:, learned], parts.weights).flatten()
+
+
+def describe_groups(groups: Tensor, silent: Tensor, *, learned: int) -> Metrics:
     """How many groups (G, K) there were, and how many of them said nothing."""
-    equal = int(formulas.equal_groups(groups).sum())
     return {
         "groups": len(groups),
-        "equal_groups": equal,
+        "equal_groups": int(silent.sum()),
         "group_std": float(groups.std(1).mean()),
         "learned_episodes": learned,
     }

@@ -37,6 +37,7 @@ __all__ = [
     "Mismatch",
     "PolicyLoss",
     "ValueLoss",
+    "cancelling_groups",
     "completion_weights",
     "decoupled_advantages",
     "equal_groups",
@@ -287,7 +288,9 @@ def gae(
 GroupAdvantage = Literal["grpo", "dr_grpo", "rloo"]
 
 
-def group_advantages(scores: Tensor, *, kind: GroupAdvantage = "grpo") -> Tensor:
+def group_advantages(
+    scores: Tensor, *, kind: GroupAdvantage = "grpo", charges: Tensor | None = None
+) -> Tensor:
     """What each completion is worth among those of its prompt: scores (G, K) -> (G, K), fp32.
 
     grpo:     (r_i - mean r) / (std r + 1e-4), std with K - 1 (Shao 2024, §4.1.2; the 1e-4 and K - 1 are
@@ -295,14 +298,21 @@ def group_advantages(scores: Tensor, *, kind: GroupAdvantage = "grpo") -> Tensor
     dr_grpo:  r_i - mean r (Liu 2025, §3.2).
     rloo:     r_i - mean of the other r_j = K / (K - 1) · (r_i - mean r) (Ahmadian 2024, eq. 8).
 
+    Args:
+        charges: (G, K), taken from the scores first: what a KL in the reward costs. Where the scores of a
+            group are equal, kind grpo does not divide charges by their own spread: it would make them as
+            large as rewards, whatever β they were multiplied by.
+
     Raises:
         DataError: A group has one completion: there is nothing to hold it against.
     """
     size = _group_size(scores)
-    centred = wide(scores) - wide(scores).mean(1, keepdim=True)
+    net = wide(scores) if charges is None else wide(scores) - wide(charges)
+    centred = _centred(net)
     match kind:
         case "grpo":
-            return centred / (wide(scores).std(1, keepdim=True) + GROUP_EPS)
+            scaled = centred / (centred.std(1, keepdim=True) + GROUP_EPS)
+            return scaled if charges is None else torch.where(equal_groups(scores)[:, None], centred, scaled)
         case "dr_grpo":
             return centred
         case "rloo":
@@ -320,9 +330,15 @@ def decoupled_advantages(parts: Tensor, weights: Tensor) -> Tensor:
     Args:
         weights: (P,).
     """
-    scaled = torch.stack([group_advantages(part) for part in parts])
-    total = (wide(weights).view(-1, 1, 1) * scaled).sum(0)
+    total = _scaled_sum(parts, weights)
     return (total - total.mean()) / (total.std() + GROUP_EPS)
+
+
+def cancelling_groups(parts: Tensor, weights: Tensor) -> Tensor:
+    """What `equal_groups` is for `decoupled_advantages`: groups in which no completion is better once every
+    part is scaled: (P, G, K) -> (G,), bool. Equal sums of parts are neither needed for it nor enough."""
+    total = _scaled_sum(parts, weights)
+    return ((total - total[:, :1]).abs() < GROUP_EPS).all(1)
 
 
 def equal_groups(scores: Tensor) -> Tensor:
@@ -493,6 +509,19 @@ def explained_variance(values: Tensor, returns: Tensor, is_real: Tensor) -> Tens
 
 
 # Shared by the above
+
+
+def _scaled_sum(parts: Tensor, weights: Tensor) -> Tensor:
+    """S = Σ_p w_p A_p: (P, G, K) -> (G, K)."""
+    scaled = torch.stack([group_advantages(part) for part in parts])
+    return (wide(weights).view(-1, 1, 1) * scaled).sum(0)
+
+
+def _centred(scores: Tensor) -> Tensor:
+    """(G, K) less each group's mean. The first of a group is taken away before: the mean of equal numbers is
+    theirs up to rounding only, which a division by their spread would make as large as a reward."""
+    moved = scores - scores[:, :1]
+    return moved - moved.mean(1, keepdim=True)
 
 
 def _group_size(scores: Tensor) -> int:

@@ -71,6 +71,11 @@ class Sampler:
         self.temperature = temperature
         self.rows = rows or rows_side_by_side(base.device.type)
 
+    @property
+    def at_once(self) -> int:
+        """Completions that one call of `sample` is best asked for."""
+        return self.rows
+
     def question(self, prompt: Prompt, messages: Sequence[Message]) -> EncodedPrompt:
         """Render and tokenise what the policy reads.
 

@@ -1,4 +1,4 @@
-"""Sampling a policy on vLLM servers, for training on it here.
+"""Sampling policies on vLLM servers, for training on what they say, or measuring it, here.
 
 The base never moves: the servers hold it from their start. Before a rollout the policy's adapter is written,
 loaded by every server under a name of its own, and asked by that name. What comes back are token ids and the
@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,23 @@ from rlaif.digest import seed_from
 from rlaif.engines.api.api_key import ApiKey
 from rlaif.errors import ModelError
 from rlaif.files import sync_to_disk
-from rlaif.models.shared_base import SharedBase
+from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.rl.checkpoint import checksum
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.rollout import EncodedPrompt, Sampler, first_indices
-from rlaif.rl.serving.probe import PROBE, PROBES, TEXT, Probe, ProbeReplies, Replies, distance, loud, still
+from rlaif.rl.serving.checks import Expected, check_servers
+from rlaif.rl.serving.probe import PROBE, PROBES, Probe, ProbeReplies, Replies, distance, loud
 from rlaif.rl.serving.replies import Drawn, read_draws
+from rlaif.rl.serving.requests import completion_request
 from rlaif.rl.serving.servers import Adapter, Connection
 from rlaif.rl.update import logprobs_at
-from rlaif.types import Message
 
 __all__ = ["ServedSampler"]
 
+OWN = "served-probe"
+"""A role that is there while a server is looked at, or the reference is written."""
+AT_ONCE = 256
+"""Completions that a server has in hand at a time: vLLM's own default."""
 ALIVE = 2
 """Versions of the adapter that a server holds at once, the newest among them."""
 
@@ -48,6 +54,7 @@ class ServedSampler(Sampler):
     Args:
         folder: Adapters are written here; the servers see it under the same path.
         rows: Completions in one forward pass here.
+        lora: Shape of the adapters that servers are looked at with, and of the reference's.
     """
 
     def __init__(
@@ -60,10 +67,12 @@ class ServedSampler(Sampler):
         temperature: float,
         rows: int = 64,
         key: ApiKey | None = None,
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__(base, max_new_tokens=max_new_tokens, temperature=temperature, rows=rows)
         self.settings = settings
-        self.folder = (Path(settings.adapters) if settings.adapters else folder).resolve()
+        self.lora = lora or LoraSettings()
+        self.folder = folder.resolve()
         self.key = key or ApiKey()
         # Not of the run alone: a run that goes on must not use the names of its first part again.
         self.run = f"rlaif-{secrets.token_hex(4)}"
@@ -72,6 +81,11 @@ class ServedSampler(Sampler):
         self._published = ""
         self._loop = asyncio.Runner()
         self._servers = Connection(settings, self.key)
+
+    @property
+    def at_once(self) -> int:
+        """See `Sampler`: as many as keep the servers busy."""
+        return AT_ONCE * len(self.settings.base_urls)
 
     @torch.no_grad()
     def sample(self, questions: Sequence[EncodedPrompt], *, samples: int, seed: int) -> Episodes:
@@ -86,12 +100,14 @@ class ServedSampler(Sampler):
         return self._episodes(rows, [drawn for group in groups for drawn in group])
 
     def publish(self) -> Adapter:
-        """Have every server hold the active role's adapter as it is now; nothing is done where they do.
+        """Have every server hold the active role's adapter as it is now (for the reference one with B = 0);
+        nothing is done where they do.
 
         Raises:
             ModelError: One cannot; then none holds the new version.
         """
-        weights = checksum(self.base.adapter_state(self.base.active))
+        active = self.base.active
+        weights = REFERENCE if active == REFERENCE else checksum(self.base.adapter_state(active))
         if self.alive and weights == self._published:
             return self.alive[-1]
         self.version += 1
@@ -118,32 +134,32 @@ class ServedSampler(Sampler):
     @torch.no_grad()
     def check(self) -> Probe:
         """Look at the servers before the first rollout: what they say of themselves, and how they answer as
-        adapters of known weights, alone and side by side. The active role's adapter is as before at the end.
+        adapters of known weights, alone and side by side.
 
         Raises:
             ModelError: A server is not set up for this, or holds another base.
         """
         base, question = self.base, self.question(PROBE, PROBE.messages)
-        role, kept = base.active, base.adapter_state(base.active)
         written: list[Adapter] = []
-        try:
-            for name, weights in (("reference", still(kept)), ("probe", loud(kept))):
-                base.set_adapter_state(role, weights)
-                written.append(self._write(f"{self.run}-{name}"))
-            replies = self._loop.run(self._probe(question, *written))
-            far = distance(self._episodes(*replies.loud))
-            base.set_adapter_state(role, still(kept))
-            found = Probe(
-                alone=distance(self._episodes(*replies.alone)),
-                beside=distance(self._episodes(*replies.beside)),
-                loud=far,
-                effect=distance(self._episodes(*replies.loud)),
-                base_beside=distance(self._episodes(*replies.base)),
-            )
-        finally:
-            base.set_adapter_state(role, kept)
-            for adapter in written:
-                shutil.rmtree(adapter.path, ignore_errors=True)
+        with self._adapter_of_its_own() as role, base.role(role):
+            silent = base.adapter_state(role)
+            try:
+                for name, weights in (("reference", silent), ("probe", loud(silent))):
+                    base.set_adapter_state(role, weights)
+                    written.append(self._write(f"{self.run}-{name}"))
+                replies = self._loop.run(self._probe(question, *written))
+                far = distance(self._episodes(*replies.loud))
+                base.set_adapter_state(role, silent)
+                found = Probe(
+                    alone=distance(self._episodes(*replies.alone)),
+                    beside=distance(self._episodes(*replies.beside)),
+                    loud=far,
+                    effect=distance(self._episodes(*replies.loud)),
+                    base_beside=distance(self._episodes(*replies.base)),
+                )
+            finally:
+                for adapter in written:
+                    shutil.rmtree(adapter.path, ignore_errors=True)
         found.refuse_mismatch()
         return found
 
@@ -151,7 +167,7 @@ class ServedSampler(Sampler):
         """Answers of every server as the reference alone, then as both and as the base in one batch."""
         servers = self._servers
         base = await servers.base_name()
-        await self._compare_tokens(base)
+        await check_servers(servers, base, self._expected())
         everywhere, rows = range(len(servers.urls)), [(question, index) for index in range(PROBES)]
 
         async def ask(adapter: Adapter, seed: int) -> Replies:
@@ -172,43 +188,45 @@ class ServedSampler(Sampler):
             await servers.unload(other)
         return ProbeReplies(alone=alone, beside=beside, loud=as_loud, base=by_name)
 
-    async def _compare_tokens(self, base: str) -> None:
-        """Refuse servers that cut text into other tokens, or render other turns, as far as they tell."""
-        text = {"model": base, "prompt": TEXT, "add_special_tokens": False}
-        turns = {
-            "model": base,
-            "messages": [{"role": "user", "content": TEXT}],
-            "add_generation_prompt": True,
-            "add_special_tokens": False,
-        }
-        mine = {
-            "tokenizer": (text, self.base.tokenizer(TEXT, add_special_tokens=False)["input_ids"]),
-            "chat template": (turns, self.form.encode([self.form.render([Message("user", TEXT)])])[0]),
-        }
-        if not self.base.tokenizer.chat_template:
-            del mine["chat template"]
-        for what, (body, ids) in mine.items():
-            for at, url in enumerate(self._servers.urls):
-                told = await self._servers.tokenize(at, body)
-                if told is not None and told != list(ids):
-                    raise ModelError(
-                        f"the server's {what} is not the base's",
-                        where=url,
-                        remedy="serve the same base, of "
-                        "the same revision, with its own tokenizer and chat template",
-                    )
-
     # Adapters
 
     def _write(self, name: str) -> Adapter:
-        """The active role's adapter in a folder of its own, which appears as a whole."""
+        """The active role's adapter in a folder of its own, which appears as a whole; for the reference one
+        that changes nothing."""
         path, unfinished = self.folder / name, self.folder / f"{name}.tmp"
-        self.base.save_adapter(self.base.active, unfinished)
+        if self.base.active == REFERENCE:
+            with self._adapter_of_its_own() as role:
+                self.base.save_adapter(role, unfinished)
+        else:
+            self.base.save_adapter(self.base.active, unfinished)
         for part in (*unfinished.iterdir(), unfinished):
             sync_to_disk(part)
         unfinished.rename(path)
         sync_to_disk(self.folder)
         return Adapter(name, path)
+
+    @contextmanager
+    def _adapter_of_its_own(self) -> Iterator[str]:
+        """A role for as long as the block, whose adapter changes nothing (B = 0)."""
+        self.base.add_adapter(OWN, self.lora, train=False)
+        try:
+            yield OWN
+        finally:
+            self.base.drop_adapter(OWN)
+
+    def _expected(self) -> Expected:
+        base = self.base
+        return Expected(
+            name=base.name,
+            revision=base.revision if base.identity == base.revision else "",
+            form=self.form,
+            vocabulary=self._vocabulary,
+            ends=self.ends,
+        )
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.base.model.get_input_embeddings().weight.shape[0])
 
     async def _hand_over(self, adapter: Adapter) -> None:
         """Load the new version, then unload what is older than the one before it."""
@@ -244,7 +262,15 @@ class ServedSampler(Sampler):
     async def _group(
         self, adapter: Adapter, question: EncodedPrompt, samples: int, seed: int, home: int
     ) -> tuple[Drawn, ...]:
-        body = self._request(adapter.name, question, samples, seed)
+        body = completion_request(
+            adapter.name,
+            question.ids,
+            samples=samples,
+            seed=seed,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            ends=self.ends,
+        )
 
         def read(reply: Any) -> tuple[Drawn, ...]:
             return read_draws(
@@ -252,36 +278,11 @@ class ServedSampler(Sampler):
                 prompt=question.ids,
                 samples=samples,
                 ends=frozenset(self.ends),
-                vocabulary=self.base.model.get_input_embeddings().weight.shape[0],
+                vocabulary=self._vocabulary,
                 longest=self.max_new_tokens,
             )
 
         return await self._servers.complete(body, adapter=adapter, home=home, read=read)
-
-    def _request(self, model: str, question: EncodedPrompt, samples: int, seed: int) -> dict[str, Any]:
-        """Every field that shapes the distribution is said: what is not comes from the base's
-        `generation_config.json`."""
-        return {
-            "model": model,
-            "prompt": list(question.ids),
-            "n": samples,
-            "seed": seed,
-            "max_tokens": self.max_new_tokens,
-            "min_tokens": 0,
-            "temperature": self.temperature,
-            "top_p": 1.0,
-            "top_k": 0,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "stop": [],
-            "stop_token_ids": sorted(self.ends),
-            "ignore_eos": False,
-            "skip_special_tokens": False,
-            "logprobs": 1,
-            "return_token_ids": True,
-        }
 
     def _episodes(self, wanted: Sequence[tuple[EncodedPrompt, int]], drawn: Sequence[Drawn]) -> Episodes:
         """The completions as tensors, with the states and log-probabilities of a pass of our own."""

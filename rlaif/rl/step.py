@@ -20,6 +20,7 @@ from rlaif.rl.episodes import Episodes
 from rlaif.rl.update import split_by_logits
 
 __all__ = [
+    "Agreement",
     "Clock",
     "Metrics",
     "StepReport",
@@ -115,9 +116,33 @@ def compare_sampler(episodes: Episodes, settings: RolloutSettings | None) -> Met
     """
     if settings is None or episodes.sampler_logprobs is None:
         return {}
-    found = formulas.mismatch(
-        episodes.logprobs, episodes.sampler_logprobs, episodes.is_real, cap=settings.cap
-    )
+    return _compared(episodes.logprobs, episodes.sampler_logprobs, episodes.is_real, settings)
+
+
+class Agreement:
+    """`compare_sampler` over several draws of one policy together, of which none is kept."""
+
+    def __init__(self, settings: RolloutSettings | None) -> None:
+        self._settings = settings
+        self._ours: list[Tensor] = []
+        self._theirs: list[Tensor] = []
+
+    def add(self, episodes: Episodes) -> None:
+        """One draw more."""
+        if episodes.sampler_logprobs is not None:
+            self._ours.append(episodes.logprobs[episodes.is_real].cpu())
+            self._theirs.append(episodes.sampler_logprobs[episodes.is_real].cpu())
+
+    def metrics(self) -> Metrics:
+        """As of `compare_sampler`, which see for the errors."""
+        if self._settings is None or not self._ours:
+            return {}
+        ours, theirs = torch.cat(self._ours), torch.cat(self._theirs)
+        return _compared(ours, theirs, torch.ones_like(ours, dtype=torch.bool), self._settings)
+
+
+def _compared(ours: Tensor, theirs: Tensor, is_real: Tensor, settings: RolloutSettings) -> Metrics:
+    found = formulas.mismatch(ours, theirs, is_real, cap=settings.cap)
     ratio, difference = float(found.ratio), float(found.difference)
     why = ""
     if not settings.min_ratio <= ratio <= settings.max_ratio:

@@ -69,7 +69,7 @@ def update(
             tally.add(last.sums)
             tally.count += 1
     ends = {name: value for name, value in last.sums.items() if name.startswith("update_kl")}
-    early = tally.count < config.epochs * config.minibatches
+    early = tally.count < config.epochs * min(config.minibatches, len(episodes))
     return {**tally.means(), **ends, "optimizer_steps": tally.count, "stopped_early": int(early)}
 
 
@@ -182,11 +182,14 @@ def _of_all_ranks(own: Tally, ranks: Ranks) -> Tally:
 
 
 def _minibatches(count: int, learner: Learner[Config], step: int) -> Iterator[list[int]]:
-    """The rows in random order, another each epoch (detail 16), in minibatches of nearly one size."""
+    """The rows in random order, another each epoch (detail 16), in minibatches of nearly one size; fewer of
+    them where there are fewer rows."""
     for epoch in range(learner.config.epochs):
         seed = seed_from(learner.seed, "shuffle", step, epoch)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        yield from (piece.tolist() for piece in torch.tensor_split(order, learner.config.minibatches))
+        yield from (
+            piece.tolist() for piece in torch.tensor_split(order, min(learner.config.minibatches, count))
+        )
 
 
 @contextmanager

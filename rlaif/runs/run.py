@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from rlaif.runs.disk import run_errors, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
 from rlaif.runs.manifest import MANIFEST, Manifest, first_problem
 
-__all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run"]
+__all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run", "remove_abandoned"]
 
 Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
 """`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""
@@ -218,6 +219,24 @@ def read_run(path: Path) -> RunInfo:
     info = _read(path)
     # A killed process leaves `running` behind, and its lock goes with it.
     return replace(info, status="interrupted") if info.status == "running" and not _locked(path) else info
+
+
+def remove_abandoned(folder: Path, pattern: str) -> list[Path]:
+    """Remove the run folders directly in `folder`, of this user and with names as in `pattern`, whose process
+    was killed; returns what was removed.
+
+    A process holds the lock of its folder from before `run.json` is there, and the system lets go of it: a
+    folder without that file may be one that is being made.
+    """
+    removed, me = [], os.getuid() if hasattr(os, "getuid") else 0  # as `stat` says where there are no numbers
+    for path in sorted(folder.glob(pattern)):
+        with contextlib.suppress(OSError):  # another process may remove it, too
+            if path.is_symlink() or path.stat().st_uid != me or not (path / RUN).is_file():
+                continue
+            with contextlib.suppress(Timeout), FileLock(path / LOCK, timeout=0):
+                shutil.rmtree(path)
+                removed.append(path)
+    return removed
 
 
 def now() -> str:

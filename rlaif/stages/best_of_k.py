@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +23,7 @@ from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep
-from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.best_of_k import (
     BestOfKResult,
@@ -40,9 +42,10 @@ from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import RewardModel, TurnFormat
 from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states, rollout
 from rlaif.rl.rollout import EncodedPrompt, Sampler
-from rlaif.rl.step import score_tokens
+from rlaif.rl.step import Agreement, Metrics, score_tokens
 from rlaif.stages.finetuning import Log
 from rlaif.stages.questions import ask_what_can_be_answered
+from rlaif.stages.rollouts import served_note, served_sampler
 from rlaif.stages.sft import SftExample, fit_examples, imitation_loss, without_overlong
 from rlaif.types import Message, Prompt
 
@@ -67,6 +70,7 @@ def best_of_k(
     messages: Reader = lambda prompt: prompt.messages,
     progress: Progress | None = None,
     log: Log = lambda step: None,
+    folder: Path | None = None,
 ) -> BestOfKResult:
     """Make the adapter `role` of `base` imitate the best of its own samples; it is added if the base has
     none.
@@ -75,24 +79,34 @@ def best_of_k(
         student: Another base, whose adapter `role` learns from the last round's choice instead.
         messages: What the policy reads of a prompt (its retrieved documents, for one).
         log: Told of every optimiser step.
+        folder: Of the run; adapters are written there for the servers of `config.rollout`.
 
     Raises:
         DataError: There are no two prompts, too many are too long, or the reward tells no two completions of
             a prompt apart.
-        ModelError: Training ran away.
+        ModelError: Training ran away; or a server cannot be used, or holds another policy.
     """
-    work = _Work(base, role, reward, config, messages, progress or NoProgress(), log)
+    with _served(base, config, folder) as served:
+        work = _Work(base, role, reward, config, messages, progress or NoProgress(), log, served)
+        return _best_of_k(prompts, work, student, seed=seed)
+
+
+def _best_of_k(
+    prompts: Sequence[Prompt], work: _Work, student: SharedBase | None, *, seed: int
+) -> BestOfKResult:
+    base, config = work.base, work.config
     samplers = [work.sampler(one) for one in (base, student) if one is not None]
     asked, refused, duplicates = _questions(prompts, samplers, work)
     rounds: list[RoundReport] = []
     steps: list[FinetuneStep] = []
     kept: list[Kept] = []
     meter, seconds = Meter(), [0.0]
+    compared: list[Metrics] = []
     for number in range(config.rounds):
         own = seed_from(seed, "round", number)
         # 1. Sample K completions of each prompt from the policy as it is now, and score them.
         with meter.on(base, *work.scorers()):
-            groups = _sampled(work, samplers[0], asked, seed=own)
+            groups = _sampled(work, samplers[0], asked, compared, seed=own)
         _check_spread(groups)
         # 2. Keep the best, and learn them.
         kept = [choice for group in groups for choice in select(group, config)]
@@ -116,6 +130,7 @@ def best_of_k(
         work,
         student or base,
         [question.prompt for question in asked],
+        compared,
         seed=seed,
         start=rounds[0].growth[0].reward,
     )
@@ -127,20 +142,22 @@ def best_of_k(
         curve=() if student is not None else _curve(tokens, seconds, rounds, made),
     )
     return BestOfKResult(
-        role=role,
+        role=work.role,
         rounds=tuple(rounds),
         student=made,
         steps=steps,
-        rows=[_row(choice, messages, columns_for_judges(prompts)) for choice in kept],
+        rows=[_row(choice, work.messages, columns_for_judges(prompts)) for choice in kept],
         cost=cost,
         refused=refused,
         duplicates=duplicates,
+        notes=_notes(config, compared),
     )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What stays the same in all rounds; the attributes are those of `best_of_k`."""
+    """What stays the same in all rounds; the attributes are those of `best_of_k`, and the sampler of `base`
+    on servers, where there are some."""
 
     base: SharedBase
     role: str
@@ -149,10 +166,13 @@ class _Work:
     messages: Reader
     progress: Progress
     log: Log
+    served: Sampler | None = None
 
     def sampler(self, base: SharedBase) -> Sampler:
         """Samples from a base as the settings say."""
         config = self.config
+        if self.served is not None and base is self.base:
+            return self.served
         return Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
 
     def scorers(self) -> list[SharedBase]:
@@ -165,6 +185,23 @@ class _Work:
 
 
 # Sampling and scoring
+
+
+@contextmanager
+def _served(base: SharedBase, config: BestOfKConfig, folder: Path | None) -> Iterator[Sampler | None]:
+    """The sampler on the servers that the settings name, for as long as the block."""
+    if config.rollout is None:
+        yield None
+        return
+    with served_sampler(
+        base,
+        config.rollout,
+        folder,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        lora=LoraSettings(rank=config.lora_rank, alpha=config.lora_alpha),
+    ) as sampler:
+        yield sampler
 
 
 def _questions(
@@ -190,19 +227,25 @@ def _questions(
 
 
 def _sampled(
-    work: _Work, sampler: Sampler, asked: Sequence[EncodedPrompt], *, seed: int
+    work: _Work, sampler: Sampler, asked: Sequence[EncodedPrompt], compared: list[Metrics], *, seed: int
 ) -> list[list[Candidate]]:
-    """K scored completions of each prompt, from the role if it is there, else from the reference."""
-    base, config = work.base, work.config
+    """K scored completions of each prompt, from the role if it is there, else from the reference.
+
+    Args:
+        compared: What is found of the servers that sampled is added to it.
+    """
+    base, config, agreement = work.base, work.config, Agreement(work.config.rollout)
     work.progress.begin(f"sampling {config.k} × {len(asked)} completions", len(asked) * config.k)
     groups: list[list[Candidate]] = []
-    for questions in _pieces(asked, max(1, sampler.rows // config.k)):
+    for questions in _pieces(asked, max(1, sampler.at_once // config.k)):
         with base.role(work.role if work.role in base.roles else REFERENCE):
             drawn = sampler.sample(questions, samples=config.k, seed=seed)
         episodes = rollout(drawn, base.ranks).episodes
+        agreement.add(episodes)
         found = _candidates(work, base, episodes, penalty=config.missing_eos_penalty)
         groups += [found[at : at + config.k] for at in range(0, len(found), config.k)]
         work.progress.advance(len(found))
+    compared.append(agreement.metrics())
     return groups
 
 
@@ -323,6 +366,14 @@ def _row(choice: Kept, messages: Reader, columns: Set[str]) -> dict[str, Any]:
 # Reports
 
 
+def _notes(config: BestOfKConfig, compared: Sequence[Metrics]) -> tuple[str, ...]:
+    """What the reader of the report should know: of servers, with the largest difference that was found."""
+    if config.rollout is None:
+        return ()
+    worst = max(compared, key=lambda found: float(found.get("rollout/difference") or 0.0))
+    return (served_note(config.rollout, worst),)
+
+
 def _curve(
     tokens: Sequence[float], seconds: Sequence[float], rounds: Sequence[RoundReport], made: StudentReport
 ) -> tuple[CurvePoint, ...]:
@@ -334,12 +385,18 @@ def _curve(
 
 @torch.no_grad()
 def _measured(
-    work: _Work, base: SharedBase, prompts: Sequence[Prompt], *, seed: int, start: float
+    work: _Work,
+    base: SharedBase,
+    prompts: Sequence[Prompt],
+    compared: list[Metrics],
+    *,
+    seed: int,
+    start: float,
 ) -> StudentReport:
     """Sample the new policy once for some prompts: its reward, and its KL to its reference from the logits of
-    both."""
+    both. What is found of the servers that sampled is added to `compared`."""
     role, config = work.role, work.config
-    sampler = work.sampler(base)
+    sampler, agreement = work.sampler(base), Agreement(config.rollout)
     drawn = sorted(prompts, key=lambda prompt: unit_from(seed, "student", prompt.fingerprint()))[
         : config.measure_prompts
     ]
@@ -348,15 +405,17 @@ def _measured(
     kl: list[float] = []
     lengths: list[int] = []
     ended = 0
-    for piece in _pieces(questions, sampler.rows):
+    for piece in _pieces(questions, sampler.at_once):
         with base.role(role):
             own = sampler.sample(piece, samples=1, seed=seed_from(seed, "student"))
         sampled = rollout(own, base.ranks)
         episodes = sampled.episodes
+        agreement.add(episodes)
         kl += sampled.whole(_kl(base, sampled.own, config)).tolist()
         lengths += episodes.is_real.sum(1).tolist()
         ended += int(episodes.has_eos.sum())
         rewards += [c.reward for c in _candidates(work, base, episodes, penalty=0.0)]
+    compared.append(agreement.metrics())
     (mean, reward_error), (mean_kl, kl_error) = mean_and_error(rewards), mean_and_error(kl)
     return StudentReport(
         prompts=len(questions),

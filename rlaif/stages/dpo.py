@@ -27,6 +27,7 @@ from rlaif.models.finetune import FinetuneStep, NoReference, Resident
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
+from rlaif.results.informative import check_informative
 from rlaif.results.preferences import PreferencePair, split_by_prompt
 from rlaif.results.reward import Scored, score_pairs
 from rlaif.reward.loss import bradley_terry_loss, label_log_odds
@@ -113,12 +114,14 @@ def train_dpo(
         log: Told of every optimiser step.
 
     Raises:
-        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, too many that are
-            too long.
+        DataError: The pairs cannot be learned from: too few prompts, labels that say nothing, too many that
+            are too long.
         ModelError: Training ran away, or the base has an adapter `role`.
     """
     # 1. Check, encode, hold out, and ask the reference.
+    progress = progress or NoProgress()
     usable, overlong = _fitting(pairs, base, config)
+    check_informative(usable, uninformative=config.uninformative, note=progress.note)
     own, others = split_by_prompt(usable, config.held_out, seed=seed)
     meter, held_out = Meter(), _labelled(others, base, config)
     with meter.on(base):
@@ -142,7 +145,7 @@ def train_dpo(
             collate=lambda numbers: {"row": torch.tensor(numbers)},
             # Dropout is off already, and is to be put back as it was.
             options={"beta": config.beta, "disable_dropout": False},
-            progress=progress or NoProgress(),
+            progress=progress,
             log=log,
         )
     # 3. Measure what was made.

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,7 +23,7 @@ from rlaif.config.evaluation import EvaluateConfig
 from rlaif.errors import ConfigError, DataError
 from rlaif.metrics import Metric, distinct_share, load_metric, measure
 from rlaif.models.cost import forward_flops, peak_memory
-from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.evaluation import (
     OWN_MEASURES,
@@ -32,14 +34,17 @@ from rlaif.results.evaluation import (
     Cost,
     Evaluation,
     PolicyResult,
+    WinRate,
     estimates,
 )
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.episodes import Episodes, micro_batches, response_states, rollout
 from rlaif.rl.math import exact_kl
 from rlaif.rl.rollout import Sampler
+from rlaif.rl.step import Agreement
 from rlaif.rl.update import split_by_logits
 from rlaif.stages.questions import ask_what_can_be_answered
+from rlaif.stages.rollouts import served_note, served_sampler, try_adapters
 from rlaif.stages.win_rate import Judging, PolicyPair, judge_duels, judge_note, win_rate
 from rlaif.types import Completion, Message, Prompt
 
@@ -72,7 +77,7 @@ class Metrics(NamedTuple):
 
 @dataclass(frozen=True)
 class _Work:
-    """What is the same for every policy."""
+    """What is the same for every policy; a sampler by the `id` of its base."""
 
     prompts: Sequence[Prompt]
     config: EvaluateConfig
@@ -81,6 +86,7 @@ class _Work:
     seed: int
     messages: Callable[[Prompt], Sequence[Message]]
     progress: Progress
+    samplers: Mapping[int, Sampler]
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class _Sampled:
     completions: list[Completion]
     kl: list[float] | None
     cost: Cost
+    notes: tuple[str, ...] = ()
 
 
 def configured_metrics(config: EvaluateConfig) -> Metrics:
@@ -120,6 +127,7 @@ def evaluate(
     resamples: int = 2000,
     progress: Progress | None = None,
     left_out: Callable[[Sequence[tuple[str, str]]], None] = lambda refused: None,
+    folder: Path | None = None,
 ) -> Evaluation:
     """Sample `config.samples` completions per prompt of every policy and measure them.
 
@@ -133,11 +141,13 @@ def evaluate(
         messages: What a policy reads of a prompt.
         left_out: Told the id of each prompt that one of the policies cannot answer, with the reason; they are
             left out for all.
+        folder: Of the run; adapters are written there for the servers of `config.rollout`.
 
     Raises:
         ConfigError: `start` is none of the policies, or a metric has a taken name.
         DataError: There are fewer than two prompts, one is there twice, too many cannot be answered, or a
             metric gave no number.
+        ModelError: A server cannot be used, or holds another policy.
     """
     found = metrics if metrics is not None else configured_metrics(config)
     if start not in policies:
@@ -146,63 +156,31 @@ def evaluate(
             remedy="name one of the policies",
         )
     _check(prompts, found)
-    samplers = {
-        id(source.base): _sampler(source, config)
-        for source in (*policies.values(), *([reference] if reference else []))
-    }
-    _, refused = ask_what_can_be_answered(
-        prompts, list(samplers.values()), messages, max_refused=config.max_refused
-    )
-    left_out(refused)
-    lost = {id for id, _ in refused}
-    prompts = [prompt for prompt in prompts if prompt.id not in lost]
-    work = _Work(
-        prompts,
-        config,
-        reference or policies[start],
-        seed=seed,
-        messages=messages,
-        progress=progress or NoProgress(),
-    )
-    results, first = [], None
-    notes = (
-        [f"{len(lost)} prompts cannot be answered by every policy and are left out for all"] if lost else []
-    )
-    for name in sorted(policies, key=lambda name: name != start):
-        source = policies[name]
-        # 1. Sample, and measure the KL to the reference on the same tokens.
-        sampled = _sample(work, source, name)
-        if sampled.kl is None:
-            notes.append(
-                f"{name} has another tokenizer than the reference, so its KL has no meaning and is left out"
-            )
-        # 2. Measure every completion.
-        rows = _rows(sampled, found.functions, {REWARD: reward, RUBRIC: rubric})
-        # 3. Judge against the start policy's completions.
-        win, first = None, first or sampled
-        if judge is not None:
-            duels = [
-                PolicyPair(*row)
-                for row in zip(sampled.prompts, sampled.completions, first.completions, strict=True)
-            ]
-            outcomes = judge_duels(duels, judge, limit=config.judged)
-            rows = replace(rows, measures={**rows.measures, WIN: outcomes.values})
-            win = win_rate(duels, outcomes, resamples=resamples, seed=seed) if sampled is not first else None
-            notes += judge_note(name, win) if win else []
-        results.append(
-            PolicyResult(
-                name=name,
-                model=f"{source.base.name} ({source.role})",
-                rows=rows,
-                win=win,
-                cost=sampled.cost,
-                estimates=estimates(rows, resamples=resamples, seed=seed),
-            )
+    scorers = {REWARD: reward, RUBRIC: rubric}
+    with _samplers(policies, reference or policies[start], config, start=start, folder=folder) as samplers:
+        _, refused = ask_what_can_be_answered(
+            prompts, list(samplers.values()), messages, max_refused=config.max_refused
         )
+        left_out(refused)
+        lost = {id for id, _ in refused}
+        work = _Work(
+            [prompt for prompt in prompts if prompt.id not in lost],
+            config,
+            reference or policies[start],
+            seed=seed,
+            messages=messages,
+            progress=progress or NoProgress(),
+            samplers=samplers,
+        )
+        results, notes = _measured(
+            work, policies, start=start, metrics=found, scorers=scorers, judge=judge, resamples=resamples
+        )
+    if lost:
+        notes = [f"{len(lost)} prompts cannot be answered by every policy and are left out for all", *notes]
     return Evaluation(
         start=start,
         gold=found.gold,
-        prompts=len(prompts),
+        prompts=len(work.prompts),
         samples=config.samples,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
@@ -212,30 +190,113 @@ def evaluate(
     )
 
 
+def _measured(
+    work: _Work,
+    policies: Mapping[str, PolicySource],
+    *,
+    start: str,
+    metrics: Metrics,
+    scorers: Mapping[str, RewardFunction | None],
+    judge: Judging | None,
+    resamples: int,
+) -> tuple[list[PolicyResult], list[str]]:
+    """What was found of each policy, the start policy first, and notes."""
+    results, first, notes = list[PolicyResult](), None, list[str]()
+    for name in sorted(policies, key=lambda name: name != start):
+        source = policies[name]
+        # 1. Sample, and measure the KL to the reference on the same tokens.
+        sampled = _sample(work, source, name)
+        notes += [f"{name}: {note}" for note in sampled.notes]
+        if sampled.kl is None:
+            notes.append(
+                f"{name} has another tokenizer than the reference, so its KL has no meaning and is left out"
+            )
+        # 2. Measure every completion.
+        rows = _rows(sampled, metrics.functions, scorers)
+        # 3. Judge against the start policy's completions.
+        win, first = None, first or sampled
+        if judge is not None:
+            rows, win = _judged(work, rows, sampled, first, judge, resamples=resamples)
+            notes += judge_note(name, win) if win else []
+        results.append(
+            PolicyResult(
+                name=name,
+                model=f"{source.base.name} ({source.role})",
+                rows=rows,
+                win=win,
+                cost=sampled.cost,
+                estimates=estimates(rows, resamples=resamples, seed=work.seed),
+            )
+        )
+    return results, notes
+
+
+def _judged(
+    work: _Work, rows: CompletionRows, sampled: _Sampled, first: _Sampled, judge: Judging, *, resamples: int
+) -> tuple[CompletionRows, WinRate | None]:
+    """The rows with the judge's measure, and the win rate against `first`, which has none against itself."""
+    duels = [
+        PolicyPair(*row) for row in zip(sampled.prompts, sampled.completions, first.completions, strict=True)
+    ]
+    outcomes = judge_duels(duels, judge, limit=work.config.judged)
+    rows = replace(rows, measures={**rows.measures, WIN: outcomes.values})
+    if sampled is first:
+        return rows, None
+    return rows, win_rate(duels, outcomes, resamples=resamples, seed=work.seed)
+
+
 # 1. Sampling
 
 
-def _sampler(source: PolicySource, config: EvaluateConfig) -> Sampler:
-    return Sampler(
-        source.base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=config.rows
-    )
+@contextmanager
+def _samplers(
+    policies: Mapping[str, PolicySource],
+    reference: PolicySource,
+    config: EvaluateConfig,
+    *,
+    start: str,
+    folder: Path | None,
+) -> Iterator[dict[int, Sampler]]:
+    """A sampler of each base; that of the start policy's on servers, where the settings name some."""
+    served, settings = policies[start].base, config.rollout
+    found = {
+        id(base): Sampler(
+            base, max_new_tokens=config.max_new_tokens, temperature=config.temperature, rows=config.rows
+        )
+        for base, _ in (*policies.values(), reference)
+    }
+    if settings is None:
+        yield found
+        return
+    roles = {name: role for name, (base, role) in policies.items() if base is served}
+    with served_sampler(
+        served,
+        settings,
+        folder,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        lora=LoraSettings(rank=max(map(served.rank, roles.values())) or 1),
+    ) as sampler:
+        try_adapters(sampler, roles)
+        yield {**found, id(served): sampler}
 
 
 def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
     config, prompts = work.config, work.prompts
-    sampler = _sampler(source, config)
+    sampler, agreement = work.samplers[id(source.base)], Agreement(config.rollout)
     questions = [sampler.question(prompt, work.messages(prompt)) for prompt in prompts]
     measurable = _one_vocabulary(source, work.reference)
     work.progress.begin(f"sampling {config.samples} × {len(prompts)} completions from {name}", len(prompts))
     found: list[Completion] = []
     kl: list[float] = []
-    seconds, step = 0.0, max(1, config.rows // config.samples)
+    seconds, step = 0.0, max(1, sampler.at_once // config.samples)
     for at in range(0, len(questions), step):  # in parts, since a rollout holds the states of all its tokens
         before = time.perf_counter()
         with source.base.role(source.role):
             drawn = sampler.sample(questions[at : at + step], samples=config.samples, seed=work.seed)
         sampled = rollout(drawn, source.base.ranks)
         seconds += time.perf_counter() - before
+        agreement.add(sampled.episodes)
         found += [replace(row.completion, model=name) for row in sampled.episodes.rows]
         if measurable:
             own = kl_to_reference(source, work.reference, sampled.own, temperature=config.temperature)
@@ -251,7 +312,23 @@ def _sample(work: _Work, source: PolicySource, name: str) -> _Sampled:
         peak_bytes=peak_memory(source.base.device),
     )
     asked = [prompt for prompt in prompts for _ in range(config.samples)]
-    return _Sampled(prompts=asked, completions=found, kl=kl if measurable else None, cost=cost)
+    notes = _served_notes(config, sampler, agreement)
+    return _Sampled(prompts=asked, completions=found, kl=kl if measurable else None, cost=cost, notes=notes)
+
+
+def _served_notes(config: EvaluateConfig, sampler: Sampler, agreement: Agreement) -> tuple[str, ...]:
+    """Where the policy was sampled, if servers are named.
+
+    Raises:
+        ModelError: The servers hold another policy.
+    """
+    if config.rollout is None:
+        return ()
+    compared = agreement.metrics()
+    if not compared:
+        return ("sampled in this process, since it has another base than the servers",)
+    cost = "seconds are those of the servers and of the pass that checks them, memory is of this process"
+    return (f"{served_note(config.rollout, compared)}; {cost}",)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.digest import digest, seed_from
 from rlaif.errors import DataError, RunError
 from rlaif.models.cost import Meter
-from rlaif.models.shared_base import SharedBase
+from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.rl.checkpoint import Checkpoint, checksum, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
@@ -134,8 +134,18 @@ def train_on_policy(
 def _sampling(learner: Learner[Config], folder: Path | None) -> Iterator[None]:
     """Have the learner sample on servers inside the block, where its settings name some."""
     with ExitStack() as servers:
-        if learner.config.rollout is not None:
-            learner.sampler = servers.enter_context(served_sampler(learner, learner.config.rollout, folder))
+        config = learner.config
+        if config.rollout is not None:
+            learner.sampler = servers.enter_context(
+                served_sampler(
+                    learner.base,
+                    config.rollout,
+                    folder,
+                    max_new_tokens=config.max_new_tokens,
+                    temperature=config.temperature,
+                    lora=LoraSettings(rank=config.lora_rank, alpha=config.lora_alpha),
+                )
+            )
         yield
 
 

@@ -22,8 +22,10 @@ from torch import Tensor
 from rlaif.config.reward import RewardConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError, Problem
+from rlaif.models.packing import Tree, features, same_states
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import NoProgress, Progress
+from rlaif.results.informative import check_informative
 from rlaif.results.preferences import PreferencePair, split_by_prompt
 from rlaif.results.reward import (
     RewardReport,
@@ -41,7 +43,6 @@ from rlaif.reward.fit import HeadFit, bounded, fit_head
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.loss import label_log_odds
 from rlaif.reward.model import Conversation, Member, RewardModel, TurnFormat, scoring_tokens
-from rlaif.reward.packing import Tree, features, same_states
 from rlaif.reward.train import LabelledPairs, RewardOptimiser, RewardStep, train_adapter
 
 __all__ = ["Gold", "RewardResult", "encode_pairs", "train_reward"]
@@ -150,14 +151,14 @@ def train_reward(
         log: Told of every optimiser step.
 
     Raises:
-        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, completions
+        DataError: The pairs cannot be learned from: too few prompts, labels that say nothing, completions
             longer than the context.
         ModelError: Training ran away, or the base cannot do what the settings ask.
     """
     progress = progress or NoProgress()
     # 1. Check, encode, hold out.
     usable, dropped = _fitting(pairs, base, config)
-    _check_labels(usable)
+    _check_labels(usable, config, progress)
     train, held_out = (
         _Part(part, encode_pairs(part, base, config))
         for part in split_by_prompt(usable, config.held_out, seed=seed)
@@ -224,8 +225,8 @@ def _fitting(
     return [pair for pair in pairs if id(pair) not in gone], len(long)
 
 
-def _check_labels(pairs: Sequence[PreferencePair]) -> None:
-    """Refuse labels that say nothing."""
+def _check_labels(pairs: Sequence[PreferencePair], config: RewardConfig, progress: Progress) -> None:
+    """Refuse labels that nothing can be learned from, and those that say nothing unless they are allowed."""
     if not pairs:
         raise DataError(
             "there are no preferences to learn from",
@@ -236,6 +237,7 @@ def _check_labels(pairs: Sequence[PreferencePair]) -> None:
             f"all {len(pairs)} labels are ½ or of weight 0: they say of no pair which completion is better",
             remedy="check the judge with `rlaif audit`; a judge that prefers nothing teaches nothing",
         )
+    check_informative(pairs, uninformative=config.uninformative, note=progress.note)
 
 
 def _both(pairs: Sequence[PreferencePair]) -> list[Conversation]:

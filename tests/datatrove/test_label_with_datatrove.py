@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "label.yaml"
     file.write_text(
         "{name: label, model: 'openai:toy', constitution: default, server: {retries: 0, give_up_after: 2}, "
-        f"stages: [{{stage: label, responses: '{completions}'}}]}}"
+        f"stages: [{{stage: label, responses: '{completions}', audit: false}}]}}"
     )
     return file
 
@@ -102,6 +102,28 @@ def test_what_no_task_asked_is_asked_by_the_run(tmp_path: Path, recipe: Path) ->
         done = len(server.asked)
         assert script(recipe, "--out", tmp_path / "rows", "--journal", journal).status == 0
         assert f"asked {2 * PAIRS - done} questions" in label(recipe, server, tmp_path / "run")
+
+
+def test_a_task_without_a_prompt_has_nothing_to_do(tmp_path: Path, recipe: Path) -> None:
+    with MisbehavingServer(models=MODELS) as server:
+        said = script(served_by(recipe, server), "--out", tmp_path / "rows", "--tasks", PAIRS // 3 + 2)
+        assert said.status == 0, said.err
+    check_labels(recipe, tmp_path / "rows", tmp_path)
+
+
+def test_answers_that_are_not_there_or_cannot_be_read_are_told(tmp_path: Path, recipe: Path) -> None:
+    taking = ("--out", tmp_path / "rows", "--journal", tmp_path / "journal")
+    said = script(recipe, *taking)
+    assert said.status == 1
+    assert "there are no answers to take over" in said.err
+    assert not (tmp_path / "journal").exists()
+    with MisbehavingServer(models=MODELS) as server:
+        assert script(served_by(recipe, server), "--out", tmp_path / "rows", "--tasks", TASKS).status == 0
+    file = min((tmp_path / "rows" / "rows").glob("*.jsonl"))
+    file.write_bytes(file.read_bytes()[:-20])
+    said = script(recipe, *taking)
+    assert said.status == 0, said.err
+    assert "; 1 block cannot be read, and will be asked again" in said.out
 
 
 def test_tasks_start_servers_of_their_own(tmp_path: Path, recipe: Path) -> None:

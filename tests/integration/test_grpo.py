@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from rlaif.config.grpo import GrpoConfig
 from rlaif.digest import unit_from
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.shared_base import SharedBase
+from rlaif.ranks import Ranks
 from rlaif.reward.functions import FunctionReward, RewardFunction, RewardSum
+from rlaif.rl.episodes import Episodes
 from rlaif.rl.grpo import Targets, gradients, grpo_step, sample_groups
 from rlaif.rl.learner import POLICY, GrpoLearner, RunawayError
 from rlaif.rl.step import Clock, Metrics, StepReport
@@ -226,3 +229,115 @@ def test_metrics_are_json_values() -> None:
     assert {"kl_loss", "policy_loss", "groups", "equal_groups", "group_std", "clip_fraction"} <= set(
         history[0]
     )
+
+
+# The gradient, the slow way
+
+
+def slow_gradient(
+    learner: GrpoLearner, episodes: Episodes, targets: Targets, rows: list[int], old: torch.Tensor
+) -> list[torch.Tensor]:
+    """Row by row and token by token: Shao 2024, eq. 3, Liu 2025, eq. 1 for the others, with k3 (eq. 4)."""
+    config, base, loss = learner.config, learner.base, torch.zeros(())
+    for row in rows:
+        count = int(episodes.is_real[row].sum())
+        divisor = count if config.advantage == "grpo" else config.max_new_tokens
+        ids = [*episodes.rows[row].prompt_ids, *episodes.tokens[row, :count].tolist()]
+        with base.role(POLICY):
+            logits = base.model(input_ids=torch.tensor([ids])).logits[0] / config.temperature
+        for at in range(count):
+            place = len(episodes.rows[row].prompt_ids) + at
+            now = logits[place - 1].log_softmax(0)[ids[place]]
+            ratio, advantage = (now - old[row, at]).exp(), targets.advantages[row]
+            high = config.clip if config.clip_high is None else config.clip_high
+            gain = torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + high) * advantage)
+            d = targets.ref_logprobs[row, at] - now
+            charge = d.exp() - d - 1 if config.kl_in == "loss" else 0.0
+            loss = loss - (gain - learner.kl.beta * charge) / divisor / len(rows)
+    return list(torch.autograd.grad(loss, learner.policy_weights))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"advantage": "dr_grpo", "clip": 0.05, "clip_high": 0.1},
+        {"advantage": "rloo", "kl_in": "reward", "temperature": 0.7},
+    ],
+    ids=["grpo", "dr_grpo", "rloo"],
+)
+def test_the_gradient_is_that_of_a_loop_over_tokens(settings: dict[str, Any], ranks: int) -> None:
+    """Of a minibatch that cuts through groups, with micro-batches, rows of every length, and its rows divided
+    among ranks."""
+    config = GrpoConfig(**SETTINGS | {"micro_batch": 3, "minibatches": 3, "samples_per_prompt": 2} | settings)
+    learner = GrpoLearner(toy_base(), config, seed=0)
+    asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts(16)]
+    with learner.base.role(POLICY):
+        episodes = learner.sampler.sample(asked, samples=2, seed=1).without_states()
+    lengths = 1 + torch.arange(32) % 6
+    episodes = replace(episodes, is_real=torch.arange(6) < lengths.unsqueeze(1))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(episodes.logprobs.shape, generator=generator)
+    old = (episodes.logprobs + 0.2 * noise) * episodes.is_real
+    targets = Targets(torch.randn(32, generator=generator), old.roll(1, 0) * episodes.is_real)
+    rows = torch.randperm(32, generator=generator)[:11].tolist()
+    expected = slow_gradient(learner, episodes, targets, rows, old)
+    learner.zero_grad()
+    for index in range(ranks):
+        learner.base.ranks = Ranks(index, ranks)
+        gradients(learner, episodes, targets, rows, old, (0, 0))
+    for weight, slow in zip(learner.policy_weights, expected, strict=True):
+        found = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        torch.testing.assert_close(found, slow, atol=1e-5, rtol=1e-3)
+    assert max(float(slow.abs().max()) for slow in expected) > 1e-3
+
+
+def test_fewer_rows_than_minibatches_are_as_many_steps_as_rows() -> None:
+    result = train(
+        toy_base(),
+        reward=FunctionReward(lambda prompt, given: float(given.prompt_id == "p1" and given.index == 0)),
+        steps=2,
+        count=4,
+        samples_per_prompt=2,
+        episodes=8,
+        minibatches=8,
+        keep_drawing=True,
+        max_draws=2,
+        learning_rate=1e-4,
+    )
+    for metrics in result.history:
+        assert metrics["learned_episodes"] == 2
+        assert metrics["optimizer_steps"] == 4, "two epochs of two rows"
+        assert metrics["stopped_early"] == 0
+        assert metrics["update_kl"] is not None
+
+
+def test_parts_that_add_up_to_the_same_still_say_something() -> None:
+    parts = {
+        "vowels": (1.0, VOWELS),
+        "less": (0.5, FunctionReward(lambda prompt, given: -2 * share_of_vowels(prompt, given), name="less")),
+    }
+    result = train(toy_base(), reward=RewardSum(parts), steps=1, normalise_parts=True, keep_drawing=True)
+    metrics = result.history[0]
+    assert metrics["reward_std"] == 0.0
+    assert metrics["learned_episodes"] == 32
+
+
+def test_a_kl_in_the_reward_of_equal_groups_is_as_large_as_its_coefficient() -> None:
+    """Nothing but the KL differs; a coefficient ten times as large must act ten times as much."""
+    norms = []
+    for beta in (0.001, 0.01):
+        learner = GrpoLearner(
+            toy_base(),
+            GrpoConfig(**SETTINGS | {"kl_in": "reward", "epochs": 1, "kl": {"kind": "fixed", "beta": beta}}),
+            seed=0,
+        )
+        with torch.no_grad():
+            for weight in learner.policy_weights:
+                weight.add_(0.05 * torch.sign(torch.arange(weight.numel()).sin()).view_as(weight))
+        asked = [learner.sampler.question(prompt, prompt.messages) for prompt in prompts(4)]
+        reward = FunctionReward(lambda prompt, given: 0.5)
+        norms.append(float(grpo_step(learner, asked, reward, step=0).metrics["grad_norm"] or 0.0))
+    assert norms[1] == pytest.approx(10 * norms[0], rel=1e-3)
+    assert norms[0] > 0

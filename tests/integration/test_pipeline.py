@@ -40,6 +40,7 @@ COLUMNS = {
     "constitution",
     "constitution_digest",
     "template_digest",
+    "audit",
     "seed",
 }
 LABEL = """

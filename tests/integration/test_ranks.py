@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from spine import call, rows
 from tiny import save_tiny
+from two_ranks import KILLED_ONCE, PPO, RAISES, TESTS, run_in_two, same_weights, write_recipe
 
-from rlaif.runs.run import read_run
+from rlaif.runs.run import RunFolder, read_run
 
-TESTS = Path(__file__).parent.parent
 STAGES = ("sample", "label", "reward", "best-of-k", "ppo", "grpo", "dpo", "evaluate")
 TRAINED = ("reward/model/adapter-0", "best-of-k/adapter", "ppo/adapter", "grpo/adapter", "dpo/adapter")
 EVERYTHING = """
@@ -27,7 +25,7 @@ dtype: float32
 stages:
   - {{stage: sample, prompts: "builtin:everyday", limit: 7, k: 3, max_new_tokens: 6}}
   - {{stage: label, min_label_share: 0.0}}
-  - {{stage: reward, lora_rank: 2, keep: lora}}
+  - {{stage: reward, lora_rank: 2, keep: lora, uninformative: allow}}
   - {{stage: best_of_k, name: best-of-k, limit: 5, k: 3, max_new_tokens: 4, lora_rank: 2}}
   - stage: ppo
     limit: 5
@@ -50,7 +48,7 @@ stages:
     max_new_tokens: 6
     lora_rank: 2
     reward: {{vowels: {{kind: function, function: "toy_policy:share_of_vowels"}}}}
-  - {{stage: dpo, lora_rank: 2}}
+  - {{stage: dpo, lora_rank: 2, uninformative: allow}}
   - {{stage: evaluate, limit: 5, samples: 2, max_new_tokens: 6}}
 """
 TUNED = """
@@ -62,34 +60,10 @@ stages:
   - {{stage: sft, lora_rank: 2, max_overlong: 0.5}}
   - {{stage: sample, prompts: "builtin:everyday", limit: 3, k: 2, max_new_tokens: 6}}
 """
-PPO = """
-name: ppo
-model: {model}
-dtype: float32
-stages:
-  - stage: ppo
-    limit: 5
-    steps: 4
-    episodes: 6
-    value: adapter
-    max_new_tokens: 6
-    lora_rank: 2
-    checkpoint_every: 1
-    reward: {{own: {{kind: function, function: "{function}"}}}}
-"""
-KILLED_ONCE = """
-import os, signal
-from pathlib import Path
-
-calls = []
-
-def reward(prompt, completion):
-    calls.append(1)
-    if len(calls) == 17 and not Path("killed").exists():  # in the third step
-        Path("killed").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return len(completion.text) / 10
-"""
+LAUNCHER_TOO = KILLED_ONCE.replace(
+    "        os.kill(os.getpid()",
+    "        os.kill(os.getppid(), signal.SIGKILL)\n        os.kill(os.getpid()",
+)
 ONE_CANNOT = """
 import os
 
@@ -99,35 +73,11 @@ if os.environ.get("RANK") == "1":
 def reward(prompt, completion):
     return 1.0
 """
-RAISES = """
-def reward(prompt, completion):
-    raise ValueError("no reward today")
-"""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"), context=8192)
-
-
-def run_in_two(recipe: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """`rlaif run` in two processes; the working directory is the recipe's folder."""
-    paths = [str(TESTS.parent), str(TESTS), str(recipe.parent)]
-    return subprocess.run(
-        [sys.executable, "-m", "rlaif", "run", str(recipe), "--processes", "2", "--out", str(out)],
-        cwd=recipe.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def write_recipe(folder: Path, text: str, **values: Any) -> Path:
-    path = folder / "recipe.yaml"
-    path.write_text(text.format(**values))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +91,6 @@ def both(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path, P
     done = run_in_two(recipe, two)
     assert done.returncode == 0, done.stderr
     return one, two
-
-
-def same_weights(one: Path, two: Path) -> None:
-    mine, theirs = load_file(one), load_file(two)
-    assert mine.keys() == theirs.keys()
-    for name, weight in mine.items():
-        torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-5)
 
 
 def test_completions_and_labels_are_the_same_bytes(both: tuple[Path, Path]) -> None:
@@ -237,6 +180,27 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_one(tmp_path: Path, model
     assert len(rows(tmp_path / "run" / "ppo" / "metrics.jsonl")) == 4
     adapter = "ppo/adapter/adapter_model.safetensors"
     same_weights(tmp_path / "undisturbed" / adapter, tmp_path / "run" / adapter)
+
+
+def test_a_rank_speaks_where_its_launcher_is_gone_and_leaves_nothing_for_ever(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    (tmp_path / "own.py").write_text(LAUNCHER_TOO)
+    recipe = write_recipe(tmp_path, PPO, model=model, function="own:reward")
+    killed = run_in_two(recipe, tmp_path / "run")
+    assert killed.returncode == -signal.SIGKILL
+    assert killed.stderr.count("error:") == 1
+    assert "one of the 2 ranks ended without a word" in killed.stderr
+    assert "Traceback" not in killed.stderr
+    abandoned = temporary / "rlaif-rank-killed"
+    with pytest.raises(KeyboardInterrupt), RunFolder.open(abandoned):
+        raise KeyboardInterrupt
+    again = run_in_two(recipe, tmp_path / "run")
+    assert again.returncode == 0, again.stderr
+    assert not list(temporary.glob("rlaif-rank-*"))
 
 
 @pytest.mark.parametrize(("code", "said"), [(ONE_CANNOT, "not here"), (RAISES, "no reward today")])

@@ -16,12 +16,12 @@ from tiny import tiny_model, tiny_tokenizer
 
 from rlaif.config.reward import EnsembleSettings, RewardConfig
 from rlaif.errors import DataError, ModelError
+from rlaif.models.packing import Tree, features, pack, row_batches, same_states, whole_trees
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.results.preferences import PreferencePair, pairs_from_rows, split_by_prompt
 from rlaif.reward.files import load_reward_model, save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Conversation, Member, RewardModel
-from rlaif.reward.packing import Tree, features, pack, row_batches, same_states, whole_trees
 from rlaif.reward.train import RewardStep
 from rlaif.stages.reward import RewardResult, train_reward
 from rlaif.types import Message

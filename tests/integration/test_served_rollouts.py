@@ -177,7 +177,7 @@ def test_a_load_that_one_of_two_refuses_is_taken_back(tmp_path: Path) -> None:
         FakeVllm(toy_base(), Faults(refuses_loads=1)) as bad,
         sampler_of(good, bad, folder=tmp_path) as sampler,
     ):
-        with pytest.raises(ModelError, match="greater than max_lora_rank") as caught:
+        with pytest.raises(ModelError, match="its rank is 4, and the server takes 1 at most") as caught:
             sampler.publish()
         assert caught.value.where == bad.url
         assert good.loaded == good.unloaded == [f"{sampler.run}-v1"]

@@ -396,6 +396,18 @@ def test_best_of_k_from_the_command_line(model: Path, asked: Path, tmp_path: Pat
 # Resumption -------------------------------------------------------------------------------------------------
 
 
+def test_a_value_function_with_an_adapter_leaves_the_base_to_later_stages(
+    model: Path, asked: Path, tmp_path: Path
+) -> None:
+    """It stayed on the base once, trainable, and the next stage refused to train beside it."""
+    first, _, then = LONE_PPO.replace("stage: ppo", "stage: ppo\n    value: adapter").partition("stages:")
+    own = LONE_GRPO.partition("stages:")[2]
+    text = f"{first}stages:{then}{own}".format(model=model, prompts=asked)
+    stages = run(text, tmp_path / "run").stages
+    assert [stage.folder.name for stage in stages] == ["ppo", "grpo"]
+    assert all((stage.folder / "adapter").is_dir() for stage in stages)
+
+
 @pytest.mark.parametrize("recipe", [LONE_PPO, LONE_GRPO], ids=["ppo", "grpo"])
 def test_a_stage_that_was_cut_off_ends_as_an_undisturbed_one(
     model: Path, asked: Path, tmp_path: Path, recipe: str
@@ -415,6 +427,8 @@ def test_a_stage_that_was_cut_off_ends_as_an_undisturbed_one(
     assert [row["step"] for row in told] == [0, 1, 2, 3]
     assert rows(resumed / "completions.jsonl") == rows(whole / "completions.jsonl")
     assert not list((tmp_path / "cut" / "run").glob(".work-*"))
+    counts = json.loads((resumed / "manifest.json").read_text())["counts"]
+    assert counts["episodes"] == sum(row["episodes"] for row in told), "what was drawn again counts, too"
 
 
 def without_seconds(row: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def margins(folder: Path) -> dict[str, float]:
 
 def test_without_an_audit_labelling_says_so_and_can_be_refused(tmp_path: Path) -> None:
     heard = Heard()
-    run_recipe(recipe(), out=tmp_path / "run", progress=heard)
+    run_recipe(recipe(audit=False), out=tmp_path / "run", progress=heard)
     assert any("was not audited" in note and "rlaif audit --judge scripted" in note for note in heard.notes)
     with pytest.raises(JudgingError, match="there is no audit of this judge"):
         run_recipe(recipe(require_audit=True), out=tmp_path / "refused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from rlaif.errors import DataError
 from rlaif.rl.math import (
     GROUP_EPS,
+    GroupAdvantage,
+    cancelling_groups,
     completion_weights,
     decoupled_advantages,
     equal_groups,
@@ -57,6 +60,44 @@ def test_a_group_of_one_is_refused() -> None:
 
 def test_equal_groups_are_found() -> None:
     assert equal_groups(SCORES).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("score", [0.1, 97.3, 1012.7, -12345.678, 1e6])
+@pytest.mark.parametrize("size", [2, 3, 7, 8])
+def test_equals_are_worth_nothing_however_large_they_are(score: float, size: int) -> None:
+    """Their mean is rounded, and so is not any of them."""
+    scores = torch.full((1, size), score)
+    for kind in get_args(GroupAdvantage):
+        assert not group_advantages(scores, kind=kind).any()
+
+
+def test_equals_are_worth_what_they_are_charged() -> None:
+    """Divided by their own spread, charges would be the same for every β."""
+    kl = torch.tensor([[0.1, 0.5, 0.9], [0.3, 0.2, 0.1]])
+    scores = torch.tensor([[2.0, 2.0, 2.0], [1.0, 0.0, 1.0]])
+    for beta in (0.04, 0.4):
+        found = group_advantages(scores, charges=beta * kl)
+        torch.testing.assert_close(found[0], beta * torch.tensor([0.4, 0.0, -0.4]))
+        net = [r - beta * k for r, k in zip(scores[1].tolist(), kl[1].tolist(), strict=True)]
+        torch.testing.assert_close(found[1], torch.tensor(slow(net, "grpo")))
+
+
+@pytest.mark.parametrize("kind", ["dr_grpo", "rloo"])
+def test_without_a_division_charges_are_part_of_the_scores(kind: GroupAdvantage) -> None:
+    kl = torch.rand(3, 3)
+    torch.testing.assert_close(
+        group_advantages(SCORES, kind=kind, charges=kl), group_advantages(SCORES - kl, kind=kind)
+    )
+
+
+def test_groups_whose_scaled_parts_cancel_are_found() -> None:
+    first = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [2.0, 0.0]])
+    second = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    found = cancelling_groups(torch.stack([first, second]), torch.ones(2))
+    assert found.tolist() == [True, False, True, True], "the last one differs in its sums"
+    # 1 + 0.5 · 0 and 0 + 0.5 · 2 are the same, and yet one is better once each part is scaled.
+    assert equal_groups(first[:1] + 0.5 * 2 * second[:1]).all()
+    assert not cancelling_groups(torch.stack([first[:1], 2 * second[:1]]), torch.tensor([1.0, 0.5])).any()
 
 
 def test_no_part_drowns_another() -> None:

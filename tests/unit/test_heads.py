@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rlaif.errors import DataError
-from rlaif.reward.head import ScalarHead, pool, pool_groups
+from rlaif.models.pooling import pool, pool_groups
+from rlaif.reward.head import ScalarHead
 
 HIDDEN = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]], [[5.0, 50.0], [7.0, 70.0], [9.0, 90.0]]])
 IS_COMPLETION = torch.tensor([[False, True, True], [True, True, False]])

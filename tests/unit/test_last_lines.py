@@ -121,7 +121,15 @@ def test_square_brackets_of_names_are_no_markup(tmp_path: Path, monkeypatch: pyt
     assert "[bold]x[red]" in call("runs", "list").out
 
 
-def test_labels_that_follow_the_position_are_warned_of() -> None:
-    assert warnings_about({"flip_rate": None}) == warnings_about({"flip_rate": 0.5}) == []
-    (line,) = warnings_about({"flip_rate": 0.825})
-    assert line.startswith("warning: in 82.5% of the questions the judge chooses the other side")
+def test_what_the_audit_and_the_labels_say_stands_under_the_table() -> None:
+    counts = {"verdicts": 8, "invalid": 0, "tie_rate": 0.1}
+    assert warnings_about(counts | {"flip_rate": None}) == warnings_about(counts | {"flip_rate": 0.5}) == []
+    (line,) = warnings_about(counts | {"flip_rate": 0.92})
+    assert line == (
+        "warning: the two orders disagree on 92 % of questions: position decides, not the text; do not train "
+        "on these"
+    )
+    audit = {"grade": "use with care", "line": "audit (pairwise): label with this only with care"}
+    told, line = warnings_about(counts | {"flip_rate": 0.92, "audit": audit})
+    assert told == audit["line"]
+    assert "position decides more often than the text" in line

@@ -145,7 +145,9 @@ def test_a_plan_for_gpus_elsewhere_holds_the_base_in_4_bits_and_each_process_its
     model = save_tiny(tmp_path / "model")
     settings = (f"model={model}", "stages.grpo.episodes=32", "stages.grpo.max_new_tokens=512")
     four, sixteen = (
-        load_recipe("recipes/gpu_70b.yaml", (*settings, f"stages.reward.quantization={bits}"))
+        load_recipe(
+            "recipes/gpu_70b.yaml", (*settings, "shard_base=false", f"stages.reward.quantization={bits}")
+        )
         for bits in ("4bit", "none")
     )
 
@@ -157,3 +159,24 @@ def test_a_plan_for_gpus_elsewhere_holds_the_base_in_4_bits_and_each_process_its
     assert one.available == 80 << 30
     assert sizes(one)["base"] == pytest.approx(0.3 * sizes(grpo(sixteen, 1))["base"], rel=0.01)
     assert eight.peak <= one.peak
+
+
+def test_a_plan_of_a_sharded_base_holds_a_part_of_the_layers_and_what_a_pass_gathers(tmp_path: Path) -> None:
+    model, shape = save_tiny(tmp_path / "model"), shape_of(tiny_model(), name="")
+    embeddings = 270 * 48 + 48
+    assert shape.in_layers == shape.parameters - embeddings
+
+    def grpo(shard: bool, processes: int) -> dict[str, int]:
+        recipe = load_recipe("recipes/gpu_70b.yaml", (f"model={model}", f"shard_base={shard}"))
+        plans = recipe_memory(recipe, machine=Machine.gpu(80, processes))
+        return sizes(next(each.plan for each in plans if each.kind == "grpo"))
+
+    whole, four = grpo(False, 4), grpo(True, 4)
+    assert whole["base"] == 2 * shape.parameters
+    assert "gathered" not in whole
+    assert four["base"] == 2 * (embeddings + shape.in_layers // 4)
+    assert four["gathered"] == 3 * 2 * (shape.in_layers // 2)
+    assert {name: size for name, size in four.items() if name not in ("base", "gathered")} == {
+        name: size for name, size in whole.items() if name != "base"
+    }
+    assert grpo(True, 1) == grpo(False, 1)

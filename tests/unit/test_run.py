@@ -16,7 +16,7 @@ from rlaif.cli.main import cli, main
 from rlaif.errors import ConfigError, ModelError, RunError
 from rlaif.runs import disk
 from rlaif.runs import run as module
-from rlaif.runs.run import RunFolder, list_runs, read_run
+from rlaif.runs.run import RunFolder, list_runs, read_run, remove_abandoned
 
 
 def test_a_run_from_start_to_end(tmp_path: Path) -> None:
@@ -222,3 +222,43 @@ def test_a_mistake_before_anything_began_leaves_no_folder(tmp_path: Path) -> Non
     with pytest.raises(ConfigError), RunFolder.open(tmp_path / "begun") as run, run.stage("sample"):
         raise ConfigError("the server refuses the key")
     assert read_run(tmp_path / "begun").status == "failed", "a stage had begun"
+
+
+# Temporary run folders of ranks
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rlaif.runs.run import RunFolder
+
+RunFolder.open(Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_folders_of_killed_processes_go_and_no_others(tmp_path: Path) -> None:
+    killed, alive, begun, other = (tmp_path / name for name in ("rank-1", "rank-2", "rank-3", "mine"))
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
+    for path in (killed, other):
+        assert (
+            subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, env=environment).returncode
+            == -signal.SIGKILL
+        )
+        (path / "sample").mkdir()
+    begun.mkdir()
+    (begun / ".lock").touch()
+    (tmp_path / "rank-4").symlink_to(other)
+    with RunFolder.open(alive):
+        assert remove_abandoned(tmp_path, "rank-*") == [killed]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "rank-2", "rank-3", "rank-4"]
+    assert (other / "run.json").is_file()
+    assert remove_abandoned(tmp_path / "nosuch", "rank-*") == []
+
+
+def test_folders_of_other_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder.open(tmp_path / "rank-1"):
+        pass
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert remove_abandoned(tmp_path, "rank-*") == []
+    assert (tmp_path / "rank-1").is_dir()

@@ -97,7 +97,6 @@ def test_a_reply_is_read() -> None:
         reply(index=1),
         reply(index=True),
         reply(token_ids=[]),
-        reply(token_ids=[5, 6, 10]),
         reply(token_ids=[5, 6, "1"]),
         reply(token_ids=[5, 6, 1, 1, 1]),
         reply(logprobs=None),
@@ -118,6 +117,7 @@ def test_nonsense_is_asked_for_again(body: Any) -> None:
     ("body", "words"),
     [
         (reply(token_ids=None), "no token ids"),
+        (reply(token_ids=[5, 6, 10]), "drew token 10, and the base here has a vocabulary of 10 tokens"),
         (reply(prompt_token_ids=[9, 2, 3]), "another prompt"),
         (reply(token_ids=[5, 1, 6]), "goes on after a token that ends a turn"),
         (reply(token_ids=[5, 6, 7]), "token 7, which ends none here"),

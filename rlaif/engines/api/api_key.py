@@ -11,7 +11,7 @@ from pathlib import Path
 from rlaif.errors import ModelError
 from rlaif.files import read_whole
 
-__all__ = ["ApiKey", "read_api_key"]
+__all__ = ["SHOWN", "ApiKey", "read_api_key"]
 
 OWN_VARIABLE = "RLAIF_API_KEY"
 VENDOR_VARIABLE, VENDOR_HOST = "OPENAI_API_KEY", "api.openai.com"
@@ -48,13 +48,13 @@ class ApiKey:
         one."""
         return self._value or "none"
 
-    def redact(self, text: str) -> str:
-        """`text` on one line without the key, without what looks like one, and not longer than `SHOWN`
+    def redact(self, text: str, *, most: int = SHOWN) -> str:
+        """`text` on one line without the key, without what looks like one, and not longer than `most`
         characters."""
         if self._value:
             text = text.replace(self._value, HIDDEN)
         text = " ".join(KEY_LIKE.sub(HIDDEN, text).split())
-        return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+        return text if len(text) <= most else text[:most] + "…"
 
 
 def read_api_key(

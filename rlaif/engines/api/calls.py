@@ -51,6 +51,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?")
 """Seconds as `Retry-After` writes them."""
 BACKOFF_MAX = 30.0
+AT_LENGTH = 20_000
+"""Characters of a server's words that are looked through."""
 LARGEST_BODY = 64 << 20
 """Bytes of the largest reply that is read."""
 LARGEST_COMPRESSED = 64 << 10
@@ -58,22 +60,26 @@ LARGEST_COMPRESSED = 64 << 10
 
 
 class Transient(Exception):
-    """May succeed when asked again; `elsewhere` says that another server should be asked."""
+    """May succeed when asked again; `elsewhere` says that another server should be asked, `said` is the
+    server's own word, redacted."""
 
-    def __init__(self, reason: str, *, elsewhere: bool = False) -> None:
+    def __init__(self, reason: str, *, elsewhere: bool = False, said: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.elsewhere = elsewhere
+        self.said = said
 
 
 class Rejected(Exception):
-    """The server will not answer this request; `detail` is its own word, redacted."""
+    """The server will not answer this request; `detail` is its own word, redacted, in short, and `said` at
+    length."""
 
-    def __init__(self, reason: str, detail: str = "", *, status: int = 0) -> None:
+    def __init__(self, reason: str, detail: str = "", *, status: int = 0, said: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
         self.status = status
+        self.said = said or detail
 
 
 class Clients:
@@ -172,12 +178,12 @@ class Clients:
 
     def _sort(self, server: Server, error: openai.APIStatusError, sent_at: float) -> Exception:
         """What a status other than 2xx means."""
-        status = error.status_code
+        status, said = error.status_code, self._key.redact(_message(error), most=AT_LENGTH)
         if status in FULL:
             server.window.narrow(sent_at, _retry_after(error.response.headers))
             return Transient("rate_limited" if status == 429 else "overloaded")
         if status in AGAIN or status >= 500:
-            return Transient(f"http_{status}", elsewhere=True)
+            return Transient(f"http_{status}", elsewhere=True, said=said)
         detail = self._key.redact(_message(error))
         if status == 401 or (status == 403 and "logprob" not in detail):
             return ModelError(
@@ -187,8 +193,8 @@ class Clients:
                 "(--api-key-file) that holds it",
             )
         if any(words in detail.lower() for words in TOO_LONG):
-            return Rejected("prompt_too_long", detail, status=status)
-        return Rejected(f"rejected_{status}", detail, status=status)
+            return Rejected("prompt_too_long", detail, status=status, said=said)
+        return Rejected(f"rejected_{status}", detail, status=status, said=said)
 
 
 async def retrying(

@@ -16,10 +16,7 @@ from rlaif.rl.rollout import EncodedPrompt
 from rlaif.rl.serving.replies import Drawn
 from rlaif.types import Message, Prompt
 
-__all__ = ["PROBE", "PROBES", "TEXT", "Probe", "ProbeReplies", "Replies", "distance", "loud", "still"]
-
-TEXT = "The 7 wise owls said: «naïve café» — 你好, then 3.14159 & <b>left</b>.\n\n  End"
-"""What tokenizers are likely to cut differently."""
+__all__ = ["PROBE", "PROBES", "Probe", "ProbeReplies", "Replies", "distance", "loud"]
 
 PROBE = Prompt(id="probe", messages=(Message("user", "abc"),))
 PROBES = 8
@@ -100,11 +97,6 @@ def distance(episodes: Episodes) -> float:
     """Mean |log π_trainer - log π_server| over the tokens."""
     assert episodes.sampler_logprobs is not None
     return float((episodes.logprobs - episodes.sampler_logprobs)[episodes.is_real].abs().mean())
-
-
-def still(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter that changes nothing: B = 0. Servers are asked as it for the reference."""
-    return {name: torch.zeros_like(x) if "lora_B" in name else x for name, x in state.items()}
 
 
 def loud(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -56,8 +56,13 @@ def _drawn(choice: Mapping[str, Any], vocabulary: int) -> Drawn:
             "the server sends no token ids, and text tokenised again is not what was sampled",
             remedy="use a vLLM that knows return_token_ids (0.10.2 or newer)",
         )
-    if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < vocabulary for i in ids):
+    if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
         raise Malformed("token_ids")
+    if max(ids) >= vocabulary:
+        raise ModelError(
+            f"the server drew token {max(ids)}, and the base here has a vocabulary of {vocabulary} tokens",
+            remedy="serve the same base",
+        )
     told = choice.get("logprobs")
     logprobs = told.get("token_logprobs") if isinstance(told, Mapping) else None
     if not isinstance(logprobs, list) or len(logprobs) != len(ids):

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from rlaif.engines.batching import plan
 from rlaif.models.heap import rounded
+from rlaif.models.pooling import Pooling, pool_groups
 from rlaif.models.shared_base import SharedBase
-from rlaif.reward.head import Pooling, pool_groups
 
 __all__ = [
     "Packed",

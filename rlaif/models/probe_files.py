@@ -1,0 +1,280 @@
+"""A trained judge as a folder.
+
+    judge.json          base, protocol, constitution, templates, layer; a few questions with their log-odds
+    head.safetensors    direction and bias of the probe
+
+The folder appears whole: it is written under another name and renamed. Opening it asks the same questions
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from rlaif.digest import digest
+from rlaif.engines.base import EngineCard, LabelRequest
+from rlaif.engines.hf import HFEngine
+from rlaif.errors import ConfigError, ModelError
+from rlaif.files import check_regular, file_digest, read_object, sync_to_disk
+from rlaif.models.probe import Probe, ProbeEngine
+from rlaif.models.tensor_files import check_finite, write_tensors
+from rlaif.types import Message
+
+__all__ = [
+    "JudgeAbout",
+    "find_judge",
+    "judge_about",
+    "open_judge_folder",
+    "protocol_of",
+    "save_judge",
+    "weights_of",
+]
+
+FORMAT = 1
+ABOUT, HEAD = "judge.json", "head.safetensors"
+PLACES = ("", "model", "judge/model")
+"""Where in a folder that the user names a judge lies: its own folder, its stage's, its run's."""
+REMEDY = "copy or train the judge again: rlaif judge train"
+TOLERANCE = 0.25
+"""Largest gap between log-odds now and when it was saved, in nats, or in units of the largest of them where
+that is more: device and dtype may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeAbout:
+    """What a trained judge says of itself.
+
+    Attributes:
+        base: The model that it reads with, as it can be opened.
+        identity: Of the weights of that model.
+        protocol: The one whose questions it was trained on.
+        constitution: Digest of the constitution that those were asked under.
+        templates: Digest of the templates that those were asked with.
+    """
+
+    folder: Path
+    base: str
+    identity: str
+    protocol: str
+    constitution: str
+    templates: str
+    layer: int
+    quoted: tuple[str, ...]
+    questions: tuple[tuple[LabelRequest, float], ...]
+    note: Mapping[str, Any]
+
+    @property
+    def revision(self) -> str:
+        """16 hex digits that change when its answers do."""
+        parts = [file_digest(self.folder / HEAD), self.identity, self.layer, list(self.quoted)]
+        return digest(parts)[:16]
+
+
+def find_judge(spec: str) -> Path | None:
+    """The folder of the trained judge that `spec` names, if it names one: that folder, or the run or the
+    stage that trained it."""
+    if not spec or spec.startswith(("openai:", "scripted")):
+        return None
+    places = (Path(spec).expanduser() / place for place in PLACES)
+    return next((place for place in places if (place / ABOUT).is_file()), None)
+
+
+def weights_of(spec: str) -> str:
+    """The model whose weights answer under `spec`: the base of a trained judge, else what it names."""
+    folder = find_judge(spec)
+    return spec if folder is None else judge_about(folder).base
+
+
+def protocol_of(judge: str, asked: str | None, default: str) -> str:
+    """The protocol that `judge` is asked by: a trained judge's own, else the one that is `asked` for, else
+    `default`.
+
+    Args:
+        asked: `both` asks for no one in particular.
+
+    Raises:
+        ConfigError: A trained judge is to be asked by another protocol than its own.
+    """
+    folder = find_judge(judge)
+    if folder is None:
+        return asked or default
+    own = judge_about(folder).protocol
+    if asked not in (None, "both", own):
+        raise ConfigError(
+            f"the judge was trained to answer {own} questions, not {asked}",
+            where=judge,
+            remedy=f"leave the protocol out, or train one: rlaif judge train --protocol {asked}",
+        )
+    return own
+
+
+def judge_about(folder: Path) -> JudgeAbout:
+    """Read what a trained judge says of itself.
+
+    Raises:
+        ModelError: The folder is incomplete or damaged, or of another version's format.
+    """
+    about = read_object(folder / ABOUT, error=ModelError, what="the note of the trained judge", remedy=REMEDY)
+    try:
+        if about["format"] != FORMAT:
+            raise ModelError(
+                f"the trained judge is of format {about['format']}, this rlaif reads {FORMAT}",
+                where=str(folder),
+                remedy="use the rlaif that wrote it, or train it again",
+            )
+        base = about["base"]
+        return JudgeAbout(
+            folder=folder,
+            base=str(base["name"]),
+            identity=str(base["identity"]),
+            protocol=str(about["protocol"]),
+            constitution=str(about["constitution"]),
+            templates=str(about["templates"]),
+            layer=int(about["layer"]),
+            quoted=tuple(map(str, about["quoted"])),
+            questions=tuple((_request(each), float(each["log_odds"])) for each in about["questions"]),
+            note=dict(about["note"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder, ABOUT, error) from None
+
+
+def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) -> ProbeEngine:
+    """The engine of a trained judge.
+
+    Args:
+        spec: As the user named it.
+        base: Gives the engine of a model; called once, with the judge's base.
+
+    Raises:
+        ModelError: Files are damaged, the base is another one, or the judge answers otherwise than it did.
+    """
+    about = judge_about(folder)
+    engine = base(about.base)
+    if engine.card.revision != about.identity:
+        raise ModelError(
+            f"the judge was trained on {about.base} with weights {about.identity}, those here are "
+            f"{engine.card.revision}",
+            where=str(folder),
+            remedy="open it with the base it was trained on, or train it again",
+        )
+    card = EngineCard(
+        name=spec,
+        revision=about.revision,
+        kind="probe",
+        dtype=engine.card.dtype,
+        context=engine.card.context,
+        chat=engine.card.chat,
+    )
+    judge = ProbeEngine(engine, _probe(about), card)
+    gap = largest_gap(judge, about.questions)
+    if not gap <= TOLERANCE * max(1.0, *(abs(value) for _, value in about.questions)):
+        raise ModelError(
+            f"the judge answers otherwise than when it was saved, by up to {gap:.3g} nats",
+            where=str(folder),
+            remedy="its files or the base's weights were changed: train or copy it again",
+        )
+    return judge
+
+
+def save_judge(
+    folder: Path,
+    probe: Probe,
+    *,
+    engine: HFEngine,
+    protocol: str,
+    constitution: str,
+    templates: str,
+    questions: Sequence[tuple[LabelRequest, float]],
+    note: Mapping[str, Any],
+) -> None:
+    """Write a trained judge to `folder`, which must not exist.
+
+    Args:
+        questions: A few, with their log-odds: asked again whenever it is opened.
+        note: JSON values to keep beside (data digests, results).
+
+    Raises:
+        ModelError: Weights are NaN or infinite, or the disk refuses.
+    """
+    tensors = {"direction": probe.direction.float(), "bias": torch.tensor([probe.bias])}
+    check_finite(tensors, what="the trained judge", remedy="look at the labels: nothing was saved")
+    about = {
+        "format": FORMAT,
+        "kind": "probe",
+        "base": {"name": _where(engine.card.name), "identity": engine.card.revision},
+        "protocol": protocol,
+        "constitution": constitution,
+        "templates": templates,
+        "layer": probe.layer,
+        "quoted": list(probe.quoted),
+        "questions": [request.identity() | {"log_odds": value} for request, value in questions],
+        "note": dict(note),
+    }
+    work = folder.with_name(f".tmp-{folder.name}")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        write_tensors(work / HEAD, tensors)
+        (work / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        for path in (*work.iterdir(), work):
+            sync_to_disk(path)
+        work.rename(folder)
+    except OSError as error:
+        raise ModelError(
+            f"the trained judge cannot be written: {error}",
+            where=str(folder),
+            remedy="check space and permissions",
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def largest_gap(judge: ProbeEngine, questions: Sequence[tuple[LabelRequest, float]]) -> float:
+    """Between the judge's log-odds of the questions and those that they had, in nats."""
+    gaps = [0.0]
+    for batch in judge.label_logprobs([request for request, _ in questions]):
+        for at, reading in batch.items():
+            one, other = reading.logprobs or (float("nan"), 0.0)
+            gaps.append(abs(one - other - questions[at][1]))
+    return max(gaps, key=lambda gap: (gap != gap, gap))
+
+
+def _probe(about: JudgeAbout) -> Probe:
+    path = about.folder / HEAD
+    check_regular(path, error=ModelError)
+    try:
+        tensors = load_file(path)
+        return Probe(
+            direction=tensors["direction"].float(),
+            bias=float(tensors["bias"]),
+            layer=about.layer,
+            quoted=about.quoted,
+        )
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _damaged(about.folder, HEAD, error) from None
+
+
+def _request(values: Mapping[str, Any]) -> LabelRequest:
+    messages = tuple(Message(role=role, content=content) for role, content in values["messages"])
+    return LabelRequest(messages=messages, labels=tuple(values["labels"]))
+
+
+def _where(name: str) -> str:
+    """A model's name that holds in any working directory."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
+def _damaged(folder: Path, name: str, error: BaseException) -> ModelError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(f"{name} is missing, cut short or changed: {first}", where=str(folder), remedy=REMEDY)

@@ -1,0 +1,66 @@
+"""The report of a trained judge."""
+
+from __future__ import annotations
+
+from rlaif.report.markdown import table
+from rlaif.report.shown import Shown, Table
+from rlaif.results.judge import JudgeReport
+from rlaif.results.reward import Breakdown, Scored
+
+__all__ = ["judge_markdown", "judge_shown"]
+
+WAYS = {"trained": "trained (out of fold)", "untrained": "untrained", "shorter": "the shorter one wins"}
+CHANCE = 0.5
+
+
+def judge_markdown(report: JudgeReport) -> str:
+    """What the judge is worth, beside what needs no training."""
+    ways = _ways(report)
+    parts = [
+        f"# Trained judge\n\n{report.pairs} pairs on {report.prompts} prompts; layer {report.layer} of "
+        f"{report.layers} is read. {_refused(report)}\n",
+        table(ways.header, ways.rows),
+        "Out of fold: each pair by a head that was fitted without its prompt. The judge that was saved is "
+        "fitted to all pairs.\n",
+    ]
+    if report.sources:
+        rows = [[each.group, str(each.pairs), _interval(each)] for each in report.sources]
+        parts.append("## By source\n\n" + table(("source", "pairs", "accuracy [95 %]"), rows))
+    return "\n".join(parts)
+
+
+def judge_shown(report: JudgeReport) -> list[Shown]:
+    """The same for the terminal."""
+    lines: list[Shown] = [_ways(report)]
+    if report.refused:
+        lines.append(_refused(report))
+    low, shorter = report.found["trained"].low, report.found["shorter"].accuracy
+    if low <= CHANCE:
+        lines.append("not told from chance: collect more labels before you use it")
+    elif low <= max(shorter, 1 - shorter):
+        lines.append("not told from a rule of length: look at what the labels prefer, or collect more")
+    return lines
+
+
+def _ways(report: JudgeReport) -> Table:
+    rows = [
+        [
+            words,
+            _interval(report.found[name]),
+            f"{report.found[name].loss:.4f}",
+            f"{report.found[name].ece:.3f}",
+        ]
+        for name, words in WAYS.items()
+        if name in report.found
+    ]
+    title = f"on {report.pairs} pairs, {report.prompts} prompts"
+    return Table(title, ("judge", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
+
+
+def _refused(report: JudgeReport) -> str:
+    told = ", ".join(f"{reason} {count}" for reason, count in sorted(report.refused.items()))
+    return f"{sum(report.refused.values())} pairs could not be read: {told}." if told else ""
+
+
+def _interval(each: Scored | Breakdown) -> str:
+    return f"{each.accuracy:.3f} [{each.low:.3f}, {each.high:.3f}]"

@@ -1,0 +1,41 @@
+"""What a trained judge is worth, beside the untrained one and beside what needs no model to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rlaif.results.reward import Breakdown, Scored
+
+__all__ = ["JudgeReport"]
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    """The report of a judge stage.
+
+    Attributes:
+        pairs: Learned from; those of `refused` could not be read.
+        layer: Whose states are read, of `layers`.
+        found: By way of judging, on the pairs: `trained` out of fold (each pair by a head that was fitted
+            without its prompt, penalty and all), `untrained` (the same model asked the same questions),
+            `shorter` (the shorter completion wins).
+        sources: `trained` by file or stage, where there are several.
+        penalty, scale: Of the ridge regression that was saved, and the factor on its predictions.
+    """
+
+    pairs: int
+    prompts: int
+    refused: Mapping[str, int]
+    folds: int
+    layer: int
+    layers: int
+    found: Mapping[str, Scored]
+    penalty: float
+    scale: float
+    sources: Sequence[Breakdown] = field(default_factory=tuple)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)

@@ -1,0 +1,241 @@
+"""Judge: learn from preferences to answer a judge's questions.
+
+1. ask of every pair what the judge will ask, and read the states that the model has of the questions
+2. a pair's log-odds are a sum over its questions (`JudgingProtocol.parts`), and so are its features: fit the
+   head to their differences in closed form, as a reward head is
+3. measure it out of fold, beside the untrained model and beside length
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlaif.config.judge import JudgeConfig
+from rlaif.digest import digest, seed_from
+from rlaif.engines.base import LabelRequest
+from rlaif.errors import DataError
+from rlaif.judging.judge import Judge
+from rlaif.judging.protocols import JudgingProtocol
+from rlaif.labels import MOST_LOG_ODDS
+from rlaif.models.probe import Probe, StateReader
+from rlaif.progress import NoProgress, Progress
+from rlaif.results.judge import JudgeReport
+from rlaif.results.preferences import PreferencePair
+from rlaif.results.reward import by_source, score_pairs
+from rlaif.reward.fit import FOLDS, HeadFit, fit_head, fit_scale, folds_of
+from rlaif.text import count_of
+from rlaif.types import Comparison, Completion, Prompt
+
+__all__ = ["JudgeResult", "comparison_of", "train_judge"]
+
+REPEATS = 8
+"""Ways to cut the prompts into folds, over which the penalty is chosen."""
+QUESTIONS = 4
+"""Questions that are stored with the judge and asked again when it is opened."""
+
+
+@dataclass(frozen=True)
+class JudgeResult:
+    """What the stage made.
+
+    Attributes:
+        questions: A few of the training questions, with the judge's log-odds.
+    """
+
+    probe: Probe
+    report: JudgeReport
+    questions: Sequence[tuple[LabelRequest, float]]
+
+
+class _Asked(NamedTuple):
+    """A pair's questions by their numbers, and how much of each one's log-odds is in the pair's."""
+
+    questions: tuple[int, ...]
+    parts: tuple[float, ...]
+
+
+def train_judge(
+    pairs: Sequence[PreferencePair],
+    *,
+    judge: Judge,
+    protocol: JudgingProtocol,
+    weights: Mapping[str, float],
+    reader: StateReader,
+    layers: int,
+    config: JudgeConfig,
+    seed: int,
+    progress: Progress | None = None,
+) -> JudgeResult:
+    """Train a probe on `pairs`.
+
+    Args:
+        judge: The untrained one, which says what is asked of a pair; asked itself where `config.compare`.
+        weights: Of the principles, by id.
+        layers: Of the model, for the report.
+
+    Raises:
+        DataError: The pairs cannot be learned from: too few prompts, labels that all say ½, questions that
+            quote nothing.
+    """
+    progress = progress or NoProgress()
+    # 1. Ask, and read.
+    comparisons = [comparison_of(pair) for pair in pairs]
+    requests, asked = _questions(comparisons, judge, protocol, weights)
+    features, reasons = _read(requests, reader, progress)
+    kept = [at for at, each in enumerate(asked) if not any(number in reasons for number in each.questions)]
+    refused = Counter(
+        next(reasons[number] for number in each.questions if number in reasons)
+        for each in asked
+        if any(number in reasons for number in each.questions)
+    )
+    if not kept:
+        raise DataError(
+            f"no pair can be learned from: {_told(refused)}",
+            remedy="use shorter texts, a model with a longer context, or templates that quote the responses",
+        )
+    pairs, asked = [pairs[at] for at in kept], [asked[at] for at in kept]
+    # 2. Fit.
+    scale = features[sorted({number for each in asked for number in each.questions})].std(0, unbiased=False)
+    scale = scale.clamp(min=1e-6)
+    difference = torch.stack([_combined(features, each) for each in asked]) / scale
+    fit = _fit(difference, pairs, seed=seed)
+    direction = fit.weight / scale
+    used = features[sorted({number for each in asked for number in each.questions})]
+    probe = Probe(direction, -float((used @ direction).mean()), reader.layer, reader.quoted)
+    # 3. Measure.
+    found = {"trained": _out_of_fold(difference, pairs, seed=seed), "shorter": _by_length(pairs)}
+    if config.compare:
+        found["untrained"] = _untrained(judge, [comparisons[at] for at in kept], progress)
+    p = torch.tensor([pair.p_chosen for pair in pairs], dtype=torch.double)
+    report = JudgeReport(
+        pairs=len(pairs),
+        prompts=len({pair.group for pair in pairs}),
+        refused=dict(refused),
+        folds=min(FOLDS, len({pair.group for pair in pairs})),
+        layer=reader.layer,
+        layers=layers,
+        found={name: score_pairs(each, p) for name, each in found.items()},
+        penalty=fit.penalty,
+        scale=fit.scale,
+        sources=by_source(pairs, found["trained"]),
+    )
+    first = sorted({number for each in asked for number in each.questions})[:QUESTIONS]
+    log_odds = probe.log_odds(features[first]).tolist()
+    return JudgeResult(probe, report, [(requests[at], x) for at, x in zip(first, log_odds, strict=True)])
+
+
+def comparison_of(pair: PreferencePair) -> Comparison:
+    """The pair as a judge is asked about it."""
+    prompt = Prompt(
+        id=pair.group or digest([message.as_dict() for message in pair.prompt]), messages=pair.prompt
+    )
+    a, b = (
+        Completion(
+            id=f"{prompt.id}/{digest(text)[:16]}",
+            prompt_id=prompt.id,
+            index=index,
+            text=text,
+            finish="given",
+            model=pair.source,
+        )
+        for index, text in enumerate((pair.chosen, pair.rejected))
+    )
+    return Comparison(prompt=prompt, a=a, b=b)
+
+
+def _questions(
+    comparisons: Sequence[Comparison], judge: Judge, protocol: JudgingProtocol, weights: Mapping[str, float]
+) -> tuple[list[LabelRequest], list[_Asked]]:
+    """Every distinct question, and what each pair has of them."""
+    numbers: dict[LabelRequest, int] = {}
+    asked = []
+    for comparison in comparisons:
+        principles = judge.principles_for(comparison)
+        total = sum(weights[principle.id] for principle in principles)
+        own = [
+            (numbers.setdefault(request, len(numbers)), part * weights[principle.id] / total)
+            for principle in principles
+            for request, part in zip(protocol.questions(comparison, principle), protocol.parts, strict=True)
+        ]
+        asked.append(_Asked(tuple(number for number, _ in own), tuple(part for _, part in own)))
+    return list(numbers), asked
+
+
+def _read(
+    requests: Sequence[LabelRequest], reader: StateReader, progress: Progress
+) -> tuple[Tensor, dict[int, str]]:
+    """Features (N, F) of the questions, and the reasons of those that have none."""
+    features, reasons = torch.zeros(len(requests), reader.size), {}
+    progress.begin(f"reading {count_of(len(requests), 'question')}", len(requests))
+    for batch in reader.read(requests):
+        for at, (found, _) in batch.items():
+            if isinstance(found, str):
+                reasons[at] = found
+            else:
+                features[at] = found
+        progress.advance(len(batch))
+    return features, reasons
+
+
+def _combined(features: Tensor, asked: _Asked) -> Tensor:
+    """(F,): of a pair, the chosen completion less the rejected one."""
+    return torch.tensor(asked.parts) @ features[list(asked.questions)]
+
+
+def _fit(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: int) -> HeadFit:
+    log_odds = torch.tensor([pair.log_odds for pair in pairs], dtype=torch.double)
+    if all(abs(pair.p_chosen - 0.5) < 1e-6 or not pair.weight for pair in pairs):
+        raise DataError(
+            f"all {len(pairs)} labels are ½ or of weight 0: they say of no pair which completion is better",
+            remedy="collect labels of people, or use those of a judge that prefers something",
+        )
+    return fit_head(
+        difference,
+        log_odds.clamp(-MOST_LOG_ODDS, MOST_LOG_ODDS),
+        weight=torch.tensor([pair.weight for pair in pairs]),
+        prompts=[pair.group for pair in pairs],
+        seed=seed,
+        repeats=REPEATS,
+    )
+
+
+def _out_of_fold(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: int) -> Tensor:
+    """Log-odds (N,) of each pair by a head that was fitted, its penalty chosen, without the pair's prompt."""
+    fold = folds_of([pair.group for pair in pairs], seed_from(seed, "measure"))
+    found = torch.zeros(len(pairs), dtype=torch.double)
+    for number in range(int(fold.max()) + 1):
+        inside = (fold != number).nonzero().flatten().tolist()
+        outside = (fold == number).nonzero().flatten().tolist()
+        if len({pairs[at].group for at in inside}) < 2:
+            raise DataError(
+                "preferences on two prompts are too few to learn from and to measure on",
+                remedy="label pairs of at least three prompts",
+            )
+        head = _fit(difference[inside], [pairs[at] for at in inside], seed=seed)
+        found[outside] = (difference[outside] @ head.weight).double()
+    return found
+
+
+def _by_length(pairs: Sequence[PreferencePair]) -> Tensor:
+    """Log-odds (N,) of the rule that the shorter completion wins, as sure as fits the pairs best."""
+    gap = torch.tensor([float(len(pair.rejected) - len(pair.chosen)) for pair in pairs], dtype=torch.double)
+    p = torch.tensor([pair.p_chosen for pair in pairs], dtype=torch.double)
+    _, scale = fit_scale(gap, p, torch.tensor([pair.weight for pair in pairs], dtype=torch.double))
+    return max(scale, 1e-9) * gap
+
+
+def _untrained(judge: Judge, comparisons: Sequence[Comparison], progress: Progress) -> Tensor:
+    """Log-odds (N,) of the untrained judge; 0 where it has no valid verdict."""
+    count = sum(map(judge.questions_about, comparisons))
+    progress.begin(f"asking the untrained model {count_of(count, 'question')}", count)
+    return torch.tensor([judged.logit_a or 0.0 for judged in judge.judge(comparisons)], dtype=torch.double)
+
+
+def _told(refused: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))

@@ -1,0 +1,358 @@
+"""A judge trained on preferences: fitted, saved, opened by its folder, and asked as any other judge."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from spine import call, rows
+from tiny import save_tiny
+
+from rlaif import Judge
+from rlaif.constitution.load import load_constitution
+from rlaif.engines.base import LabelReading, LabelRequest
+from rlaif.engines.hf import HFEngine
+from rlaif.errors import ConfigError, ModelError
+from rlaif.judging.table import open_protocol
+from rlaif.models.load import load_engine
+from rlaif.models.open import open_engine
+from rlaif.models.packing import MOST_COMPLETIONS
+from rlaif.models.probe import NOT_QUOTED, StateReader, probe_layer
+from rlaif.models.probe_files import find_judge, judge_about
+from rlaif.prompts import PromptLibrary
+from rlaif.types import Comparison, Completion, Message, Prompt
+
+CONSTITUTION = """
+name: kind
+protocol: pointwise
+principles:
+  - id: kind
+    question: Is it kind?
+    comparison: Which is kinder?
+  - id: warm
+    question: Is it warm?
+    comparison: Which is warmer?
+    weight: 3
+"""
+KIND, RUDE = ("yes", "thanks", "please", "welcome"), ("no", "never", "stop", "bad")
+
+
+def text(words: Sequence[str], seed: str) -> str:
+    """Six words, most of them from `words`."""
+    draw = random.Random(seed)
+    return " ".join(draw.choice(words) if draw.random() < 0.8 else draw.choice(KIND + RUDE) for _ in range(6))
+
+
+def write_pairs(path: Path, count: int, first: int = 0) -> Path:
+    """Pairs of which the kind one is chosen."""
+    lines = [
+        {
+            "prompt": [{"role": "user", "content": f"Say thing {at}."}],
+            "chosen": [{"role": "assistant", "content": text(KIND, f"k{at}")}],
+            "rejected": [{"role": "assistant", "content": text(RUDE, f"r{at}")}],
+        }
+        for at in range(first, first + count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path
+
+
+class Place:
+    """A folder with a tiny model, a constitution and pairs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = save_tiny(path / "model")
+        self.constitution = path / "kind.yaml"
+        self.constitution.write_text(CONSTITUTION, "utf-8")
+        self.pairs = write_pairs(path / "pairs.jsonl", 40)
+
+    def train(self, out: str, *arguments: object) -> Path:
+        """`rlaif judge train`; the folder of the run."""
+        said = call(
+            *("judge", "train", "--data", self.pairs, "--constitution", self.constitution),
+            *("--model", self.model, "--dtype", "float32", "--out", self.path / out, *arguments),
+        )
+        assert said.status == 0, said.err
+        return self.path / out
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """One for the module: training takes a second."""
+    return Place(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def trained(place: Place) -> Path:
+    """The run of a judge on pointwise questions."""
+    return place.train("trained")
+
+
+def report_of(run: Path) -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = json.loads((run / "judge/report.json").read_text("utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["pointwise", "pairwise"])
+def test_a_judge_learns_what_people_prefer(place: Place, protocol: str) -> None:
+    run = place.train(f"learns-{protocol}", "--protocol", protocol)
+    found = report_of(run)["found"]
+    assert found["trained"]["accuracy"] > 0.85 > found["untrained"]["accuracy"]
+    assert found["trained"]["low"] > found["shorter"]["accuracy"]
+    others = write_pairs(place.path / f"others-{protocol}.jsonl", 20, first=100)
+    said = call(
+        *("label", "--responses", others, "--judge", run, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / f"labels-{protocol}"),
+    )
+    assert said.status == 0, said.err
+    labels = rows(place.path / f"labels-{protocol}/label/preferences.jsonl")
+    right = [row["chosen"][0]["content"] == text(KIND, f"k{100 + at}") for at, row in enumerate(labels)]
+    assert sum(right) >= 17
+    assert {row["protocol"] for row in labels} == {protocol}
+    assert all(row["judge"].startswith(f"{run}@") for row in labels)
+
+
+def test_the_saved_judge_says_what_was_measured(place: Place, trained: Path) -> None:
+    """The label of a pair is the head on its features: the probabilities are those of the fit."""
+    judge = Judge.open(str(trained), constitution=str(place.constitution), principles="all", dtype="float32")
+    kind = judge.compare("Say thing 3.", text(KIND, "k3"), text(RUDE, "r3"))
+    assert kind.p_a is not None
+    assert kind.p_a > 0.6
+    swapped = judge.compare("Say thing 3.", text(RUDE, "r3"), text(KIND, "k3"))
+    assert swapped.p_a == pytest.approx(1 - kind.p_a, abs=1e-4)
+    scores = judge.score(["Say thing 3."] * 2, [text(KIND, "k3"), text(RUDE, "r3")])
+    assert scores[0] > scores[1]
+
+
+def test_the_same_labels_and_seed_give_the_same_judge(place: Place, trained: Path) -> None:
+    again = place.train("again")
+    for name in ("judge.json", "head.safetensors"):
+        assert (again / "judge/model" / name).read_bytes() == (trained / "judge/model" / name).read_bytes()
+
+
+def test_labels_of_another_judge_teach_too(place: Place, trained: Path) -> None:
+    others = write_pairs(place.path / "taught.jsonl", 30, first=200)
+    labelled = place.path / "teacher"
+    call(
+        *("label", "--responses", others, "--judge", trained, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", labelled),
+    )
+    said = call(
+        *("judge", "train", "--verdicts", labelled / "label/verdicts.jsonl", "--data", f"{place.pairs}=2"),
+        *(
+            "--constitution",
+            place.constitution,
+            "--model",
+            place.model,
+            "--dtype",
+            "float32",
+            "--out",
+            place.path / "student",
+        ),
+    )
+    assert said.status == 0, said.err
+    report = json.loads((place.path / "student/judge/report.json").read_text("utf-8"))
+    assert report["pairs"] == 70
+    assert {each["pairs"] for each in report["sources"]} == {30, 40}
+    assert "labelled by" in judge_about(place.path / "student/judge/model").note
+
+
+def test_a_trained_judge_is_audited_by_its_own_protocol(place: Place, trained: Path) -> None:
+    others = write_pairs(place.path / "audit.jsonl", 12, first=300)
+    out = place.path / "audit"
+    said = call(
+        *("audit", "--judge", trained, "--data", others, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--no-probes", "--out", out),
+    )
+    assert said.status == 0, said.err
+    (found,) = [json.loads(path.read_text("utf-8")) for path in place.path.rglob("audit*.json")]
+    assert [each["key"]["protocol"] for each in found["protocols"]] == ["pointwise"]
+
+
+# The engine
+
+
+def questions(place: Place, count: int) -> list[LabelRequest]:
+    """Of `count` responses, every principle's question."""
+    constitution = load_constitution(str(place.constitution))
+    protocol = open_protocol("pointwise", library=PromptLibrary(), constitution=constitution)
+    prompt = Prompt(id="p", messages=(Message("user", "Say it."),))
+    completions = [
+        Completion(f"p/{at}", "p", at, text(KIND, f"q{at}"), "given", "") for at in range(2 * count)
+    ]
+    return [
+        request
+        for a, b in zip(completions[::2], completions[1::2], strict=True)
+        for principle in constitution.principles
+        for request in protocol.questions(Comparison(prompt, a, b), principle)
+    ]
+
+
+def read_all(engine: HFEngine, requests: Sequence[LabelRequest]) -> torch.Tensor:
+    reader = StateReader(engine, layer=probe_layer(engine), quoted=("response",))
+    found = {at: row for batch in reader.read(requests) for at, (row, _) in batch.items()}
+    return torch.stack([row for _, row in sorted(found.items()) if isinstance(row, torch.Tensor)])
+
+
+def test_questions_about_one_response_share_a_row(place: Place) -> None:
+    """What questions have in common is read once; the features are those of each alone, and of the model's
+    own states."""
+    engine = load_engine(str(place.model), dtype="float32")
+    requests = questions(place, 3)
+    together = read_all(engine, requests)
+    alone = torch.cat([read_all(engine, [request]) for request in requests])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    body = engine.form.render(requests[0].messages)
+    ids = torch.tensor([engine.form.encode([body])[0]])
+    with torch.no_grad():
+        states = engine.model(ids, output_hidden_states=True).hidden_states[probe_layer(engine)][0]
+    torch.testing.assert_close(together[0, -states.shape[1] :], states[-1], rtol=1e-4, atol=1e-4)
+    assert MOST_COMPLETIONS > 1
+
+
+def test_what_is_done_is_not_read_again(place: Place, trained: Path) -> None:
+    engine, requests = open_engine(str(trained), dtype="float32"), questions(place, 4)
+    every: dict[int, LabelReading] = {}
+    for batch in engine.label_logprobs(requests):
+        every.update(batch)
+    some: dict[int, LabelReading] = {}
+    for batch in engine.label_logprobs(requests, done=set(range(7))):
+        some.update(batch)
+    assert sorted(every) == list(range(len(requests)))
+    assert some == {at: every[at] for at in range(7, len(requests))}
+    assert all(reading.share == pytest.approx(1) for reading in every.values())
+
+
+def test_a_question_that_quotes_nothing_is_refused(trained: Path) -> None:
+    engine = open_engine(str(trained), dtype="float32")
+    plain = LabelRequest(messages=(Message("user", "Is it kind? <response>"),), labels=("Yes", "No"))
+    long = LabelRequest(messages=(Message("user", "word " * 2000),), labels=("Yes", "No"))
+    found = {at: reading for batch in engine.label_logprobs([plain, long]) for at, reading in batch.items()}
+    assert [found[at].reason for at in (0, 1)] == [NOT_QUOTED, "prompt_too_long"]
+    with pytest.raises(ConfigError, match="does not write"):
+        engine.generate([])
+
+
+# What is refused
+
+
+def test_another_protocol_is_refused(place: Place, trained: Path) -> None:
+    said = call(
+        *("label", "--responses", place.pairs, "--judge", trained, "--protocol", "pairwise"),
+        *(
+            "--constitution",
+            place.constitution,
+            "--model",
+            place.model,
+            "--dtype",
+            "float32",
+            "--out",
+            place.path / "never",
+        ),
+    )
+    assert said.status == 1
+    assert "trained to answer pointwise questions, not pairwise" in said.err
+
+
+def test_reasons_cannot_be_trained(place: Place) -> None:
+    said = call(
+        *("judge", "train", "--data", place.pairs, "--protocol", "cot"),
+        *(
+            "--constitution",
+            place.constitution,
+            "--model",
+            place.model,
+            "--dtype",
+            "float32",
+            "--out",
+            place.path / "cot",
+        ),
+    )
+    assert said.status == 1
+    assert "no judge can be trained for cot questions" in said.err
+
+
+def test_labels_that_say_nothing_are_refused(place: Place) -> None:
+    ties = place.path / "ties.jsonl"
+    lines = [json.loads(line) | {"p_chosen": 0.5} for line in place.pairs.read_text("utf-8").splitlines()]
+    ties.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    said = call(
+        *("judge", "train", "--data", ties, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / "nothing"),
+    )
+    assert said.status == 1
+    assert "say of no pair which completion is better" in said.err
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "head.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def other_format(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    (folder / "judge.json").write_text(json.dumps(about | {"format": 9}), "utf-8")
+
+
+def without_base(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    del about["base"]
+    (folder / "judge.json").write_text(json.dumps(about), "utf-8")
+
+
+def other_weights(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    about["base"]["identity"] = "0" * 16
+    (folder / "judge.json").write_text(json.dumps(about), "utf-8")
+
+
+def other_answers(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    about["questions"][0]["log_odds"] += 100.0
+    (folder / "judge.json").write_text(json.dumps(about), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut_short, "head.safetensors is missing, cut short or changed"),
+        (other_format, "of format 9, this rlaif reads 1"),
+        (without_base, "judge.json is missing, cut short or changed"),
+        (other_weights, "was trained on"),
+        (other_answers, "answers otherwise than when it was saved"),
+    ],
+)
+def test_a_damaged_judge_is_refused(
+    trained: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    for name in ("judge.json", "head.safetensors"):
+        (folder / name).write_bytes((trained / "judge/model" / name).read_bytes())
+    damage(folder)
+    with pytest.raises(ModelError, match=said):
+        open_engine(str(folder), dtype="float32")
+
+
+def test_a_run_its_stage_and_its_folder_name_the_same_judge(trained: Path) -> None:
+    named = (trained, trained / "judge", trained / "judge/model")
+    assert {find_judge(str(each)) for each in named} == {trained / "judge/model"}
+    assert find_judge("openai:judge") is None
+    assert find_judge("smollm2-135m") is None
+
+
+def test_verdicts_without_texts_are_refused(place: Place) -> None:
+    alone = place.path / "alone" / "verdicts.jsonl"
+    alone.parent.mkdir()
+    alone.write_text("{}\n", "utf-8")
+    said = call(
+        *("judge", "train", "--verdicts", alone, "--constitution", place.constitution),
+        *("--model", place.model, "--out", place.path / "no-texts"),
+    )
+    assert said.status == 1
+    assert "there are no preferences beside the verdicts" in said.err
