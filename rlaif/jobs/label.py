@@ -38,6 +38,7 @@ from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.informative import doubts
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
+from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.models.probe_files import protocol_of
@@ -368,8 +369,8 @@ class LabelJob(Job[LabelConfig]):
         write = 0
         if self.protocol.reasons:
             read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
-            write += probes.questions * config.reasonings * config.reasoning_tokens
-        own = self._own(comparisons, counter)
+            write += probes.questions * REASONING_TOKENS  # as an audit asks: one reasoning each
+        own = self._own(comparisons, counter, probes=probes.probes)
         read, write = read + own.read, write + own.write
         counts = {
             "completions": len(source.completions),
@@ -390,8 +391,9 @@ class LabelJob(Job[LabelConfig]):
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
         )
 
-    def _own(self, comparisons: Sequence[Comparison], counter: TokenCount) -> _Own:
-        """What is particular to each prompt: the criteria of its rubric, the judge's own answer to it."""
+    def _own(self, comparisons: Sequence[Comparison], counter: TokenCount, *, probes: int) -> _Own:
+        """What is particular to each prompt: the criteria of its rubric, the judge's own answer to it, and to
+        each of the probes."""
         prompts = {each.prompt.fingerprint(): each.prompt for each in comparisons}.values()
         criteria = sum(len(self.protocol.criteria(prompt)) for prompt in prompts)
         counts = {"criteria": criteria} if criteria else {}
@@ -399,9 +401,9 @@ class LabelJob(Job[LabelConfig]):
             return _Own(counts, read=0, write=0)
         tasks = [self.protocol.own_task(prompt) for prompt in prompts]
         return _Own(
-            counts | {"own_answers": len(tasks)},
+            counts | {"own_answers": len(tasks) + probes},
             read=tokens_of(counter, tasks),
-            write=len(tasks) * self.config.reasoning_tokens,
+            write=len(tasks) * self.config.reasoning_tokens + probes * REASONING_TOKENS,
         )
 
     def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
