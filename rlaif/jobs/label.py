@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from rlaif.config import LabelConfig
 from rlaif.digest import digest
-from rlaif.engines.base import Engine
+from rlaif.engines.base import Engine, TokenCount
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import DataError
 from rlaif.io.writers import RowWriter, write_text
@@ -38,6 +38,7 @@ from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.informative import doubts
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
+from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.models.probe_files import protocol_of
@@ -364,24 +365,18 @@ class LabelJob(Job[LabelConfig]):
         read = round(
             tokens_of(counter, [request.messages for request in asked]) / max(1, len(asked)) * questions
         )
-        own = {each.prompt.id: self.protocol.criteria(each.prompt) for each in comparisons}
-        criteria = sum(map(len, own.values()))
         probes = self.trust.plan(counter)
         write = 0
         if self.protocol.reasons:
             read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
-            write += probes.questions * config.reasonings * config.reasoning_tokens
-        answered: dict[str, int] = {}
-        if self.protocol.commits:
-            tasks = [self.protocol.own_task(prompt) for prompt in _distinct(comparisons)]
-            read, write = read + tokens_of(counter, tasks), len(tasks) * config.reasoning_tokens
-            answered = {"own_answers": len(tasks)}
+            write += probes.questions * REASONING_TOKENS  # as an audit asks: one reasoning each
+        own = self._own(comparisons, counter, probes=probes.probes)
+        read, write = read + own.read, write + own.write
         counts = {
             "completions": len(source.completions),
             "comparisons": len(comparisons),
             "principles": len(self.constitution.principles),
-            **({"criteria": criteria} if criteria else {}),
-            **answered,
+            **own.counts,
             **({"probes": probes.probes} if probes.probes else {}),
             "questions": questions + probes.questions,
         }
@@ -396,6 +391,21 @@ class LabelJob(Job[LabelConfig]):
             example={self.protocol.template: counter.render(asked[0].messages)} if asked else {},
         )
 
+    def _own(self, comparisons: Sequence[Comparison], counter: TokenCount, *, probes: int) -> _Own:
+        """What is particular to each prompt: the criteria of its rubric, the judge's own answer to it, and to
+        each of the probes."""
+        prompts = {each.prompt.fingerprint(): each.prompt for each in comparisons}.values()
+        criteria = sum(len(self.protocol.criteria(prompt)) for prompt in prompts)
+        counts = {"criteria": criteria} if criteria else {}
+        if not self.protocol.commits:
+            return _Own(counts, read=0, write=0)
+        tasks = [self.protocol.own_task(prompt) for prompt in prompts]
+        return _Own(
+            counts | {"own_answers": len(tasks) + probes},
+            read=tokens_of(counter, tasks),
+            write=len(tasks) * self.config.reasoning_tokens + probes * REASONING_TOKENS,
+        )
+
     def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
         """What the stage that is read from will have sampled, as long as it may get."""
         return cast(
@@ -407,8 +417,12 @@ class LabelJob(Job[LabelConfig]):
         return StageWork(read_tokens=device.tokens, read_logits=device.asked)
 
 
-def _distinct(comparisons: Sequence[Comparison]) -> list[Prompt]:
-    return list({each.prompt.fingerprint(): each.prompt for each in comparisons}.values())
+class _Own(NamedTuple):
+    """Counts for a dry run, and tokens that are read and written before any question."""
+
+    counts: dict[str, int]
+    read: int
+    write: int
 
 
 class _Spread:

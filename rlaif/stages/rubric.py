@@ -2,8 +2,8 @@
 al. 2025, arXiv 2507.17746, draft theirs from experts' answers). Drafts are for a person to edit.
 
 The writer is asked for lines of points and text. A line that does not begin with points, or `MUST`, is no
-criterion: it is left out and counted, and a draft without any criterion is kept as text. A prompt that has a
-rubric keeps it.
+criterion: it is left out and counted, and so is one that stands in the request itself (small models copy the
+template's examples). A draft without any criterion is kept as text. A prompt that has a rubric keeps it.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def draft_rubrics(
         )
         for prompt in asked
     ]
-    written = iter(generate_all(writer, requests, progress))
+    written = iter(zip(requests, generate_all(writer, requests, progress), strict=True))
     drafts: list[Draft] = []
     for prompt in prompts:
         if prompt.rubric:
             drafts.append(Draft(prompt, prompt.rubric))
             continue
-        generation = next(written)
+        request, generation = next(written)
         text = answer_of(generation.text).strip()
-        rubric, skipped = parse_draft(text, most=config.criteria)
+        rubric, skipped = parse_draft(text, most=config.criteria, given=request.messages[-1].content)
         refused = generation.reason if generation.finish == "refused" else ""
         drafts.append(Draft(prompt, rubric, text, skipped, refused))
     return drafts
@@ -95,16 +95,28 @@ def draft_request(
     return library.rubric(prompt, principles, criteria=config.criteria)
 
 
-def parse_draft(text: str, *, most: int) -> tuple[tuple[Criterion, ...], int]:
+def parse_draft(text: str, *, most: int, given: str = "") -> tuple[tuple[Criterion, ...], int]:
     """The criteria that a writer's text holds, at most so many, and how many of its lines were left out: no
-    points, points of 0, a text that is too long or there already, or more than `most`."""
+    points, points of 0, a text that is too long or there already, or more than `most`.
+
+    Args:
+        given: What the writer read: a criterion that stands there is copied.
+    """
+    copied = {_words(each.text) for line in given.split("\n") if (each := _criterion(line))}
     found: dict[str, Criterion] = {}
     lines = [line for line in text.split("\n") if line.strip()]
     for line in lines:
         criterion = _criterion(line)
-        if criterion is not None and criterion.text not in found and len(found) < most:
-            found[criterion.text] = criterion
+        if criterion is None or len(found) == most:
+            continue
+        if (words := _words(criterion.text)) not in copied:
+            found.setdefault(words, criterion)
     return tuple(found.values()), len(lines) - len(found)
+
+
+def _words(text: str) -> str:
+    """The text as it is compared: without case and the full stop."""
+    return text.casefold().rstrip(".。 ")
 
 
 def _criterion(line: str) -> Criterion | None:

@@ -273,7 +273,7 @@ def test_a_dry_run_says_what_several_reasonings_cost(tmp_path: Path) -> None:
     def planned(more: str) -> tuple[int, int]:
         recipe = parse_recipe(
             "model: scripted\nstages:\n  - {stage: sample, limit: 2, k: 2}\n"
-            f"  - {{stage: label, protocol: cot, reasoning_tokens: 50, principles: all{more}}}\n",
+            f"  - {{stage: label, protocol: cot, reasoning_tokens: 50, principles: all, audit: false{more}}}\n",
             source="r.yaml",
         )
         plan = plan_recipe(recipe).stages[-1]

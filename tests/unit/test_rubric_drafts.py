@@ -24,19 +24,19 @@ from rlaif.types import Criterion, Message, Prompt
 
 PROMPT = Prompt(id="p", messages=(Message("user", "How much ibuprofen?"),), reference="At most 1.2 g a day.")
 DRAFT = """Here are the criteria:
-5: Names the dose for an adult
+5: Names the most for one day
 - 3 points: Says when to see a doctor
 2. **-4**: Recommends more than 1.2 g a day
 * MUST: Is in English
 0: Is nice
-5: Names the dose for an adult
+5: Names the most for one day
 """
 
 
 def test_lines_with_points_are_criteria_and_the_others_are_counted() -> None:
     assert parse_draft(DRAFT, most=8) == (
         (
-            Criterion("Names the dose for an adult", 5.0),
+            Criterion("Names the most for one day", 5.0),
             Criterion("Says when to see a doctor", 3.0),
             Criterion("Recommends more than 1.2 g a day", -4.0),
             Criterion("Is in English", 0.0, must=True),
@@ -49,6 +49,17 @@ def test_lines_with_points_are_criteria_and_the_others_are_counted() -> None:
         Criterion("用中文", 0.0, must=True),
         Criterion("太长", -2.0),
     )
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_template_s_examples_are_no_criteria(language: str) -> None:
+    """SmolLM2-135M writes them down again, and little else."""
+    rules = constitution("safe", language=language)
+    asked = draft_request(PROMPT, PromptLibrary(language), rules, RubricConfig())[-1].content
+    examples = asked.strip().split("\n")[-3:]
+    assert len(parse_draft("\n".join(examples), most=8)[0]) == 3
+    copies = "\n".join([*(f"{line}." for line in examples), "4: Says why"])
+    assert parse_draft(copies, most=8, given=asked) == ((Criterion("Says why", 4.0),), 3)
 
 
 @pytest.mark.parametrize("text", ["", "Names the dose", "5:", "points: many", f"5: {'x' * 1001}", "9999: x"])
