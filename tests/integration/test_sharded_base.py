@@ -27,7 +27,7 @@ stages:
   - {{stage: sft, lora_rank: 2, max_overlong: 0.5}}
   - {{stage: sample, prompts: "builtin:everyday", limit: 5, k: 3, max_new_tokens: 6}}
   - {{stage: label, min_label_share: 0.0}}
-  - {{stage: reward, lora_rank: 2, keep: lora}}
+  - {{stage: reward, lora_rank: 2, keep: lora, uninformative: allow}}
   - {{stage: best_of_k, name: best-of-k, limit: 5, k: 3, max_new_tokens: 4, lora_rank: 2}}
   - stage: grpo
     limit: 5
@@ -50,7 +50,7 @@ stages:
     reward:
       model: {{kind: model}}
       vowels: {{kind: function, function: "toy_policy:share_of_vowels"}}
-  - {{stage: dpo, lora_rank: 2}}
+  - {{stage: dpo, lora_rank: 2, uninformative: allow}}
   - {{stage: evaluate, limit: 3, samples: 2, max_new_tokens: 6}}
 """
 TRAINED = (
