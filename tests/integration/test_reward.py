@@ -406,7 +406,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # No setting that is allowed makes such a loss.
-    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)
+    monkeypatch.setattr("rlaif.config.settings.LARGEST", 1e35)
     with pytest.raises(ModelError, match="at step"):
         learn(base_of(), toy_rows(40), learning_rate=1e30, keep="lora")
 

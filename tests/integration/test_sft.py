@@ -275,7 +275,7 @@ def test_rows_that_cannot_be_read_are_listed(bad: dict[str, Any], message: str) 
 
 def test_a_loss_that_is_no_number_leaves_the_adapter_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     # No setting that is allowed makes such a loss.
-    monkeypatch.setattr("rlaif.config.labelling.LARGEST", 1e35)
+    monkeypatch.setattr("rlaif.config.settings.LARGEST", 1e35)
     base = toy_base()
     base.add_adapter("policy", LoraSettings(rank=4), seed=0)
     before = base.adapter_state("policy")
