@@ -177,6 +177,8 @@ def measure(
     except RlaifError:
         raise
     except (Exception, SystemExit) as error:  # whatever a user's function raises; it is raised on
+        if isinstance(error, TypeError | AttributeError):
+            remedy += "; it is given a Prompt and a Completion, whose text is completion.text"
         raise DataError(
             f"the {what} {name} failed: {type(error).__name__}: {error}", where=where, remedy=remedy
         ) from error

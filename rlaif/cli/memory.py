@@ -47,6 +47,10 @@ def memory(recipe: str, overrides: tuple[str, ...], gpu: float | None, processes
     of the whole run (if several processes do it, of each). Only the config and the tokenizer of a model are
     read. When a recipe runs, every stage prints this plan, and the measured peak at the end.
     """
+    if gpu is None and processes > 1:
+        raise click.UsageError(
+            "--processes is planned for GPUs: say how large each is, as in --gpu 80 --processes 8"
+        )
     from rlaif.models.memory import size
     from rlaif.pipeline.memory import Machine, recipe_memory
 

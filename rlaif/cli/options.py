@@ -66,7 +66,7 @@ reward_options = _stack(
         "--reward-function",
         default=None,
         metavar="MODULE:NAME",
-        help="A function (prompt, completion) -> number.",
+        help="A function (prompt, completion) -> number; the text is completion.text.",
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -53,7 +54,24 @@ class RolloutSettings(Settings):
     nats): a stale adapter leaves the mean ratio at 1."""
 
     @model_validator(mode="after")
-    def _servers_are_distinct(self) -> RolloutSettings:
+    def _servers_have_addresses(self) -> RolloutSettings:
+        for number, url in enumerate(self.base_urls, start=1):
+            if not _is_plain(url):  # not shown: it may hold a key
+                raise ValueError(
+                    f"address {number} of base_urls is no plain http or https address: write it in full, as "
+                    "in http://localhost:8000/v1; a key goes into RLAIF_API_KEY"
+                )
         if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
             raise ValueError("a server is named twice under base_urls")
         return self
+
+
+def _is_plain(url: str) -> bool:
+    """Whether it is scheme, host and path, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    other = parts.username or parts.password or parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and named and not other

@@ -28,6 +28,7 @@ from rlaif.jobs.base import (
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
+from rlaif.jobs.merging import adapter_of
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.rubric import Rubric
@@ -204,11 +205,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def _adapter(self, name: str) -> Path:
         folder = self.context.folders.get(name)
-        path = folder / "adapter" if folder else Path(name)
-        if not path.is_dir():
-            remedy = "name a stage that trained a policy, or a folder of an adapter"
-            raise DataError("there is no adapter", where=str(path), remedy=remedy)
-        return path
+        return folder / "adapter" if folder else adapter_of(Path(name))
 
     @property
     def _scored(self) -> bool:

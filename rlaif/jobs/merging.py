@@ -12,6 +12,7 @@ from rlaif.config.labelling import BaseStage
 from rlaif.errors import DataError
 from rlaif.files import read_object
 from rlaif.io.writers import write_text
+from rlaif.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from rlaif.models.merged import save_merged
 from rlaif.report.model_card import merged_card
 
@@ -58,15 +59,17 @@ def tuned_before(config: BaseStage, recipe: Recipe) -> tuple[str, ...]:
 
 
 def adapter_of(folder: Path) -> Path:
-    """The adapter in `folder`: a stage's folder, or the adapter's own.
+    """The adapter in `folder`: a stage's folder, or the adapter's own, which may be damaged.
 
     Raises:
         DataError: There is none.
     """
     for path in (folder / "adapter", folder):
-        if (path / "adapter_config.json").is_file():
+        if any((path / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")):
             return path
     remedy = "name the folder of a stage that trained a policy, or its adapter/"
+    if stages := sorted(str(path.parent) for path in folder.glob("*/adapter") if path.is_dir()):
+        remedy = f"it is a run; name its stage: {', '.join(stages)}"
     raise DataError("there is no adapter", where=str(folder), remedy=remedy)
 
 

@@ -251,10 +251,9 @@ def plan_memory(
     )
     if not work.micro_tokens:
         smaller = "lower max_new_tokens"
+    base = "more processes" if shards > 1 else "on GPUs quantization: 4bit or shard_base: true"
     return MemoryPlan(
-        items=tuple(items),
-        available=available,
-        advice=f"{smaller}; a smaller model, or on GPUs quantization: 4bit or shard_base: true",
+        items=tuple(items), available=available, advice=f"{smaller}; a smaller model, or {base}"
     )
 
 

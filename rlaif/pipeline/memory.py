@@ -166,7 +166,10 @@ def stage_memory(
         MemoryItem(f"model {name}", round(_shape(name).held(shards) * precision.weights), why)
         for name, why in _others(config, recipe)
     ]
-    return replace(plan, items=(*plan.items[:2], *others, *plan.items[2:]))
+    advice = plan.advice
+    if recipe.shard_base and ranks == 1:
+        advice += ", which acts in several processes only (--processes N)"
+    return replace(plan, items=(*plan.items[:2], *others, *plan.items[2:]), advice=advice)
 
 
 def _within_cache(

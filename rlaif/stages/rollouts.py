@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from rlaif.config.rollout import RolloutSettings
 from rlaif.engines.api.api_key import read_api_key
 from rlaif.engines.base import Engine
-from rlaif.errors import ConfigError, ModelError
+from rlaif.errors import ModelError
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.rl.step import Metrics
 from rlaif.text import count_of
@@ -43,7 +43,6 @@ def served_sampler(
         lora: Shape of the policies' adapters.
 
     Raises:
-        ConfigError: The addresses cannot be right.
         ModelError: A server cannot be reached, or is not set up for this.
     """
     with adapter_folder(settings, folder) as own:
@@ -88,7 +87,6 @@ def served_policy(spec: str, settings: RolloutSettings, folder: Path | None) -> 
         folder: As of `served_sampler`.
 
     Raises:
-        ConfigError: The addresses cannot be right.
         ModelError: There is no such model.
     """
     key = read_api_key(hosts=_hosts(settings))
@@ -125,17 +123,7 @@ def adapter_folder(settings: RolloutSettings, folder: Path | None) -> Iterator[P
 
 
 def _hosts(settings: RolloutSettings) -> frozenset[str]:
-    return frozenset(_host(url) for url in settings.base_urls)
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise ConfigError(
-            "rollout.base_urls has what is no plain http or https address",
-            remedy="write it in full, as in http://localhost:8000/v1",
-        )
-    return parts.hostname
+    return frozenset(urlsplit(url).hostname or "" for url in settings.base_urls)
 
 
 def _needing(module: str) -> Any:

@@ -253,6 +253,7 @@ def test_an_unknown_setting_on_the_command_line() -> None:
         ("runs", "nope"),
         ("sample", "--temperature", "-1"),
         ("label", "--limit", "many"),
+        ("memory", "recipes/gpu_70b.yaml", "--processes", "8"),
     ],
 )
 def test_a_wrong_command_line_is_usage(arguments: tuple[str, ...]) -> None:

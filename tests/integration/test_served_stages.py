@@ -277,6 +277,13 @@ def test_the_command_line_names_servers_of_best_of_k_and_evaluate(tmp_path: Path
     assert not list(tmp_path.rglob("rlaif-*-*")), "no adapter is left"
 
 
+def test_an_address_without_its_last_part_is_told_with_it() -> None:
+    with FakeVllm(toy_base()) as server:
+        short = server.url.removesuffix("/v1")
+        with pytest.raises(ModelError, match=f"vLLM answers below /v1: write {short}/v1"):
+            choose(rollout={"base_urls": [short], "retries": 0})
+
+
 # Sample
 
 

@@ -104,7 +104,9 @@ def test_every_recipe_that_ships_loads() -> None:
         assert path.read_text(encoding="utf-8").startswith(
             "# yaml-language-server: $schema=../docs/reference/recipe.schema.json\n"
         )
-        assert f"rlaif run recipes/{path.name}" in path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        assert f"rlaif run recipes/{path.name}" in text
+        assert "pip install 'rlaif[" not in text, "the package is rlaif-toolkit"
 
 
 def test_the_schema_file_is_that_of_the_code() -> None:

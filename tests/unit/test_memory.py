@@ -180,3 +180,20 @@ def test_a_plan_of_a_sharded_base_holds_a_part_of_the_layers_and_what_a_pass_gat
         name: size for name, size in whole.items() if name != "base"
     }
     assert grpo(True, 1) == grpo(False, 1)
+
+
+@pytest.mark.parametrize(
+    ("shard", "processes", "told"),
+    [
+        (False, 8, "or on GPUs quantization: 4bit or shard_base: true"),
+        (True, 8, "a smaller model, or more processes"),
+        (True, 1, "shard_base: true, which acts in several processes only (--processes N)"),
+    ],
+)
+def test_a_base_in_parts_that_does_not_fit_is_not_told_to_be_cut_into_parts(
+    tmp_path: Path, shard: bool, processes: int, told: str
+) -> None:
+    model = save_tiny(tmp_path / "model")
+    recipe = load_recipe("recipes/gpu_70b.yaml", (f"model={model}", f"shard_base={shard}"))
+    for stage in recipe_memory(recipe, machine=Machine.gpu(0.1, processes)):
+        assert stage.plan.lines()[-1].endswith(told)

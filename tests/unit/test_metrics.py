@@ -109,3 +109,9 @@ def test_a_metric_that_fails_names_the_prompt_and_the_text() -> None:
         DataError, match=r"prompt p7.*the metric mine failed: ZeroDivisionError.*\n.*begins 'some text'"
     ):
         measure("mine", lambda prompt, answer: 1 / 0, PROMPT, completion("some text"))
+
+
+def test_a_function_that_takes_the_completion_for_text_is_told_where_the_text_is() -> None:
+    for wrong in (lambda prompt, answer: len(answer), lambda prompt, answer: answer.count("!")):
+        with pytest.raises(DataError, match=r"Completion, whose text is completion\.text"):
+            measure("mine", wrong, PROMPT, completion("some text"))

@@ -198,8 +198,20 @@ def test_a_folder_without_a_card_or_an_adapter_is_told(adapter: Path, tmp_path: 
     said: list[str] = []
     prepare(adapter, log=said.append)
     assert "no model card" in said[0]
-    with pytest.raises(DataError, match="there is no adapter"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"there is no adapter\n.*the folder of a stage"):
+        adapter_of(tmp_path / "empty")
+
+
+def test_a_run_in_place_of_its_stage_is_told_which_stages_have_adapters(tmp_path: Path) -> None:
+    for stage in ("ppo", "dpo"):
+        (tmp_path / stage / "adapter").mkdir(parents=True)
+    (tmp_path / "label").mkdir()
+    with pytest.raises(DataError, match=f"it is a run; name its stage: {tmp_path}/dpo, {tmp_path}/ppo$"):
         adapter_of(tmp_path)
+    said = call("evaluate", "--policy", tmp_path, "--no-win-rate", "--out", tmp_path / "out")
+    assert said.status == 1
+    assert f"it is a run; name its stage: {tmp_path}/dpo" in said.err
 
 
 def test_without_a_recipe_the_adapters_own_config_names_its_base(adapter: Path) -> None:

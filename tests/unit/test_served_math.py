@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from spine import call
 
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.rollout import RolloutSettings
@@ -136,7 +137,7 @@ def test_settings() -> None:
     for wrong in (
         {"base_urls": []},
         {"base_urls": ["http://a/v1", "http://a/v1/"]},
-        {"base_urls": ["x"], "cap": 0.5},
+        {"base_urls": ["http://a/v1"], "cap": 0.5},
     ):
         with pytest.raises(ValidationError):
             RolloutSettings.model_validate(wrong)
@@ -149,3 +150,26 @@ def test_the_probe_refuses_in_words() -> None:
     for name, words in (("alone", "another base"), ("beside", "mixes adapters"), ("loud", "as the adapter")):
         with pytest.raises(ModelError, match=words):
             Probe(**{**good, name: 0.6}).refuse_mismatch()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:80",
+        "ftp://a/v1",
+        "http:///v1",
+        "http://a:x/v1",
+        "http://k@a/v1",
+        "http://a/v1?k=1",
+        "http://a/v1#k",
+    ],
+)
+def test_an_address_that_cannot_be_asked_is_told_by_its_number_and_not_shown(url: str) -> None:
+    rewarded = ("--reward-function", "rlaif.metrics:length_words")
+    needs = {"sample": (), "evaluate": ("--policy", "no/folder")}
+    for command in ("sample", "grpo", "ppo", "best-of-k", "evaluate"):
+        needed = needs.get(command, rewarded)
+        said = call(command, *needed, "--rollout-url", "http://a:8000/v1", "--rollout-url", url)
+        assert said.status == 1
+        assert "address 2 of base_urls is no plain http or https address" in said.err
+        assert url not in said.err.replace("http://localhost:8000/v1", "")

@@ -249,6 +249,8 @@ class Connection:
             said = f": {error.detail}" if error.detail else ""
             what = f"the server refuses the request ({error.reason}){said}"
             remedy = START
+            if error.status == 404 and not where.endswith("/v1"):
+                remedy = f"vLLM answers below /v1: write {where}/v1"
         raise ModelError(what, where=where, remedy=remedy)
 
 
