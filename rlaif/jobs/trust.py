@@ -29,6 +29,7 @@ from rlaif.jobs.base import check_gaps, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.models.open import is_served
+from rlaif.models.probe_files import other_questions
 from rlaif.ranks import current
 from rlaif.types import Constitution, Verdict
 
@@ -155,10 +156,16 @@ class Trust:
                 the server answered too few of the probes.
         """
         self._check_required()
+        context = self._context
+        templates = self._protocol.digest(context.library)
+        if other := other_questions(
+            self._judge, constitution=context.constitution.digest, templates=templates
+        ):
+            context.progress.note(f"warning: the judge {self._judge} was trained under another {other}")
         standing = self._standing()
         against = "warning: " if standing.grade == "do not use" else ""
         where = f" ({self.found.path})" if self.found else ""
-        self._context.progress.note(f"{against}{standing.line}{where}")
+        context.progress.note(f"{against}{standing.line}{where}")
         return standing
 
     def _standing(self) -> Standing:

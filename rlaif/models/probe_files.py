@@ -34,6 +34,7 @@ __all__ = [
     "find_judge",
     "judge_about",
     "open_judge_folder",
+    "other_questions",
     "protocol_of",
     "save_judge",
     "weights_of",
@@ -115,6 +116,21 @@ def protocol_of(judge: str, asked: str | None, default: str) -> str:
             remedy=f"leave the protocol out, or train one: rlaif judge train --protocol {asked}",
         )
     return own
+
+
+def other_questions(judge: str, *, constitution: str, templates: str) -> str:
+    """What of the questions differs from those that `judge` was trained on, in words; empty where nothing
+    does, or where it was not trained.
+
+    Args:
+        constitution, templates: Digests of those in use.
+    """
+    folder = find_judge(judge)
+    if folder is None:
+        return ""
+    about = judge_about(folder)
+    used = {"constitution": (about.constitution, constitution), "templates": (about.templates, templates)}
+    return " and ".join(name for name, (then, now) in used.items() if then != now)
 
 
 def judge_about(folder: Path) -> JudgeAbout:

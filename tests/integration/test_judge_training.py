@@ -356,3 +356,18 @@ def test_verdicts_without_texts_are_refused(place: Place) -> None:
     )
     assert said.status == 1
     assert "there are no preferences beside the verdicts" in said.err
+
+
+def test_a_judge_under_another_constitution_is_told(place: Place, trained: Path) -> None:
+    other = place.path / "other.yaml"
+    other.write_text(CONSTITUTION.replace("Is it warm?", "Is it polite?"), "utf-8")
+    heard = []
+    for constitution in (place.constitution, other):
+        said = call(
+            *("label", "--responses", place.pairs, "--limit", 2, "--judge", trained, "--dtype", "float32"),
+            *("--constitution", constitution, "--model", place.model),
+            *("--out", place.path / f"told-{constitution.stem}"),
+        )
+        assert said.status == 0, said.err
+        heard.append("was trained under another constitution" in said.out + said.err)
+    assert heard == [False, True]
