@@ -15,7 +15,7 @@ from rlaif.config.labelling import (
     RubricAggregate,
     refuse_idle,
 )
-from rlaif.config.rollout import RolloutSettings
+from rlaif.config.rollout import ComparedRollout
 
 __all__ = ["Budget", "CompareConfig", "EvaluateConfig", "MetricName"]
 
@@ -46,7 +46,7 @@ class EvaluateConfig(BaseStage, PromptSettings):
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions sampled side by side; changes results by rounding only."""
 
-    rollout: RolloutSettings | None = None
+    rollout: ComparedRollout | None = None
     """vLLM servers that sample the policies of the recipe's base, as `{base_urls:
     [http://localhost:8000/v1]}`; this process does when left out, and for policies of another base."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
 from rlaif.config.rewards import ModelPart, RewardPart, judges_of
-from rlaif.config.rollout import RolloutSettings
+from rlaif.config.rollout import ComparedRollout
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
 
@@ -109,7 +109,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """The policy samples from softmax(logits / temperature)."""
 
-    rollout: RolloutSettings | None = None
+    rollout: ComparedRollout | None = None
     """vLLM servers that sample the completions, as `{base_urls: [http://localhost:8000/v1]}`; this process
     does when left out. A `student` is measured here."""
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from rlaif.config.rollout import RolloutSettings
+from rlaif.config.rollout import AskedRollout
 from rlaif.config.settings import SettingNotice, Settings, refuse_idle
 
 __all__ = [
@@ -293,7 +293,7 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
 
-    rollout: RolloutSettings | None = None
+    rollout: AskedRollout | None = None
     """vLLM servers that hold the policy and sample, as `{base_urls: [http://localhost:8000/v1]}`; no weights
     are loaded for it here. This process samples when left out."""
 

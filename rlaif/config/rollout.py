@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rlaif.config.settings import Settings
 
-__all__ = ["RolloutSettings"]
+__all__ = ["AskedRollout", "ComparedRollout", "RolloutSettings"]
 
 
 class RolloutSettings(Settings):
@@ -64,6 +64,36 @@ class RolloutSettings(Settings):
         if len({url.rstrip("/") for url in self.base_urls}) < len(self.base_urls):
             raise ValueError("a server is named twice under base_urls")
         return self
+
+
+def _refuse_changed(rollout: RolloutSettings, *names: str, act: str) -> RolloutSettings:
+    """`rollout`, if `names` are at their defaults.
+
+    Args:
+        act: Where they act, in words.
+    """
+    defaults = RolloutSettings.model_fields
+    if changed := [name for name in names if getattr(rollout, name) != defaults[name].default]:
+        acts, them = ("acts", "it") if len(changed) == 1 else ("act", "them")
+        raise ValueError(f"{', '.join(changed)} {acts} in {act} only: leave {them} out")
+    return rollout
+
+
+def _without_loss(rollout: RolloutSettings) -> RolloutSettings:
+    return _refuse_changed(rollout, "cap", act="`ppo` and `grpo`")
+
+
+def _without_weights(rollout: RolloutSettings) -> RolloutSettings:
+    bounds = ("min_ratio", "max_ratio", "max_difference")
+    act = "stages that compare log-probabilities (`ppo`, `grpo`, `best_of_k`, `evaluate`)"
+    return _refuse_changed(_without_loss(rollout), *bounds, act=act)
+
+
+ComparedRollout = Annotated[RolloutSettings, AfterValidator(_without_loss)]
+"""Of a stage that compares log-probabilities, and corrects no loss."""
+
+AskedRollout = Annotated[RolloutSettings, AfterValidator(_without_weights)]
+"""Of a stage that only asks."""
 
 
 def _is_plain(url: str) -> bool:

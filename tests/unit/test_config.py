@@ -133,6 +133,16 @@ def test_the_schema_file_is_that_of_the_code() -> None:
         ),
         ("{stage: reward, ensemble: {combine: min}}", "combine acts with `members: 2 or more` only"),
         ("{stage: ppo, kl: fixed, kl_target: 3}", "kl_target does nothing with the fixed controller"),
+        (
+            "{stage: sample, rollout: {base_urls: ['http://a'], max_ratio: 2, max_difference: 1}}",
+            "max_ratio, max_difference act in stages that compare log-probabilities",
+        ),
+        ("{stage: sample, rollout: {base_urls: ['http://a'], cap: 3}}", "cap acts in `ppo` and `grpo` only"),
+        (
+            "{stage: evaluate, rollout: {base_urls: ['http://a'], cap: 3}}",
+            "cap acts in `ppo` and `grpo` only",
+        ),
+        ("{stage: best_of_k, rollout: {base_urls: ['http://a'], cap: 3}}", "cap acts in `ppo` and `grpo`"),
         ("{stage: ppo, kl: {target: 3}}", "the key `kind` is missing"),
         ("{stage: ppo, kl: {kind: adaptiv}}", "did you mean `adaptive`?"),
         ("{stage: ppo, reward: {a: {kind: modle}}}", "did you mean `model`?"),
