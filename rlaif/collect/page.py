@@ -16,6 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 0 auto; p
   padding: .7rem; margin: .4rem 0 }
 .role { color: #555; font-size: .85rem }
 #sides { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
+@media (max-width: 40rem) { #sides { grid-template-columns: 1fr } }
 #sides .text { max-height: 55vh; overflow: auto }
 #conversation { max-height: 35vh; overflow: auto }
 #buttons { position: sticky; bottom: 0; background: #fff; padding: .7rem 0; display: flex; gap: .6rem;
