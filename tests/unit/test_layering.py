@@ -41,6 +41,7 @@ BELOW: dict[str, frozenset[str]] = {
     "io": frozenset({"runs"}),
     "judging": frozenset({"engines", "prompts"}),
     "audit": frozenset({"engines", "prompts", "judging"}),
+    "collect": frozenset({"io", "runs", "audit"}),
     "models": frozenset({"engines"}),
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
@@ -110,6 +111,7 @@ BELOW: dict[str, frozenset[str]] = {
             "runs",
             "judging",
             "audit",
+            "collect",
             "models",
             "results",
             "report",
@@ -214,6 +216,7 @@ def test_the_light_parts_are_free_of_torch() -> None:
             "io",
             "judging",
             "audit",
+            "collect",
             "cli",
         }:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,0 +1,162 @@
+"""`rlaif collect`: labels of people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlaif.cli.options import examples
+
+if TYPE_CHECKING:
+    from rlaif.collect.labels_file import LabelsFile
+    from rlaif.collect.pairs import Shown, ShownPairs
+    from rlaif.collect.session import Session
+
+__all__ = ["collect"]
+
+
+@click.group(epilog=examples("rlaif collect labels runs/first/label/preferences.jsonl --limit 100"))
+def collect() -> None:
+    """Collect people's labels."""
+
+
+@collect.command(
+    epilog=examples(
+        "rlaif collect labels runs/first/label/preferences.jsonl --limit 100 --order spread",
+        "rlaif collect labels pairs.jsonl --out human.jsonl --annotator ada",
+        "rlaif audit --data human.jsonl",
+        "rlaif judge train --data human.jsonl --out runs/judge",
+    )
+)
+@click.argument("pairs", metavar="PAIRS")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("labels.jsonl"),
+    show_default=True,
+    metavar="FILE",
+    help="Labels, a row of preferences each; a file with labels is continued.",
+)
+@click.option("--annotator", default=None, metavar="NAME", help="Who labels. [default: the login name]")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="Pairs to show. [default: all]")
+@click.option(
+    "--order",
+    type=click.Choice(["random", "spread"]),
+    default="random",
+    show_default=True,
+    help="Which pairs come first: any, or weak and strong labels of the judge's in turn.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order, and of the sides.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine. [default: any free]"
+)
+@click.option("--no-browser", is_flag=True, help="Print the address without opening it.")
+@click.option("--dry-run", is_flag=True, help="Say what would be shown; write and serve nothing.")
+def labels(**options: Any) -> None:
+    """Label pairs by hand, on a page that this machine shows to you alone.
+
+    PAIRS is any file of comparisons, such as a run's preferences.jsonl. A pair is shown with its two
+    completions on sides drawn at random: 1 is left, 2 is right, 0 is equal, s skips, u takes the last click
+    back. Each click is on the disk before the next pair comes. Ctrl-C ends it, and the same command
+    goes on. At the end it says how far you agree with the judge, and the annotators of the file with each
+    other. What it writes is read by `rlaif audit`, `rlaif judge train` and `rlaif reward`.
+    """
+    from rlaif.cli.echo import tell
+    from rlaif.collect.labels_file import LabelsFile
+    from rlaif.collect.pairs import in_order, read_pairs
+    from rlaif.collect.session import Session
+
+    annotator = _annotator(options["annotator"])
+    _check_out(options["pairs"], options["out"])
+    found = read_pairs(options["pairs"])
+    shown = in_order(found.pairs, options["order"], seed=options["seed"], limit=options["limit"])
+    _tell_pairs(found, shown)
+    if options["dry_run"]:
+        tell(f"{annotator} would label them into {options['out']}; nothing was written")
+        return
+    with LabelsFile(options["out"]) as file:
+        session = Session(shown, file, annotator=annotator, seed=options["seed"])
+        _tell_resumed(session, file)
+        _serve(session, port=options["port"], browser=not options["no_browser"])
+
+
+def _serve(session: Session, *, port: int, browser: bool) -> None:
+    """Show the page until the annotator has finished, or Ctrl-C; then say what it came to."""
+    import webbrowser
+
+    from rlaif.cli.echo import tell
+    from rlaif.collect.server import CollectServer
+    from rlaif.collect.summary import summary
+
+    with CollectServer(session, port=port) as server:
+        tell(f"label at {server.url} (Ctrl-C ends)")
+        if browser and not webbrowser.open(server.url):
+            tell("no browser could be opened: open the address yourself", err=True)
+        try:
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt as ended:
+            if type(ended) is not KeyboardInterrupt:  # a signal, whose status main gives
+                raise
+        finally:
+            with server.guard:
+                lines = summary(session)
+            for line in lines:
+                tell(line)
+            tell(f"labels: {session.labels.out}")
+
+
+def _annotator(given: str | None) -> str:
+    import getpass
+
+    from rlaif.errors import ConfigError
+    from rlaif.text import well_formed
+
+    try:
+        name = (getpass.getuser() if given is None else given).strip()
+    except (OSError, KeyError):  # a user without a name, as in containers
+        name = ""
+    if not name or len(name) > 100:
+        raise ConfigError(
+            "no name of an annotator" if not name else "the name has more than 100 characters",
+            where="--annotator",
+            remedy="say who labels: --annotator NAME",
+        )
+    return well_formed(name)
+
+
+def _check_out(pairs: str, out: Path) -> None:
+    from rlaif.errors import ConfigError
+
+    if Path(pairs).expanduser().resolve() == out.resolve():
+        raise ConfigError(
+            "the labels would be written into the file of pairs",
+            where=f"--out {out}",
+            remedy="name another file",
+        )
+
+
+def _tell_pairs(found: ShownPairs, shown: list[Shown]) -> None:
+    from rlaif.cli.echo import tell
+    from rlaif.text import count_of
+
+    judged = sum(pair.p_first is not None for pair in shown)
+    left_out = (
+        f"; left out: {found.identical} with equal completions, {found.repeated} repeated"
+        if found.identical or found.repeated
+        else ""
+    )
+    tell(
+        f"{len(shown):,} of {count_of(len(found.pairs), 'pair')}, {judged:,} with a label of the judge's"
+        + left_out
+    )
+    for note in found.notes:
+        tell(f"note: {note}")
+
+
+def _tell_resumed(session: Session, file: LabelsFile) -> None:
+    from rlaif.cli.echo import tell
+
+    if done := len(session.clicks):
+        tell(f"{session.annotator} has done {done} of them before: {file.out} is continued")
