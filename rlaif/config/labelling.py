@@ -474,7 +474,7 @@ class LabelConfig(BaseStage):
         if needs is None:
             refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
         if len(seats_of(self.judge, "?")) == 1:
-            refuse_idle(self, "weights", "quorum", "recuse", needs="a list of judges")
+            refuse_idle(self, "weights", "quorum", "recuse", needs="judge: [A, B]")
         elif self.calibration is not None:
             raise ValueError("a calibration is of one judge, and there are several: leave it out")
         if self.calibration is not None:
