@@ -59,8 +59,9 @@ def _priced(plan: StagePlan, recipe: Recipe) -> StagePlan:
     """The plan with what it would cost. A label read from log-probabilities is a token written; votes are
     several."""
     if plan.parts:
-        costs = [cost for part in plan.parts if (cost := _priced(part, recipe).cost) is not None]
-        return replace(plan, cost=math.fsum(costs) if costs else None)
+        parts = tuple(_priced(part, recipe) for part in plan.parts)
+        costs = [part.cost for part in parts if part.cost is not None]
+        return replace(plan, parts=parts, cost=math.fsum(costs) if costs else None)
     server = recipe.server_of(plan.model)
     prices = Prices(server.price_input, server.price_output)
     if not is_served(plan.model) or prices == Prices():
