@@ -294,6 +294,7 @@ class Verdict:
             mass.
         reasoning: What the judge wrote before its label; empty unless the protocol is `cot`.
         groups: Names under which statistics count the verdict; its principle's where there are none.
+        judge: Who gave it, where several were asked; else empty.
     """
 
     comparison_id: str
@@ -304,6 +305,7 @@ class Verdict:
     evidence: Mapping[str, float] = field(default_factory=dict)
     reasoning: str = ""
     groups: tuple[str, ...] = ()
+    judge: str = ""
 
     @property
     def valid(self) -> bool:

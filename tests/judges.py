@@ -64,7 +64,11 @@ def logprobs(logit: float) -> list[float]:
 
 
 def reader(
-    *, first: float = 0.0, strength: float = 2.0, scale: Callable[[str], float] = lambda text: 1.0
+    *,
+    first: float = 0.0,
+    strength: float = 2.0,
+    scale: Callable[[str], float] = lambda text: 1.0,
+    name: str = "judge",
 ) -> ScriptedEngine:
     """A judge that sees which text is better.
 
@@ -83,7 +87,22 @@ def reader(
         sign = 1.0 if request.labels[0].strip() == "Yes" else -1.0
         return logprobs(sign * strength * scale(text) * quality(shown[0]))
 
-    return ScriptedEngine(labels=labels, revision="reader", name="judge")
+    return ScriptedEngine(labels=labels, revision="reader" if name == "judge" else name, name=name)
+
+
+def keen() -> ScriptedEngine:
+    """A judge that sees which text is better, and is sure of it."""
+    return reader(strength=3.0, name="keen")
+
+
+def contrary() -> ScriptedEngine:
+    """A judge that prefers the worse text where one reads q2."""
+    return reader(strength=1.0, scale=lambda text: -1.0 if "q2" in text else 1.0, name="contrary")
+
+
+def half_blind() -> ScriptedEngine:
+    """A judge whose answer to what reads q0 cannot count."""
+    return reader(strength=1.0, scale=lambda text: math.nan if "q0" in text else 1.0, name="half-blind")
 
 
 def _right_answers() -> set[str]:

@@ -11,7 +11,7 @@ from rlaif.cli.execute import execute
 from rlaif.cli.fields import setting_options
 from rlaif.cli.options import common_options, constitution_option, examples, set_option
 from rlaif.cli.settings import journal_of, make_recipe, make_stage
-from rlaif.cli.stage_options import generation_options, prompt_options, shard_options
+from rlaif.cli.stage_options import generation_options, jury_options, prompt_options, shard_options
 from rlaif.config import LabelConfig, SampleConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.errors import ConfigError
@@ -29,6 +29,7 @@ __all__ = ["label"]
         "rlaif label --responses pairs.jsonl --protocol pairwise --principles all",
         "rlaif label --constitution my.yaml --judge openai:Qwen/Qwen3-8B --base-url http://localhost:8000/v1 "
         "--protocol cot",
+        "rlaif label --judge org/a --judge openai:org/b=2 --recuse base",
         "rlaif label --responses pairs.jsonl --shard 1/2 --out shards/1",
         "rlaif label --responses pairs.jsonl --merge shards/1 --merge shards/2 --out runs/all",
         "rlaif label --constitution my.yaml --dry-run",
@@ -40,16 +41,8 @@ __all__ = ["label"]
 @shard_options
 @setting_options(SampleConfig, "k")
 @generation_options
-@setting_options(
-    LabelConfig,
-    "protocol",
-    "pairs",
-    "principles",
-    "audit",
-    "require_audit",
-    judge="MODEL",
-    calibration="FILE",
-)
+@setting_options(LabelConfig, "protocol", "pairs", "principles", "audit", "require_audit", calibration="FILE")
+@jury_options
 @setting_options(
     LabelConfig,
     "clamp",

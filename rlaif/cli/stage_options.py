@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,16 @@ import click
 
 from rlaif.cli.fields import setting_options
 from rlaif.cli.options import Command
-from rlaif.config.labelling import GenerationSettings, PromptSettings, SampleConfig
+from rlaif.config.labelling import GenerationSettings, LabelConfig, PromptSettings, SampleConfig
 
-__all__ = ["generation_options", "prompt_options", "rollout_option", "rollout_settings", "shard_options"]
+__all__ = [
+    "generation_options",
+    "jury_options",
+    "prompt_options",
+    "rollout_option",
+    "rollout_settings",
+    "shard_options",
+]
 
 prompt_options = setting_options(
     PromptSettings, "prompts", "prompt_column", "context_column", "split", "limit", "skip_bad_rows"
@@ -21,6 +28,35 @@ prompt_options = setting_options(
 generation_options = setting_options(
     GenerationSettings, "max_new_tokens", "temperature", "top_p", policy="MODEL"
 )
+
+
+def jury_options(command: Command) -> Command:
+    """`--judge`, once for each judge, and what a jury is told besides."""
+    command = setting_options(LabelConfig, "weights", "quorum", "recuse")(command)
+    return click.option(
+        "--judge",
+        multiple=True,
+        metavar="MODEL[=WEIGHT]",
+        callback=lambda ctx, param, values: _judges(values),
+        help="Model that judges; the recipe's `model` when left out. Given several times it makes a jury; a "
+        "judge of it weighs 1 or what is said.",
+    )(command)
+
+
+def _judges(values: Sequence[str]) -> str | list[dict[str, Any]] | None:
+    """The setting `judge`."""
+    if len(values) < 2:
+        return values[0] if values else None
+    return [_judge(value) for value in values]
+
+
+def _judge(text: str) -> dict[str, Any]:
+    """`MODEL` or `MODEL=WEIGHT`."""
+    name, equals, weight = text.rpartition("=")
+    try:
+        return {"model": name, "weight": float(weight)} if equals else {"model": text}
+    except ValueError:
+        return {"model": text}
 
 
 def rollout_option(command: Command) -> Command:

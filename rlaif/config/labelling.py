@@ -4,19 +4,12 @@ field."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from rlaif.config.jury import JudgeSeat, NamedJudges, check_seats, seats_of
+from rlaif.config.protocol import OneOfTheProtocols, ProtocolName, known_protocols
 from rlaif.config.rollout import AskedRollout
 from rlaif.config.settings import SettingNotice, Settings, refuse_idle
 
@@ -49,48 +42,6 @@ LEAST_LABEL_SHARE = 0.005
 RubricAggregate = Literal["mean", "min", "all-pass"]
 """How the answers to a rubric's criteria become a score."""
 Split = Literal["sft", "label", "rl", "eval", "all"]
-
-
-class _OneOfTheProtocols:
-    """Reads a name that the table of protocols has, or one of the names in `also`.
-
-    The table is looked at when a name is read: to know a setting, no template need be loaded.
-    """
-
-    def __init__(self, *also: str) -> None:
-        self._also = also
-
-    @property
-    def names(self) -> list[str]:
-        """The choices."""
-        return [*_protocols(), *self._also]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._one_of, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"enum": self.names, "type": "string"}
-
-    def _one_of(self, name: object) -> str:
-        if isinstance(name, str) and name in self.names:
-            return name
-        *first, last = [f"'{each}'" for each in self.names]
-        expected = f"{', '.join(first)} or {last}"
-        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-
-
-def _protocols() -> Mapping[str, Any]:
-    from rlaif.judging.table import PROTOCOLS
-
-    return PROTOCOLS
-
-
-ProtocolName = Annotated[str, _OneOfTheProtocols()]
-"""How a judge is asked."""
 
 
 class BaseStage(Settings):
@@ -363,7 +314,7 @@ class AuditConfig(BaseStage):
     judge: str | None = None
     """Model to audit; that of the next `label` stage when left out."""
 
-    protocol: Annotated[str, _OneOfTheProtocols("both")] | None = None
+    protocol: Annotated[str, OneOfTheProtocols("both")] | None = None
     """How it is asked; as in the next `label` stage when left out. `both` compares pairwise and pointwise."""
 
     principles: Literal["sample", "all"] | None = None
@@ -428,8 +379,20 @@ class LabelConfig(BaseStage):
     skip_bad_rows: bool = False
     """Go on without rows of `responses` that cannot be read; they are counted and listed."""
 
-    judge: str | None = None
-    """Model that judges; the recipe's `model` when left out."""
+    judge: str | tuple[str | JudgeSeat, ...] | None = None
+    """Model that judges; the recipe's `model` when left out. A list makes a jury: names, or `{model: NAME,
+    weight: 2, protocol: cot, recuse: [PATTERN]}`."""
+
+    weights: Literal["given", "audit"] = "given"
+    """What the judges of a jury weigh: as `given` (1 when left out), or that times log p / (1 - p) of the
+    accuracy p that the `audit` of each found, which is 0 for one that is no better than a coin."""
+
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a jury's weight that must give a valid label; with less a comparison goes unlabelled."""
+
+    recuse: Literal["none", "base"] = "none"
+    """`base` leaves a judge of a jury out where a completion was sampled by a policy of the judge's own base,
+    since judges favour their own."""
 
     protocol: ProtocolName | None = None
     """How it is asked; what the constitution was written for when left out. `cot` reasons before a pairwise
@@ -501,7 +464,7 @@ class LabelConfig(BaseStage):
 
     @model_validator(mode="after")
     def _reasons_are_asked_for(self) -> LabelConfig:
-        asked = _protocols()[self.protocol] if self.protocol else None
+        asked = known_protocols()[self.protocol] if self.protocol else None
         if asked is None or not asked.reasons:
             idle = ["clamp", "reasonings", *(() if asked and asked.commits else ("reasoning_tokens",))]
             refuse_idle(self, *idle, needs="protocol: cot")
@@ -510,6 +473,10 @@ class LabelConfig(BaseStage):
             refuse_idle(self, "rubric_aggregate", "constitution_weight", needs="protocol: rubric")
         if needs is None:
             refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
+        if len(seats_of(self.judge, "?")) == 1:
+            refuse_idle(self, "weights", "quorum", "recuse", needs="judge: [A, B]")
+        elif self.calibration is not None:
+            raise ValueError("a calibration is of one judge, and there are several: leave it out")
         if self.calibration is not None:
             fields = type(self).model_fields
             others = ("rubric_aggregate", "constitution_weight", "reasonings")
@@ -520,8 +487,18 @@ class LabelConfig(BaseStage):
                 )
         return self
 
+    @field_validator("judge")
+    @classmethod
+    def _each_once(cls, judge: NamedJudges) -> NamedJudges:
+        check_seats(seats_of(judge, "?"))
+        return judge
+
+    def seats(self, default: str) -> tuple[JudgeSeat, ...]:
+        """The judges, given the recipe's model; one of them is no jury."""
+        return seats_of(self.judge, default)
+
     def main_model(self, default: str) -> str | None:
-        return self.judge or default
+        return self.seats(default)[0].model
 
     def answering_models(self, default: str) -> tuple[str, ...]:
-        return (self.judge or default,)
+        return tuple(dict.fromkeys(seat.model for seat in self.seats(default)))

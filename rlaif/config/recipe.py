@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic import Field, GetCoreSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
@@ -96,8 +96,23 @@ class Recipe(Settings):
     server: ServerConfig = ServerConfig()
     """Where models named `openai:MODEL` are served."""
 
+    servers: dict[str, ServerConfig] = Field(default={})
+    """Where those of these models are served that `server` does not serve, each with what may be spent on it:
+    `{"openai:MODEL": {base_urls: [...], price_input: 0.1, max_cost: 5}}`."""
+
     stages: tuple[StageConfig, ...]
     """What runs, in this order."""
+
+    def server_of(self, model: str) -> ServerConfig:
+        """Where `model` is served, if it is."""
+        return self.servers.get(model, self.server)
+
+    @field_validator("servers")
+    @classmethod
+    def _are_of_served_models(cls, servers: dict[str, ServerConfig]) -> dict[str, ServerConfig]:
+        if odd := sorted(name for name in servers if not name.startswith("openai:")):
+            raise ValueError(f"`servers` is by model, and {odd[0]!r} is none that is served: openai:MODEL")
+        return servers
 
     @property
     def shard(self) -> str | None:

@@ -257,7 +257,7 @@ def _answered(turns: object) -> bool:
 
 def _writers(row: Row, columns: Sequence[str], count: int) -> list[str]:
     """Who wrote each of a row's completions: the objects of UltraFeedback say it themselves."""
-    named = next((name for name in ("model", "generator") if row.values.get(name)), None)
+    named = next((name for name in ("policy", "model", "generator") if row.values.get(name)), None)
     default = text_of(row.values[named], named) if named else "given"
     items = row.values.get(columns[0])
     if columns[0] not in LIST_COLUMNS or not isinstance(items, list):

@@ -10,6 +10,7 @@ from rlaif.audit.cases import Case
 from rlaif.audit.report import AuditReport, audit_line
 from rlaif.config import AuditConfig, LabelConfig
 from rlaif.digest import digest
+from rlaif.errors import ConfigError
 from rlaif.io.writers import write_text
 from rlaif.jobs.audit_files import STAGE_AUDIT
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, pairs_digest, plan_questions, write_audit
@@ -32,7 +33,7 @@ class AuditJob(Job[AuditConfig]):
     def __init__(self, config: AuditConfig, context: RunContext) -> None:
         super().__init__(config, context)
         label = _next_label(config, context)
-        self.judge = context.model(config.judge or label.judge)
+        self.judge = config.judge or _only_judge(label, config, context)
         self.task = AuditTask(
             judge=self.judge,
             constitution=context.recipe.constitution,
@@ -130,6 +131,22 @@ def _next_label(config: AuditConfig, context: RunContext) -> LabelConfig:
     names = [stage.name for stage in context.recipe.stages]
     after = context.recipe.stages[names.index(config.name) + 1 :]
     return next((stage for stage in after if isinstance(stage, LabelConfig)), LabelConfig())
+
+
+def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) -> str:
+    """The judge of the label stage.
+
+    Raises:
+        ConfigError: It has several.
+    """
+    seats = label.seats(context.recipe.model)
+    if len(seats) > 1:
+        raise ConfigError(
+            f"stage {config.name!r} audits one judge, and {label.name!r} has {len(seats)}",
+            where=config.name,
+            remedy="name one (judge: MODEL), with an audit stage for each",
+        )
+    return seats[0].model
 
 
 def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rlaif.audit.calibration import Calibration
 from rlaif.audit.cases import Pair, plain, turn_half
-from rlaif.audit.report import AuditKey, AuditReport
+from rlaif.audit.report import AuditKey, AuditReport, ProtocolAudit
 from rlaif.digest import unit_from
 from rlaif.errors import DataError, RunError
 from rlaif.files import read_object
@@ -43,6 +43,13 @@ PROBES = Path(__file__).resolve().parents[1] / "data" / "probes.jsonl"
 """The probes that ship with rlaif."""
 
 
+class Accuracy(NamedTuple):
+    """How many comparisons with a known answer a judge was right on, a tie counted half."""
+
+    correct: float
+    rows: int
+
+
 class FoundAudit(NamedTuple):
     """What a file says of one judge under one protocol.
 
@@ -50,12 +57,14 @@ class FoundAudit(NamedTuple):
         line: One line to print.
         grade: `trust`, `use with care` or `do not use`.
         pairs: Human-labelled pairs that it rests on; 0: on probes alone.
+        accuracy: On those pairs, else on probes; `None` where nothing tells it.
     """
 
     path: Path
     line: str
     grade: str
     pairs: int
+    accuracy: Accuracy | None = None
 
 
 class Pairs(NamedTuple):
@@ -150,8 +159,29 @@ def _found(part: Mapping[str, Any], path: Path, key: AuditKey) -> FoundAudit:
     said = part["judgement"]
     rows = (part.get("ensemble") or {}).get("rows", 0)
     return FoundAudit(
-        path=path, line=f"audit ({key.protocol}): {said['words']}", grade=said["grade"], pairs=rows
+        path=path,
+        line=f"audit ({key.protocol}): {said['words']}",
+        grade=said["grade"],
+        pairs=rows,
+        accuracy=_accuracy(part.get("ensemble") or (part.get("probes") or {}).get("in_scope") or {}),
     )
+
+
+def accuracy_of(part: ProtocolAudit) -> Accuracy | None:
+    """What an audit says of a judge's accuracy: on people's pairs, else on the probes that share a tag with
+    its principles."""
+    found = part.ensemble or (part.probes.in_scope if part.probes else None)
+    return (
+        None if found is None or not found.rows else Accuracy(found.accuracy.value * found.rows, found.rows)
+    )
+
+
+def _accuracy(agreement: Mapping[str, Any]) -> Accuracy | None:
+    """The same from a file."""
+    share, rows = (agreement.get("accuracy") or {}).get("value"), agreement.get("rows")
+    if isinstance(share, int | float) and isinstance(rows, int) and rows > 0:
+        return Accuracy(share * rows, rows)
+    return None
 
 
 def _parts(path: Path) -> Sequence[Mapping[str, Any]]:

@@ -62,6 +62,7 @@ class RunContext:
             device=recipe.device,
             shard=recipe.shard_base,
             server=recipe.server,
+            servers=recipe.servers,
             note=progress.note,
             spending=spending or Spending(None),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class Engines:
 
     Args:
         shard: Whether models in this process are held in parts, one on each rank.
-        spending: The account of the run; those behind servers share what it may cost.
+        server: Where models behind servers are, but for those in `servers`, by name; the former share what
+            may be spent, each of the latter has its own.
+        spending: The account of the run.
     """
 
     def __init__(
@@ -36,11 +39,18 @@ class Engines:
         device: str,
         shard: bool = False,
         server: ServerConfig,
+        servers: Mapping[str, ServerConfig] | None = None,
         note: Callable[[str], None],
         spending: Spending,
     ) -> None:
         self.memo = memo
-        self._served = _served(server, spending)
+        own = dict(servers or {})
+        others = [each for each in spending.models if f"openai:{each.model}" not in own]
+        self._server = _served(server, spending, spent=math.fsum(each.cost for each in others))
+        self._servers = {
+            name: _served(each, spending, spent=spending.cost_of(name.removeprefix("openai:")))
+            for name, each in own.items()
+        }
         self._dtype = dtype
         self._device = device
         self._shard = shard
@@ -86,7 +96,7 @@ class Engines:
             dtype=self._dtype,
             device=self._device,
             shard=self._shard,
-            served=self._served,
+            served=self._servers.get(spec, self._server),
             resident=self._resident,
             log=self._note,
         )
@@ -114,7 +124,13 @@ class Engines:
         return sum(self.ranks.gather(sum(sum(counts(engine).values()) for engine in self._journaled)))
 
 
-def _served(server: ServerConfig, spending: Spending) -> Served:
+def _served(server: ServerConfig, spending: Spending, *, spent: float) -> Served:
+    """Where models are served.
+
+    Args:
+        spent: What was spent there before.
+    """
+
     def note(model: str, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
         spending.add(Spent(model, 1, prompt_tokens, completion_tokens, cost))
 
@@ -140,5 +156,5 @@ def _served(server: ServerConfig, spending: Spending) -> Served:
         api_key_env=server.api_key_env,
         api_key_file=key_file,
         settings=settings,
-        budget=Budget(server.max_cost, spent=spending.cost, note=note),
+        budget=Budget(server.max_cost, spent=spent, note=note),
     )

@@ -29,6 +29,7 @@ class StagePlan:
         seconds: Estimate; `None` for a scripted model.
         cost: The most that a served model would cost, in the currency of the prices; `None` without prices.
         example: One rendered prompt of each kind, by its name.
+        parts: Where several models are asked, the plan of each.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StagePlan:
     seconds: float | None
     example: dict[str, str]
     cost: float | None = None
+    parts: tuple[StagePlan, ...] = ()
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,14 @@ from rlaif.config import LabelConfig
 from rlaif.digest import digest
 from rlaif.engines.base import EngineCard, TokenCount
 from rlaif.errors import ConfigError, JudgingError
-from rlaif.jobs.audit_files import FoundAudit, find_audit, load_calibration, read_probes
+from rlaif.jobs.audit_files import (
+    Accuracy,
+    FoundAudit,
+    accuracy_of,
+    find_audit,
+    load_calibration,
+    read_probes,
+)
 from rlaif.jobs.audit_task import (
     AuditInputs,
     AuditTask,
@@ -50,11 +57,13 @@ class Standing(NamedTuple):
         grade: Of `rlaif.audit.grade`, or `not audited`.
         line: One line about it, to print.
         gaps: Probes' questions that got no answer for a reason that may pass.
+        accuracy: On people's pairs, else on probes; `None` where nothing tells it.
     """
 
     grade: str
     line: str
     gaps: int = 0
+    accuracy: Accuracy | None = None
 
     def as_dict(self) -> dict[str, str]:
         """As `statistics.json` has it."""
@@ -82,6 +91,7 @@ class Trust:
     waste; a dry run counts it. The grade is of the judge as it answers, before any calibration.
 
     Args:
+        config: With one judge.
         constitution: With the principles that the protocol can ask.
     """
 
@@ -90,7 +100,8 @@ class Trust:
     ) -> None:
         self._config, self._protocol, self._context = config, protocol, context
         self._constitution = constitution
-        self._judge = context.model(config.judge)
+        (seat,) = config.seats(context.recipe.model)
+        self._judge = seat.model
 
     @cached_property
     def found(self) -> FoundAudit | None:
@@ -170,7 +181,7 @@ class Trust:
 
     def _standing(self) -> Standing:
         if self.found is not None:
-            return Standing(grade=self.found.grade, line=self.found.line)
+            return Standing(self.found.grade, self.found.line, accuracy=self.found.accuracy)
         if self.inputs is None:
             command = audit_command(self._judge, self._context)
             line = f"this judge was not audited under this constitution ({self._unasked}): {command}"
@@ -186,7 +197,7 @@ class Trust:
         gaps = transient_among(verdict.reason for verdict in verdicts)
         check_gaps(gaps, len(verdicts), stage=self._config.name)
         (part,) = report.protocols
-        return Standing(grade=part.judgement.grade, line=audit_line(part), gaps=gaps)
+        return Standing(part.judgement.grade, audit_line(part), gaps, accuracy_of(part))
 
     def _check_required(self) -> None:
         found = self.found
@@ -212,7 +223,7 @@ class Trust:
 
 def audit_command(judge: str, context: RunContext) -> str:
     """The command that audits the judge of this run, as it can be typed."""
-    server = context.recipe.server
+    server = context.recipe.server_of(judge)
     words = [
         "rlaif",
         "audit",

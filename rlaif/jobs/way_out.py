@@ -32,7 +32,8 @@ def closing_lines(
     """What is printed last about the labels in `file`: of labels not to be trained on in any run, of others
     where the run ends with them."""
     grade, found = grade_of(statistics), doubts(facts_of(statistics))
-    judge = context.model(config.judge)
+    seats = config.seats(context.recipe.model)
+    judge, judges = seats[0].model, ", ".join(seat.name for seat in seats)
     if not grade:
         return []
     grave = [doubt.words for doubt in found if doubt.grave]
@@ -40,7 +41,7 @@ def closing_lines(
         reason = statistics["audit"]["line"] if grade == "do not use" else grave[0]
         return [
             *_instead(judge, context),
-            f"do not train on the labels of {judge}: {reason}; instead: the commands above",
+            f"do not train on the labels of {judges}: {reason}; instead: the commands above",
         ]
     if context.recipe.stages[-1].name != config.name:
         return []

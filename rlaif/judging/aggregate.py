@@ -131,10 +131,10 @@ class LabelStatistics:
 
     def add(self, verdicts: Sequence[Verdict], logit_a: float | None) -> None:
         """Count one comparison's verdicts and the label they gave."""
-        by_principle: dict[str, list[Verdict]] = defaultdict(list)
+        by_question: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
         for verdict in verdicts:
-            by_principle[verdict.principle_id].append(verdict)
-        for name, group in by_principle.items():
+            by_question[verdict.judge, verdict.principle_id].append(verdict)
+        for (_, name), group in by_question.items():
             for counted in group[0].groups or (name,):
                 self.principles.setdefault(counted, PrincipleStatistics()).add(group)
             self.total.add(group)

@@ -4,7 +4,7 @@ memory."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -29,11 +29,16 @@ in."""
 
 
 class Judged(NamedTuple):
-    """A comparison with its verdicts and the log-odds of its label (`None`: no valid principle)."""
+    """A comparison with its verdicts and the log-odds of its label (`None`: no valid principle).
+
+    Attributes:
+        by_judge: Of a jury, the log-odds of each judge's own label; judges that were recused are missing.
+    """
 
     comparison: Comparison
     verdicts: tuple[Verdict, ...]
     logit_a: float | None
+    by_judge: Mapping[str, float | None] = {}  # never changed
 
 
 class Judge:

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, replace
 
 from rlaif.config import Recipe
-from rlaif.config.labelling import ServerConfig
 from rlaif.engines.api.costs import Prices
 from rlaif.engines.journaled import NullMemo
 from rlaif.jobs.context import RunContext
@@ -52,13 +51,18 @@ def plan_recipe(recipe: Recipe, progress: Progress | None = None) -> RunPlan:
     context = RunContext(recipe, memo=NullMemo(), progress=progress or NoProgress())
     jobs = {config.name: make_job(config, context) for config in recipe.stages}
     return RunPlan(
-        name=recipe.name, stages=tuple(_priced(job.dry_run(jobs), recipe.server) for job in jobs.values())
+        name=recipe.name, stages=tuple(_priced(job.dry_run(jobs), recipe) for job in jobs.values())
     )
 
 
-def _priced(plan: StagePlan, server: ServerConfig) -> StagePlan:
+def _priced(plan: StagePlan, recipe: Recipe) -> StagePlan:
     """The plan with what it would cost. A label read from log-probabilities is a token written; votes are
     several."""
+    if plan.parts:
+        parts = tuple(_priced(part, recipe) for part in plan.parts)
+        costs = [part.cost for part in parts if part.cost is not None]
+        return replace(plan, parts=parts, cost=math.fsum(costs) if costs else None)
+    server = recipe.server_of(plan.model)
     prices = Prices(server.price_input, server.price_output)
     if not is_served(plan.model) or prices == Prices():
         return plan

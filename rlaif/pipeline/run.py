@@ -66,7 +66,7 @@ class RunResult:
         asked: Answers that models gave in this run.
         reused: Answers that came from the journal.
         spent: What was used of models behind servers, over all invocations of the run.
-        limit: What they may cost, if that is limited.
+        limit: What they may cost, if that is limited for all of them together.
     """
 
     folder: Path
@@ -86,7 +86,10 @@ def default_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
     What may be spent is left out: who raises the limit goes on with the run that reached it.
     """
     settings = recipe.model_dump(mode="json")
-    settings["server"]["max_cost"] = None
+    for server in (settings["server"], *settings["servers"].values()):
+        server["max_cost"] = None
+    if not settings["servers"]:
+        del settings["servers"]  # folders of recipes without any are named as before
     return root / f"{recipe.name}-{digest(settings)[:8]}"
 
 
@@ -153,7 +156,7 @@ def run_recipe(
             asked=asked["asked"],
             reused=asked["reused"],
             spent=spending.models,
-            limit=recipe.server.max_cost,
+            limit=None if recipe.servers else recipe.server.max_cost,
         )
 
 

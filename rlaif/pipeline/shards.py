@@ -213,7 +213,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def _work(recipe: Recipe) -> Mapping[str, Any]:
     """What must be the same, flat: `label.judge`, …; machines may differ in where a model is served and on
     what it runs. The arithmetic that `dtype` led to is part of what an answer depends on."""
-    values = recipe.model_dump(mode="json", exclude={"server", "device", "dtype", "stages"})
+    values = recipe.model_dump(mode="json", exclude={"server", "servers", "device", "dtype", "stages"})
     for stage in recipe.stages:
         values |= {
             f"{stage.name}.{key}": value

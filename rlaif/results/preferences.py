@@ -174,14 +174,15 @@ def _said(row: Mapping[str, Any]) -> Said:
     if isinstance(log_odds, int | float):
         p_chosen = sigmoid(log_odds)
     verdicts = row.get("verdicts") or ()
-    orders: dict[str, dict[str, float]] = {}
+    orders: dict[tuple[str, str], dict[str, float]] = {}
     invalid = 0
     for verdict in verdicts:
         p = verdict.get("p_chosen")
         if not verdict.get("valid", True):
             invalid += 1
         elif isinstance(p, int | float):
-            orders.setdefault(str(verdict["principle"]), {})[str(verdict.get("order"))] = p - 0.5
+            question = (str(verdict.get("judge") or ""), str(verdict["principle"]))
+            orders.setdefault(question, {})[str(verdict.get("order"))] = p - 0.5
     both = [
         (asked["chosen_first"], asked["rejected_first"])
         for asked in orders.values()

@@ -138,6 +138,7 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """One verdict as it was given, `a` and `b` as the comparison has them; for the record, valid or not."""
     return {
         "comparison_id": verdict.comparison_id,
+        **_judge_of(verdict),
         "principle": verdict.principle_id,
         "order": str(verdict.order),
         "valid": verdict.valid,
@@ -193,12 +194,18 @@ def sft_rows(
 def _chosen_verdict(verdict: Verdict) -> dict[str, Any]:
     orders = {Order.AB: "chosen_first", Order.BA: "rejected_first", Order.ALONE: "alone"}
     return {
+        **_judge_of(verdict),
         "principle": verdict.principle_id,
         "order": orders[verdict.order],
         "valid": verdict.valid,
         "reason": verdict.reason,
         "p_chosen": _probability(verdict.logit_a),
     }
+
+
+def _judge_of(verdict: Verdict) -> dict[str, str]:
+    """The column `judge` of verdicts, which files of one judge do not have."""
+    return {"judge": verdict.judge} if verdict.judge else {}
 
 
 def _for_judges(prompt: Prompt, columns: Set[str]) -> dict[str, Any]:

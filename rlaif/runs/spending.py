@@ -81,6 +81,10 @@ class Spending:
         """All of it together."""
         return math.fsum(each.cost for each in self._spent.values())
 
+    def cost_of(self, model: str) -> float:
+        """What one model has cost."""
+        return self._spent[model].cost if model in self._spent else 0.0
+
     def add(self, entry: Spent) -> None:
         """Note what an answer used; on disk when this returns.
 

@@ -14,6 +14,7 @@ from rlaif.digest import unit_from
 from rlaif.errors import DataError, JudgingError
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.judge import Judge, Judged
+from rlaif.judging.jury import Jury
 from rlaif.judging.protocols import Need
 from rlaif.progress import NoProgress, Progress
 from rlaif.text import count_of
@@ -128,7 +129,7 @@ def make_pairs(
 def label(
     comparisons: Sequence[Comparison],
     *,
-    judge: Judge,
+    judge: Judge | Jury,
     config: LabelConfig,
     statistics: LabelStatistics,
     calibrate: Callable[[float], float] = lambda logit: logit,
