@@ -20,6 +20,7 @@ __all__ = [
     "Optimisation",
     "PolicyComparison",
     "Reading",
+    "difference_words",
     "interval",
 ]
 
@@ -61,17 +62,7 @@ class PolicyDifference:
     @property
     def words(self) -> str:
         """One sentence: who is ahead, and whether the interval excludes zero."""
-        measure = "the judge's win rate" if self.measure == WIN else self.measure
-        if self.ahead is None:
-            found = f"{interval(self.estimate, signed=True)}, the interval includes zero"
-            return f"`{self.policy}` and `{self.against}` cannot be told apart on {measure}: {found}."
-        behind = self.against if self.ahead == self.policy else self.policy
-        value, low, high = self.estimate
-        gap = self.estimate if self.ahead == self.policy else Estimate(value=-value, low=-high, high=-low)
-        return (
-            f"`{self.ahead}` is ahead of `{behind}` on {measure} by {interval(gap)}: the interval "
-            "excludes zero."
-        )
+        return difference_words(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +243,20 @@ class PolicyComparison:
         (least, cheap), (most, dear) = spent[0], spent[-1]
         ratio = f"`{dear}` generated {most / least:z.1f} times as many tokens in training as `{cheap}`"
         return [f"{ratio} ({most:,} against {least:,}): their endpoints are not at equal cost."]
+
+
+def difference_words(found: PolicyDifference) -> str:
+    """Who is ahead, and whether the interval excludes zero."""
+    measure = "the judge's win rate" if found.measure == WIN else found.measure
+    if found.ahead is None:
+        told = f"{interval(found.estimate, signed=True)}, the interval includes zero"
+        return f"`{found.policy}` and `{found.against}` cannot be told apart on {measure}: {told}."
+    behind = found.against if found.ahead == found.policy else found.policy
+    value, low, high = found.estimate
+    gap = found.estimate if found.ahead == found.policy else Estimate(value=-value, low=-high, high=-low)
+    return (
+        f"`{found.ahead}` is ahead of `{behind}` on {measure} by {interval(gap)}: the interval excludes zero."
+    )
 
 
 def interval(estimate: Estimate, *, signed: bool = False) -> str:
