@@ -28,12 +28,14 @@ def execute(
     dry_run: bool,
     merge: bool = False,
     shards: Sequence[Path] = (),
+    reuse: Sequence[Path] = (),
 ) -> None:
     """Run `recipe` and print its summary; with `dry_run`, print what would be done.
 
     Args:
         merge: Write the full model of the last stage's adapter too.
         shards: Runs of shards, whose answers are taken over first.
+        reuse: Other runs, whose finished stages are taken over where they are the same.
     """
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.cli.show import show, show_head
@@ -57,7 +59,7 @@ def execute(
 
             place = journal or folder.absolute().parent / JOURNAL
             parts = merge_shards(recipe, shards, place, progress, out=folder)
-        result = run_recipe(recipe, out=folder, journal=journal, progress=progress, parts=parts)
+        result = run_recipe(recipe, out=folder, journal=journal, progress=progress, parts=parts, reuse=reuse)
         if merge and ranks.first:
             from rlaif.jobs.merging import adapter_of, merge_adapter
 

@@ -41,6 +41,13 @@ __all__ = ["run"]
     "there]",
 )
 @click.option(
+    "--reuse",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="RUN",
+    help="Take stages over that this run has finished, where all that they depend on is the same.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Show what would be asked, how many tokens and how long, without asking it.",
@@ -57,6 +64,7 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     journal: Path | None,
+    reuse: tuple[Path, ...],
     dry_run: bool,
     processes: int,
 ) -> None:
@@ -67,12 +75,13 @@ def run(
     """
     checked = load_recipe(recipe, overrides)  # before any process is started
     if processes == 1 or dry_run:
-        execute(checked, out=out, journal=journal, dry_run=dry_run)
+        execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse)
         return
     from rlaif.pipeline.launch import launch
 
     arguments = ["run", recipe, *(part for value in overrides for part in ("--set", value))]
     arguments += [] if out is None else ["--out", str(out)]
     arguments += [] if journal is None else ["--journal", str(journal)]
+    arguments += [part for folder in reuse for part in ("--reuse", str(folder))]
     if status := launch(processes, arguments):
         raise click.exceptions.Exit(status)

@@ -34,6 +34,7 @@ from rlaif.runs.manifest import (
     describe_outputs,
     stage_key,
 )
+from rlaif.runs.reuse import take_over
 from rlaif.runs.run import RunFolder, now, remove_abandoned
 from rlaif.runs.spending import SPENDING, Spending, Spent
 
@@ -107,6 +108,7 @@ def run_recipe(
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
     parts: Mapping[str, Mapping[str, str]] | None = None,
+    reuse: Sequence[Path] = (),
 ) -> RunResult:
     """Run `recipe` in the folder `out`.
 
@@ -116,6 +118,8 @@ def run_recipe(
         command: The command line, for the record.
         parts: What the answers in the journal depend on, by stage; a stage that depends on something else is
             refused.
+        reuse: Folders of other runs: a stage that one of them has finished, and that depends on the same in
+            all, is taken over from there.
 
     Raises:
         RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers
@@ -143,6 +147,7 @@ def run_recipe(
                     out=out,
                     tell=partial(tell_memory, job, jobs, context),
                     answered=(parts or {}).get(job.config.name, {}),
+                    reuse=reuse,
                 )
             )
             context.folders[job.config.name] = stages[-1].folder
@@ -187,6 +192,7 @@ def _run_stage(
     out: Path,
     tell: Callable[[], int],
     answered: Mapping[str, str],
+    reuse: Sequence[Path],
 ) -> StageResult:
     """Run a stage unless it has finished; `tell` is called before it begins, and says how many bytes are
     planned.
@@ -214,6 +220,11 @@ def _run_stage(
             f"{config.name}: runs again, since {reasons}; the previous result moves to superseded/"
         )
         planned = tell()
+    if (taken := ranks.from_first(lambda: take_over(run, config.name, parts, reuse))) is not None:
+        context.progress.note(f"{config.name}: taken over from {taken}, which depends on the same")
+        shutil.rmtree(work, ignore_errors=True)
+        manifest = ranks.from_first(lambda: Manifest.read_json(run.path / config.name / MANIFEST))
+        return StageResult(job=job, folder=out / config.name, manifest=manifest, skipped=True)
     give_back()
     started, clock = now(), time.monotonic()
     with run.stage(config.name) as folder:

@@ -76,8 +76,9 @@ def evaluation_table(found: Evaluation) -> Table:
 
 
 def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
-    """The policies, their differences and what training took; tables without rows are left out."""
-    tables = (_policies(found.policies, found.gold), _differences(found), _training(found))
+    """The policies, their differences, the best of K and what training took; tables without rows are left
+    out."""
+    tables = (_policies(found.policies, found.gold), _differences(found), _best_of_k(found), _training(found))
     return tuple(each for each in tables if each.rows)
 
 
@@ -153,6 +154,16 @@ def _differences(found: PolicyComparison) -> Table:
 
 def _excludes(difference: PolicyDifference) -> str:
     return "yes" if difference.estimate.excludes_zero else "no"
+
+
+def _best_of_k(found: PolicyComparison) -> Table:
+    rows = [
+        (each.name, f"{each.kl:.2f}", interval(each.proxy), interval(each.gold)) for each in found.best_of_k
+    ]
+    header = ("best of", "KL (nats)", LABELS[REWARD], f"{found.gold} (gold)")
+    return Table(
+        title=f"Best of K samples of {found.start} by the reward, without training", header=header, rows=rows
+    )
 
 
 def _training(found: PolicyComparison) -> Table:

@@ -11,6 +11,7 @@ from rlaif.audit.grade import share
 from rlaif.config.evaluation import Budget
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import WIN, PolicyResult, WinRate
+from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.stats import Estimate
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Optimisation",
     "PolicyComparison",
     "Reading",
+    "difference_words",
     "interval",
 ]
 
@@ -61,17 +63,7 @@ class PolicyDifference:
     @property
     def words(self) -> str:
         """One sentence: who is ahead, and whether the interval excludes zero."""
-        measure = "the judge's win rate" if self.measure == WIN else self.measure
-        if self.ahead is None:
-            found = f"{interval(self.estimate, signed=True)}, the interval includes zero"
-            return f"`{self.policy}` and `{self.against}` cannot be told apart on {measure}: {found}."
-        behind = self.against if self.ahead == self.policy else self.policy
-        value, low, high = self.estimate
-        gap = self.estimate if self.ahead == self.policy else Estimate(value=-value, low=-high, high=-low)
-        return (
-            f"`{self.ahead}` is ahead of `{behind}` on {measure} by {interval(gap)}: the interval "
-            "excludes zero."
-        )
+        return difference_words(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +164,9 @@ class PolicyComparison:
             compared.
         at_budgets: Empty where only the endpoints are compared.
         endpoints: Which policies are compared at their endpoints only, and why; empty where none is.
+        best_of_k: Proxy and gold of the best of K of the start policy's own samples, by the proxy; empty
+            without both, or with one sample a prompt.
+        best_of_k_fit: Gao et al.'s curve through their gains in gold; `None` for fewer than four points.
     """
 
     start: str
@@ -184,6 +179,8 @@ class PolicyComparison:
     optimisations: tuple[Optimisation, ...]
     at_budgets: tuple[AtBudget, ...]
     endpoints: str = ""
+    best_of_k: tuple[OptimizationPoint, ...] = ()
+    best_of_k_fit: OptimizationFit | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -219,6 +216,8 @@ class PolicyComparison:
             for words in _win_words(each.name, self.start, each.win)
         ]
         lines += [each.words for each in self.at_budgets]
+        if self.best_of_k_fit is not None and self.best_of_k_fit.seen:
+            lines.append(_turning(self.best_of_k_fit, self.gold or ""))
         return (*lines, *([self.endpoints] if self.endpoints else []), *self._unequal_costs(), *self.notes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -254,6 +253,20 @@ class PolicyComparison:
         return [f"{ratio} ({most:,} against {least:,}): their endpoints are not at equal cost."]
 
 
+def difference_words(found: PolicyDifference) -> str:
+    """Who is ahead, and whether the interval excludes zero."""
+    measure = "the judge's win rate" if found.measure == WIN else found.measure
+    if found.ahead is None:
+        told = f"{interval(found.estimate, signed=True)}, the interval includes zero"
+        return f"`{found.policy}` and `{found.against}` cannot be told apart on {measure}: {told}."
+    behind = found.against if found.ahead == found.policy else found.policy
+    value, low, high = found.estimate
+    gap = found.estimate if found.ahead == found.policy else Estimate(value=-value, low=-high, high=-low)
+    return (
+        f"`{found.ahead}` is ahead of `{behind}` on {measure} by {interval(gap)}: the interval excludes zero."
+    )
+
+
 def interval(estimate: Estimate, *, signed: bool = False) -> str:
     """`0.23 [0.15, 0.31]`; with `signed` a plus before what is above zero."""
     sign = "+" if signed else ""
@@ -276,6 +289,14 @@ def _win_words(name: str, start: str, win: WinRate) -> list[str]:
             "half."
         )
     return lines
+
+
+def _turning(fit: OptimizationFit, gold: str) -> str:
+    where = (fit.turning_point or 0.0) ** 2
+    return (
+        f"Best of K over-optimises: by the curve of Gao et al. (2022) through its points {gold} stops rising "
+        f"at a KL of about {where:.2g} nats, within the K that were tried."
+    )
 
 
 def _off_half(estimate: Estimate) -> bool:

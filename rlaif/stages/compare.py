@@ -21,6 +21,8 @@ from rlaif.errors import DataError
 from rlaif.results.comparison import AtBudget, Optimisation, PolicyComparison, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
+from rlaif.results.overoptimization import OptimizationPoint
+from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
 from rlaif.stats import Estimate, bootstrap_difference
 
 __all__ = ["compare"]
@@ -76,6 +78,7 @@ def compare(
         for ours, base in _meetings(policies, merged.start)
     ]
     at_budgets = _at_budgets(costs, budgets)
+    best_of_k = _best_of_k(merged, resamples=resamples, seed=seed)
     notes = [*merged.notes, *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else [])]
     if merged.prompts < FEW:
         notes.append(
@@ -93,6 +96,8 @@ def compare(
         optimisations=tuple(_optimisations(differences, merged)),
         at_budgets=at_budgets,
         endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)),
+        best_of_k=best_of_k,
+        best_of_k_fit=fit_best_of_k(best_of_k) if best_of_k else None,
         notes=tuple(notes),
     )
 
@@ -145,6 +150,14 @@ def _optimisations(differences: Sequence[PolicyDifference], merged: Evaluation) 
         for (policy, measure), estimate in to_start.items()
         if measure == proxy
     ]
+
+
+def _best_of_k(merged: Evaluation, *, resamples: int, seed: int) -> tuple[OptimizationPoint, ...]:
+    """The best of K of the start policy's samples, where they have a reward and a gold measure."""
+    if merged.gold is None or merged.samples < 2:
+        return ()
+    rows = merged.policy(merged.start).rows
+    return best_of_k_curve(rows, proxy=REWARD, gold=merged.gold, resamples=resamples, seed=seed)
 
 
 # Equal budgets

@@ -409,7 +409,12 @@ def test_the_tables() -> None:
     assert all(len(row) == len(table.header) for row in table.rows)
     found = compare([both], {"up": cost(400)}, resamples=200)
     titles = [table.title for table in comparison_tables(found)]
-    assert titles == ["Policies", "Differences", "Training"]
+    assert titles == [
+        "Policies",
+        "Differences",
+        "Best of K samples of start by the reward, without training",
+        "Training",
+    ]
     text = comparison_markdown(found)
     assert "- Winner on gold: `up`" in text
     assert "| gold | up − start | +0.3 [+0.2, +0.4] | yes | 4 |" in text

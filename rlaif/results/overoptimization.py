@@ -1,0 +1,95 @@
+"""How far optimising a proxy carries the gold measure: points along √KL and Gao et al.'s curves through
+them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlaif.stats import Estimate
+
+__all__ = ["CURVES", "Method", "OptimizationFit", "OptimizationPoint"]
+
+Method = Literal["best_of_k", "rl"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationPoint:
+    """A policy, or the best of K samples, at some distance from the start policy.
+
+    Attributes:
+        name: `K = 8`, or a step of training.
+        kl: To the start policy, nats per completion.
+        proxy, gold: Means, with intervals over prompts.
+    """
+
+    name: str
+    kl: float
+    proxy: Estimate
+    gold: Estimate
+
+    @property
+    def distance(self) -> float:
+        """√KL, the d of Gao et al. 2022."""
+        return math.sqrt(max(self.kl, 0.0))
+
+
+CURVES: Mapping[Method, Callable[[float], float]] = {
+    "best_of_k": lambda d: d,
+    "rl": lambda d: math.log(d) if d > 0 else 0.0,
+}
+"""What β multiplies in R(d) = d (α − β · …): d for best of K, log d for RL (Gao et al. 2022, 2210.10760,
+eq. 1 and 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationFit:
+    """R(d) = d (α − β d) for best of K, d (α − β log d) for RL: the gain in gold over the start policy.
+
+    Attributes:
+        furthest: The largest d that was measured.
+    """
+
+    method: Method
+    alpha: float
+    beta: float
+    furthest: float
+
+    def gain(self, distance: float) -> float:
+        """R at √KL = `distance`."""
+        return distance * (self.alpha - self.beta * CURVES[self.method](distance))
+
+    @property
+    def turning_point(self) -> float | None:
+        """Where gold stops rising; `None` where the curve does not turn."""
+        if self.beta <= 0 or (self.alpha <= 0 and self.method == "best_of_k"):
+            return None
+        if self.method == "best_of_k":
+            return self.alpha / (2 * self.beta)
+        return math.exp(min(self.alpha / self.beta - 1, 700.0))
+
+    @property
+    def seen(self) -> bool:
+        """Whether it turns within what was measured."""
+        return self.turning_point is not None and self.turning_point < self.furthest
+
+    @classmethod
+    def through(cls, method: Method, points: Sequence[tuple[float, float]]) -> OptimizationFit | None:
+        """Least squares through (d, gain in gold); `None` for fewer than three distances above 0."""
+        known = [(d, gain) for d, gain in points if d > 0]
+        if len({d for d, _ in known}) < 3:
+            return None
+        basis = [(d, -d * CURVES[method](d)) for d, _ in known]
+        aa, ab, bb = (math.fsum(x[i] * x[j] for x in basis) for i, j in ((0, 0), (0, 1), (1, 1)))
+        ay, by = (math.fsum(x[i] * gain for x, (_, gain) in zip(basis, known, strict=True)) for i in (0, 1))
+        determinant = aa * bb - ab * ab
+        if determinant <= 1e-12 * aa * bb:
+            return None
+        return cls(
+            method=method,
+            alpha=(ay * bb - by * ab) / determinant,
+            beta=(by * aa - ay * ab) / determinant,
+            furthest=max(d for d, _ in known),
+        )

@@ -1,0 +1,131 @@
+"""What a study over seeds found, as frozen values that say in words what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlaif.audit.cases import plain
+from rlaif.results.comparison import PolicyDifference, difference_words
+from rlaif.results.evaluation import WIN
+from rlaif.stats import Estimate
+from rlaif.text import count_of
+
+__all__ = ["MeanCost", "SeedDifference", "Study", "StudyPolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanCost:
+    """What training took, the mean over seeds; `None` where a seed did not count it.
+
+    Attributes:
+        tokens: Generated.
+    """
+
+    tokens: float
+    seconds: float
+    flops: float | None
+    peak_bytes: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPolicy:
+    """One policy of one setting, over seeds.
+
+    Attributes:
+        seeds: Those whose runs have it.
+        by_seed: By measure and seed, the mean over completions.
+        estimates: By measure, the mean over seeds with its two-level interval.
+        places: How often it was first, second, … on the headline measure, of the seeds in which every policy
+            was measured; equal policies share the better place.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    by_seed: Mapping[str, Mapping[int, float]]
+    estimates: Mapping[str, Estimate]
+    places: tuple[int, ...]
+    cost: MeanCost | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeedDifference(PolicyDifference):
+    """`policy` less `against` on one measure, paired by seed and prompt.
+
+    Attributes:
+        seeds: In which both have the measure.
+        above: Seeds in which `policy` had the higher mean.
+    """
+
+    seeds: int = 0
+    above: int = 0
+
+    @property
+    def words(self) -> str:
+        """One sentence, with the number of seeds that agree."""
+        said = difference_words(self).removesuffix(".")
+        return f"{said}; `{self.policy}` was higher in {self.above} of {count_of(self.seeds, 'seed')}."
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Which policy won over seeds, and at what cost.
+
+    Attributes:
+        headline: The measure that decides.
+        start: The policy that training starts from.
+        seeds: Those asked for.
+        prompts: Different held-out prompts, over all seeds.
+        policies: The start policy first.
+        differences: Of every policy to the start policy, then of every other pair.
+        failed: Runs that did not finish, each with its reason.
+    """
+
+    name: str
+    headline: str
+    gold: str | None
+    start: str
+    seeds: tuple[int, ...]
+    prompts: int
+    policies: tuple[StudyPolicy, ...]
+    differences: tuple[SeedDifference, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def winner(self) -> str | None:
+        """The policy that is ahead of every other on the headline measure, each two-level interval excluding
+        zero."""
+        decisive = [each for each in self.differences if each.measure == self.headline]
+        for policy in self.policies:
+            met = [each for each in decisive if policy.name in (each.policy, each.against)]
+            if met and all(each.ahead == policy.name for each in met):
+                return policy.name
+        return None
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """The findings, a sentence each, the most important first."""
+        measure = "the judge's win rate" if self.headline == WIN else self.headline
+        over = count_of(len(self.seeds), "seed")
+        if self.winner is None:
+            first = (
+                f"No single winner on {measure} over {over}: no policy is ahead of every other with an "
+                "interval over seeds and prompts that excludes zero."
+            )
+        else:
+            first = (
+                f"Winner on {measure} over {over}: `{self.winner}`, ahead of every other policy, each "
+                "interval over seeds and prompts excluding zero."
+            )
+        told = [each.words for each in self.differences if each.measure == self.headline]
+        failed = [f"The run {name} did not finish: {why}" for name, why in self.failed.items()]
+        return (first, *told, *failed, *self.notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values: `verdict` and `winner`, and the figures that they rest on."""
+        found: dict[str, Any] = plain(self)
+        for each, value in zip(found["differences"], self.differences, strict=True):
+            each["words"] = value.words
+        return {"winner": self.winner, "verdict": list(self.verdict), **found}

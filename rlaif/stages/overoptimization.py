@@ -1,0 +1,88 @@
+"""Best of K on held-out prompts, for every K at once, from samples that were scored by proxy and by gold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from rlaif.results.evaluation import CompletionRows
+from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.stats import bootstrap_mean
+
+__all__ = ["best_of_k_curve", "best_of_k_weights", "fit_best_of_k", "kl_of_best_of_k"]
+
+
+def kl_of_best_of_k(k: int) -> float:
+    """log K − (K − 1) / K, nats: the KL of the best of K to the policy that sampled; it is an upper bound
+    where completions repeat (Stiennon et al. 2020; Beirami et al. 2024, 2401.01879)."""
+    return math.log(k) - (k - 1) / k
+
+
+def best_of_k_weights(proxy: Sequence[float], k: int) -> list[float]:
+    """How likely each of n samples is the best of K of them, drawn without replacement; ties share.
+
+    The i-th smallest is the best of C(i − 1, K − 1) of C(n, K) draws, so that the weighted sum of a gold
+    measure is an unbiased estimate for the best of K fresh samples (Nakano et al. 2021, 2112.09332, app. I).
+
+    Args:
+        proxy: (n,), n ≥ k.
+    """
+    total = math.comb(len(proxy), k)
+    order = sorted(range(len(proxy)), key=lambda i: proxy[i])
+    weights = [0.0] * len(proxy)
+    below = 0
+    for _, tied in groupby(order, key=lambda i: proxy[i]):
+        group = list(tied)
+        draws = math.comb(below + len(group), k) - math.comb(below, k)
+        for i in group:
+            weights[i] = draws / total / len(group)
+        below += len(group)
+    return weights
+
+
+def best_of_k_curve(
+    rows: CompletionRows, *, proxy: str, gold: str, resamples: int = 2000, seed: int = 0
+) -> tuple[OptimizationPoint, ...]:
+    """Proxy and gold of the best of K by the proxy, for K = 1, 2, 4, … up to the samples that every prompt
+    has.
+
+    Prompts without two samples that have both measures are left out.
+    """
+    scored = _scored(rows, proxy, gold)
+    most = min((len(pairs) for pairs in scored.values()), default=0)
+    if len(scored) < 2:
+        return ()
+    points = []
+    for k in (2**i for i in range(most.bit_length())):
+        means = [_best_of(pairs, k) for pairs in scored.values()]
+        of_proxy, of_gold = (
+            bootstrap_mean([mean[side] for mean in means], list(scored), resamples=resamples, seed=seed)
+            for side in (0, 1)
+        )
+        points.append(OptimizationPoint(f"K = {k}", kl_of_best_of_k(k), proxy=of_proxy, gold=of_gold))
+    return tuple(points)
+
+
+def fit_best_of_k(points: Sequence[OptimizationPoint]) -> OptimizationFit | None:
+    """Gao et al.'s curve through the gains of `points` over the first of them, K = 1."""
+    gains = [(each.distance, each.gold.value - points[0].gold.value) for each in points]
+    return OptimizationFit.through("best_of_k", gains)
+
+
+def _scored(rows: CompletionRows, proxy: str, gold: str) -> dict[str, list[tuple[float, float]]]:
+    """Proxy and gold of every completion that has both, by prompt."""
+    columns = (rows.measures.get(proxy, ()), rows.measures.get(gold, ()))
+    found: dict[str, list[tuple[float, float]]] = {}
+    for prompt, by_proxy, by_gold in zip(rows.prompts, *columns, strict=False):
+        if by_proxy is not None and by_gold is not None:
+            found.setdefault(prompt, []).append((by_proxy, by_gold))
+    return {prompt: pairs for prompt, pairs in found.items() if len(pairs) > 1}
+
+
+def _best_of(pairs: Sequence[tuple[float, float]], k: int) -> tuple[float, float]:
+    weights = best_of_k_weights([proxy for proxy, _ in pairs], k)
+    return (
+        math.fsum(weight * proxy for weight, (proxy, _) in zip(weights, pairs, strict=True)),
+        math.fsum(weight * gold for weight, (_, gold) in zip(weights, pairs, strict=True)),
+    )
