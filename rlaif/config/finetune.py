@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
-from rlaif.config.rewards import ModelPart, RewardPart, judges_of
+from rlaif.config.rewards import ModelPart, RewardPart, cohorts_in, judges_of
 from rlaif.config.rollout import ComparedRollout
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
@@ -147,6 +147,11 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
 
     @model_validator(mode="after")
     def _chooses(self) -> BestOfKConfig:
+        if compared := cohorts_in(self.reward):
+            raise ValueError(
+                f"the reward {compared[0]!r} is by cohort, which says how completions of one prompt compare; "
+                "best of K is measured across prompts: use mode: alone"
+            )
         if self.keep != "weighted":
             refuse_idle(self, "weight_temperature", needs="keep: weighted")
         if isinstance(self.keep, int) and self.keep >= self.k:

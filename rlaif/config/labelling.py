@@ -423,9 +423,10 @@ class LabelConfig(BaseStage):
     """What becomes of a prompt without the `rubric` or `reference` that the protocol reads: `refuse` the run,
     `skip` and count it, or ask about it as without one (`plain`)."""
 
-    pairs: Literal["all", "best-worst"] | Annotated[int, Field(ge=1)] = "all"
+    pairs: Literal["all", "best-worst", "cohort"] | Annotated[int, Field(ge=1)] = "all"
     """Pairs per prompt: all, a number drawn at random, or only the best against the worst after all were
-    judged."""
+    judged. `cohort` judges about K log K of the pairs and fits one strength to each completion (Bradley and
+    Terry): a pair's label is the difference."""
 
     principles: Literal["sample", "all"] = "sample"
     """`sample` draws one principle per comparison (Bai et al. 2022); `all` asks all and averages them by

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.kl import FixedKlSettings, KlSettings
 from rlaif.config.labelling import BaseStage, PromptSettings
-from rlaif.config.rewards import ModelPart, RewardPart, judges_of
+from rlaif.config.rewards import ModelPart, RewardPart, cohorts_in, judges_of
 from rlaif.config.rollout import RolloutSettings
 
 __all__ = ["OnPolicyConfig"]
@@ -129,6 +129,11 @@ class OnPolicyConfig(BaseStage, PromptSettings):
             raise ValueError(
                 f"{self.episodes} episodes cannot be divided into groups of {self.samples_per_prompt} "
                 "samples per prompt"
+            )
+        if self.samples_per_prompt < 2 and (compared := cohorts_in(self.reward)):
+            raise ValueError(
+                f"the reward {compared[0]!r} compares the completions of a prompt, and a rollout has one of "
+                "each: set samples_per_prompt to 2 or more"
             )
         if self.minibatches > self.episodes:
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")

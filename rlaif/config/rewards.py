@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rlaif.config.labelling import LEAST_LABEL_SHARE, LabelShare, RubricAggregate, Settings
+from rlaif.config.protocol import ProtocolName
+from rlaif.config.settings import refuse_idle
 
 __all__ = [
     "FormatPart",
@@ -19,6 +21,7 @@ __all__ = [
     "PatternPart",
     "RewardPart",
     "RubricPart",
+    "cohorts_in",
     "judges_of",
 ]
 
@@ -57,11 +60,28 @@ class JudgePart(BasePart):
     judge: str | None = None
     """Model that judges; the recipe's `model` when left out."""
 
+    mode: Literal["alone", "cohort"] = "alone"
+    """`alone` scores each completion by the constitution's questions; `cohort` compares the completions that
+    a prompt has in one rollout and scores each by its strength among them (Bradley and Terry, nats, mean
+    0)."""
+
+    protocol: ProtocolName | None = None
+    """`cohort` only: how two completions are compared; what the constitution was written for when left
+    out."""
+
     scale: Literal["probability", "log-odds"] = "probability"
-    """`probability` of the good answer, 0 to 1, or its `log-odds`, which do not saturate."""
+    """`alone` only: `probability` of the good answer, 0 to 1, or its `log-odds`, which do not saturate."""
 
     min_label_share: LabelShare = LEAST_LABEL_SHARE
     """An answer is invalid where its two labels hold less than this share of the probability together."""
+
+    @model_validator(mode="after")
+    def _is_asked_as_said(self) -> JudgePart:
+        if self.mode == "cohort":
+            refuse_idle(self, "scale", needs="mode: alone")
+        else:
+            refuse_idle(self, "protocol", needs="mode: cohort")
+        return self
 
 
 class RubricPart(BasePart):
@@ -136,6 +156,11 @@ RewardPart = Annotated[
     ModelPart | FunctionPart | JudgePart | RubricPart | LengthPart | PatternPart | FormatPart,
     Field(discriminator="kind"),
 ]
+
+
+def cohorts_in(parts: Mapping[str, RewardPart]) -> list[str]:
+    """The parts that compare the completions of a prompt with each other."""
+    return [name for name, part in parts.items() if isinstance(part, JudgePart) and part.mode == "cohort"]
 
 
 def judges_of(parts: Mapping[str, RewardPart], default: str) -> tuple[str, ...]:

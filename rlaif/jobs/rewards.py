@@ -20,13 +20,17 @@ from rlaif.config.rewards import (
     RubricPart,
 )
 from rlaif.digest import digest
-from rlaif.errors import DataError
+from rlaif.errors import ConfigError, DataError
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
+from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.rubric import Rubric
+from rlaif.judging.table import open_judge, open_protocol
 from rlaif.metrics import load_metric
+from rlaif.models.probe_files import protocol_of
 from rlaif.ranks import current
 from rlaif.results.costs import TrainingCost
+from rlaif.reward.cohort import CohortReward
 from rlaif.reward.functions import (
     FormatReward,
     FunctionReward,
@@ -68,6 +72,8 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
     match part:
         case ModelPart():
             return model_reward(config, part.reward, context)
+        case JudgePart() if part.mode == "cohort":
+            return _cohort_reward(name, part, config, context)
         case JudgePart():
             engine, rules = context.engines.get(context.model(part.judge)), usable(context, "question")
             return JudgeReward(
@@ -90,6 +96,36 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
             return PatternReward(part.pattern, name=name)
         case FormatPart():
             return FormatReward(part.pattern, name=name)
+
+
+def _cohort_reward(name: str, part: JudgePart, config: BaseStage, context: RunContext) -> CohortReward:
+    protocol = _cohort_protocol(part, context)
+    judge = open_judge(
+        context.engines.get(context.model(part.judge)),
+        protocol,
+        usable(context, protocol.half),
+        principles="all",
+        seed=context.seed(config),
+    )
+    return CohortReward(judge, seed=context.seed(config), name=name)
+
+
+def _cohort_protocol(part: JudgePart, context: RunContext) -> JudgingProtocol:
+    """How two completions are compared.
+
+    Raises:
+        ConfigError: By a protocol that reads a column of the prompts.
+    """
+    named = protocol_of(context.model(part.judge), part.protocol, context.constitution.protocol)
+    protocol = open_protocol(
+        named, library=context.library, constitution=context.constitution, least_share=part.min_label_share
+    )
+    if protocol.needs:
+        raise ConfigError(
+            f"a cohort cannot be compared by {named}: prompts of a rollout have no {protocol.needs} for it",
+            remedy="choose pairwise, pointwise, cot or commit",
+        )
+    return protocol
 
 
 def _asked_by_first(reward: RewardFunction) -> RewardFunction:
@@ -164,16 +200,26 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
             return context.engines.card(context.model(part.judge)).label + context.library.digest(
                 Rubric.template
             )
+        if isinstance(part, JudgePart) and part.mode == "cohort":
+            protocol = _cohort_protocol(part, context)
+            return context.engines.card(context.model(part.judge)).label + digest(
+                [context.constitution.digest, protocol.name, protocol.digest(context.library)]
+            )
         if isinstance(part, JudgePart):
             return context.engines.card(context.model(part.judge)).label + context.constitution.digest
         return ""
 
     return digest(
         [
-            [name, part.model_dump(mode="json", exclude={"reward", "judge"}), behind(part)]
+            [name, part.model_dump(mode="json", exclude={"reward", "judge", *_new(part)}), behind(part)]
             for name, part in parts.items()
         ]
     )
+
+
+def _new(part: RewardPart) -> tuple[str, ...]:
+    """Settings that rewards had not, before one set them: digests of older runs are without."""
+    return ("mode", "protocol") if isinstance(part, JudgePart) and part.mode == "alone" else ()
 
 
 def with_curve_named(

@@ -13,6 +13,7 @@ from rlaif.config import LabelConfig
 from rlaif.digest import unit_from
 from rlaif.errors import DataError, JudgingError
 from rlaif.judging.aggregate import LabelStatistics
+from rlaif.judging.cohort import Meeting, bradley_terry, meetings
 from rlaif.judging.judge import Judge, Judged
 from rlaif.judging.jury import Jury
 from rlaif.judging.protocols import Need
@@ -20,7 +21,7 @@ from rlaif.progress import NoProgress, Progress
 from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Preference, Prompt
 
-__all__ = ["Pairing", "askable", "check_invalid_rate", "label", "lacks", "make_pairs"]
+__all__ = ["Pairing", "askable", "check_invalid_rate", "fitted", "label", "lacks", "make_pairs"]
 
 SHOWN = 5
 """Prompts that an error names."""
@@ -83,7 +84,7 @@ def make_pairs(
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     *,
-    pairs: Literal["all", "best-worst"] | int,
+    pairs: Literal["all", "best-worst", "cohort"] | int,
     seed: int,
     given: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> Pairing:
@@ -91,7 +92,7 @@ def make_pairs(
 
     Pairs with the same text are left out and counted: there is nothing to prefer. Which of two completions is
     `a` is drawn by hash, so that neither side collects the earlier samples. A number draws that many pairs a
-    prompt.
+    prompt; `cohort` takes those that `rlaif.judging.cohort.meetings` names, where the data gives no pairs.
 
     Args:
         given: Pairs that the data itself set against each other, by prompt id, as indices of completions;
@@ -118,6 +119,9 @@ def make_pairs(
             )
             keep = {(a.id, b.id) for a, b in ranked[:pairs]}
             drawn = [(a, b) for a, b in different if (a.id, b.id) in keep]
+        elif pairs == "cohort" and not distinct:
+            meet = {(own[i].id, own[j].id) for i, j in meetings(len(own), seed, prompt.fingerprint())}
+            drawn = [(a, b) for a, b in different if (a.id, b.id) in meet]
         result.not_drawn += len(different) - len(drawn)
         for a, b in drawn:
             comparison = Comparison(prompt=prompt, a=a, b=b)
@@ -138,22 +142,53 @@ def label(
     """Judge `comparisons` in order; yields each with its preference.
 
     The preference is `None` where no principle gave a valid verdict, and, under `pairs: best-worst`, for all
-    pairs of a prompt but the one between its best and its worst completion. `statistics` counts every
-    comparison as it passes. `calibrate` maps the log-odds of labels, not of verdicts: those stay as the judge
-    gave them.
+    pairs of a prompt but the one between its best and its worst completion. Under `pairs: cohort` the labels
+    of a prompt are fitted together, see `fitted`. `statistics` counts every comparison as it passes.
+    `calibrate` maps the log-odds of labels, not of verdicts: those stay as the judge gave them.
     """
     progress = progress or NoProgress()
     progress.begin(
         f"judging {count_of(len(comparisons), 'comparison')}", sum(map(judge.questions_about, comparisons))
     )
-    judged = _counted((_calibrated(each, calibrate) for each in judge.judge(comparisons)), statistics)
+    found: Iterable[Judged] = (_calibrated(each, calibrate) for each in judge.judge(comparisons))
+    if config.pairs == "cohort":
+        found = (each for group in _by_prompt(found) for each in fitted(group))
+    judged = _counted(found, statistics)
     if config.pairs != "best-worst":
         yield from ((each, _preference(each)) for each in judged)
         return
-    for _, group in groupby(judged, key=lambda each: each.comparison.prompt.id):
-        members = list(group)
+    for members in _by_prompt(judged):
         best = best_worst(members)
         yield from ((each, _preference(each) if each is best else None) for each in members)
+
+
+def _by_prompt(judged: Iterable[Judged]) -> Iterator[list[Judged]]:
+    """The comparisons of each prompt together."""
+    for _, group in groupby(judged, key=lambda each: each.comparison.prompt.id):
+        yield list(group)
+
+
+def fitted(members: Sequence[Judged]) -> list[Judged]:
+    """The comparisons of one prompt, each labelled by the difference of its completions' strengths
+    (`rlaif.judging.cohort.bradley_terry`); one without a label stays without.
+
+    Only pairs that were judged are kept: the others would say again what these say.
+    """
+    places: dict[str, int] = {}
+    for each in members:
+        for completion in (each.comparison.a, each.comparison.b):
+            places.setdefault(completion.id, len(places))
+    sides = [(places[each.comparison.a.id], places[each.comparison.b.id]) for each in members]
+    met = [
+        Meeting(a, b, each.logit_a)
+        for (a, b), each in zip(sides, members, strict=True)
+        if each.logit_a is not None
+    ]
+    strengths = bradley_terry(met, len(places))
+    return [
+        each if each.logit_a is None else each._replace(logit_a=strengths[a] - strengths[b])
+        for (a, b), each in zip(sides, members, strict=True)
+    ]
 
 
 def best_worst(members: Sequence[Judged]) -> Judged | None:
