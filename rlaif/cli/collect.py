@@ -25,6 +25,7 @@ def collect() -> None:
 @collect.command(
     epilog=examples(
         "rlaif collect labels runs/first/label/preferences.jsonl --limit 100 --order spread",
+        "rlaif collect labels runs/jury/label/contested.jsonl --order contested",
         "rlaif collect labels pairs.jsonl --out human.jsonl --annotator ada",
         "rlaif audit --data human.jsonl",
         "rlaif judge train --data human.jsonl --out runs/judge",
@@ -43,10 +44,11 @@ def collect() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Pairs to show. [default: all]")
 @click.option(
     "--order",
-    type=click.Choice(["random", "spread"]),
+    type=click.Choice(["random", "contested", "spread"]),
     default="random",
     show_default=True,
-    help="Which pairs come first: any, or weak and strong labels of the judge's in turn.",
+    help="Which pairs come first: any, those whose label would tell most, or weak and strong labels of short "
+    "and long pairs in turn.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order, and of the sides.")
 @click.option(
