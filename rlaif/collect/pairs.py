@@ -22,7 +22,7 @@ from rlaif.labels import sigmoid
 from rlaif.text import count_of, well_formed
 from rlaif.types import Message
 
-__all__ = ["Order", "Shown", "ShownPairs", "in_order", "pair_key", "read_pairs"]
+__all__ = ["Order", "Shown", "ShownPairs", "in_order", "pair_key", "read_pairs", "shown_pair"]
 
 Item = TypeVar("Item")
 Order = Literal["random", "contested", "spread"]
@@ -159,7 +159,7 @@ def _strength(pair: Shown) -> float:
     return abs((0.5 if pair.p_first is None else pair.p_first) - 0.5)
 
 
-def _shown(
+def shown_pair(
     prompt: Sequence[Message],
     one: str,
     other: str,
@@ -184,7 +184,7 @@ def _preferences(table: DataTable, source: str | Path) -> tuple[list[Shown], lis
         chosen, rejected = (well_formed(values[name][-1]["content"]) for name in ("chosen", "rejected"))
         id = values.get("id") or values.get("source_id")
         found.append(
-            _shown(
+            shown_pair(
                 prompt,
                 chosen,
                 rejected,
@@ -225,7 +225,7 @@ def _comparisons(source: str | Path) -> tuple[list[Shown], list[str]]:
             remedy="write the documents into the prompt, or leave the column out",
         )
     found = [
-        _shown(item.prompt.messages, item.completions[one].text, item.completions[other].text)
+        shown_pair(item.prompt.messages, item.completions[one].text, item.completions[other].text)
         for item in read.items
         for one, other in item.pairs or [(at, at + 1) for at in range(len(item.completions) - 1)]
     ]
