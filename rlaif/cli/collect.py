@@ -177,7 +177,7 @@ def _tell_resumed(session: Session, file: LabelsFile) -> None:
 @click.option(
     "--labels",
     "labelled",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     metavar="FILE",
     help="Labels that were collected, exported as annotations.",
@@ -200,6 +200,7 @@ def export_labels(pairs: str, labelled: Path | None, out: Path, limit: int | Non
     from rlaif.collect.label_studio import CONFIG, export_tasks
     from rlaif.collect.labels_file import LabelsFile
     from rlaif.collect.pairs import in_order, read_pairs
+    from rlaif.errors import DataError
     from rlaif.runs.disk import write_whole
     from rlaif.text import count_of
 
@@ -207,6 +208,8 @@ def export_labels(pairs: str, labelled: Path | None, out: Path, limit: int | Non
     shown = in_order(read_pairs(pairs).pairs, "random", seed=seed, limit=limit)
     clicks = []
     if labelled is not None:
+        if not labelled.is_file():
+            raise DataError("there are no labels", where=str(labelled), remedy="name a file of labels")
         with LabelsFile(labelled) as file:
             clicks = file.clicks
     tasks = export_tasks(shown, clicks, seed=seed)
@@ -218,7 +221,7 @@ def export_labels(pairs: str, labelled: Path | None, out: Path, limit: int | Non
 
 
 @collect.command("import", epilog=examples("rlaif collect import export.json --out labels.jsonl"))
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="EXPORT.json")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="EXPORT.json")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -32,6 +32,6 @@ class PeopleRate:
             f"By {count_of(found.labels, 'label')} of people and {found.items:,} of the judge's, people "
             f"prefer `{self.policy}` to `{self.against}` in {share(found.both)} of the pairs that differ "
             f"(the interval {half} one half; the judge counts with weight {found.weight:.2f}, and both are "
-            f"worth {found.effective:.0f} labels of people); people's labels alone say {share(found.people)}, "
-            f"the judge's alone {share(found.judge)}."
+            f"worth {found.effective:.0f} labels of people); people's labels alone say "
+            f"{share(found.people)}, the judge's alone {share(found.judge)}."
         )
