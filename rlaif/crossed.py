@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif.errors import DataError
-from rlaif.stats import Estimate
+from rlaif.stats import Estimate, student
 
 __all__ = ["crossed_mean"]
 
 Floats = NDArray[np.float64]
-DRAWS = 50_000
-"""Of Student's distribution, for a quantile: exact to about one in a hundred."""
 
 
 def crossed_mean(
@@ -93,5 +91,4 @@ def _stretch(of_seeds: Floats, of_prompts: Floats, confidence: float) -> float:
         return 1.0
     squares = sum(part**2 / (len(each) - 1) for part, each in zip(parts, (of_seeds, of_prompts), strict=True))
     freedom = sum(parts) ** 2 / squares
-    student = np.abs(np.random.default_rng(0).standard_t(freedom, DRAWS))
-    return float(np.quantile(student, confidence)) / NormalDist().inv_cdf((1 + confidence) / 2)
+    return student(freedom, confidence) / NormalDist().inv_cdf((1 + confidence) / 2)

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["collect"]
 
 
-@click.group(epilog=examples("rlaif collect labels runs/first/label/preferences.jsonl --limit 100"))
+@click.group(
+    epilog=examples(
+        "rlaif collect labels runs/first/label/preferences.jsonl --limit 100",
+        "rlaif collect export runs/first/label/preferences.jsonl --out tasks.json",
+        "rlaif collect import export.json --out labels.jsonl",
+    )
+)
 def collect() -> None:
     """Collect people's labels."""
 
@@ -25,6 +31,7 @@ def collect() -> None:
 @collect.command(
     epilog=examples(
         "rlaif collect labels runs/first/label/preferences.jsonl --limit 100 --order spread",
+        "rlaif collect labels runs/jury/label/contested.jsonl --order contested",
         "rlaif collect labels pairs.jsonl --out human.jsonl --annotator ada",
         "rlaif audit --data human.jsonl",
         "rlaif judge train --data human.jsonl --out runs/judge",
@@ -43,10 +50,11 @@ def collect() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Pairs to show. [default: all]")
 @click.option(
     "--order",
-    type=click.Choice(["random", "spread"]),
+    type=click.Choice(["random", "contested", "spread"]),
     default="random",
     show_default=True,
-    help="Which pairs come first: any, or weak and strong labels of the judge's in turn.",
+    help="Which pairs come first: any, those whose label would tell most, or weak and strong labels of short "
+    "and long pairs in turn.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order, and of the sides.")
 @click.option(
@@ -160,3 +168,78 @@ def _tell_resumed(session: Session, file: LabelsFile) -> None:
 
     if done := len(session.clicks):
         tell(f"{session.annotator} has done {done} of them before: {file.out} is continued")
+
+
+@collect.command(
+    "export", epilog=examples("rlaif collect export pairs.jsonl --labels labels.jsonl --out tasks.json")
+)
+@click.argument("pairs", metavar="PAIRS")
+@click.option(
+    "--labels",
+    "labelled",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Labels that were collected, exported as annotations.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("tasks.json"),
+    show_default=True,
+    metavar="FILE",
+    help="Tasks; the labelling configuration is written beside it, as .xml.",
+)
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="Pairs to export. [default: all]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order, and of the sides.")
+def export_labels(pairs: str, labelled: Path | None, out: Path, limit: int | None, seed: int) -> None:
+    """Write pairs as tasks for Label Studio, with the labels there are."""
+    import json
+
+    from rlaif.cli.echo import tell
+    from rlaif.collect.label_studio import CONFIG, export_tasks
+    from rlaif.collect.labels_file import LabelsFile
+    from rlaif.collect.pairs import in_order, read_pairs
+    from rlaif.errors import DataError
+    from rlaif.runs.disk import write_whole
+    from rlaif.text import count_of
+
+    _check_out(pairs, out)
+    shown = in_order(read_pairs(pairs).pairs, "random", seed=seed, limit=limit)
+    clicks = []
+    if labelled is not None:
+        if not labelled.is_file():
+            raise DataError("there are no labels", where=str(labelled), remedy="name a file of labels")
+        with LabelsFile(labelled) as file:
+            clicks = file.clicks
+    tasks = export_tasks(shown, clicks, seed=seed)
+    write_whole(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
+    write_whole(out.with_suffix(".xml"), CONFIG)
+    told = sum(len(task.get("annotations", ())) for task in tasks)
+    tell(f"{count_of(len(tasks), 'task')} with {count_of(told, 'annotation')} in {out}")
+    tell(f"labelling configuration: {out.with_suffix('.xml')}")
+
+
+@collect.command("import", epilog=examples("rlaif collect import export.json --out labels.jsonl"))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="EXPORT.json")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("labels.jsonl"),
+    show_default=True,
+    metavar="FILE",
+    help="Labels, a row of preferences each; a file with labels is continued.",
+)
+def import_labels(file: Path, out: Path) -> None:
+    """Take labels over from Label Studio's JSON export of a project with a `Pairwise` tag."""
+    from rlaif.cli.echo import tell
+    from rlaif.collect.label_studio import import_annotations
+    from rlaif.collect.labels_file import LabelsFile
+    from rlaif.text import count_of
+
+    with LabelsFile(out) as labels_file:
+        found = import_annotations(file, labels_file)
+    tell(
+        f"{count_of(sum(found), 'annotation')}: {count_of(found.labels, 'label')}, "
+        f"{count_of(found.ties, 'tie')}, {found.skipped:,} skipped, {found.repeated:,} known before; in {out}"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rlaif.cli.execute import execute
+from rlaif.cli.fields import setting_options
 from rlaif.cli.options import examples, set_option
 from rlaif.cli.settings import make_recipe, make_stage
 from rlaif.config.evaluation import CompareConfig
@@ -18,10 +19,12 @@ __all__ = ["compare"]
 @click.command(
     epilog=examples(
         "rlaif compare runs/mine/evaluate/evaluation.json",
+        "rlaif compare runs/mine/evaluate/evaluation.json --human labels.jsonl",
         "rlaif compare first/evaluate/evaluation.json second/evaluate/evaluation.json --out runs/both",
     )
 )
 @click.argument("evaluations", nargs=-1, required=True, metavar="EVALUATION.json...")
+@setting_options(CompareConfig, human="FILE")
 @set_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option(

@@ -5,11 +5,12 @@ A pair is known by its content, so that labels are found again whatever becomes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from rlaif.digest import digest, unit_from
 from rlaif.errors import ConfigError, DataError, Problem
@@ -21,9 +22,10 @@ from rlaif.labels import sigmoid
 from rlaif.text import count_of, well_formed
 from rlaif.types import Message
 
-__all__ = ["Order", "Shown", "ShownPairs", "in_order", "pair_key", "read_pairs"]
+__all__ = ["Order", "Shown", "ShownPairs", "in_order", "pair_key", "read_pairs", "shown_pair"]
 
-Order = Literal["random", "spread"]
+Item = TypeVar("Item")
+Order = Literal["random", "contested", "spread"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Shown:
         first, second: The completions, sorted as texts.
         p_first: The judge's probability that `first` is the better one; `None` where the file has none.
         source_id: The id of its row, or its own key where the row has none.
+        value: What a person's label of it would tell, as a jury's `contested.jsonl` says; `None` without.
     """
 
     prompt: tuple[Message, ...]
@@ -41,6 +44,7 @@ class Shown:
     second: str
     p_first: float | None
     source_id: str
+    value: float | None = None
 
     @cached_property
     def key(self) -> str:
@@ -99,40 +103,75 @@ def read_pairs(source: str | Path) -> ShownPairs:
 def in_order(pairs: Sequence[Shown], order: Order, *, seed: int, limit: int | None = None) -> list[Shown]:
     """The pairs in the order in which they are shown, the first `limit` of them.
 
-    `random` is a hash order, the same for every annotator. `spread` goes through the strengths of the judge's
-    labels, |p - 1/2|, so that any beginning of it has weak and strong ones alike (van der Corput's order of
-    the ranks: bit-reversed); pairs without a label come last.
+    `random` is a hash order, the same for every annotator. `contested` begins where a label would tell most:
+    by the column `value` where the file has it (a jury's contested.jsonl), else where the judge's label is
+    nearest to one half. `spread` goes through the strengths of the judge's labels, |p - 1/2|, and takes the
+    shorter and the longer of two such pairs in turn, so that any beginning of it has weak and strong, short
+    and long ones alike. Under both, pairs that the judge says nothing of come last.
 
     Raises:
-        ConfigError: `spread`, and no pair has a label of the judge's.
+        ConfigError: `contested` or `spread`, and no pair has a label of the judge's.
     """
     drawn = sorted(pairs, key=lambda pair: unit_from(seed, "collect", pair.key))
     if order == "random":
         return drawn[:limit]
-    known = sorted((pair for pair in drawn if pair.p_first is not None), key=_strength)
+    known = [pair for pair in drawn if pair.p_first is not None or pair.value is not None]
     if not known:
         raise ConfigError(
-            "no pair has a label of a judge to spread over (columns p_chosen or log_odds)",
-            where="--order spread",
+            "no pair has a label of a judge to go by (columns p_chosen, log_odds or value)",
+            where=f"--order {order}",
             remedy="use --order random, or give the preferences.jsonl of a run",
         )
-    bits = (len(known) - 1).bit_length()
+    rest = [pair for pair in drawn if pair.p_first is None and pair.value is None]
+    ordered = sorted(known, key=_told, reverse=True) if order == "contested" else _spread(known)
+    return (ordered + rest)[:limit]
+
+
+def _told(pair: Shown) -> tuple[float, float]:
+    """What a label of the pair would tell: by the jury, then by the closeness of the judge's to one half."""
+    return (-math.inf if pair.value is None else pair.value, -_strength(pair))
+
+
+def _spread(pairs: Sequence[Shown]) -> list[Shown]:
+    """By strength in bit-reversed order of ranks (van der Corput's), two neighbours at a time, of which the
+    shorter comes first in one place and the longer in the next; their others follow in the same order."""
+    ranked = sorted(pairs, key=_strength)
+    blocks = [sorted(ranked[at : at + 2], key=_length) for at in range(0, len(ranked), 2)]
+    first, rest = [], []
+    for turn, block in enumerate(_reversed_bits(blocks)):
+        shown, *others = block[:: 1 if turn % 2 == 0 else -1]
+        first.append(shown)
+        rest += others
+    return first + rest
+
+
+def _length(pair: Shown) -> int:
+    return len(pair.first) + len(pair.second)
+
+
+def _reversed_bits(ranked: Sequence[Item]) -> list[Item]:
+    bits = (len(ranked) - 1).bit_length()
     ranks = [int(f"{at:0{bits}b}"[::-1], 2) if bits else 0 for at in range(1 << bits)]
-    spread = [known[rank] for rank in ranks if rank < len(known)]
-    return (spread + [pair for pair in drawn if pair.p_first is None])[:limit]
+    return [ranked[rank] for rank in ranks if rank < len(ranked)]
 
 
 def _strength(pair: Shown) -> float:
     return abs((0.5 if pair.p_first is None else pair.p_first) - 0.5)
 
 
-def _shown(
-    prompt: Sequence[Message], one: str, other: str, *, p_one: float | None = None, source_id: str = ""
+def shown_pair(
+    prompt: Sequence[Message],
+    one: str,
+    other: str,
+    *,
+    p_one: float | None = None,
+    source_id: str = "",
+    value: float | None = None,
 ) -> Shown:
     """A pair whose completions are put in order; `p_one` is the probability of `one`."""
     first, second = sorted([one, other])
     p_first = p_one if p_one is None or first == one else 1 - p_one
-    return Shown(tuple(prompt), first, second, p_first, source_id or pair_key(prompt, one, other))
+    return Shown(tuple(prompt), first, second, p_first, source_id or pair_key(prompt, one, other), value)
 
 
 def _preferences(table: DataTable, source: str | Path) -> tuple[list[Shown], list[str]]:
@@ -145,7 +184,14 @@ def _preferences(table: DataTable, source: str | Path) -> tuple[list[Shown], lis
         chosen, rejected = (well_formed(values[name][-1]["content"]) for name in ("chosen", "rejected"))
         id = values.get("id") or values.get("source_id")
         found.append(
-            _shown(prompt, chosen, rejected, p_one=_p_chosen(values), source_id="" if id is None else str(id))
+            shown_pair(
+                prompt,
+                chosen,
+                rejected,
+                p_one=_p_chosen(values),
+                source_id="" if id is None else str(id),
+                value=_value(row.values),
+            )
         )
 
     problems: list[Problem] = each_row(table, add)
@@ -163,6 +209,12 @@ def _p_chosen(values: dict[str, Any]) -> float | None:
     return sigmoid(values["log_odds"]) if values.get("log_odds") is not None else None
 
 
+def _value(row: Mapping[str, Any]) -> float | None:
+    """The column `value` of a jury's contested.jsonl."""
+    value = row.get("value")
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def _comparisons(source: str | Path) -> tuple[list[Shown], list[str]]:
     """The pairs of a file of completions that nobody has compared."""
     read = read_responses(source)
@@ -173,7 +225,7 @@ def _comparisons(source: str | Path) -> tuple[list[Shown], list[str]]:
             remedy="write the documents into the prompt, or leave the column out",
         )
     found = [
-        _shown(item.prompt.messages, item.completions[one].text, item.completions[other].text)
+        shown_pair(item.prompt.messages, item.completions[one].text, item.completions[other].text)
         for item in read.items
         for one, other in item.pairs or [(at, at + 1) for at in range(len(item.completions) - 1)]
     ]

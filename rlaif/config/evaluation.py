@@ -113,6 +113,10 @@ class CompareConfig(BaseStage):
     evaluations: tuple[str, ...] = ()
     """Names of evaluate stages, or files that they wrote; the last such stage when left out."""
 
+    human: str | None = None
+    """Labels of people on some of the evaluation's pairs, drawn at random, as `rlaif collect labels
+    EVALUATE/pairs.jsonl` writes them: they correct the judge's win rates (prediction-powered inference)."""
+
     budgets: tuple[Budget, ...] = ("tokens", "seconds")
     """Where training curves are known: compare also at equal tokens generated, and at equal wall-clock."""
 

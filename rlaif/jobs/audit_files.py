@@ -7,6 +7,7 @@ protocol) under which `find_audit` looks it up.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from rlaif.digest import unit_from
 from rlaif.errors import DataError, RunError
 from rlaif.files import read_object
 from rlaif.io.readers import Read, Responses, read_responses
-from rlaif.io.tables import read_table
+from rlaif.io.tables import DataTable, read_table
+from rlaif.io.training_rows import preference_of
 from rlaif.runs.disk import run_errors, write_whole
 from rlaif.types import Comparison
 
@@ -73,11 +75,13 @@ class Pairs(NamedTuple):
     Attributes:
         labelled: Whether the file says which is the better one (columns `chosen` and `rejected`).
         identical: Rows left out, as both completions are the same text.
+        ties: Pairs that people found equal (`p_chosen` ½): judged, and in no figure against people.
     """
 
     pairs: tuple[Pair, ...]
     labelled: bool
     identical: int
+    ties: int
     read: Read[Responses]
 
 
@@ -99,16 +103,20 @@ def read_audit_pairs(
         DataError: The file cannot be read, or holds no two different completions of one prompt.
     """
     read = read_responses(source, prompt_column=prompt_column, skip_bad_rows=skip_bad_rows)
-    labelled = {"chosen", "rejected"} <= set(read_table(source).columns)
+    table = read_table(source)
+    labelled = {"chosen", "rejected"} <= set(table.columns)
+    tied = _tied(table) if labelled else frozenset()
     found: list[Pair] = []
-    identical = 0
+    identical = ties = 0
     for item in read.items:
         for first, second in item.pairs or [(i, i + 1) for i in range(len(item.completions) - 1)]:
             a, b = item.completions[first], item.completions[second]
             if a.text.strip() == b.text.strip():
                 identical += 1
-            else:
-                found.append(Pair(Comparison(prompt=item.prompt, a=a, b=b), a_wins=1.0 if labelled else None))
+                continue
+            equal = (a.text.strip(), b.text.strip()) in tied
+            ties += equal
+            found.append(Pair(Comparison(item.prompt, a, b), a_wins=1.0 if labelled and not equal else None))
     if not found:
         remedy = "give pairs: columns chosen and rejected, or a and b"
         raise DataError("no prompt has two different completions", where=str(source), remedy=remedy)
@@ -117,7 +125,21 @@ def read_audit_pairs(
         if limit
         else found
     )
-    return Pairs(pairs=tuple(turn_half(drawn, seed=seed)), labelled=labelled, identical=identical, read=read)
+    return Pairs(
+        pairs=tuple(turn_half(drawn, seed=seed)), labelled=labelled, identical=identical, ties=ties, read=read
+    )
+
+
+def _tied(table: DataTable) -> frozenset[tuple[str, str]]:
+    """The texts of the rows whose label is one half."""
+    found = set()
+    for row in table.rows:
+        if row.values.get("p_chosen") in (0.5, "0.5"):
+            with contextlib.suppress(DataError):  # told where the file is read
+                values = preference_of(row.values)
+                chosen, rejected = (values[name][-1]["content"].strip() for name in ("chosen", "rejected"))
+                found.add((chosen, rejected))
+    return frozenset(found)
 
 
 def read_probes(*, seed: int = 0) -> tuple[Pair, ...]:

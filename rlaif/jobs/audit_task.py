@@ -317,6 +317,9 @@ def read_comparisons(settings: AuditTask, source: str, progress: Progress) -> Pa
         progress.note(
             f"{source}: {len(read.read.problems)} of {read.read.rows} rows could not be read and were skipped"
         )
+    if read.ties:
+        told = f"people found both completions of {read.ties} pairs equal"
+        progress.note(f"{source}: {told}; they are in no figure against people")
     if read.identical:
         progress.note(f"{source}: {read.identical} pairs with equal completions were left out")
     return read

@@ -12,6 +12,7 @@ from rlaif.files import file_digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import Job, Outcome, read_result, settings_digest
 from rlaif.jobs.evaluate import COMPARISON, EVALUATION, read_evaluation
+from rlaif.jobs.people import read_people
 from rlaif.report.comparison import POLICIES, comparison_markdown, comparison_tables, main_rows
 from rlaif.report.shown import Shown, Table
 from rlaif.results.costs import TrainingCost
@@ -30,7 +31,8 @@ class CompareJob(Job[CompareConfig]):
         noted = [path.parent / TRAINING for path in self._files()]
         files = [file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
         return {
-            "settings": settings_digest(self.config, "evaluations"),
+            "settings": settings_digest(self.config, "evaluations", "human"),
+            **({"human labels": file_digest(Path(self.config.human))} if self.config.human else {}),
             "evaluations": digest(files),
             "seed": str(self._seed),
         }
@@ -46,6 +48,7 @@ class CompareJob(Job[CompareConfig]):
         found = compare(
             evaluations,
             self._costs(),
+            people=read_people(self.config.human) if self.config.human else None,
             budgets=self.config.budgets,
             resamples=self.config.resamples,
             seed=self._seed,

@@ -29,6 +29,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.merging import adapter_of
+from rlaif.jobs.people import PAIRS, pair_rows
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import model_reward
 from rlaif.judging.rubric import Rubric
@@ -169,6 +170,10 @@ class EvaluateJob(Job[EvaluateConfig]):
         if refused:
             counts["refused"] = len(refused)
         written = {EVALUATION: 1, "completions.jsonl": count, **write_refused(folder, refused)}
+        if self.config.win_rate:
+            judge = context.engines.card(context.model(self.config.judge)).label
+            pairs = pair_rows(found, self.prompts, context.library, judge)
+            written[PAIRS] = write_rows(folder / PAIRS, pairs, "jsonl").rows
         return Outcome(counts=counts, rows=written, gaps=gaps)
 
     @contextmanager

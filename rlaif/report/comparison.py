@@ -78,7 +78,13 @@ def evaluation_table(found: Evaluation) -> Table:
 def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
     """The policies, their differences, the best of K and what training took; tables without rows are left
     out."""
-    tables = (_policies(found.policies, found.gold), _differences(found), _best_of_k(found), _training(found))
+    tables = (
+        _policies(found.policies, found.gold),
+        _differences(found),
+        _people(found),
+        _best_of_k(found),
+        _training(found),
+    )
     return tuple(each for each in tables if each.rows)
 
 
@@ -154,6 +160,29 @@ def _differences(found: PolicyComparison) -> Table:
 
 def _excludes(difference: PolicyDifference) -> str:
     return "yes" if difference.estimate.excludes_zero else "no"
+
+
+def _people(found: PolicyComparison) -> Table:
+    rows = [
+        (
+            f"{each.policy} over {each.against}",
+            share(each.rate.both),
+            f"{share(each.rate.people)} ({each.rate.labels})",
+            f"{share(each.rate.judge)} ({each.rate.items})",
+            f"{each.rate.weight:.2f}",
+            f"{each.rate.effective:.0f}",
+        )
+        for each in found.people
+    ]
+    header = (
+        "win rate by people",
+        "both",
+        "people alone (labels)",
+        "judge alone (pairs)",
+        "λ",
+        "worth labels",
+    )
+    return Table(title="What people would say (prediction-powered)", header=header, rows=rows)
 
 
 def _best_of_k(found: PolicyComparison) -> Table:

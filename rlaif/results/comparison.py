@@ -12,6 +12,7 @@ from rlaif.config.evaluation import Budget
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import WIN, PolicyResult, WinRate
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.results.people import PeopleRate
 from rlaif.stats import Estimate
 
 __all__ = [
@@ -164,6 +165,7 @@ class PolicyComparison:
             compared.
         at_budgets: Empty where only the endpoints are compared.
         endpoints: Which policies are compared at their endpoints only, and why; empty where none is.
+        people: How often people prefer a policy to the start policy, where they labelled some pairs.
         best_of_k: Proxy and gold of the best of K of the start policy's own samples, by the proxy; empty
             without both, or with one sample a prompt.
         best_of_k_fit: Gao et al.'s curve through their gains in gold; `None` for fewer than four points.
@@ -179,6 +181,7 @@ class PolicyComparison:
     optimisations: tuple[Optimisation, ...]
     at_budgets: tuple[AtBudget, ...]
     endpoints: str = ""
+    people: tuple[PeopleRate, ...] = ()
     best_of_k: tuple[OptimizationPoint, ...] = ()
     best_of_k_fit: OptimizationFit | None = None
     notes: tuple[str, ...] = field(default=())
@@ -215,6 +218,7 @@ class PolicyComparison:
             if each.win
             for words in _win_words(each.name, self.start, each.win)
         ]
+        lines += [each.words for each in self.people]
         lines += [each.words for each in self.at_budgets]
         if self.best_of_k_fit is not None and self.best_of_k_fit.seen:
             lines.append(_turning(self.best_of_k_fit, self.gold or ""))

@@ -23,6 +23,7 @@ __all__ = [
     "CompletionRows",
     "WinRate",
     "estimates",
+    "pair_id",
 ]
 
 REWARD = "reward"
@@ -204,6 +205,11 @@ class Evaluation:
                 what, where=where, remedy="give a file that `rlaif evaluate` wrote, with its rows"
             ) from error
         return found
+
+
+def pair_id(policy: str, prompt: str, number: int) -> str:
+    """Names a policy's completion of a prompt against the start policy's, for people who label it."""
+    return f"{policy}/{prompt}/{number}"
 
 
 def estimates(rows: CompletionRows, *, resamples: int, seed: int) -> dict[str, Estimate]:

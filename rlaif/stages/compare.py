@@ -23,6 +23,7 @@ from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.results.overoptimization import OptimizationPoint
 from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
+from rlaif.stages.people import PeopleLabel, people_rates
 from rlaif.stats import Estimate, bootstrap_difference
 
 __all__ = ["compare"]
@@ -47,6 +48,7 @@ def compare(
     evaluations: Sequence[Evaluation],
     costs: Mapping[str, TrainingCost] | None = None,
     *,
+    people: Mapping[str, PeopleLabel] | None = None,
     budgets: Sequence[Budget] = ("tokens", "seconds"),
     resamples: int = 2000,
     seed: int = 0,
@@ -56,6 +58,7 @@ def compare(
     Args:
         evaluations: On the same prompts, with the same start policy.
         costs: What training each policy took, by name, where it is known.
+        people: Labels of people on pairs of the evaluations, by `pair_id`.
         budgets: At equal amounts of what to compare curves.
 
     Raises:
@@ -96,6 +99,7 @@ def compare(
         optimisations=tuple(_optimisations(differences, merged)),
         at_budgets=at_budgets,
         endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)),
+        people=people_rates(merged, people) if people else (),
         best_of_k=best_of_k,
         best_of_k_fit=fit_best_of_k(best_of_k) if best_of_k else None,
         notes=tuple(notes),

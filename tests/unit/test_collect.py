@@ -518,3 +518,32 @@ def test_the_command_ends_with_what_it_came_to(ends: str, pairs: Path, out: Path
     assert process.returncode == (143 if ends == "SIGTERM" else 0), error
     assert "ada: 1 pair labelled, 0 of them ties; 0 skipped; 11 left" in said
     assert len(on_disk(out)) == 1
+
+
+def test_contested_pairs_come_by_value_then_by_closeness_to_one_half(tmp_path: Path) -> None:
+    """A file of a jury says what a label would tell; any other has the judge's own doubt."""
+    lines = rows(6)
+    plain = in_order(read_pairs(written(tmp_path / "p.jsonl", lines)).pairs, "contested", seed=0)
+    assert [pair.source_id for pair in plain] == [f"row-{number}" for number in range(6)]
+    for value, line in zip((0.1, 0.6, 0.3), lines, strict=False):
+        line["value"] = value
+    jury = in_order(read_pairs(written(tmp_path / "c.jsonl", lines)).pairs, "contested", seed=0, limit=4)
+    assert [pair.source_id for pair in jury] == ["row-1", "row-2", "row-0", "row-3"]
+
+
+def test_spread_has_short_and_long_pairs_in_every_beginning(tmp_path: Path) -> None:
+    lines = rows(32)
+    for number, line in enumerate(lines):
+        line["rejected"][0]["content"] += " and so on" * (number % 2)
+    ordered = in_order(read_pairs(written(tmp_path / "p.jsonl", lines)).pairs, "spread", seed=0)
+    long = ["and so on" in pair.first + pair.second for pair in ordered]
+    for count in (4, 8, 16):
+        assert abs(sum(long[:count]) - count / 2) <= 1
+
+
+def test_a_tie_is_no_win_in_an_audit(tmp_path: Path) -> None:
+    lines = rows(3)
+    lines[1]["p_chosen"] = 0.5
+    found = read_audit_pairs(written(tmp_path / "human.jsonl", lines))
+    assert found.ties == 1
+    assert sorted(str(pair.a_wins) for pair in found.pairs).count("None") == 1

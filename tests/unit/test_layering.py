@@ -21,6 +21,7 @@ BASE = frozenset(
         "resources",
         "stats",
         "crossed",
+        "prediction_powered",
         "metrics",
         "process_memory",
         "ranks",
