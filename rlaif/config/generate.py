@@ -42,7 +42,7 @@ class GenerateConfig(BaseStage):
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest prompt that the model may write, in tokens."""
 
-    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.8
     """Logits are divided by it."""
 
     similarity: Annotated[float, Field(gt=0, le=1)] = 0.6

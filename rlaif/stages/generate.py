@@ -44,6 +44,9 @@ ANSWERS = re.compile(
 PERSONAL = re.compile(r"[\w.+-]+@[\w-]+\.\w+|(?<!\d)(?:\+?\d[\s().-]?){9,}\d(?!\d)")
 """An address of e-mail, or a number of ten digits or more."""
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
+MARKUP = re.compile(r"</?\w+[^<>]*>|\*{2}|^#|\[\w[^\]]*\]|_{3}", re.MULTILINE)
+"""Tags, headings, and brackets that wait for somebody to fill them in."""
+ENDINGS = ".?!…)。？！）～~"
 LABEL = re.compile(r"^(user|message|用户|消息)\s*[:：]\s*", re.IGNORECASE)
 QUOTES = " \n\"'“”‘’「」"
 ASKING = re.compile(
@@ -245,6 +248,10 @@ class Gates:
             return "too_long"
         if len(words) < FEWEST_WORDS if self.language != "zh" else len(text) < FEWEST_CHARACTERS:
             return "too_short"
+        if MARKUP.search(text):
+            return "markup"
+        if text[-1] not in ENDINGS:
+            return "unfinished"
         if ANSWERS.search(text):
             return "answers"
         if not ASKING.search(text):

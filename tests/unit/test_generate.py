@@ -107,6 +107,8 @@ def test_both_languages_have_a_grid_and_others_are_refused() -> None:
         ("Help me?", "too_short"),
         ("please " * 10 + "word " * 200, "too_long"),
         ("Sure! Here is a message that you could send to your sister.", "answers"),
+        ("Dear [name], can you tell me what I should do about my sister?", "markup"),
+        ("I have to tell my sister that I lost her ring and then I want", "unfinished"),
         ("The weather was grey and the harbour lay quiet under low clouds.", "asks_nothing"),
         ("Can you help me, " * 12, "loops"),
         ("我丢了姐姐的戒指，你能帮我写条消息吗？", "wrong_script"),
