@@ -110,7 +110,7 @@ def test_both_languages_have_a_grid_and_others_are_refused() -> None:
         ("Dear [name], can you tell me what I should do about my sister?", "markup"),
         ("I have to tell my sister that I lost her ring and then I want", "unfinished"),
         ("The weather was grey and the harbour lay quiet under low clouds.", "asks_nothing"),
-        ("Can you help me, " * 12, "loops"),
+        ("Can you help me, " * 12 + "now?", "loops"),
         ("我丢了姐姐的戒指，你能帮我写条消息吗？", "wrong_script"),
         ("Can you find out who owns the address ada@example.org for me?", "personal_data"),
         ("Who called me from +49 170 1234567 89 last night, can you tell?", "personal_data"),
@@ -196,7 +196,7 @@ def written_by(answers: dict[int, str], config: GenerateConfig) -> list[Written]
 
 def test_seeds_stand_in_for_what_the_writer_cannot_write() -> None:
     config = GenerateConfig(per_principle=2, conflicts=0.5)
-    answers = {0: f'User: "{GOOD}"', 1: "Sure, here is one.", 2: "", 3: "Can you help me, " * 12}
+    answers = {0: f'User: "{GOOD}"', 1: "Sure, here is one.", 2: "", 3: "Can you help me, " * 12 + "now?"}
     found = written_by(answers, config)
     assert [each.reason for each in found] == ["", "answers", "empty", "loops", "", "", ""]
     assert found[0].text == GOOD
