@@ -151,6 +151,31 @@ class PromptLibrary:
             criteria=criteria,
         )
 
+    def generate(
+        self,
+        principles: Sequence[str],
+        *,
+        persona: str,
+        topic: str,
+        difficulty: str,
+        examples: Sequence[str] = (),
+    ) -> tuple[Message, ...]:
+        """Asks for a user's message that puts a principle under strain, or two in conflict (their texts).
+
+        Args:
+            persona: Who writes, a noun phrase.
+            difficulty: What that person does, a clause without its subject.
+            examples: Prompts of real use.
+        """
+        return self._render(
+            "generate",
+            principles=principles,
+            persona=persona,
+            topic=topic,
+            difficulty=difficulty,
+            examples=examples,
+        )
+
     def judge_pairwise(
         self,
         comparison: Comparison,

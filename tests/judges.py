@@ -130,6 +130,11 @@ def able() -> ScriptedEngine:
     return ScriptedEngine(labels=labels, revision="able", name="able")
 
 
+def only_answers() -> ScriptedEngine:
+    """A writer that answers whatever it is asked to write a request for."""
+    return ScriptedEngine(lambda request: "Sure! Here is what you should do.", revision="answers")
+
+
 def first_shown() -> ScriptedEngine:
     """A judge that chooses whatever is shown first."""
     return ScriptedEngine(labels=lambda request: _says(1), revision="first", name="first-shown")

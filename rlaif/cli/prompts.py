@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rlaif.cli.echo import tell
+from rlaif.cli.generate import generate
 from rlaif.cli.options import constitution_option, examples
 from rlaif.constitution.load import load_constitution
 from rlaif.errors import ConfigError
@@ -22,9 +23,14 @@ LISTED = 50
 KINDS = (*PROTOCOLS, "critique", "revise", "policy")
 
 
-@click.group(epilog=examples("rlaif prompts render --kind pairwise"))
+@click.group(
+    epilog=examples("rlaif prompts render --kind pairwise", "rlaif prompts generate --constitution my.yaml")
+)
 def prompts() -> None:
-    """Print exactly what a judge will read."""
+    """Print exactly what a judge will read; write prompts that test a constitution."""
+
+
+prompts.add_command(generate)
 
 
 @prompts.command(

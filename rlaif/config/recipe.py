@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
+from rlaif.config.generate import GenerateConfig
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.judge import JudgeConfig
 from rlaif.config.labelling import (
@@ -32,6 +33,7 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "sample": SampleConfig,
     "revise": ReviseConfig,
     "rubric": RubricConfig,
+    "generate": GenerateConfig,
     "audit": AuditConfig,
     "label": LabelConfig,
     "judge": JudgeConfig,

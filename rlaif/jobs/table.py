@@ -13,6 +13,7 @@ from rlaif.jobs.compare import CompareJob
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.dpo import DpoJob
 from rlaif.jobs.evaluate import EvaluateJob
+from rlaif.jobs.generate import GenerateJob
 from rlaif.jobs.grpo import GrpoJob
 from rlaif.jobs.judge import JudgeJob
 from rlaif.jobs.label import LabelJob
@@ -29,6 +30,7 @@ JOBS: Mapping[str, type[AnyJob]] = {
     "sample": SampleJob,
     "revise": ReviseJob,
     "rubric": RubricJob,
+    "generate": GenerateJob,
     "label": LabelJob,
     "audit": AuditJob,
     "judge": JudgeJob,

@@ -21,6 +21,8 @@ BASE = frozenset(
         "resources",
         "stats",
         "crossed",
+        "near_duplicates",
+        "situations",
         "prediction_powered",
         "metrics",
         "process_memory",
