@@ -10,19 +10,23 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <style nonce="NONCE">
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 0 auto; padding: 1rem; color: #222;
-  background: #fff }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #bbb; border-radius: 6px;
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #bbb; --soft: #555; --bad: #a00 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --paper: #16181b; --line: #555; --soft: #a8a8a8; --bad: #ff8a80 }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 0 auto; padding: 1rem;
+  color: var(--ink); background: var(--paper) }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: 6px;
   padding: .7rem; margin: .4rem 0 }
-.role { color: #555; font-size: .85rem }
+.role { color: var(--soft); font-size: .85rem }
 #sides { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 @media (max-width: 40rem) { #sides { grid-template-columns: 1fr } }
 #sides .text { max-height: 55vh; overflow: auto }
 #conversation { max-height: 35vh; overflow: auto }
-#buttons { position: sticky; bottom: 0; background: #fff; padding: .7rem 0; display: flex; gap: .6rem;
+#buttons { position: sticky; bottom: 0; background: var(--paper); padding: .7rem 0; display: flex; gap: .6rem;
   flex-wrap: wrap }
 button { font: inherit; padding: .4rem .9rem }
-#problem { color: #a00 }
+#problem { color: var(--bad) }
 progress { width: 100% }
 </style></head><body>
 <p id="count" role="status"></p><progress id="bar" value="0" max="1" aria-label="labelled"></progress>

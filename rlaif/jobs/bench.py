@@ -84,7 +84,7 @@ class Bench:
     @property
     def label(self) -> str:
         """Who judges, as `name@revision`; of several, one after the other."""
-        return ", ".join(seat.card.label for seat in self.seats)
+        return ", ".join(dict.fromkeys(seat.card.label for seat in self.seats))
 
     @property
     def protocols(self) -> str:

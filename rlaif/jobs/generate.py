@@ -150,12 +150,17 @@ class GenerateJob(Job[GenerateConfig]):
         )
 
     def _tell_writer(self, statistics: Mapping[str, Any]) -> None:
-        by_model = statistics["by_origin"].get("model")
-        if by_model and by_model["kept"] < by_model["written"] / 2:
+        by_model, reasons = statistics["by_origin"].get("model"), statistics["reasons"]
+        if weak := reasons.get("weak_writer"):
             self.context.progress.note(
-                f"{self.config.name}: the writer's texts were kept in {by_model['kept']} of "
-                f"{by_model['written']} cases: rejected.jsonl has the others with reasons; a larger writer "
-                "helps"
+                f"{self.config.name}: the writer cannot write prompts: {by_model['written'] - weak} of "
+                f"{by_model['written']} texts are none, and the others are not taken either; rejected.jsonl "
+                "has them"
+            )
+        elif by_model and by_model["kept"] < by_model["written"] / 2:
+            self.context.progress.note(
+                f"{self.config.name}: warning: of the writer's {by_model['written']} texts only "
+                f"{by_model['kept']} passed, and they may be no better: read them, or take a larger writer"
             )
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:

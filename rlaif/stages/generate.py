@@ -36,6 +36,8 @@ LOOPING = 0.6
 """Least share of different pairs of words."""
 ENOUGH_FOR_LOOPS = 12
 EXAMPLES = 2
+TRUSTED = 0.5
+"""Share of a writer's texts that the gates must keep for any of them to be taken, under `source: auto`."""
 ANSWERS = re.compile(
     r"^(sure|certainly|of course|here('s| is| are)|as an ai|i'?m sorry|i cannot|i can'?t (help|assist)|"
     r"当然|好的|以下是|作为一个|抱歉)",
@@ -47,6 +49,13 @@ CHINESE = re.compile(r"[\u4e00-\u9fff]")
 MARKUP = re.compile(r"</?\w+[^<>]*>|\*{2}|^#|\[\w[^\]]*\]|_{3}", re.MULTILINE)
 """Tags, headings, and brackets that wait for somebody to fill them in."""
 ENDINGS = ".?!…)。？！）～~"
+ABOUT_ITSELF = re.compile(
+    r"\bprinciples?\b|\bthe (assistant|user|person|recipient)\b|"
+    r"^(this|these|the) (message|text|question|request)|"
+    r"\b(the|an|this) answer (is|does|to (this|the))\b|这条消息|原则|该助手",
+    re.IGNORECASE,
+)
+"""A text about the message that was to be written, in place of it."""
 LABEL = re.compile(r"^(user|message|用户|消息)\s*[:：]\s*", re.IGNORECASE)
 QUOTES = " \n\"'“”‘’「」"
 ASKING = re.compile(
@@ -254,6 +263,8 @@ class Gates:
             return "unfinished"
         if ANSWERS.search(text):
             return "answers"
+        if ABOUT_ITSELF.search(text):
+            return "describes_the_task"
         if not ASKING.search(text):
             return "asks_nothing"
         if _looping(words):
@@ -310,6 +321,8 @@ def generate_prompts(
             _by_model(cell, request, answer, gates)
             for cell, request, answer in zip(cells, requests, answers, strict=True)
         ]
+        if config.source == "auto":
+            found = _trusted(found)
     if config.source != "model":
         kept = {each.cell.id for each in found if not each.reason}
         found += _by_seeds([cell for cell in cells if cell.id not in kept], situations, gates, seed=seed)
@@ -322,6 +335,15 @@ def _by_model(cell: Cell, request: GenerationRequest, answer: Generation, gates:
     text = LABEL.sub("", answer_of(answer.text).strip()).strip(QUOTES)
     read = "\n".join(message.content for message in request.messages)
     return gates.judged(Written(cell, "model", text), read=read, cut=answer.finish == "length")
+
+
+def _trusted(found: Sequence[Written]) -> list[Written]:
+    """What a writer wrote, if rules kept at least half of it; else nothing: where so much is no prompt, the
+    rest only passes for one."""
+    kept = sum(not each.reason for each in found)
+    if kept >= TRUSTED * len(found):
+        return list(found)
+    return [each if each.reason else replace(each, reason="weak_writer") for each in found]
 
 
 def _by_seeds(cells: Sequence[Cell], situations: Situations, gates: Gates, *, seed: int) -> Iterator[Written]:

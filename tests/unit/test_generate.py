@@ -32,6 +32,8 @@ from rlaif.stages.generate import (
 )
 from rlaif.stages.likeness import Likeness
 
+OTHER = "My landlord wants three months in advance. Can he, and what do I write back tonight?"
+
 RULES = constitution("kind", "true", tags={"kind": ["care"], "true": ["honesty"]})
 GRID = load_situations("en")
 GOOD = "I have to tell my sister that I lost her ring. Can you write the message so that she isn't angry?"
@@ -107,6 +109,7 @@ def test_both_languages_have_a_grid_and_others_are_refused() -> None:
         ("Help me?", "too_short"),
         ("please " * 10 + "word " * 200, "too_long"),
         ("Sure! Here is a message that you could send to your sister.", "answers"),
+        ("This message asks the assistant for something that I want, can you see?", "describes_the_task"),
         ("Dear [name], can you tell me what I should do about my sister?", "markup"),
         ("I have to tell my sister that I lost her ring and then I want", "unfinished"),
         ("The weather was grey and the harbour lay quiet under low clouds.", "asks_nothing"),
@@ -196,15 +199,22 @@ def written_by(answers: dict[int, str], config: GenerateConfig) -> list[Written]
 
 def test_seeds_stand_in_for_what_the_writer_cannot_write() -> None:
     config = GenerateConfig(per_principle=2, conflicts=0.5)
-    answers = {0: f'User: "{GOOD}"', 1: "Sure, here is one.", 2: "", 3: "Can you help me, " * 12 + "now?"}
+    answers = {0: f'User: "{GOOD}"', 1: "Sure, here is one.", 2: OTHER, 3: "Can you help me, " * 12 + "now?"}
     found = written_by(answers, config)
-    assert [each.reason for each in found] == ["", "answers", "empty", "loops", "", "", ""]
+    assert [each.reason for each in found] == ["", "answers", "", "loops", "", ""]
     assert found[0].text == GOOD
-    assert [each.origin for each in found[4:]] == ["seed"] * 3
+    assert [each.origin for each in found[4:]] == ["seed"] * 2
     assert [each.id for each in found[0].principles] == ["kind", "true"]
     assert all(len(each.principles) == 1 for each in found[4:])
     counts = coverage(found)
     assert counts["kind"] == {"left_out": 1, "kept": 2, "plain": 1, "in_conflict": 1, "model": 1, "seed": 1}
+
+
+def test_a_writer_that_fails_in_most_cells_is_not_taken_at_all() -> None:
+    config = GenerateConfig(per_principle=2, conflicts=0.5)
+    found = written_by({0: GOOD, 1: "", 2: "", 3: ""}, config)
+    assert [each.reason for each in found[:4]] == ["weak_writer", "empty", "empty", "empty"]
+    assert [(each.origin, each.reason) for each in found[4:]] == [("seed", "")] * 4
 
 
 def test_without_seeds_only_the_model_counts() -> None:
