@@ -30,6 +30,7 @@ def judge() -> None:
         "rlaif judge train --data human_pairs.jsonl --out runs/judge",
         "rlaif judge train --data human_pairs.jsonl --verdicts runs/big/label/verdicts.jsonl=0.2",
         "rlaif judge train --data human_pairs.jsonl --protocol pairwise --set principles=all",
+        "rlaif judge train --data many_pairs.jsonl --kind lora --principles sample --set epochs=3",
         "rlaif audit --judge runs/judge --data other_pairs.jsonl",
     )
 )
@@ -45,7 +46,7 @@ def judge() -> None:
     metavar="FILE[=WEIGHT]",
     help="Labels of another judge to learn from: the verdicts or preferences that `rlaif label` left.",
 )
-@setting_options(JudgeConfig, "protocol", "principles", "skip_bad_rows")
+@setting_options(JudgeConfig, "kind", "protocol", "principles", "skip_bad_rows")
 @set_option
 @constitution_option
 @common_options
@@ -54,8 +55,9 @@ def train(**options: Any) -> None:
 
     The model reads the questions that a judge is asked under the constitution, and a head on its states is
     fitted in closed form to what people, or another judge, preferred: seconds after the reading, and of use
-    from a hundred pairs on. The table says what the judge is worth on prompts that it was not fitted to,
-    beside the untrained model. `--judge FOLDER` opens it wherever a judge is named.
+    from a hundred pairs on. With `--kind lora` an adapter is trained to answer the questions instead, which
+    takes longer and wants thousands of pairs. The table says what the judge is worth on prompts that it was
+    not fitted to, beside the untrained model. `--judge FOLDER` opens it wherever a judge is named.
     """
     files = [weighted_file(text) for text in (*options["data"], *options["verdicts"])]
     if not files:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from rlaif.config.finetune import FinetuneSettings, Share
 from rlaif.config.labelling import BaseStage, ProtocolName
 from rlaif.config.reward import PreferenceFile
+from rlaif.config.settings import refuse_idle
 
 __all__ = ["JudgeConfig"]
 
 
-class JudgeConfig(BaseStage):
-    """Train a judge on preferences: a closed-form head on what the model makes of the judge's questions."""
+class JudgeConfig(BaseStage, FinetuneSettings):
+    """Train a judge on preferences: a closed-form head on what the model makes of the judge's questions, or
+    an adapter that answers them."""
 
     stage: Literal["judge"] = "judge"
+
+    kind: Literal["probe", "lora"] = "probe"
+    """`probe` fits a head to the model's states in closed form: seconds, and the first choice for hundreds of
+    labels. `lora` trains an adapter on the two labels' probabilities: for thousands."""
 
     input: str | None = None
     """Name of the label stage to learn from; the last one when left out and `files` is empty."""
@@ -43,7 +50,20 @@ class JudgeConfig(BaseStage):
     """Layer whose states are read, counted from 1; two thirds up when left out."""
 
     compare: bool = True
-    """Ask the untrained model the same questions, for the table."""
+    """`probe` only: ask the untrained model the same questions, for the table; an adapter is always measured
+    beside it."""
+
+    held_out: Share = 0.2
+    """`lora` only: share of the prompts that is not trained on, to measure the judge and to fit its
+    temperature."""
+
+    @model_validator(mode="after")
+    def _is_of_its_kind(self) -> JudgeConfig:
+        if self.kind == "probe":
+            refuse_idle(self, "held_out", *FinetuneSettings.model_fields, needs="kind: lora")
+        else:
+            refuse_idle(self, "layer", "compare", needs="kind: probe")
+        return self
 
     def main_model(self, default: str) -> str | None:
         return self.model or default

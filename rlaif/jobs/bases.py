@@ -14,6 +14,7 @@ from rlaif.engines.base import Engine
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError
 from rlaif.jobs.engines import Engines
+from rlaif.models.lora_judge import resident_base
 from rlaif.models.shared_base import SharedBase
 from rlaif.reward.files import load_reward_model
 from rlaif.reward.model import RewardModel
@@ -63,9 +64,7 @@ class Bases:
             if engine is None:
                 remedy = "name a hub id, a folder or an alias"
                 raise ConfigError(f"{name} cannot be trained: it does not run in this process", remedy=remedy)
-            self._bases[name] = SharedBase.from_model(
-                engine.model, engine.tokenizer, name=name, identity=engine.card.revision
-            )
+            self._bases[name] = resident_base(engine)
         return self._bases[name]
 
     def tuned(self, spec: str | None) -> None:

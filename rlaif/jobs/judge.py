@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from rlaif.config.finetune import FinetuneSettings
 from rlaif.config.judge import JudgeConfig
-from rlaif.engines.base import Engine
+from rlaif.engines.base import Engine, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConfigError
@@ -17,27 +18,33 @@ from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, u
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, skipper, with_texts
-from rlaif.jobs.lengths import Device, Lengths
+from rlaif.jobs.lengths import TEMPLATE, Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.judging.judge import Judge
 from rlaif.judging.table import PROTOCOLS, open_protocol
+from rlaif.models.heap import rounded
 from rlaif.models.memory import StageWork
-from rlaif.models.probe import StateReader, layer_count, probe_layer
-from rlaif.models.probe_files import save_judge
+from rlaif.models.probe import Probe, StateReader, layer_count, probe_layer
+from rlaif.models.probe_files import Adapter, save_judge
+from rlaif.models.shared_base import SharedBase
 from rlaif.report.judge import judge_markdown, judge_shown
 from rlaif.report.shown import Shown
 from rlaif.results.judge import JudgeReport
 from rlaif.results.preferences import PreferencePair
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.judge import comparison_of, train_judge
+from rlaif.stages.judge_lora import train_lora_judge
 
 __all__ = ["JudgeJob"]
+
+ROLE = "judge"
+"""Of the adapter, while it is trained."""
 
 
 class JudgeJob(Job[JudgeConfig]):
     """Preferences in, a trained judge out: `model/`, `report.json`, `samples.md`."""
 
-    method = "a judge: a closed-form head on the states of its questions"
+    method = "a judge: a closed-form head on the states of its questions, or an adapter that answers them"
     loading = "By rlaif: `rlaif label --judge FOLDER`, `rlaif audit --judge FOLDER`."
 
     def __init__(self, config: JudgeConfig, context: RunContext) -> None:
@@ -91,7 +98,18 @@ class JudgeJob(Job[JudgeConfig]):
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "model", "protocol"),
+            "settings": settings_digest(
+                self.config,
+                "input",
+                "files",
+                "model",
+                "protocol",
+                *(
+                    ("kind", "held_out", *FinetuneSettings.model_fields)
+                    if self.config.kind == "probe"
+                    else ()
+                ),
+            ),
             "preferences": pairs_digest(self.pairs),
             "base": self._engine().card.revision,
             "protocol": self.protocol.name,
@@ -106,48 +124,80 @@ class JudgeJob(Job[JudgeConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
-        context, engine = self.context, self._engine()
-        layer = self.config.layer or probe_layer(engine)
+        base = self.context.bases.get(self.base)
+        try:
+            judge, report, questions = self._train(base)
+            self._save(folder, judge, report, questions, base)
+        finally:
+            if ROLE in base.roles:
+                base.drop_adapter(ROLE)
+        write_text(folder / "report.json", json.dumps(report.as_dict(), indent=2) + "\n")
+        write_text(folder / "samples.md", judge_markdown(report))
+        counts = {"pairs": report.pairs, "pairs_refused": sum(report.refused.values())}
+        return Outcome(counts=counts, rows={"report.json": 1})
+
+    def _train(
+        self, base: SharedBase
+    ) -> tuple[Probe | Adapter, JudgeReport, Sequence[tuple[LabelRequest, float]]]:
+        """The judge of the kind that the settings ask for."""
+        context, engine, config = self.context, self._engine(), self.config
+        judge = self._asker(context.engines.get(self.base))
+        weights = {principle.id: principle.weight for principle in self.constitution.principles}
+        seed, progress = context.seed(config), context.progress
+        if config.kind == "lora":
+            adapted = train_lora_judge(
+                self.pairs,
+                judge=judge,
+                protocol=self.protocol,
+                weights=weights,
+                engine=engine,
+                base=base,
+                config=config,
+                seed=seed,
+                role=ROLE,
+                progress=progress,
+            )
+            return Adapter(base, ROLE, adapted.scale), adapted.report, adapted.questions
+        layer = config.layer or probe_layer(engine)
         result = train_judge(
             self.pairs,
-            judge=self._asker(context.engines.get(self.base)),
+            judge=judge,
             protocol=self.protocol,
-            weights={principle.id: principle.weight for principle in self.constitution.principles},
+            weights=weights,
             reader=StateReader(engine, layer=layer, quoted=self.protocol.quoted),
             layers=layer_count(engine),
-            config=self.config,
-            seed=context.seed(self.config),
-            progress=context.progress,
+            config=config,
+            seed=seed,
+            progress=progress,
         )
-        parts, report = self.key_parts(), result.report
+        return result.probe, result.report, result.questions
+
+    def _save(
+        self,
+        folder: Path,
+        judge: Probe | Adapter,
+        report: JudgeReport,
+        questions: Sequence[tuple[LabelRequest, float]],
+        base: SharedBase,
+    ) -> None:
+        parts = self.key_parts()
         teachers = judges_of(file for file, _ in self._files())
         scored = report.as_dict()["found"]["trained"]
         save_judge(
             folder / "model",
-            result.probe,
-            engine=engine,
+            judge,
+            engine=self._engine(),
             protocol=self.protocol.name,
-            constitution=context.constitution.digest,
+            constitution=self.context.constitution.digest,
             templates=self.templates,
-            questions=result.questions,
+            questions=questions,
             note={
                 "preferences": parts["preferences"],
                 "labelled by": teachers or "people",
                 "measured": scored,
             },
         )
-        write_card(
-            folder / "model",
-            self,
-            base=context.bases.get(self.base),
-            parts=parts,
-            judge=teachers,
-            results=scored,
-        )
-        write_text(folder / "report.json", json.dumps(report.as_dict(), indent=2) + "\n")
-        write_text(folder / "samples.md", judge_markdown(report))
-        counts = {"pairs": report.pairs, "pairs_refused": sum(report.refused.values())}
-        return Outcome(counts=counts, rows={"report.json": 1})
+        write_card(folder / "model", self, base=base, parts=parts, judge=teachers, results=scored)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
@@ -163,7 +213,7 @@ class JudgeJob(Job[JudgeConfig]):
         pairs = self.pairs if config.files and not config.input else []
         requests = [request for pair in pairs for request in judge.requests(comparison_of(pair))]
         read = tokens_of(counter, [request.messages for request in requests])
-        read *= 2 if config.compare else 1
+        read *= 3 * config.epochs if config.kind == "lora" else 2 if config.compare else 1
         return StagePlan(
             name=config.name,
             kind=config.stage,
@@ -177,7 +227,23 @@ class JudgeJob(Job[JudgeConfig]):
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        config = self.config
+        if config.kind == "probe":
+            return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        per_pair = self.protocol.asks * (
+            len(self.constitution.principles) if config.principles == "all" else 1
+        )
+        row = rounded(min(lengths.rows(config) + TEMPLATE, config.max_tokens or 1 << 30))
+        return StageWork(
+            micro_tokens=per_pair * config.micro_batch * row,
+            logit_tokens=per_pair * config.micro_batch,
+            checkpointing=config.gradient_checkpointing,
+        )
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        own = (ROLE,) if self.config.kind == "lora" else ()
+        return Adapters(own, tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
 
 
 def _is_learnable(protocol: str) -> bool:

@@ -1,7 +1,8 @@
 """A trained judge as a folder.
 
-    judge.json          base, protocol, constitution, templates, layer; a few questions with their log-odds
-    head.safetensors    direction and bias of the probe
+    judge.json          kind, base, protocol, constitution, templates; a few questions with their log-odds
+    head.safetensors    of a probe: its direction and bias
+    adapter/            of an adapter: as PEFT writes it
 
 The folder appears whole: it is written under another name and renamed. Opening it asks the same questions
 again.
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,12 +25,15 @@ from rlaif.digest import digest
 from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError, ModelError
-from rlaif.files import check_regular, file_digest, read_object, sync_to_disk
+from rlaif.files import check_regular, file_digest, folder_digest, read_object, sync_to_disk
+from rlaif.models.lora_judge import LoraJudge, resident_base
 from rlaif.models.probe import Probe, ProbeEngine
+from rlaif.models.shared_base import SharedBase
 from rlaif.models.tensor_files import check_finite, write_tensors
 from rlaif.types import Message
 
 __all__ = [
+    "Adapter",
     "JudgeAbout",
     "find_judge",
     "judge_about",
@@ -41,13 +45,25 @@ __all__ = [
 ]
 
 FORMAT = 1
-ABOUT, HEAD = "judge.json", "head.safetensors"
+ABOUT, HEAD, ADAPTER = "judge.json", "head.safetensors", "adapter"
 PLACES = ("", "model", "judge/model")
 """Where in a folder that the user names a judge lies: its own folder, its stage's, its run's."""
 REMEDY = "copy or train the judge again: rlaif judge train"
 TOLERANCE = 0.25
 """Largest gap between log-odds now and when it was saved, in nats, or in units of the largest of them where
 that is more: device and dtype may differ."""
+
+
+class Adapter(NamedTuple):
+    """A judge that is an adapter of a base, to be saved.
+
+    Attributes:
+        scale: Temperature of its answers.
+    """
+
+    base: SharedBase
+    role: str
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +76,12 @@ class JudgeAbout:
         protocol: The one whose questions it was trained on.
         constitution: Digest of the constitution that those were asked under.
         templates: Digest of the templates that those were asked with.
+        kind: `probe` or `lora`.
+        scale: Of an adapter: its temperature.
     """
 
     folder: Path
+    kind: str
     base: str
     identity: str
     protocol: str
@@ -72,10 +91,13 @@ class JudgeAbout:
     quoted: tuple[str, ...]
     questions: tuple[tuple[LabelRequest, float], ...]
     note: Mapping[str, Any]
+    scale: float = 1.0
 
     @property
     def revision(self) -> str:
         """16 hex digits that change when its answers do."""
+        if self.kind == "lora":
+            return digest([folder_digest(self.folder / ADAPTER), self.identity, self.scale])[:16]
         parts = [file_digest(self.folder / HEAD), self.identity, self.layer, list(self.quoted)]
         return digest(parts)[:16]
 
@@ -150,13 +172,15 @@ def judge_about(folder: Path) -> JudgeAbout:
         base = about["base"]
         return JudgeAbout(
             folder=folder,
+            kind=_kind(about),
             base=str(base["name"]),
             identity=str(base["identity"]),
             protocol=str(about["protocol"]),
             constitution=str(about["constitution"]),
             templates=str(about["templates"]),
-            layer=int(about["layer"]),
-            quoted=tuple(map(str, about["quoted"])),
+            layer=int(about.get("layer", 0)),
+            scale=float(about.get("scale", 1.0)),
+            quoted=tuple(map(str, about.get("quoted", ()))),
             questions=tuple((_request(each), float(each["log_odds"])) for each in about["questions"]),
             note=dict(about["note"]),
         )
@@ -164,7 +188,7 @@ def judge_about(folder: Path) -> JudgeAbout:
         raise _damaged(folder, ABOUT, error) from None
 
 
-def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) -> ProbeEngine:
+def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) -> ProbeEngine | LoraJudge:
     """The engine of a trained judge.
 
     Args:
@@ -186,12 +210,12 @@ def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) 
     card = EngineCard(
         name=spec,
         revision=about.revision,
-        kind="probe",
+        kind=about.kind,
         dtype=engine.card.dtype,
         context=engine.card.context,
         chat=engine.card.chat,
     )
-    judge = ProbeEngine(engine, _probe(about), card)
+    judge = _lora(about, engine, card) if about.kind == "lora" else ProbeEngine(engine, _probe(about), card)
     gap = largest_gap(judge, about.questions)
     if not gap <= TOLERANCE * max(1.0, *(abs(value) for _, value in about.questions)):
         raise ModelError(
@@ -204,7 +228,7 @@ def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) 
 
 def save_judge(
     folder: Path,
-    probe: Probe,
+    judge: Probe | Adapter,
     *,
     engine: HFEngine,
     protocol: str,
@@ -216,23 +240,21 @@ def save_judge(
     """Write a trained judge to `folder`, which must not exist.
 
     Args:
+        judge: A probe, or an adapter of the engine's base.
         questions: A few, with their log-odds: asked again whenever it is opened.
         note: JSON values to keep beside (data digests, results).
 
     Raises:
         ModelError: Weights are NaN or infinite, or the disk refuses.
     """
-    tensors = {"direction": probe.direction.float(), "bias": torch.tensor([probe.bias])}
-    check_finite(tensors, what="the trained judge", remedy="look at the labels: nothing was saved")
+    own = _probe_about(judge) if isinstance(judge, Probe) else {"kind": "lora", "scale": judge.scale}
     about = {
         "format": FORMAT,
-        "kind": "probe",
+        **own,
         "base": {"name": _where(engine.card.name), "identity": engine.card.revision},
         "protocol": protocol,
         "constitution": constitution,
         "templates": templates,
-        "layer": probe.layer,
-        "quoted": list(probe.quoted),
         "questions": [request.identity() | {"log_odds": value} for request, value in questions],
         "note": dict(note),
     }
@@ -240,7 +262,10 @@ def save_judge(
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        write_tensors(work / HEAD, tensors)
+        if isinstance(judge, Probe):
+            write_tensors(work / HEAD, _tensors(judge))
+        else:
+            judge.base.save_adapter(judge.role, work / ADAPTER)
         (work / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
         for path in (*work.iterdir(), work):
             sync_to_disk(path)
@@ -255,7 +280,7 @@ def save_judge(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def largest_gap(judge: ProbeEngine, questions: Sequence[tuple[LabelRequest, float]]) -> float:
+def largest_gap(judge: ProbeEngine | LoraJudge, questions: Sequence[tuple[LabelRequest, float]]) -> float:
     """Between the judge's log-odds of the questions and those that they had, in nats."""
     gaps = [0.0]
     for batch in judge.label_logprobs([request for request, _ in questions]):
@@ -263,6 +288,29 @@ def largest_gap(judge: ProbeEngine, questions: Sequence[tuple[LabelRequest, floa
             one, other = reading.logprobs or (float("nan"), 0.0)
             gaps.append(abs(one - other - questions[at][1]))
     return max(gaps, key=lambda gap: (gap != gap, gap))
+
+
+def _kind(about: Mapping[str, Any]) -> str:
+    kind = str(about.get("kind", "probe"))
+    if kind not in ("probe", "lora"):
+        raise ValueError(f"a judge of the kind {kind!r} is not known here")
+    return kind
+
+
+def _lora(about: JudgeAbout, engine: HFEngine, card: EngineCard) -> LoraJudge:
+    base, role = resident_base(engine), f"judge-{about.revision}"
+    if role not in base.roles:
+        base.load_adapter(role, about.folder / ADAPTER)
+    return LoraJudge(engine, base, role, scale=about.scale, card=card)
+
+
+def _tensors(probe: Probe) -> dict[str, torch.Tensor]:
+    return {"direction": probe.direction.float(), "bias": torch.tensor([probe.bias])}
+
+
+def _probe_about(probe: Probe) -> dict[str, Any]:
+    check_finite(_tensors(probe), what="the trained judge", remedy="look at the labels: nothing was saved")
+    return {"kind": "probe", "layer": probe.layer, "quoted": list(probe.quoted)}
 
 
 def _probe(about: JudgeAbout) -> Probe:

@@ -6,22 +6,33 @@ from rlaif.report.markdown import table
 from rlaif.report.shown import Shown, Table
 from rlaif.results.judge import JudgeReport
 from rlaif.results.reward import Breakdown, Scored
+from rlaif.text import count_of
 
 __all__ = ["judge_markdown", "judge_shown"]
 
-WAYS = {"trained": "trained (out of fold)", "untrained": "untrained", "shorter": "the shorter one wins"}
+WAYS = {"trained": "trained", "untrained": "untrained", "shorter": "the shorter one wins"}
+MEASURED = {"probe": " (out of fold)", "lora": " (on pairs held out)"}
 CHANCE = 0.5
 
 
 def judge_markdown(report: JudgeReport) -> str:
     """What the judge is worth, beside what needs no training."""
     ways = _ways(report)
-    parts = [
-        f"# Trained judge\n\n{report.pairs} pairs on {report.prompts} prompts; layer {report.layer} of "
-        f"{report.layers} is read. {_refused(report)}\n",
-        table(ways.header, ways.rows),
+    how = (
+        f"layer {report.layer} of {report.layers} is read"
+        if report.kind == "probe"
+        else f"an adapter, trained on all but {report.held_out} of them; temperature {report.scale:.3g}"
+    )
+    measured = (
         "Out of fold: each pair by a head that was fitted without its prompt. The judge that was saved is "
-        "fitted to all pairs.\n",
+        "fitted to all pairs.\n"
+        if report.kind == "probe"
+        else "On the pairs held out, before the temperature, which is fitted to them.\n"
+    )
+    parts = [
+        f"# Trained judge\n\n{report.pairs} pairs on {report.prompts} prompts; {how}. {_refused(report)}\n",
+        table(ways.header, ways.rows),
+        measured,
     ]
     if report.sources:
         rows = [[each.group, str(each.pairs), _interval(each)] for each in report.sources]
@@ -45,7 +56,7 @@ def judge_shown(report: JudgeReport) -> list[Shown]:
 def _ways(report: JudgeReport) -> Table:
     rows = [
         [
-            words,
+            words + (MEASURED[report.kind] if name == "trained" else ""),
             _interval(report.found[name]),
             f"{report.found[name].loss:.4f}",
             f"{report.found[name].ece:.3f}",
@@ -53,13 +64,14 @@ def _ways(report: JudgeReport) -> Table:
         for name, words in WAYS.items()
         if name in report.found
     ]
-    title = f"on {report.pairs} pairs, {report.prompts} prompts"
+    count = report.pairs if report.kind == "probe" else report.held_out
+    title = f"on {count_of(count, 'pair')} of {count_of(report.prompts, 'prompt')}"
     return Table(title, ("judge", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
 
 
 def _refused(report: JudgeReport) -> str:
     told = ", ".join(f"{reason} {count}" for reason, count in sorted(report.refused.items()))
-    return f"{sum(report.refused.values())} pairs could not be read: {told}." if told else ""
+    return f"{count_of(sum(report.refused.values()), 'pair')} could not be read: {told}." if told else ""
 
 
 def _interval(each: Scored | Breakdown) -> str:

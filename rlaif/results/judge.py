@@ -16,13 +16,16 @@ class JudgeReport:
     """The report of a judge stage.
 
     Attributes:
+        kind: `probe` or `lora`.
         pairs: Learned from; those of `refused` could not be read.
+        held_out: Of the kind `lora`: pairs among them that it was measured on, and not trained on.
         layer: Whose states are read, of `layers`.
         found: By way of judging, on the pairs: `trained` out of fold (each pair by a head that was fitted
-            without its prompt, penalty and all), `untrained` (the same model asked the same questions),
-            `shorter` (the shorter completion wins).
+            without its prompt, penalty and all; an adapter on the pairs held out), `untrained` (the same
+            model asked the same questions), `shorter` (the shorter completion wins).
         sources: `trained` by file or stage, where there are several.
-        penalty, scale: Of the ridge regression that was saved, and the factor on its predictions.
+        penalty, scale: Of the ridge regression that was saved, and the factor on its predictions; of an
+            adapter the factor alone.
     """
 
     pairs: int
@@ -35,6 +38,8 @@ class JudgeReport:
     penalty: float
     scale: float
     sources: Sequence[Breakdown] = field(default_factory=tuple)
+    kind: str = "probe"
+    held_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""

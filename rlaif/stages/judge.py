@@ -32,7 +32,17 @@ from rlaif.reward.fit import FOLDS, HeadFit, fit_head, fit_scale, folds_of
 from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Prompt
 
-__all__ = ["REPEATS", "JudgeResult", "PairFeatures", "comparison_of", "pair_features", "train_judge"]
+__all__ = [
+    "QUESTIONS",
+    "REPEATS",
+    "JudgeResult",
+    "PairFeatures",
+    "by_length",
+    "comparison_of",
+    "pair_features",
+    "questions_about",
+    "train_judge",
+]
 
 REPEATS = 8
 """Ways to cut the prompts into folds, over which the penalty is chosen."""
@@ -112,7 +122,7 @@ def train_judge(
     direction = fit.weight / read.scale
     probe = Probe(direction, -float((read.questions @ direction).mean()), reader.layer, reader.quoted)
     # 3. Measure.
-    found = {"trained": _out_of_fold(read.difference, pairs, seed=seed), "shorter": _by_length(pairs)}
+    found = {"trained": _out_of_fold(read.difference, pairs, seed=seed), "shorter": by_length(pairs)}
     if config.compare:
         found["untrained"] = _untrained(judge, [comparison_of(pair) for pair in pairs], progress)
     p = torch.tensor([pair.p_chosen for pair in pairs], dtype=torch.double)
@@ -146,7 +156,7 @@ def pair_features(
     Raises:
         DataError: No pair can be read.
     """
-    requests, asked = _questions([comparison_of(pair) for pair in pairs], judge, protocol, weights)
+    requests, asked = questions_about([comparison_of(pair) for pair in pairs], judge, protocol, weights)
     features, reasons = _read(requests, reader, progress)
     first = [next((reasons[at] for at in each.questions if at in reasons), "") for each in asked]
     kept = [at for at, reason in enumerate(first) if not reason]
@@ -188,7 +198,7 @@ def comparison_of(pair: PreferencePair) -> Comparison:
     return Comparison(prompt=prompt, a=a, b=b)
 
 
-def _questions(
+def questions_about(
     comparisons: Sequence[Comparison], judge: Judge, protocol: JudgingProtocol, weights: Mapping[str, float]
 ) -> tuple[list[LabelRequest], list[_Asked]]:
     """Every distinct question, and what each pair has of them."""
@@ -261,7 +271,7 @@ def _out_of_fold(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: i
     return found
 
 
-def _by_length(pairs: Sequence[PreferencePair]) -> Tensor:
+def by_length(pairs: Sequence[PreferencePair]) -> Tensor:
     """Log-odds (N,) of the rule that the shorter completion wins, as sure as fits the pairs best."""
     gap = torch.tensor([float(len(pair.rejected) - len(pair.chosen)) for pair in pairs], dtype=torch.double)
     p = torch.tensor([pair.p_chosen for pair in pairs], dtype=torch.double)

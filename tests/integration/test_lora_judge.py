@@ -1,0 +1,148 @@
+"""A judge that is an adapter: trained, saved, opened on the base that others use, and gone without a trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from kind_words import KIND, RUDE, Place, text, write_pairs
+from spine import call, rows
+
+from rlaif.constitution.load import load_constitution
+from rlaif.engines.base import LabelReading, LabelRequest
+from rlaif.engines.hf import HFEngine
+from rlaif.engines.labels import find_labels
+from rlaif.errors import ModelError
+from rlaif.judging.table import open_protocol
+from rlaif.models.load import load_engine
+from rlaif.models.lora_judge import resident_base
+from rlaif.models.open import open_engine
+from rlaif.models.probe_files import judge_about
+from rlaif.models.shared_base import REFERENCE
+from rlaif.prompts import PromptLibrary
+from rlaif.results.preferences import PreferencePair
+from rlaif.stages.judge import comparison_of
+from rlaif.stages.judge_lora import _Asked, _log_odds
+from rlaif.types import Message
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SETTINGS = (
+    "epochs=6",
+    "learning_rate=1e-2",
+    "batch_size=8",
+    "micro_batch=8",
+    "lora_rank=4",
+    "principles=sample",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("lora"))
+
+
+@pytest.fixture(scope="module")
+def trained(place: Place) -> Path:
+    return place.train("trained", "--kind", "lora", *(part for each in SETTINGS for part in ("--set", each)))
+
+
+def questions(place: Place) -> list[LabelRequest]:
+    constitution = load_constitution(str(place.constitution))
+    protocol = open_protocol("pointwise", library=PromptLibrary(), constitution=constitution)
+    pair = PreferencePair(
+        "p", (Message("user", "Say thing 3."),), text(KIND, "k3"), text(RUDE, "r3"), group="p"
+    )
+    return [
+        request
+        for principle in constitution.principles
+        for request in protocol.questions(comparison_of(pair), principle)
+    ]
+
+
+def answers(engine: object, requests: list[LabelRequest]) -> list[float]:
+    found: dict[int, LabelReading] = {}
+    for batch in engine.label_logprobs(requests):  # type: ignore[attr-defined]
+        found.update(batch)
+    return [found[at].logprobs[0] - found[at].logprobs[1] for at in range(len(requests))]
+
+
+def test_an_adapter_learns_what_people_prefer(place: Place, trained: Path) -> None:
+    report = json.loads((trained / "judge/report.json").read_text("utf-8"))
+    assert report["kind"] == "lora"
+    assert report["held_out"] == 8
+    assert report["found"]["trained"]["accuracy"] > 0.85 > report["found"]["untrained"]["accuracy"]
+    others = write_pairs(place.path / "others.jsonl", 12, first=100)
+    said = call(
+        *("label", "--responses", others, "--judge", trained, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / "labels"),
+    )
+    assert said.status == 0, said.err
+    labels = rows(place.path / "labels/label/preferences.jsonl")
+    right = [row["chosen"][0]["content"] == text(KIND, f"k{100 + at}") for at, row in enumerate(labels)]
+    assert sum(right) >= 10
+
+
+def test_two_judges_and_the_base_share_one_model(place: Place, trained: Path) -> None:
+    """Whoever asks, in whatever order, gets the answers that it would get alone."""
+    base = load_engine(str(place.model), dtype="float32")
+    asked = questions(place)
+    plain = answers(base, asked)
+    judge = open_engine(str(trained), resident=lambda name: base)
+    own = answers(judge, asked)
+    assert own != pytest.approx(plain, abs=0.05)
+    assert answers(base, asked) == pytest.approx(plain, abs=1e-5)
+    between = [answers(base, asked) for _ in judge.label_logprobs(asked)]
+    assert all(each == pytest.approx(plain, abs=1e-5) for each in between)
+    assert resident_base(base).active == REFERENCE
+    again = open_engine(str(trained), resident=lambda name: base)
+    assert answers(again, asked) == pytest.approx(own, abs=1e-5)
+    assert len(resident_base(base).roles) == 1
+
+
+def test_what_it_answers_is_what_was_trained_times_its_temperature(place: Place, trained: Path) -> None:
+    base = load_engine(str(place.model), dtype="float32")
+    judge, about = open_engine(str(trained), resident=lambda name: base), judge_about(trained / "judge/model")
+    for (request, then), now in zip(
+        about.questions, answers(judge, [request for request, _ in about.questions]), strict=True
+    ):
+        assert now == pytest.approx(then, abs=1e-2)
+        assert request.labels
+
+
+def test_log_odds_are_the_differences_of_the_engines_label_probabilities(place: Place) -> None:
+    """The trained sum against the untrained engine, question by question."""
+    engine: HFEngine = load_engine(str(place.model), dtype="float32")
+    asked = questions(place)
+    encoded = list(find_labels(engine.form, asked))
+    pair = PreferencePair("p", (Message("user", "x"),), "a", "b", group="p")
+    row = _Asked(pair, tuple(asked), tuple(encoded), (0.25, -0.25, 0.75, -0.75))
+    with torch.no_grad():
+        found = float(_log_odds(resident_base(engine), [row, row])[1])
+    slow = sum(part * value for part, value in zip(row.parts, answers(engine, asked), strict=True))
+    assert found == pytest.approx(slow, abs=1e-4)
+
+
+def test_a_changed_adapter_is_another_judge_and_a_damaged_one_none(place: Place, trained: Path) -> None:
+    copy = place.path / "copy"
+    shutil.copytree(trained / "judge/model", copy)
+    about = json.loads((copy / "judge.json").read_text())
+    about["scale"] = 7 * about["scale"]
+    (copy / "judge.json").write_text(json.dumps(about))
+    assert judge_about(copy).revision != judge_about(trained / "judge/model").revision
+    with pytest.raises(ModelError, match="answers otherwise"):
+        open_engine(str(copy), dtype="float32")
+    about["kind"] = "oracle"
+    (copy / "judge.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match="oracle"):
+        open_engine(str(copy), dtype="float32")
+
+
+def test_settings_of_the_other_kind_are_refused(place: Place) -> None:
+    said = call("judge", "train", "--data", place.pairs, "--set", "epochs=3", "--dry-run")
+    assert said.status == 1
+    assert "kind: lora" in said.err
+    said = call("judge", "train", "--data", place.pairs, "--kind", "lora", "--set", "layer=3", "--dry-run")
+    assert "kind: probe" in said.err
