@@ -63,7 +63,7 @@ class GenerateJob(Job[GenerateConfig]):
         texts = tuple(prompt.messages[-1].content for prompt in read.items)
         if len(texts) < FEWEST_LIKE:
             raise DataError(
-                f"{len(texts)} prompts do not tell what real use is like",
+                f"{count_of(len(texts), 'prompt')} cannot tell what real use is like",
                 where=self.config.like,
                 remedy=f"give at least {FEWEST_LIKE}",
             )
