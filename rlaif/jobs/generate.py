@@ -27,6 +27,7 @@ from rlaif.situations import Situations, load_situations
 from rlaif.stages.generate import Cell, Gates, Written, cells_of, coverage, generate_prompts, requests_of
 from rlaif.stages.likeness import Likeness
 from rlaif.stages.sample import check_refused_rate
+from rlaif.text import count_of
 
 __all__ = ["PROMPTS", "GenerateJob"]
 

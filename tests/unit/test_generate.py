@@ -268,6 +268,17 @@ def test_the_shipped_constitutions_have_requests_for_their_tags(name: str) -> No
     assert [each.id for each in loaded.principles if not set(each.tags) & set(known)] == []
 
 
+def test_too_few_prompts_of_real_use_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text('{"prompt": "How do I cook rice?"}\n')
+    found = call("prompts", "generate", "--like", tmp_path / "real.jsonl", "--source", "seeds", "--dry-run")
+    assert found.status == 0
+    found = call(
+        "prompts", "generate", "--like", tmp_path / "real.jsonl", "--source", "seeds", "--out", tmp_path / "r"
+    )
+    assert found.status == 1
+    assert "1 prompt cannot tell what real use is like" in found.err
+
+
 def test_seeds_need_no_writer() -> None:
     with pytest.raises(ValueError, match="temperature acts with"):
         GenerateConfig(source="seeds", temperature=0.5)
