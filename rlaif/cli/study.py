@@ -110,9 +110,7 @@ def read_grid(texts: tuple[str, ...]) -> dict[str, list[Any]]:
         path = path.strip()
         _, values = read_yaml(f"[{listed}]", source="--grid", what="a grid")
         if not path or not values:
-            raise ConfigError(
-                f"--grid {text!r} is not of the form a.b=x,y", remedy="stages.ppo.beta=0.02,0.05"
-            )
+            raise ConfigError(f"--grid {text!r} is not of the form a.b=x,y", remedy="stages.ppo.steps=7,14")
         if path == "seed" or path in found:
             remedy = "use --seeds" if path == "seed" else "list all its values in one --grid"
             raise ConfigError(f"--grid cannot vary {path!r} here", remedy=remedy)

@@ -380,8 +380,8 @@ class LabelConfig(BaseStage):
     """Go on without rows of `responses` that cannot be read; they are counted and listed."""
 
     judge: str | tuple[str | JudgeSeat, ...] | None = None
-    """Model that judges; the recipe's `model` when left out. A list makes a jury: names, or `{model: NAME,
-    weight: 2, protocol: cot, recuse: [PATTERN]}`."""
+    """Model that judges, or the name of a `judge` stage before this one; the recipe's `model` when left out.
+    A list makes a jury: names, or `{model: NAME, weight: 2, protocol: cot, recuse: [PATTERN]}`."""
 
     weights: Literal["given", "audit"] = "given"
     """What the judges of a jury weigh: as `given` (1 when left out), or that times log p / (1 - p) of the

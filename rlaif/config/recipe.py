@@ -109,6 +109,17 @@ class Recipe(Settings):
         """Where `model` is served, if it is."""
         return self.servers.get(model, self.server)
 
+    def judge_stage(self, name: str) -> JudgeConfig | None:
+        """The stage of that name that trains a judge, if there is one."""
+        return next(
+            (each for each in self.stages if isinstance(each, JudgeConfig) and each.name == name), None
+        )
+
+    def weights_of(self, name: str) -> str:
+        """The model that answers under a name: what a judge stage of that name reads with, else the name."""
+        stage = self.judge_stage(name)
+        return name if stage is None else stage.model or self.model
+
     @field_validator("servers")
     @classmethod
     def _are_of_served_models(cls, servers: dict[str, ServerConfig]) -> dict[str, ServerConfig]:
@@ -141,6 +152,20 @@ class Recipe(Settings):
                 f"{quantized[0]!r}), not both: 4-bit weights are not cut into parts here, and no adapter can "
                 "be merged into them; drop one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _judges_are_trained_before(self) -> Recipe:
+        places = {stage.name: at for at, stage in enumerate(self.stages)}
+        for at, stage in enumerate(self.stages):
+            if not isinstance(stage, LabelConfig):
+                continue
+            for seat in stage.seats(self.model):
+                if self.judge_stage(seat.model) is not None and places[seat.model] > at:
+                    raise ValueError(
+                        f"stage {stage.name!r} is judged by {seat.model!r}, which is trained after it: put "
+                        "the `judge` stage before it"
+                    )
         return self
 
     @model_validator(mode="after")

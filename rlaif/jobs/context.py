@@ -92,6 +92,11 @@ class RunContext:
         """The model a role names, or the recipe's."""
         return named or self.recipe.model
 
+    def judge(self, named: str) -> str:
+        """The judge that a role names: a model, or what a judge stage of this run trains."""
+        stage = self.recipe.judge_stage(named)
+        return named if stage is None else str(self.path / stage.name / "model")
+
     def leave_out(self, stage: str, source: str, rows: int) -> None:
         """Put down that `stage` went on without that many rows of `source`, for its manifest and summary."""
         counted = self._left_out.setdefault(stage, {})

@@ -27,6 +27,7 @@ from rlaif.situations import Situations, load_situations
 from rlaif.stages.generate import Cell, Gates, Written, cells_of, coverage, generate_prompts, requests_of
 from rlaif.stages.likeness import Likeness
 from rlaif.stages.sample import check_refused_rate
+from rlaif.text import count_of
 
 __all__ = ["PROMPTS", "GenerateJob"]
 
@@ -63,7 +64,7 @@ class GenerateJob(Job[GenerateConfig]):
         texts = tuple(prompt.messages[-1].content for prompt in read.items)
         if len(texts) < FEWEST_LIKE:
             raise DataError(
-                f"{len(texts)} prompts do not tell what real use is like",
+                f"{count_of(len(texts), 'prompt')} cannot tell what real use is like",
                 where=self.config.like,
                 remedy=f"give at least {FEWEST_LIKE}",
             )

@@ -12,6 +12,7 @@ from rlaif.config.jury import JudgeSeat
 from rlaif.digest import digest
 from rlaif.engines.base import Engine, EngineCard, TokenCount
 from rlaif.engines.scripted import load_scripted
+from rlaif.errors import ConfigError
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import shared
@@ -38,12 +39,14 @@ class Seat:
     def __init__(self, seat: JudgeSeat, config: LabelConfig, context: RunContext) -> None:
         self.context = context
         self.name, self.weight = seat.name, seat.weight
-        self.model = seat.model
+        self.model, self._shown = context.judge(seat.model), seat.model
         self._recused = seat.recuse
-        own = {"judge": seat.model, "protocol": seat.protocol or config.protocol}
-        self.config = config.model_copy(update=own)
+        self._weights = context.recipe.weights_of(seat.model)
+        self.config = config.model_copy(
+            update={"judge": self.model, "protocol": seat.protocol or config.protocol}
+        )
         self.protocol: JudgingProtocol = open_protocol(
-            protocol_of(self.model, self.config.protocol, context.constitution.protocol),
+            self._asked_by(seat, context),
             library=context.library,
             constitution=context.constitution,
             clamp=config.clamp,
@@ -59,6 +62,25 @@ class Seat:
         """Digest of the judge's templates; read now, so that a broken one is found before anything is
         sampled."""
         self.trust = Trust(self.config, self.protocol, self.constitution, context)
+
+    def _asked_by(self, seat: JudgeSeat, context: RunContext) -> str:
+        """The protocol: of a judge that this run trains its own, which is not on the disk yet.
+
+        Raises:
+            ConfigError: Another one is asked for.
+        """
+        asked, default = self.config.protocol, context.constitution.protocol
+        stage = context.recipe.judge_stage(seat.model)
+        if stage is None:
+            return protocol_of(self.model, asked, default)
+        own = stage.protocol or default
+        if asked not in (None, own):
+            raise ConfigError(
+                f"stage {stage.name!r} trains a judge for {own} questions, not {asked}",
+                where=self.config.name,
+                remedy="leave the protocol out, or give the judge stage the same",
+            )
+        return own
 
     @property
     def card(self) -> EngineCard:
@@ -98,11 +120,11 @@ class Seat:
     def _base(self) -> str:
         """The model that it is, or was trained from."""
         folder = find_judge(self.model)
-        return base_name(self.model if folder is None else judge_about(folder).base)
+        return base_name(self._weights if folder is None else judge_about(folder).base)
 
     def plan(self, comparisons: Sequence[Comparison]) -> StagePlan:
         """What it would be asked about `comparisons`, in a dry run."""
-        counter = counter_of(self.model)
+        counter = counter_of(self._weights)
         judge = self.open(load_scripted("scripted"))
         mine = [each for each in comparisons if self.may_judge(each)]
         looked_at = mine[:COUNTED]
@@ -125,10 +147,10 @@ class Seat:
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
-            model=self.model,
+            model=self._shown,
             read=read + probes.read,
             write=write,
-            seconds=estimated_seconds(self.model, self.context, read * once + probes.read_once, write),
+            seconds=estimated_seconds(self._weights, self.context, read * once + probes.read_once, write),
             counts={
                 "principles": len(self.constitution.principles),
                 **own.counts,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
-from weakref import WeakKeyDictionary
 
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
@@ -13,16 +12,14 @@ from rlaif.models.shared_base import SharedBase
 
 __all__ = ["LoraJudge", "resident_base"]
 
-_BASES: WeakKeyDictionary[object, SharedBase] = WeakKeyDictionary()
-
 
 def resident_base(engine: HFEngine) -> SharedBase:
-    """The model of an engine as a base with roles; one for a model, whoever asks."""
-    if engine.model not in _BASES:
-        _BASES[engine.model] = SharedBase.from_model(
+    """The model of an engine as a base with roles; one for an engine, whoever asks."""
+    if not isinstance(engine.resident, SharedBase):
+        engine.resident = SharedBase.from_model(
             engine.model, engine.tokenizer, name=engine.card.name, identity=engine.card.revision
         )
-    return _BASES[engine.model]
+    return engine.resident
 
 
 class LoraJudge:

@@ -142,7 +142,8 @@ def stage_memory(
 ) -> MemoryPlan | None:
     """The plan of one stage; `None` where no model runs in this process."""
     config, recipe = job.config, context.recipe
-    base, (device, free, ranks) = config.main_model(recipe.model), machine or Machine.own(recipe.device)
+    main, (device, free, ranks) = config.main_model(recipe.model), machine or Machine.own(recipe.device)
+    base = None if main is None else recipe.weights_of(main)
     work = job.memory_work(Lengths(jobs, context), Device.of(device, ranks=ranks))
     if work is None or base is None or is_scripted(base) or is_served(base):
         return None
@@ -196,9 +197,11 @@ def _until(config: BaseStage, recipe: Recipe) -> list[StageConfig]:
 
 def _others(config: BaseStage, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Models that are resident beside the base of `config` by the time it runs, each with the reason."""
-    stages, own = _until(config, recipe), config.main_model(recipe.model)
+    stages, main = _until(config, recipe), config.main_model(recipe.model)
+    own = None if main is None else recipe.weights_of(main)
     bases = dict.fromkeys(stage_base(stage, recipe) for stage in stages if stage.holds_base)
-    named = dict.fromkeys(name for stage in stages for name in stage.answering_models(recipe.model))
+    answering = (name for stage in stages for name in stage.answering_models(recipe.model))
+    named = dict.fromkeys(recipe.weights_of(name) for name in answering)
     tuned = any(stage.stage == "sft" for stage in recipe.stages)
     found = [(name, "base of another stage") for name in bases]
     found += [

@@ -24,6 +24,7 @@ __all__ = [
     "Reading",
     "difference_words",
     "interval",
+    "winner_of",
 ]
 
 Finding = Literal[
@@ -189,12 +190,7 @@ class PolicyComparison:
     @property
     def winner(self) -> str | None:
         """The policy that is ahead of every other on the headline measure, each interval excluding zero."""
-        decisive = [each for each in self.differences if each.measure == self.headline]
-        for policy in self.policies:
-            met = [each for each in decisive if policy.name in (each.policy, each.against)]
-            if met and all(each.ahead == policy.name for each in met):
-                return policy.name
-        return None
+        return winner_of([each.name for each in self.policies], self.differences, self.headline)
 
     @property
     def verdict(self) -> tuple[str, ...]:
@@ -255,6 +251,17 @@ class PolicyComparison:
         (least, cheap), (most, dear) = spent[0], spent[-1]
         ratio = f"`{dear}` generated {most / least:z.1f} times as many tokens in training as `{cheap}`"
         return [f"{ratio} ({most:,} against {least:,}): their endpoints are not at equal cost."]
+
+
+def winner_of(names: Sequence[str], differences: Sequence[PolicyDifference], measure: str) -> str | None:
+    """The one of `names` that is ahead of every other that it met on `measure`, each interval excluding
+    zero."""
+    decisive = [each for each in differences if each.measure == measure]
+    for name in names:
+        met = [each for each in decisive if name in (each.policy, each.against)]
+        if met and all(each.ahead == name for each in met):
+            return name
+    return None
 
 
 def difference_words(found: PolicyDifference) -> str:

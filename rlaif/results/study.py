@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlaif.audit.cases import plain
-from rlaif.results.comparison import PolicyDifference, difference_words
+from rlaif.results.comparison import PolicyDifference, difference_words, winner_of
 from rlaif.results.evaluation import WIN
 from rlaif.stats import Estimate
 from rlaif.text import count_of
@@ -97,12 +97,7 @@ class Study:
     def winner(self) -> str | None:
         """The policy that is ahead of every other on the headline measure, each two-level interval excluding
         zero."""
-        decisive = [each for each in self.differences if each.measure == self.headline]
-        for policy in self.policies:
-            met = [each for each in decisive if policy.name in (each.policy, each.against)]
-            if met and all(each.ahead == policy.name for each in met):
-                return policy.name
-        return None
+        return winner_of([each.name for each in self.policies], self.differences, self.headline)
 
     @property
     def verdict(self) -> tuple[str, ...]:

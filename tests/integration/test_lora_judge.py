@@ -146,3 +146,58 @@ def test_settings_of_the_other_kind_are_refused(place: Place) -> None:
     assert "kind: lora" in said.err
     said = call("judge", "train", "--data", place.pairs, "--kind", "lora", "--set", "layer=3", "--dry-run")
     assert "kind: probe" in said.err
+
+
+RECIPE = """
+name: taught
+model: {model}
+dtype: float32
+constitution: {constitution}
+stages:
+  - stage: judge
+    name: learner
+    files: [{{file: {pairs}}}]
+  - stage: label
+    responses: {others}
+    judge: {judge}
+    principles: all
+    max_invalid: 1
+"""
+
+
+def test_a_judge_is_trained_and_asked_in_one_run(place: Place) -> None:
+    others = write_pairs(place.path / "unlabelled.jsonl", 12, first=400)
+    values = {
+        "model": place.model,
+        "constitution": place.constitution,
+        "pairs": place.pairs,
+        "others": others,
+    }
+    recipe = place.path / "taught.yaml"
+    recipe.write_text(RECIPE.format(**values, judge="learner"))
+    dry = call("run", recipe, "--dry-run")
+    assert dry.status == 0, dry.err
+    assert "learner" in dry.out
+    said = call("run", recipe, "--out", place.path / "taught")
+    assert said.status == 0, said.err
+    labels = rows(place.path / "taught/label/preferences.jsonl")
+    right = [row["chosen"][0]["content"] == text(KIND, f"k{400 + at}") for at, row in enumerate(labels)]
+    assert sum(right) >= 10
+    again = call("run", recipe, "--out", place.path / "taught")
+    assert again.err.count("finished before") == 2
+    recipe.write_text(RECIPE.format(**values, judge=f"[learner, {place.model}]"))
+    jury = call("run", recipe, "--out", place.path / "taught")
+    assert jury.status == 0, jury.err
+    verdicts = rows(place.path / "taught/label/verdicts.jsonl")
+    assert {row["judge"] for row in verdicts} == {"learner", str(place.model)}
+
+
+def test_a_judge_that_is_trained_too_late_is_refused(place: Place) -> None:
+    values = {"model": "m", "constitution": "default", "pairs": "p", "others": "o", "judge": "learner"}
+    first, _, rest = RECIPE.format(**values).partition("  - stage: judge")
+    judge, _, label = rest.partition("  - stage: label")
+    recipe = place.path / "late.yaml"
+    recipe.write_text(f"{first}  - stage: label{label}  - stage: judge{judge}")
+    said = call("run", recipe, "--dry-run")
+    assert said.status == 1
+    assert "trained after it" in said.err

@@ -11,7 +11,7 @@ from judges import constitution
 from spine import call, rows
 
 from rlaif.config.generate import GenerateConfig
-from rlaif.constitution.load import to_yaml
+from rlaif.constitution.load import load_constitution, to_yaml
 from rlaif.engines.base import GenerationRequest
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError
@@ -259,6 +259,24 @@ def test_a_writer_that_only_answers_is_told_of(tmp_path: Path) -> None:
     assert found.status == 1
     assert "none of 6 texts is a prompt: answers 6" in found.err
     assert "source: seeds" in found.err
+
+
+@pytest.mark.parametrize("name", ["default", "default.zh"])
+def test_the_shipped_constitutions_have_requests_for_their_tags(name: str) -> None:
+    loaded = load_constitution(name)
+    known = load_situations(loaded.language).seeds
+    assert [each.id for each in loaded.principles if not set(each.tags) & set(known)] == []
+
+
+def test_too_few_prompts_of_real_use_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text('{"prompt": "How do I cook rice?"}\n')
+    found = call("prompts", "generate", "--like", tmp_path / "real.jsonl", "--source", "seeds", "--dry-run")
+    assert found.status == 0
+    found = call(
+        "prompts", "generate", "--like", tmp_path / "real.jsonl", "--source", "seeds", "--out", tmp_path / "r"
+    )
+    assert found.status == 1
+    assert "1 prompt cannot tell what real use is like" in found.err
 
 
 def test_seeds_need_no_writer() -> None:
