@@ -32,6 +32,7 @@ progress { width: 100% }
 <p id="count" role="status"></p><progress id="bar" value="0" max="1" aria-label="labelled"></progress>
 <p id="problem" role="alert"></p>
 <main id="work"><h1 class="role">Which completion is better?</h1><div id="conversation"></div>
+<details id="notes" hidden><summary>reference and criteria</summary><div id="known"></div></details>
 <div id="sides"><section><h2 class="role">left (1)</h2><div class="text" id="left"></div></section>
 <section><h2 class="role">right (2)</h2><div class="text" id="right"></div></section></div></main>
 <div id="end" hidden><h1>All pairs are done</h1><div class="text" id="summary"></div></div>
@@ -59,6 +60,8 @@ function show(state) {
   for (const button of document.querySelectorAll("[data-click]")) button.disabled = pair === null;
   if (pair === null) { at("summary").textContent = state.summary.join("\\n"); return; }
   at("conversation").replaceChildren(...state.conversation.flatMap(turn => block(turn.role, turn.content)));
+  at("notes").hidden = state.notes.length === 0;
+  at("known").replaceChildren(...state.notes.flatMap(note => block(note[0], note[1])));
   at("left").textContent = state.left; at("right").textContent = state.right;
   at("left").scrollTop = at("right").scrollTop = 0;
   scrollTo(0, 0);

@@ -16,11 +16,12 @@ from rlaif.digest import digest, unit_from
 from rlaif.errors import ConfigError, DataError, Problem
 from rlaif.io.readers import read_responses
 from rlaif.io.rows import each_row, refuse_bad_rows
+from rlaif.io.rubrics import rubric_of_row
 from rlaif.io.tables import DataTable, Row, read_table
 from rlaif.io.training_rows import preference_of
 from rlaif.labels import sigmoid
 from rlaif.text import count_of, well_formed
-from rlaif.types import Message
+from rlaif.types import Criterion, Message
 
 __all__ = ["Order", "Shown", "ShownPairs", "in_order", "pair_key", "read_pairs", "shown_pair"]
 
@@ -37,6 +38,8 @@ class Shown:
         p_first: The judge's probability that `first` is the better one; `None` where the file has none.
         source_id: The id of its row, or its own key where the row has none.
         value: What a person's label of it would tell, as a jury's `contested.jsonl` says; `None` without.
+        notes: What else the file says of the prompt, each under its name: its reference, and the criteria of
+            its rubric.
     """
 
     prompt: tuple[Message, ...]
@@ -45,6 +48,7 @@ class Shown:
     p_first: float | None
     source_id: str
     value: float | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -167,11 +171,13 @@ def shown_pair(
     p_one: float | None = None,
     source_id: str = "",
     value: float | None = None,
+    notes: tuple[tuple[str, str], ...] = (),
 ) -> Shown:
     """A pair whose completions are put in order; `p_one` is the probability of `one`."""
     first, second = sorted([one, other])
     p_first = p_one if p_one is None or first == one else 1 - p_one
-    return Shown(tuple(prompt), first, second, p_first, source_id or pair_key(prompt, one, other), value)
+    id = source_id or pair_key(prompt, one, other)
+    return Shown(tuple(prompt), first, second, p_first, id, value, notes)
 
 
 def _preferences(table: DataTable, source: str | Path) -> tuple[list[Shown], list[str]]:
@@ -191,6 +197,7 @@ def _preferences(table: DataTable, source: str | Path) -> tuple[list[Shown], lis
                 p_one=_p_chosen(values),
                 source_id="" if id is None else str(id),
                 value=_value(row.values),
+                notes=_notes(rubric_of_row(row.values), row.values.get("reference")),
             )
         )
 
@@ -215,6 +222,13 @@ def _value(row: Mapping[str, Any]) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def _notes(rubric: Sequence[Criterion], reference: object) -> tuple[tuple[str, str], ...]:
+    """What a person may want to know of a prompt beside its text."""
+    known = [("reference", well_formed(reference))] if isinstance(reference, str) and reference else []
+    criteria = [("must" if each.must else f"{each.points:+g}", well_formed(each.text)) for each in rubric]
+    return (*known, *criteria)
+
+
 def _comparisons(source: str | Path) -> tuple[list[Shown], list[str]]:
     """The pairs of a file of completions that nobody has compared."""
     read = read_responses(source)
@@ -225,7 +239,12 @@ def _comparisons(source: str | Path) -> tuple[list[Shown], list[str]]:
             remedy="write the documents into the prompt, or leave the column out",
         )
     found = [
-        shown_pair(item.prompt.messages, item.completions[one].text, item.completions[other].text)
+        shown_pair(
+            item.prompt.messages,
+            item.completions[one].text,
+            item.completions[other].text,
+            notes=_notes(item.prompt.rubric, item.prompt.reference),
+        )
         for item in read.items
         for one, other in item.pairs or [(at, at + 1) for at in range(len(item.completions) - 1)]
     ]

@@ -102,4 +102,5 @@ class Session:
             self._since = (pair.key, self._clock())
         left, right = (pair.first, pair.second) if self.first_is_left(pair) else (pair.second, pair.first)
         conversation = [turn.as_dict() for turn in pair.prompt]
-        return told | {"pair": pair.key, "conversation": conversation, "left": left, "right": right}
+        shown = {"conversation": conversation, "left": left, "right": right, "notes": pair.notes}
+        return told | {"pair": pair.key, **shown}

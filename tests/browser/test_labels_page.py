@@ -36,6 +36,7 @@ def url(tmp_path: Path, out: Path) -> Iterator[str]:
             ],
             "rejected": [{"role": "assistant", "content": f"bad {number}"}],
             "p_chosen": 0.8,
+            "reference": f"known answer {number} {EVIL}",
         }
         for number in range(6)
     ]
@@ -121,12 +122,19 @@ def test_what_comes_from_data_is_text(page: Page) -> None:
     assert page.title() == "rlaif: which is better?"
 
 
+def test_the_reference_is_folded_and_opens(page: Page) -> None:
+    expect(page.locator("#known")).not_to_be_visible()
+    page.get_by_text("reference and criteria").click()
+    expect(page.locator("#known")).to_contain_text("known answer")
+    assert page.locator("#known script, #known img").count() == 0
+
+
 def test_a_phone_needs_no_scrolling_sideways_and_buttons_take_focus(page: Page, tmp_path: Path) -> None:
     page.set_viewport_size({"width": 360, "height": 640})
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 360
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.tagName") == "BUTTON"
+    assert page.evaluate("document.activeElement.tagName") in ("BUTTON", "SUMMARY")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline != "none"
     page.screenshot(path=tmp_path / "phone.png")

@@ -541,6 +541,23 @@ def test_spread_has_short_and_long_pairs_in_every_beginning(tmp_path: Path) -> N
         assert abs(sum(long[:count]) - count / 2) <= 1
 
 
+def test_the_rubric_and_the_reference_of_a_prompt_are_shown(tmp_path: Path) -> None:
+    lines = rows(2)
+    lines[0] |= {
+        "reference": "Say so.",
+        "rubric": [{"text": "Says so", "points": -2}, {"text": "Kind", "must": True}],
+    }
+    pairs = in_order(read_pairs(written(tmp_path / "p.jsonl", lines)).pairs, "random", seed=0)
+    told = {}
+    with LabelsFile(tmp_path / "l.jsonl") as file:
+        session = Session(pairs, file, annotator="ada")
+        while (state := session.state())["pair"] is not None:
+            told[state["conversation"][0]["content"]] = state["notes"]
+            session.answer(state["pair"], "skip")
+    assert told["question 0"] == (("reference", "Say so."), ("-2", "Says so"), ("must", "Kind"))
+    assert told["question 1"] == ()
+
+
 def test_a_tie_is_no_win_in_an_audit(tmp_path: Path) -> None:
     lines = rows(3)
     lines[1]["p_chosen"] = 0.5
