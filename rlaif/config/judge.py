@@ -53,6 +53,10 @@ class JudgeConfig(BaseStage, FinetuneSettings):
     """`probe` only: ask the untrained model the same questions, for the table; an adapter is always measured
     beside it."""
 
+    micro_batch: Annotated[int, Field(ge=1)] = 2
+    """Pairs in one forward and backward pass, each with all its questions, which are long; sets the memory
+    needed and changes results by rounding only."""
+
     held_out: Share = 0.2
     """`lora` only: share of the prompts that is not trained on, to measure the judge and to fit its
     temperature."""

@@ -18,7 +18,7 @@ from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, u
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, skipper, with_texts
-from rlaif.jobs.lengths import TEMPLATE, Adapters, Device, Lengths
+from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.judging.judge import Judge
 from rlaif.judging.table import PROTOCOLS, open_protocol
@@ -34,6 +34,7 @@ from rlaif.results.preferences import PreferencePair
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.judge import comparison_of, train_judge
 from rlaif.stages.judge_lora import train_lora_judge
+from rlaif.types import Message
 
 __all__ = ["JudgeJob"]
 
@@ -233,12 +234,20 @@ class JudgeJob(Job[JudgeConfig]):
         per_pair = self.protocol.asks * (
             len(self.constitution.principles) if config.principles == "all" else 1
         )
-        row = rounded(min(lengths.rows(config) + TEMPLATE, config.max_tokens or 1 << 30))
+        row = rounded(min(self._longest_question(lengths.rows(config)), config.max_tokens or 1 << 30))
         return StageWork(
             micro_tokens=per_pair * config.micro_batch * row,
             logit_tokens=per_pair * config.micro_batch,
             checkpointing=config.gradient_checkpointing,
         )
+
+    def _longest_question(self, row: int) -> int:
+        """Tokens of a question about a pair whose prompt and completion have at most `row`: those of one
+        about nothing, and the row for each completion that a question shows."""
+        judge, counter = self._asker(load_scripted("scripted")), counter_of(self.base)
+        nothing = comparison_of(PreferencePair("", (Message("user", ""),), "", "-"))
+        asked = judge.requests(nothing)
+        return max(counter.count(each.messages) for each in asked) + len(self.protocol.quoted) * row
 
     def adapters(self) -> Adapters:
         """See `Job`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -201,3 +202,17 @@ def test_a_judge_that_is_trained_too_late_is_refused(place: Place) -> None:
     said = call("run", recipe, "--dry-run")
     assert said.status == 1
     assert "trained after it" in said.err
+
+
+def test_the_plan_counts_whole_questions(place: Place) -> None:
+    """Of 40 pairs the longest question, padded, times the questions of a micro-batch."""
+    recipe = place.path / "plan.yaml"
+    values = {"model": place.model, "constitution": place.constitution, "pairs": place.pairs, "others": "o"}
+    text_ = RECIPE.format(**values, judge="learner").partition("  - stage: label")[0]
+    recipe.write_text(text_ + "    kind: lora\n    principles: sample\n")
+    said = call("memory", recipe)
+    assert said.status == 0, said.err
+    planned = int(re.search(r"([\d,]+) tokens per pass", said.out)[1].replace(",", ""))  # type: ignore[index]
+    engine = load_engine(str(place.model), dtype="float32")
+    longest = max(len(each.ids) for each in find_labels(engine.form, questions(place)))
+    assert 2 * 2 * longest <= planned <= 2 * 2 * (longest + 128)
