@@ -318,8 +318,21 @@ class SharedBase:
 
     def logits_at(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: (..., H) -> (..., V), through the LM head and the model's own scaling."""
-        config = self.model.config.get_text_config(decoder=True)
         logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return self._scaled(logits)
+
+    def label_logits(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Logits of a few tokens for each state, in fp32: (N, H) and (N, L) -> (N, L). bfloat16 would round
+        the difference of two logits near 20 to a tenth of a nat."""
+        head = self.model.get_output_embeddings()
+        logits = torch.einsum("nh,nlh->nl", hidden.float(), head.weight[labels].float())
+        if getattr(head, "bias", None) is not None:
+            logits = logits + head.bias[labels].float()
+        return self._scaled(logits)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        """The model's own scaling of logits."""
+        config = self.model.config.get_text_config(decoder=True)
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale
         if divisor := getattr(config, "logits_scaling", None):  # Granite

@@ -216,7 +216,7 @@ def _log_odds(base: SharedBase, rows: Sequence[_Asked]) -> Tensor:
     states = base.hidden(ids.to(device), mask.to(device))
     last = states[torch.arange(len(questions)), mask.sum(1).to(device) - 1]
     labels = torch.tensor([each.labels for each in questions], device=device)
-    logits = base.logits_at(last).float().gather(1, labels)
+    logits = base.label_logits(last, labels)
     parts = torch.tensor([part for row in rows for part in row.parts], device=device)
     owner = torch.tensor([at for at, row in enumerate(rows) for _ in row.questions], device=device)
     own = parts * (logits[:, 0] - logits[:, 1])

@@ -126,6 +126,20 @@ def test_log_odds_are_the_differences_of_the_engines_label_probabilities(place: 
     assert found == pytest.approx(slow, abs=1e-4)
 
 
+def test_bfloat16_does_not_round_log_odds_to_steps(place: Place) -> None:
+    """Label logits are computed in fp32, as the engine computes them."""
+    engine: HFEngine = load_engine(str(place.model), dtype="bfloat16")
+    asked = questions(place)
+    pair = PreferencePair("p", (Message("user", "x"),), "a", "b", group="p")
+    rows_ = [
+        _Asked(pair, (request,), (each,), (1.0,))
+        for request, each in zip(asked, find_labels(engine.form, asked), strict=True)
+    ]
+    with torch.no_grad():
+        found = torch.cat([_log_odds(resident_base(engine), [row]) for row in rows_]).tolist()
+    assert found == pytest.approx(answers(engine, asked), abs=0.03)
+
+
 def test_a_changed_adapter_is_another_judge_and_a_damaged_one_none(place: Place, trained: Path) -> None:
     copy = place.path / "copy"
     shutil.copytree(trained / "judge/model", copy)
