@@ -65,7 +65,8 @@ class Listwise(JudgingProtocol):
     ) -> tuple[Verdict, ...]:
         """One verdict for the orders that show `a` before `b`, and one for the others: the mean of
         log P(a is best) − log P(b is best) over those with a valid reading."""
-        gaps, reasons = defaultdict[Order, list[float]](list), dict[Order, str]()
+        gaps, shares = defaultdict[Order, list[float]](list), defaultdict[Order, list[float]](list)
+        reasons = dict[Order, str]()
         for order, reading in zip(self._orders(comparison), readings, strict=True):
             a, b = (_place(order, each) for each in (comparison.a, comparison.b))
             side = Order.AB if a < b else Order.BA
@@ -73,14 +74,15 @@ class Listwise(JudgingProtocol):
                 reasons.setdefault(side, reason)
             else:
                 gaps[side].append(reading.logprobs[a] - reading.logprobs[b])
+                shares[side].append(reading.share)
         return tuple(
             Verdict(
                 comparison_id=comparison.id,
                 principle_id=principle.id,
                 order=side,
-                logit_a=math.fsum(gaps[side]) / len(gaps[side]) if gaps[side] else None,
+                logit_a=_mean(gaps[side]) if gaps[side] else None,
                 reason="" if gaps[side] else reasons[side],
-                evidence={"orders": float(len(gaps[side]))},
+                evidence={"orders": float(len(gaps[side])), **_share(shares[side])},
             )
             for side in (Order.AB, Order.BA)
         )
@@ -116,3 +118,11 @@ def _place(order: Sequence[Completion], completion: Completion) -> int:
         return ids.index(completion.id)
     text = completion.text.strip()
     return next(at for at, each in enumerate(order) if each.text.strip() == text)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _share(shares: Sequence[float]) -> dict[str, float]:
+    return {"share": _mean(shares)} if shares else {}

@@ -82,10 +82,8 @@ def test_what_a_place_is_worth_for_its_own_sake_cancels(count: int) -> None:
 def test_every_two_are_seen_in_either_order() -> None:
     pairing = make_pairs([PROMPT], completions(*(f"q{n}" for n in range(5))), pairs="all", seed=0)
     for judged in judge_of(Ranker()).judge(pairing.comparisons):
-        assert [(each.order, each.evidence["orders"]) for each in judged.verdicts] == [
-            (Order.AB, 2.0),
-            (Order.BA, 2.0),
-        ]
+        found = [(each.order, each.evidence["orders"]) for each in judged.verdicts]
+        assert found == [(Order.AB, 2.0), (Order.BA, 2.0)]
 
 
 def test_one_that_always_takes_the_first_flips_and_prefers_nothing() -> None:
@@ -96,6 +94,7 @@ def test_one_that_always_takes_the_first_flips_and_prefers_nothing() -> None:
     assert statistics.as_dict()["flip_rate"] == 1
     assert statistics.as_dict()["first_rate"] == 1
     assert statistics.as_dict()["tie_rate"] == 1
+    assert statistics.as_dict()["mean_label_share"] == pytest.approx(1)
 
 
 def test_equal_texts_stand_in_the_list_once() -> None:
