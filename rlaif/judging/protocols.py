@@ -82,7 +82,7 @@ class JudgingProtocol(ABC):
     beside: bool = True
     """Whether the constitution's principles are asked of a prompt that has criteria of its own."""
     asks: ClassVar[int] = 2
-    """Questions about one comparison under one principle."""
+    """Questions about two completions under one principle."""
     orders: ClassVar[bool] = False
     """Whether each pair is read in both orders."""
     reasons: ClassVar[bool] = False
@@ -124,6 +124,14 @@ class JudgingProtocol(ABC):
         """What the judge is asked to answer itself, where it `commits`."""
         return ()
 
+    def shown(self, comparison: Comparison) -> tuple[Completion, ...]:
+        """What the questions about `comparison` are about: its two completions, or all of its cohort."""
+        return (comparison.a, comparison.b)
+
+    def asks_about(self, comparison: Comparison) -> int:
+        """How many questions `questions` gives."""
+        return self.asks
+
     def label(
         self, comparison: Comparison, verdicts: Sequence[Verdict], weights: Mapping[str, float]
     ) -> float | None:
@@ -136,7 +144,7 @@ class JudgingProtocol(ABC):
 
     @abstractmethod
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
-        """The `asks` questions to ask."""
+        """The questions to ask, `asks_about` of them."""
 
     @abstractmethod
     def verdicts(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.commit import Commit, CommitPointwise, CommittedJudge
 from rlaif.judging.judge import Judge, PrincipleMode
+from rlaif.judging.listwise import Listwise
 from rlaif.judging.protocols import WAYS, JudgingProtocol, Pairwise, Pointwise, Ways
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS, ChainOfThought, ReasoningJudge
 from rlaif.judging.reference import Reference, ReferencePointwise
@@ -26,6 +27,7 @@ PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     ReferencePointwise.name: ReferencePointwise,
     Commit.name: Commit,
     CommitPointwise.name: CommitPointwise,
+    Listwise.name: Listwise,
 }
 
 

@@ -123,8 +123,9 @@ def make_pairs(
             meet = {(own[i].id, own[j].id) for i, j in meetings(len(own), seed, prompt.fingerprint())}
             drawn = [(a, b) for a, b in different if (a.id, b.id) in meet]
         result.not_drawn += len(different) - len(drawn)
+        cohort = tuple({each.text.strip(): each for each in reversed(own)}.values())
         for a, b in drawn:
-            comparison = Comparison(prompt=prompt, a=a, b=b)
+            comparison = Comparison(prompt=prompt, a=a, b=b, cohort=() if distinct else cohort)
             swap = unit_from(seed, "side", prompt.fingerprint(), a.id, b.id) < 0.5
             result.comparisons.append(comparison.swap() if swap else comparison)
     return result
