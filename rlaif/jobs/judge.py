@@ -71,7 +71,8 @@ class JudgeJob(Job[JudgeConfig]):
         if name not in able:
             raise ConfigError(
                 f"no judge of the kind {config.kind} can be trained for {name} questions",
-                remedy=f"name one of {', '.join(able)}",
+                remedy=f"name one of {', '.join(able)}"
+                + (", or train a judge that reasons: kind generative" if _is_reasoned(name) else ""),
             )
         # Unclamped: a temperature is fitted to what the judge is sure of, and clamped answers hide that.
         self.protocol = open_protocol(
