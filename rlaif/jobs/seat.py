@@ -73,7 +73,7 @@ class Seat:
         stage = context.recipe.judge_stage(seat.model)
         if stage is None:
             return protocol_of(self.model, asked, default)
-        own = stage.protocol or default
+        own = stage.asked_by(default)
         if asked not in (None, own):
             raise ConfigError(
                 f"stage {stage.name!r} trains a judge for {own} questions, not {asked}",

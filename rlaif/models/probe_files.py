@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+ADAPTED = ("lora", "generative")
+"""Kinds that are an adapter."""
 ABOUT, HEAD, ADAPTER = "judge.json", "head.safetensors", "adapter"
 PLACES = ("", "model", "judge/model")
 """Where in a folder that the user names a judge lies: its own folder, its stage's, its run's."""
@@ -59,11 +61,13 @@ class Adapter(NamedTuple):
 
     Attributes:
         scale: Temperature of its answers.
+        kind: `lora`, or `generative` where it reasons.
     """
 
     base: SharedBase
     role: str
     scale: float
+    kind: str = "lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class JudgeAbout:
         protocol: The one whose questions it was trained on.
         constitution: Digest of the constitution that those were asked under.
         templates: Digest of the templates that those were asked with.
-        kind: `probe` or `lora`.
+        kind: `probe`, `lora` or `generative`.
         scale: Of an adapter: its temperature.
     """
 
@@ -96,7 +100,7 @@ class JudgeAbout:
     @property
     def revision(self) -> str:
         """16 hex digits that change when its answers do."""
-        if self.kind == "lora":
+        if self.kind in ADAPTED:
             return digest([folder_digest(self.folder / ADAPTER), self.identity, self.scale])[:16]
         parts = [file_digest(self.folder / HEAD), self.identity, self.layer, list(self.quoted)]
         return digest(parts)[:16]
@@ -215,7 +219,7 @@ def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) 
         context=engine.card.context,
         chat=engine.card.chat,
     )
-    judge = _lora(about, engine, card) if about.kind == "lora" else ProbeEngine(engine, _probe(about), card)
+    judge = _lora(about, engine, card) if about.kind in ADAPTED else ProbeEngine(engine, _probe(about), card)
     gap = largest_gap(judge, about.questions)
     if not gap <= TOLERANCE * max(1.0, *(abs(value) for _, value in about.questions)):
         raise ModelError(
@@ -247,7 +251,7 @@ def save_judge(
     Raises:
         ModelError: Weights are NaN or infinite, or the disk refuses.
     """
-    own = _probe_about(judge) if isinstance(judge, Probe) else {"kind": "lora", "scale": judge.scale}
+    own = _probe_about(judge) if isinstance(judge, Probe) else {"kind": judge.kind, "scale": judge.scale}
     about = {
         "format": FORMAT,
         **own,
@@ -292,7 +296,7 @@ def largest_gap(judge: ProbeEngine | LoraJudge, questions: Sequence[tuple[LabelR
 
 def _kind(about: Mapping[str, Any]) -> str:
     kind = str(about.get("kind", "probe"))
-    if kind not in ("probe", "lora"):
+    if kind not in ("probe", *ADAPTED):
         raise ValueError(f"a judge of the kind {kind!r} is not known here")
     return kind
 

@@ -219,7 +219,8 @@ def test_reasons_cannot_be_trained(place: Place) -> None:
         ),
     )
     assert said.status == 1
-    assert "no judge can be trained for cot questions" in said.err
+    assert "no judge of the kind probe can be trained for cot questions" in said.err
+    assert "kind generative" in said.err
 
 
 def test_labels_that_say_nothing_are_refused(place: Place) -> None:
