@@ -138,7 +138,8 @@ class GenerationSettings(Settings):
     """How a policy samples."""
 
     policy: str | None = None
-    """Model that answers: a hub id, a folder, a GGUF file or an alias; the recipe's `model` when left out."""
+    """Model that answers: a hub id, a folder, a GGUF file or an alias; or a policy: an earlier stage that
+    trained one, or the folder of its adapter. The recipe's `model` when left out."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 96
     """Longest completion in tokens."""

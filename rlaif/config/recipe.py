@@ -115,10 +115,17 @@ class Recipe(Settings):
             (each for each in self.stages if isinstance(each, JudgeConfig) and each.name == name), None
         )
 
+    def policy_stage(self, name: str) -> BaseStage | None:
+        """The stage of that name that trains a policy, if there is one."""
+        return next((each for each in self.stages if each.trains_policy and each.name == name), None)
+
     def weights_of(self, name: str) -> str:
-        """The model that answers under a name: what a judge stage of that name reads with, else the name."""
-        stage = self.judge_stage(name)
-        return name if stage is None else stage.model or self.model
+        """The model that answers under a name: what a judge stage of that name reads with, what a stage of
+        that name trains an adapter of, else the name."""
+        if (judge := self.judge_stage(name)) is not None:
+            return judge.model or self.model
+        policy = self.policy_stage(name)
+        return name if policy is None else policy.trained_model or self.model
 
     @field_validator("servers")
     @classmethod
