@@ -24,6 +24,7 @@ from rlaif.config.labelling import (
 )
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
+from rlaif.config.rounds import RoundsConfig
 
 __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_schema"]
 
@@ -101,6 +102,10 @@ class Recipe(Settings):
     servers: dict[str, ServerConfig] = Field(default={})
     """Where those of these models are served that `server` does not serve, each with what may be spent on it:
     `{"openai:MODEL": {base_urls: [...], price_input: 0.1, max_cost: 5}}`."""
+
+    rounds: RoundsConfig | None = None
+    """Run the stages several times, each from the policy of the time before and on fresh prompts: a number,
+    or `{count: 3, memory: all, reference: first, stop_when: no_gain}`."""
 
     stages: tuple[StageConfig, ...]
     """What runs, in this order."""
