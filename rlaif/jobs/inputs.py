@@ -118,7 +118,8 @@ def _drawn(
     if len(left) < (wanted := limit or 1):
         missing = wanted - len(left)
         raise DataError(
-            f"of {len(prompts)} prompts {skip} are used already and {wanted} more are wanted: {missing} are missing",
+            f"of {len(prompts)} prompts {skip} are used already and {wanted} more are wanted: {missing} are "
+            "missing",
             where=where,
             remedy="give more prompts, or take fewer each time (limit)",
         )

@@ -12,13 +12,14 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlaif.config import Recipe
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import DpoConfig
-from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig
+from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig, Split
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import RoundsConfig
 from rlaif.config.start import StartSettings
@@ -43,7 +44,7 @@ __all__ = ["Former", "ROUNDS", "check_rounds", "recipe_of_round", "run_rounds"]
 ROUNDS, POLICY = "rounds.json", "policy"
 FRESH = "fresh"
 """What the name of the evaluation on fresh prompts ends with."""
-OWN_SPLIT = {"sample": "label", "revise": "sft", "evaluate": "eval"}
+OWN_SPLIT: dict[str, Split] = {"sample": "label", "revise": "sft", "evaluate": "eval"}
 """Parts of the built-in prompts by kind of stage; all others train on `rl`."""
 
 
@@ -85,7 +86,8 @@ def run_rounds(
         with run_errors("make the folder of the rounds", out):
             out.mkdir(parents=True, exist_ok=True)
         write_text(out / "recipe.yaml", recipe_text(recipe))
-    former, found, stopped = None, list[Round](), ""
+    former: Former | None = None
+    found, stopped = list[Round](), ""
     for number in range(1, settings.count + 1):
         progress.note(f"round {number} of {settings.count}")
         own, folder = recipe_of_round(recipe, number, former), _folder(out, number)
@@ -97,22 +99,27 @@ def run_rounds(
             progress=progress,
             reuse=[_folder(out, number - 1)] if number > 1 else (),
         )
-        found.append(ranks.from_first(lambda: _described(recipe, own, folder, number)))  # noqa: B023
-        if settings.stop_when == "no_gain" and not found[-1].has_gained and number < settings.count:
-            stopped = (
-                f"Stopped after round {number} of {settings.count}: {found[-1].measure} did not rise over the "
-                "round before by more than its interval."
-            )
+        found.append(ranks.from_first(partial(_described, recipe, own, folder, number)))
+        stopped = _why_stopped(found[-1], settings)
         rounds = Rounds(tuple(found), best_round(found), stopped)
         if ranks.first:
             _write(out, rounds)
             on_round(result, rounds)
-        former = _former(own, folder, former)
+        former = _former(recipe, own, folder, former)
         del result  # and with it the models
         gc.collect()
         if stopped:
             break
     return rounds
+
+
+def _why_stopped(last: Round, settings: RoundsConfig) -> str:
+    if settings.stop_when == "never" or last.has_gained or last.number == settings.count:
+        return ""
+    return (
+        f"Stopped after round {last.number} of {settings.count}: {last.measure} did not rise over the round "
+        "before by more than its interval."
+    )
 
 
 def check_rounds(recipe: Recipe) -> None:
@@ -123,15 +130,15 @@ def check_rounds(recipe: Recipe) -> None:
         DataError: Prompts run out before the last round; the message says how many are missing.
     """
     settings = _settings(recipe)
-    _policy_stage(recipe)
+    _evaluation(recipe)
     for stage in recipe.stages:
         if stage.stage == "sft":
             raise ConfigError(
                 "an `sft` stage merges its policy into the model, and a later round would start from another "
                 "model",
                 where=stage.name,
-                remedy="fine-tune first, merge (rlaif push --merge) and name the result as `model`; in rounds "
-                "use best_of_k",
+                remedy="fine-tune first, merge (--merge) and name the result as `model`; in rounds use "
+                "best_of_k",
             )
         if isinstance(stage, LabelConfig) and stage.responses:
             raise ConfigError(
@@ -156,12 +163,7 @@ def _check_supply(stage: PromptSettings, recipe: Recipe, number: int) -> None:
     assert isinstance(stage, BaseStage)
     seed = recipe.seed if stage.seed is None else stage.seed
     try:
-        load_prompts(
-            stage,
-            own_split=OWN_SPLIT.get(stage.stage, "rl"),
-            seed=seed,
-            progress=NoProgress(),  # type: ignore[arg-type]
-        )
+        load_prompts(stage, own_split=OWN_SPLIT.get(stage.stage, "rl"), seed=seed, progress=NoProgress())
     except DataError as error:
         raise DataError(
             f"prompts run out in round {number}: {error.what}",
@@ -311,13 +313,12 @@ def _former_name(found: Evaluation, own: Recipe) -> str:
     return next(each.name for each in found.policies if each.name not in known)
 
 
-def _former(own: Recipe, folder: Path, before: Former | None) -> Former:
+def _former(recipe: Recipe, own: Recipe, folder: Path, before: Former | None) -> Former:
     labels = [each.name for each in own.stages if isinstance(each, LabelConfig)]
     rewards = [each.name for each in own.stages if isinstance(each, RewardConfig)]
     written = [path for name in labels[-1:] for path in sorted((folder / name).glob("preferences.*"))]
-    policy = [each.name for each in own.stages if each.trains_policy][-1]
     return Former(
-        policy=folder / policy / "adapter",
+        policy=folder / _policy_stage(recipe).name / "adapter",
         reward=folder / rewards[-1] / "model" if rewards else None,
         preferences=(*(before.preferences if before else ()), *written[:1]),
     )

@@ -60,17 +60,14 @@ def _name(each: Round, found: Rounds) -> str:
 
 
 def _cells(each: Round) -> tuple[str, ...]:
-    judged = [
-        f"{100 * each.judge[name].estimate.value:.0f} %" if name in each.judge else NONE
-        for name in ("flips", "ties")
-    ]
+    rates = [each.judge[name].estimate.value if name in each.judge else None for name in ("flips", "ties")]
     return (
         NONE if each.gold is None else interval(each.gold),
         _signed(each.gain(each.measure, "previous")),
         _signed(each.gain(each.measure, "start")),
         _signed(each.gain(each.measure, "start", "fresh")),
         NONE if each.kl is None else interval(each.kl),
-        ", ".join(judged),
+        ", ".join(NONE if rate is None else f"{100 * rate:.0f} %" for rate in rates),
     )
 
 
