@@ -114,6 +114,10 @@ class PromptSettings(Settings):
     """How many prompts to draw. When left out, all of them; `sample` and `revise` draw 24 of the built-in
     ones."""
 
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Prompts of the draw that are passed over first, as an earlier run used them; `limit` is then drawn in
+    full or refused."""
+
     skip_bad_rows: bool = False
     """Go on without rows that cannot be read; they are counted and listed. Otherwise one bad row stops the
     run."""
@@ -138,7 +142,8 @@ class GenerationSettings(Settings):
     """How a policy samples."""
 
     policy: str | None = None
-    """Model that answers: a hub id, a folder, a GGUF file or an alias; the recipe's `model` when left out."""
+    """Model that answers: a hub id, a folder, a GGUF file or an alias; or a policy: an earlier stage that
+    trained one, or the folder of its adapter. The recipe's `model` when left out."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 96
     """Longest completion in tokens."""

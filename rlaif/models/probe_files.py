@@ -26,8 +26,10 @@ from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import check_regular, file_digest, folder_digest, read_object, sync_to_disk
-from rlaif.models.lora_judge import LoraJudge, resident_base
+from rlaif.models.lora_judge import LoraJudge
+from rlaif.models.policy_files import base_of, find_policy
 from rlaif.models.probe import Probe, ProbeEngine
+from rlaif.models.role_engine import resident_base
 from rlaif.models.shared_base import SharedBase
 from rlaif.models.tensor_files import check_finite, write_tensors
 from rlaif.types import Message
@@ -116,9 +118,12 @@ def find_judge(spec: str) -> Path | None:
 
 
 def weights_of(spec: str) -> str:
-    """The model whose weights answer under `spec`: the base of a trained judge, else what it names."""
-    folder = find_judge(spec)
-    return spec if folder is None else judge_about(folder).base
+    """The model whose weights answer under `spec`: the base of a trained judge or of a policy, else what it
+    names."""
+    if (judge := find_judge(spec)) is not None:
+        return judge_about(judge).base
+    policy = find_policy(spec)
+    return spec if policy is None else base_of(policy)
 
 
 def protocol_of(judge: str, asked: str | None, default: str) -> str:

@@ -26,7 +26,7 @@ from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
 from rlaif.stages.people import PeopleLabel, people_rates
 from rlaif.stats import Estimate, bootstrap_difference
 
-__all__ = ["compare"]
+__all__ = ["compare", "paired_difference"]
 
 EACH_INTERVAL = (
     "Each is a 95 % interval by itself: of twenty true differences of zero, about one interval excludes zero."
@@ -76,7 +76,7 @@ def compare(
         remedy = "evaluate with a gold metric, a judge or a reward model"
         raise DataError("the evaluations have no measure to decide by", remedy=remedy)
     differences = [
-        _difference(ours, base, measure, resamples=resamples, seed=seed)
+        paired_difference(ours, base, measure, resamples=resamples, seed=seed)
         for measure in measures
         for ours, base in _meetings(policies, merged.start)
     ]
@@ -112,9 +112,10 @@ def _meetings(policies: Sequence[PolicyResult], start: str) -> list[tuple[Policy
     return [*((each, first) for each in others), *combinations(others, 2)]
 
 
-def _difference(
+def paired_difference(
     ours: PolicyResult, base: PolicyResult, measure: str, *, resamples: int, seed: int
 ) -> PolicyDifference:
+    """The mean difference of a measure on the prompts that both have, with its bootstrap 95 % interval."""
     mine, theirs = ours.rows.measured(measure), base.rows.measured(measure)
     both = [prompt for prompt in mine if prompt in theirs]
     sides = [

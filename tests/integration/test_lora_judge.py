@@ -19,9 +19,9 @@ from rlaif.engines.labels import find_labels
 from rlaif.errors import ModelError
 from rlaif.judging.table import open_protocol
 from rlaif.models.load import load_engine
-from rlaif.models.lora_judge import resident_base
 from rlaif.models.open import open_engine
 from rlaif.models.probe_files import judge_about
+from rlaif.models.role_engine import resident_base
 from rlaif.models.shared_base import REFERENCE
 from rlaif.prompts import PromptLibrary
 from rlaif.results.preferences import PreferencePair
