@@ -12,13 +12,14 @@ from rlaif.config import AuditConfig, LabelConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_text
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.audit_files import STAGE_AUDIT
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, pairs_digest, plan_questions, write_audit
 from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
-from rlaif.judging.table import open_protocol
+from rlaif.judging.table import PROTOCOLS, open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.report.audit import audit_lines, cases_markdown
 from rlaif.report.shown import Shown
@@ -84,6 +85,9 @@ class AuditJob(Job[AuditConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         judged: dict[str, Sequence[Case]] = {}
+        library, constitution = self.inputs.library, self.inputs.constitution
+        for name in self.inputs.usable:
+            warn_of_other_questions(self.judge, PROTOCOLS[name], constitution, library, self.context.progress)
         report = conduct(
             self.task,
             self.inputs,
