@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def _annotator(given: str | None) -> str:
 def _check_out(pairs: str, out: Path) -> None:
     from rlaif.errors import ConfigError
 
-    if Path(pairs).expanduser().resolve() == out.resolve():
+    if Path(os.path.expanduser(pairs)).resolve() == out.resolve():
         raise ConfigError(
             "the labels would be written into the file of pairs",
             where=f"--out {out}",

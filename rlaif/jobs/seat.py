@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -114,13 +115,19 @@ class Seat:
         name = base_name(policy)
         if any(fnmatchcase(name, pattern) for pattern in self._recused):
             return True
-        return self.config.recuse == "base" and bool(name) and name == self._base
+        return self.config.recuse == "base" and bool(name) and one_place(name) == self._base
 
     @cached_property
     def _base(self) -> str:
         """The model that it is, or was trained from."""
         folder = find_judge(self.model)
-        return base_name(self._weights if folder is None else judge_about(folder).base)
+        return one_place(base_name(self._weights if folder is None else judge_about(folder).base))
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """What is asked, by whatever name, and by which protocol: the same for two seats of one judge."""
+        model = ALIASES[self.model].hub if self.model in ALIASES else self.model
+        return one_place(str(find_judge(self.model) or model)), self.protocol.name
 
     def plan(self, comparisons: Sequence[Comparison]) -> StagePlan:
         """What it would be asked about `comparisons`, in a dry run."""
@@ -186,6 +193,12 @@ class _Own(NamedTuple):
     counts: dict[str, int]
     read: int
     write: int
+
+
+def one_place(name: str) -> str:
+    """A model's name; of a folder or file its real path, by whatever path it is named."""
+    path = os.path.expanduser(name)
+    return os.path.realpath(path) if os.path.exists(path) else name
 
 
 def base_name(model: str) -> str:

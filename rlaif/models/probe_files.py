@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,8 +109,8 @@ def find_judge(spec: str) -> Path | None:
     stage that trained it."""
     if not spec or spec.startswith(("openai:", "scripted")):
         return None
-    places = (Path(spec).expanduser() / place for place in PLACES)
-    return next((place for place in places if (place / ABOUT).is_file()), None)
+    places = (Path(os.path.expanduser(spec), place) for place in PLACES)
+    return next((place for place in places if os.path.isfile(place / ABOUT)), None)
 
 
 def weights_of(spec: str) -> str:
@@ -363,7 +364,7 @@ def _request(values: Mapping[str, Any]) -> LabelRequest:
 
 def _where(name: str) -> str:
     """A model's name that holds in any working directory."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return str(path.absolute()) if path.exists() else name
 
 
