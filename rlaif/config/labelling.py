@@ -474,8 +474,10 @@ class LabelConfig(BaseStage):
             refuse_idle(self, "rubric_aggregate", "constitution_weight", needs="protocol: rubric")
         if needs is None:
             refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
-        if len(seats_of(self.judge, "?")) == 1:
+        seats = seats_of(self.judge, "?")
+        if len(seats) == 1:
             refuse_idle(self, "weights", "quorum", "recuse", needs="judge: [A, B]")
+            refuse_idle(seats[0], "recuse", needs="judge: [A, B]")
         elif self.calibration is not None:
             raise ValueError("a calibration is of one judge, and there are several: leave it out")
         if self.calibration is not None:

@@ -141,7 +141,7 @@ def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) ->
     """The judge of the label stage.
 
     Raises:
-        ConfigError: It has several.
+        ConfigError: It has several, or one that this recipe trains.
     """
     seats = label.seats(context.recipe.model)
     if len(seats) > 1:
@@ -150,7 +150,14 @@ def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) ->
             where=config.name,
             remedy="name one (judge: MODEL), with an audit stage for each",
         )
-    return seats[0].model
+    model = seats[0].model
+    if context.recipe.judge_stage(model) is not None:
+        raise ConfigError(
+            f"stage {config.name!r} would audit {model!r}, a judge that this recipe trains",
+            where=config.name,
+            remedy=f"leave the stage out, and audit it then: rlaif audit --judge {context.judge(model)}",
+        )
+    return model
 
 
 def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from rlaif.collect.pairs import read_pairs
 from rlaif.config import LabelConfig, load_recipe
 from rlaif.constitution.load import to_yaml
 from rlaif.engines.journaled import NullMemo
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, JudgingError
 from rlaif.jobs.bench import Bench
 from rlaif.jobs.context import RunContext
 from rlaif.labels import sigmoid
@@ -124,6 +124,18 @@ def test_one_judge_by_two_names_is_refused(work: Path) -> None:
     for judges in (names, [names[0], {"model": names[0], "protocol": "pairwise"}]):
         with pytest.raises(ConfigError, match="are one judge, asked by the same protocol"):
             run_recipe(load_recipe(recipe(work, *judges)), out=work / "run")
+
+
+def test_a_jury_of_which_all_are_recused_is_told(work: Path) -> None:
+    (work / "pairs.jsonl").write_text((work / "pairs.jsonl").read_text().splitlines()[0])
+    seats = [{"model": each, "recuse": ["org/*"]} for each in (KEEN, CONTRARY)]
+    with pytest.raises(JudgingError, match="every judge is recused from 1 comparison"):
+        labels(work, *seats, max_invalid=0.5)
+
+
+def test_a_judge_alone_is_not_recused(work: Path) -> None:
+    with pytest.raises(ConfigError, match="`judge: "):
+        labels(work, {"model": KEEN, "recuse": ["org/*"]})
 
 
 def test_a_folder_is_its_own_base_by_whatever_path_it_is_named(work: Path) -> None:

@@ -12,17 +12,23 @@ import torch
 from kind_words import KIND, RUDE, Place, text, write_pairs
 from spine import call, rows
 
+from rlaif.config import LabelConfig, load_recipe
 from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
+from rlaif.engines.journaled import NullMemo
 from rlaif.engines.labels import find_labels
 from rlaif.errors import ModelError
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.way_out import closing_lines
+from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.table import open_protocol
 from rlaif.models.load import load_engine
 from rlaif.models.lora_judge import resident_base
 from rlaif.models.open import open_engine
 from rlaif.models.probe_files import judge_about
 from rlaif.models.shared_base import REFERENCE
+from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.results.preferences import PreferencePair
 from rlaif.stages.judge import comparison_of
@@ -216,6 +222,40 @@ def test_a_judge_that_is_trained_too_late_is_refused(place: Place) -> None:
     said = call("run", recipe, "--dry-run")
     assert said.status == 1
     assert "trained after it" in said.err
+
+
+def test_what_would_do_instead_is_told_of_a_judge_that_the_run_trains(place: Place, trained: Path) -> None:
+    recipe = place.path / "instead.yaml"
+    values = {"model": place.model, "constitution": place.constitution, "pairs": place.pairs, "others": "o"}
+    text_ = RECIPE.format(**values, judge=f"[judge, {place.model}]").replace("name: learner", "name: judge")
+    recipe.write_text(text_)
+    loaded = load_recipe(recipe)
+    context = RunContext(loaded, memo=NullMemo(), progress=NoProgress(), path=trained)
+    statistics = LabelStatistics().as_dict() | {"audit": {"grade": "do not use", "line": "a coin"}}
+    config = loaded.stages[-1]
+    assert isinstance(config, LabelConfig)
+    larger, *_, last = closing_lines(config, context, statistics, place.path)
+    assert larger.startswith("a larger judge")
+    assert last.startswith(f"do not train on the labels of judge, {place.model}: a coin")
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("{stage: audit, judge: learner}", "only a `label` stage can be"),
+        ("{stage: ppo, reward: {own: {kind: judge, judge: learner}}}", "only a `label` stage can be"),
+        ("{stage: evaluate, judge: learner}", "only a `label` stage can be"),
+        ("{stage: audit}", "would audit 'learner', a judge that this recipe trains"),
+    ],
+)
+def test_only_labels_are_judged_by_a_stage(place: Place, stage: str, said: str) -> None:
+    values = {"model": place.model, "constitution": place.constitution, "pairs": place.pairs, "others": "o"}
+    text_ = RECIPE.format(**values, judge="learner")
+    recipe = place.path / "elsewhere.yaml"
+    recipe.write_text(text_.replace("  - stage: label", f"  - {stage}\n  - stage: label"))
+    found = call("run", recipe, "--out", place.path / "elsewhere")
+    assert found.status == 1
+    assert said in found.err
 
 
 def test_the_plan_counts_whole_questions(place: Place) -> None:
