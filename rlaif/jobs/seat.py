@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -24,6 +23,7 @@ from rlaif.judging.protocols import JudgingProtocol, Ways
 from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.alias import ALIASES
+from rlaif.models.places import one_place
 from rlaif.models.probe_files import find_judge, judge_about, protocol_of
 from rlaif.types import Comparison
 
@@ -193,12 +193,6 @@ class _Own(NamedTuple):
     counts: dict[str, int]
     read: int
     write: int
-
-
-def one_place(name: str) -> str:
-    """A model's name; of a folder or file its real path, by whatever path it is named."""
-    path = os.path.expanduser(name)
-    return os.path.realpath(path) if os.path.exists(path) else name
 
 
 def base_name(model: str) -> str:

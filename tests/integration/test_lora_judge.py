@@ -13,6 +13,7 @@ from kind_words import KIND, RUDE, Place, text, write_pairs
 from spine import call, rows
 
 from rlaif.config import LabelConfig, load_recipe
+from rlaif.config.labelling import ServerConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
@@ -20,6 +21,7 @@ from rlaif.engines.journaled import NullMemo
 from rlaif.engines.labels import find_labels
 from rlaif.errors import ModelError
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.engines import Engines
 from rlaif.jobs.way_out import closing_lines
 from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.table import open_protocol
@@ -31,6 +33,7 @@ from rlaif.models.shared_base import REFERENCE
 from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.results.preferences import PreferencePair
+from rlaif.runs.spending import Spending
 from rlaif.stages.judge import comparison_of
 from rlaif.stages.judge_lora import _Asked, _log_odds
 from rlaif.types import Message
@@ -256,6 +259,34 @@ def test_only_labels_are_judged_by_a_stage(place: Place, stage: str, said: str) 
     found = call("run", recipe, "--out", place.path / "elsewhere")
     assert found.status == 1
     assert said in found.err
+
+
+def test_a_base_is_held_and_planned_once_by_whatever_path(
+    place: Place, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge knows its base by an absolute path, the recipe by another."""
+    monkeypatch.chdir(place.path)
+    engines = Engines(
+        NullMemo(),
+        dtype="float32",
+        device="cpu",
+        server=ServerConfig(),
+        note=lambda line: None,
+        spending=Spending(None),
+        model="./model",
+    )
+    engines.get(str(trained))
+    engine = engines.in_process("./model")
+    assert engine is not None
+    assert [role for role in resident_base(engine).roles if role.startswith("judge-")]
+    recipe = place.path / "rewarded.yaml"
+    recipe.write_text(
+        f"model: ./model\nconstitution: {place.constitution}\nstages:\n"
+        f"  - {{stage: ppo, reward: {{own: {{kind: judge, judge: {trained}}}}}}}\n"
+    )
+    said = call("memory", recipe)
+    assert said.status == 0, said.err
+    assert "answers and judges" not in said.out
 
 
 def test_the_plan_counts_whole_questions(place: Place) -> None:
