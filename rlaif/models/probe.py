@@ -99,7 +99,7 @@ class StateReader:
             raise ModelError(
                 f"layer {layer} is to be read, and the model has {len(layers)}",
                 where=engine.card.name,
-                remedy="use the base that the judge was trained on",
+                remedy=f"name one from 1 to {len(layers)}; a trained judge needs the base of its own",
             )
         if not engine.tokenizer.is_fast:
             raise ModelError(

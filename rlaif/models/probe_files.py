@@ -153,9 +153,12 @@ def other_questions(judge: str, *, constitution: str, templates: str) -> str:
     if folder is None:
         return ""
     about = judge_about(folder)
-    used = {"constitution": (about.constitution, constitution), "templates": (about.templates, templates)}
-    other = " and ".join(name for name, (then, now) in used.items() if then != now)
-    return f"the judge {judge} was trained under another {other}" if other else ""
+    used = {
+        "under another constitution": (about.constitution, constitution),
+        "with other templates": (about.templates, templates),
+    }
+    other = " and ".join(how for how, (then, now) in used.items() if then != now)
+    return f"the judge {judge} was trained {other}" if other else ""
 
 
 def judge_about(folder: Path) -> JudgeAbout:

@@ -235,6 +235,19 @@ def test_labels_that_say_nothing_are_refused(place: Place) -> None:
     assert "say of no pair which completion is better" in said.err
 
 
+def test_one_label_that_says_something_is_too_few(place: Place) -> None:
+    lines = [json.loads(line) | {"p_chosen": 0.5} for line in place.pairs.read_text("utf-8").splitlines()[:6]]
+    lines[0]["p_chosen"] = 0.9
+    path = place.path / "one-label.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    said = call(
+        *("judge", "train", "--data", path, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / "one-label"),
+    )
+    assert said.status == 1
+    assert "labels other than ½ are of too few prompts" in said.err
+
+
 def cut_short(folder: Path) -> None:
     path = folder / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
