@@ -20,6 +20,7 @@ from rlaif.engines.hf import HFEngine
 from rlaif.engines.journaled import NullMemo
 from rlaif.engines.labels import find_labels
 from rlaif.errors import ModelError
+from rlaif.jobs.base import read_typed
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.engines import Engines
 from rlaif.jobs.way_out import closing_lines
@@ -32,6 +33,9 @@ from rlaif.models.probe_files import judge_about
 from rlaif.models.shared_base import REFERENCE
 from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
+from rlaif.report.judge import judge_shown
+from rlaif.report.shown import Table
+from rlaif.results.judge import JudgeReport
 from rlaif.results.preferences import PreferencePair
 from rlaif.runs.spending import Spending
 from rlaif.stages.judge import comparison_of
@@ -83,6 +87,9 @@ def test_an_adapter_learns_what_people_prefer(place: Place, trained: Path) -> No
     report = json.loads((trained / "judge/report.json").read_text("utf-8"))
     assert report["kind"] == "lora"
     assert report["held_out"] == 8
+    (table, *_) = judge_shown(read_typed(trained / "judge/report.json", JudgeReport))
+    assert isinstance(table, Table)
+    assert table.title == "on 8 of 40 pairs, whose prompts were held out"
     assert report["found"]["trained"]["accuracy"] > 0.85 > report["found"]["untrained"]["accuracy"]
     others = write_pairs(place.path / "others.jsonl", 12, first=100)
     said = call(
