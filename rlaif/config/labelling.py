@@ -470,17 +470,20 @@ class LabelConfig(BaseStage):
 
     @model_validator(mode="after")
     def _reasons_are_asked_for(self) -> LabelConfig:
-        asked = known_protocols()[self.protocol] if self.protocol else None
-        if asked is None or not asked.reasons:
-            idle = ["clamp", "reasonings", *(() if asked and asked.commits else ("reasoning_tokens",))]
+        seats = seats_of(self.judge, "?")
+        named = {seat.protocol or self.protocol for seat in seats}
+        asked = [known_protocols()[name] for name in named if name]
+        if not any(each.reasons for each in asked):
+            idle = ["clamp", "reasonings", *(() if any(e.commits for e in asked) else ("reasoning_tokens",))]
             refuse_idle(self, *idle, needs="protocol: cot")
-        needs = asked.needs if asked else None
-        if needs != "rubric":
+        needs = {each.needs for each in asked}
+        if "rubric" not in needs:
             refuse_idle(self, "rubric_aggregate", "constitution_weight", needs="protocol: rubric")
-        if needs is None:
+        if not needs - {None}:
             refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
-        if len(seats_of(self.judge, "?")) == 1:
+        if len(seats) == 1:
             refuse_idle(self, "weights", "quorum", "recuse", needs="judge: [A, B]")
+            refuse_idle(seats[0], "recuse", needs="judge: [A, B]")
         elif self.calibration is not None:
             raise ValueError("a calibration is of one judge, and there are several: leave it out")
         if self.calibration is not None:

@@ -181,6 +181,20 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _only_labels_are_judged_by_a_stage(self) -> Recipe:
+        for stage in self.stages:
+            parts = getattr(stage, "reward", None)
+            asked = [stage, *(parts.values() if isinstance(parts, dict) else ())]
+            for each in asked:
+                named = getattr(each, "judge", None)
+                if not isinstance(stage, LabelConfig) and isinstance(named, str) and self.judge_stage(named):
+                    raise ValueError(
+                        f"stage {stage.name!r} is judged by {named!r}, a judge that this recipe trains, as "
+                        "only a `label` stage can be: train it in a run before, and name that run's folder"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _inputs_exist(self) -> Recipe:
         sampled: list[str] = []
         for stage in self.stages:

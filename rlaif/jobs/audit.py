@@ -12,13 +12,14 @@ from rlaif.config import AuditConfig, LabelConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_text
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.audit_files import STAGE_AUDIT
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, pairs_digest, plan_questions, write_audit
 from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
-from rlaif.judging.table import open_protocol
+from rlaif.judging.table import PROTOCOLS, open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.report.audit import audit_lines, cases_markdown
 from rlaif.report.shown import Shown
@@ -84,6 +85,9 @@ class AuditJob(Job[AuditConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         judged: dict[str, Sequence[Case]] = {}
+        library, constitution = self.inputs.library, self.inputs.constitution
+        for name in self.inputs.usable:
+            warn_of_other_questions(self.judge, PROTOCOLS[name], constitution, library, self.context.progress)
         report = conduct(
             self.task,
             self.inputs,
@@ -137,7 +141,7 @@ def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) ->
     """The judge of the label stage.
 
     Raises:
-        ConfigError: It has several.
+        ConfigError: It has several, or one that this recipe trains.
     """
     seats = label.seats(context.recipe.model)
     if len(seats) > 1:
@@ -146,7 +150,14 @@ def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) ->
             where=config.name,
             remedy="name one (judge: MODEL), with an audit stage for each",
         )
-    return seats[0].model
+    model = seats[0].model
+    if context.recipe.judge_stage(model) is not None:
+        raise ConfigError(
+            f"stage {config.name!r} would audit {model!r}, a judge that this recipe trains",
+            where=config.name,
+            remedy=f"leave the stage out, and audit it then: rlaif audit --judge {context.judge(model)}",
+        )
+    return model
 
 
 def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:

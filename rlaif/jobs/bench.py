@@ -14,7 +14,7 @@ from typing import Any
 from rlaif.audit.grade import NOT_AUDITED
 from rlaif.config import LabelConfig
 from rlaif.digest import digest
-from rlaif.errors import JudgingError
+from rlaif.errors import ConfigError, JudgingError
 from rlaif.io.writers import write_rows
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.planning import StagePlan
@@ -70,6 +70,15 @@ class Bench:
         self.config, self.context = config, context
         self.seats = [Seat(each, config, context) for each in config.seats(context.recipe.model)]
         self._standings: dict[str, Standing] = {}
+        known: dict[tuple[str, str], str] = {}
+        for seat in self.seats:
+            if (other := known.setdefault(seat.who, seat.name)) != seat.name:
+                raise ConfigError(
+                    f"{other!r} and {seat.name!r} are one judge, asked by the same protocol: it would be "
+                    "heard twice",
+                    where=config.name,
+                    remedy="name it once, with the weight that it should have",
+                )
 
     @property
     def several(self) -> bool:

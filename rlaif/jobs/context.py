@@ -68,6 +68,7 @@ class RunContext:
             servers=recipe.servers,
             note=progress.note,
             spending=spending or Spending(None),
+            model=recipe.model,
         )
         self.bases = Bases(recipe, self.engines)
         self.folders: dict[str, Path] = {}

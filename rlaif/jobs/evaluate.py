@@ -15,6 +15,7 @@ from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
 from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import (
     AnyJob,
     Job,
@@ -84,6 +85,10 @@ class EvaluateJob(Job[EvaluateConfig]):
             if name not in self.models_of:
                 self._adapter(name)
         configured_metrics(config)
+        if config.win_rate:
+            self._protocol()
+        if config.rubric:
+            protocol_of(context.model(config.judge), Rubric.name, Rubric.name)
         needs = PROTOCOLS[config.protocol or context.constitution.protocol].needs if config.win_rate else None
         askable(self.prompts, needs, where=config.name, remedy=f"give them a column `{needs}`")
         if config.rubric:
@@ -238,7 +243,9 @@ class EvaluateJob(Job[EvaluateConfig]):
             least_share=config.min_label_share,
         )
         principles = usable(context, protocol.half)
-        engine = context.engines.get(context.model(config.judge))
+        judge = context.model(config.judge)
+        engine = context.engines.get(judge)
+        warn_of_other_questions(judge, protocol, context.constitution, context.library, context.progress)
         return open_judge(
             engine,
             protocol,

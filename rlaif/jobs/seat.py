@@ -23,6 +23,7 @@ from rlaif.judging.protocols import JudgingProtocol, Ways
 from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.alias import ALIASES
+from rlaif.models.places import one_place
 from rlaif.models.probe_files import find_judge, judge_about, protocol_of
 from rlaif.types import Comparison
 
@@ -114,13 +115,19 @@ class Seat:
         name = base_name(policy)
         if any(fnmatchcase(name, pattern) for pattern in self._recused):
             return True
-        return self.config.recuse == "base" and bool(name) and name == self._base
+        return self.config.recuse == "base" and bool(name) and one_place(name) == self._base
 
     @cached_property
     def _base(self) -> str:
         """The model that it is, or was trained from."""
         folder = find_judge(self.model)
-        return base_name(self._weights if folder is None else judge_about(folder).base)
+        return one_place(base_name(self._weights if folder is None else judge_about(folder).base))
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """What is asked, by whatever name, and by which protocol: the same for two seats of one judge."""
+        model = ALIASES[self.model].hub if self.model in ALIASES else self.model
+        return one_place(str(find_judge(self.model) or model)), self.protocol.name
 
     def plan(self, comparisons: Sequence[Comparison]) -> StagePlan:
         """What it would be asked about `comparisons`, in a dry run."""

@@ -15,6 +15,7 @@ from rlaif.config import LabelConfig
 from rlaif.digest import digest
 from rlaif.engines.base import EngineCard, TokenCount
 from rlaif.errors import ConfigError, JudgingError
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.audit_files import (
     Accuracy,
     FoundAudit,
@@ -36,7 +37,6 @@ from rlaif.jobs.base import check_gaps, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.models.open import is_served
-from rlaif.models.probe_files import other_questions
 from rlaif.ranks import current
 from rlaif.types import Constitution, Verdict
 
@@ -168,11 +168,9 @@ class Trust:
         """
         self._check_required()
         context = self._context
-        templates = self._protocol.digest(context.library)
-        if other := other_questions(
-            self._judge, constitution=context.constitution.digest, templates=templates
-        ):
-            context.progress.note(f"warning: the judge {self._judge} was trained under another {other}")
+        warn_of_other_questions(
+            self._judge, self._protocol, context.constitution, context.library, context.progress
+        )
         standing = self._standing()
         against = "warning: " if standing.grade == "do not use" else ""
         where = f" ({self.found.path})" if self.found else ""

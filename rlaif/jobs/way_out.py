@@ -33,7 +33,7 @@ def closing_lines(
     where the run ends with them."""
     grade, found = grade_of(statistics), doubts(facts_of(statistics))
     seats = config.seats(context.recipe.model)
-    judge, judges = seats[0].model, ", ".join(seat.name for seat in seats)
+    judge, judges = context.judge(seats[0].model), ", ".join(seat.name for seat in seats)
     if not grade:
         return []
     grave = [doubt.words for doubt in found if doubt.grave]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rlaif.engines.base import LEAST_SHARE, Engine
+from rlaif.errors import ConfigError
 from rlaif.judging.commit import Commit, CommitPointwise, CommittedJudge
 from rlaif.judging.judge import Judge, PrincipleMode
 from rlaif.judging.listwise import Listwise
@@ -46,7 +47,14 @@ def open_protocol(
         clamp: Highest probability of either side, for protocols that reason.
         least_share: Least probability that the labels must hold together for a verdict to be valid.
         ways: For protocols that read the prompt's rubric or reference.
+
+    Raises:
+        ConfigError: There is none of that name.
     """
+    if name not in PROTOCOLS:
+        raise ConfigError(
+            f"there is no judging protocol {name!r}", remedy=f"the protocols are {', '.join(PROTOCOLS)}"
+        )
     return PROTOCOLS[name].open(library, constitution, clamp=clamp, least_share=least_share, ways=ways)
 
 

@@ -3,6 +3,7 @@ to."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,8 @@ def find_policy(spec: str) -> Path | None:
     it."""
     if not spec or spec.startswith(("openai:", "scripted")):
         return None
-    places = (Path(spec).expanduser() / place for place in PLACES)
-    found = (place for place in places if (place / ADAPTER_CONFIG).is_file())
+    places = (Path(os.path.expanduser(spec), place) for place in PLACES)
+    found = (place for place in places if os.path.isfile(place / ADAPTER_CONFIG))
     # A folder with a whole model beside an adapter's config is a model.
     return next((place for place in found if not (place / "config.json").is_file()), None)
 

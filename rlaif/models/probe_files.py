@@ -11,6 +11,8 @@ again.
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,8 +115,8 @@ def find_judge(spec: str) -> Path | None:
     stage that trained it."""
     if not spec or spec.startswith(("openai:", "scripted")):
         return None
-    places = (Path(spec).expanduser() / place for place in PLACES)
-    return next((place for place in places if (place / ABOUT).is_file()), None)
+    places = (Path(os.path.expanduser(spec), place) for place in PLACES)
+    return next((place for place in places if os.path.isfile(place / ABOUT)), None)
 
 
 def weights_of(spec: str) -> str:
@@ -144,14 +146,14 @@ def protocol_of(judge: str, asked: str | None, default: str) -> str:
         raise ConfigError(
             f"the judge was trained to answer {own} questions, not {asked}",
             where=judge,
-            remedy=f"leave the protocol out, or train one: rlaif judge train --protocol {asked}",
+            remedy="ask it by its own protocol, or name another judge",
         )
     return own
 
 
 def other_questions(judge: str, *, constitution: str, templates: str) -> str:
-    """What of the questions differs from those that `judge` was trained on, in words; empty where nothing
-    does, or where it was not trained.
+    """That `judge` was trained on questions of another constitution or other templates, in words; empty where
+    it was on these, or was not trained.
 
     Args:
         constitution, templates: Digests of those in use.
@@ -160,8 +162,12 @@ def other_questions(judge: str, *, constitution: str, templates: str) -> str:
     if folder is None:
         return ""
     about = judge_about(folder)
-    used = {"constitution": (about.constitution, constitution), "templates": (about.templates, templates)}
-    return " and ".join(name for name, (then, now) in used.items() if then != now)
+    used = {
+        "under another constitution": (about.constitution, constitution),
+        "with other templates": (about.templates, templates),
+    }
+    other = " and ".join(how for how, (then, now) in used.items() if then != now)
+    return f"the judge {judge} was trained {other}" if other else ""
 
 
 def judge_about(folder: Path) -> JudgeAbout:
@@ -179,7 +185,7 @@ def judge_about(folder: Path) -> JudgeAbout:
                 remedy="use the rlaif that wrote it, or train it again",
             )
         base = about["base"]
-        return JudgeAbout(
+        found = JudgeAbout(
             folder=folder,
             kind=_kind(about),
             base=str(base["name"]),
@@ -193,8 +199,16 @@ def judge_about(folder: Path) -> JudgeAbout:
             questions=tuple((_request(each), float(each["log_odds"])) for each in about["questions"]),
             note=dict(about["note"]),
         )
+        _check(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, ABOUT, error) from None
+    if Path(found.base).is_absolute() and not Path(found.base).exists():
+        raise ModelError(
+            f"the judge was trained on the model in {found.base}, which is not there",
+            where=str(folder),
+            remedy=f"put it back, or write its place into {ABOUT} (`base`, `name`): its weights are checked",
+        )
+    return found
 
 
 def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) -> ProbeEngine | LoraJudge:
@@ -306,6 +320,21 @@ def _kind(about: Mapping[str, Any]) -> str:
     return kind
 
 
+def _check(about: JudgeAbout) -> None:
+    """Refuse what no judge can have that was saved.
+
+    Raises:
+        ValueError: It has.
+    """
+    numbers = [about.scale, *(log_odds for _, log_odds in about.questions)]
+    if not all(map(math.isfinite, numbers)) or about.scale <= 0:
+        raise ValueError("its scale or the log-odds of a question are no number that it can have")
+    if not about.questions:
+        raise ValueError("it holds no questions to check its answers by")
+    if about.kind == "probe" and len(about.quoted) not in (1, 2):
+        raise ValueError(f"`quoted` has {len(about.quoted)} tags, not one or two")
+
+
 def _lora(about: JudgeAbout, engine: HFEngine, card: EngineCard) -> LoraJudge:
     base, role = resident_base(engine), f"judge-{about.revision}"
     if role not in base.roles:
@@ -339,12 +368,15 @@ def _probe(about: JudgeAbout) -> Probe:
 
 def _request(values: Mapping[str, Any]) -> LabelRequest:
     messages = tuple(Message(role=role, content=content) for role, content in values["messages"])
-    return LabelRequest(messages=messages, labels=tuple(values["labels"]))
+    labels = tuple(values["labels"])
+    if not all(isinstance(text, str) for text in (*(each.content for each in messages), *labels)):
+        raise ValueError("a message or a label of its questions is no text")
+    return LabelRequest(messages=messages, labels=labels)
 
 
 def _where(name: str) -> str:
     """A model's name that holds in any working directory."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return str(path.absolute()) if path.exists() else name
 
 

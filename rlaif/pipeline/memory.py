@@ -40,6 +40,7 @@ from rlaif.models.memory import (
     precision_of,
 )
 from rlaif.models.open import is_scripted, is_served
+from rlaif.models.places import known_as
 from rlaif.models.probe_files import weights_of
 from rlaif.process_memory import PeakWatch, resident_now
 from rlaif.progress import NoProgress, Progress
@@ -184,11 +185,6 @@ def _within_cache(
     return work._replace(sampled_rows=min(work.sampled_rows, max(1, most)))
 
 
-def _weights(name: str, recipe: Recipe) -> str:
-    """The model whose weights answer under a name, which may be a stage's, or a folder's of an adapter."""
-    return weights_of(recipe.weights_of(name))
-
-
 def _quantization(base: str, recipe: Recipe) -> str:
     """How the run holds the weights of a base: as the reward stage on it says."""
     rewards = [stage for stage in recipe.stages if isinstance(stage, RewardConfig)]
@@ -217,6 +213,11 @@ def _others(config: BaseStage, recipe: Recipe) -> Iterator[tuple[str, str]]:
     ]
     at = next((at for at, (name, _) in enumerate(found) if name == own), len(found))
     yield from (*found[:at], *found[at + 1 :])
+
+
+def _weights(name: str, recipe: Recipe) -> str:
+    """The model whose weights answer under a name: of a trained judge its base, which is held once."""
+    return known_as(weights_of(recipe.weights_of(name)), [recipe.model])
 
 
 def _free(device: torch.device) -> int | None:

@@ -68,8 +68,10 @@ def _ways(report: JudgeReport) -> Table:
         for name, words in WAYS.items()
         if name in report.found
     ]
-    count = report.pairs if report.kind == "probe" else report.held_out
-    title = f"on {count_of(count, 'pair')} of {count_of(report.prompts, 'prompt')}"
+    pairs = count_of(report.pairs, "pair")
+    title = f"on {pairs} of {count_of(report.prompts, 'prompt')}"
+    if report.kind == "lora":
+        title = f"on {report.held_out} of {pairs}, whose prompts were held out"
     return Table(title, ("judge", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
 
 

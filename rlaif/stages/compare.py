@@ -23,7 +23,7 @@ from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.results.overoptimization import OptimizationPoint
 from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
-from rlaif.stages.people import PeopleLabel, people_rates
+from rlaif.stages.people import PeopleLabel, people_rates, unused
 from rlaif.stats import Estimate, bootstrap_difference
 
 __all__ = ["compare", "paired_difference"]
@@ -82,7 +82,12 @@ def compare(
     ]
     at_budgets = _at_budgets(costs, budgets)
     best_of_k = _best_of_k(merged, resamples=resamples, seed=seed)
-    notes = [*merged.notes, *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else [])]
+    rates = people_rates(merged, people) if people else ()
+    notes = [
+        *merged.notes,
+        *unused(people or {}, rates),
+        *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else []),
+    ]
     if merged.prompts < FEW:
         notes.append(
             f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least "
@@ -99,7 +104,7 @@ def compare(
         optimisations=tuple(_optimisations(differences, merged)),
         at_budgets=at_budgets,
         endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)),
-        people=people_rates(merged, people) if people else (),
+        people=rates,
         best_of_k=best_of_k,
         best_of_k_fit=fit_best_of_k(best_of_k) if best_of_k else None,
         notes=tuple(notes),

@@ -147,6 +147,22 @@ def test_labels_of_something_else_are_refused() -> None:
         people_rates(evaluation(), {"ppo/p5/0": PeopleLabel({"warm 5": 1, "cold 5": 0})})
 
 
+def test_labels_that_are_in_no_figure_are_told() -> None:
+    def told(*pairs: str) -> tuple[int, list[str]]:
+        labels = {
+            f"ppo/{name}/0": PeopleLabel({f"warm {name[1:]}": 1.0, f"plain {name[1:]}": 0.0})
+            for name in pairs
+        }
+        found = compare([evaluation()], people=labels, resamples=10)
+        return len(found.people), [note for note in found.notes if "with labels of people" in note]
+
+    assert told("p3", "p4") == (1, [])
+    rates, (line,) = told("p3", "p4", "q9")
+    assert (rates, line.partition(" with")[0]) == (1, "1 of 3 pairs")
+    rates, (line,) = told("p3")
+    assert (rates, line.partition(" with")[0]) == (0, "1 of 1 pair")
+
+
 def test_what_people_are_shown_is_what_their_labels_are_of(tmp_path: Path) -> None:
     rows = list(pair_rows(evaluation(), PROMPTS, PromptLibrary(), "judge@1"))
     assert len(rows) == 28
@@ -162,8 +178,9 @@ def test_what_people_are_shown_is_what_their_labels_are_of(tmp_path: Path) -> No
     assert found["ppo/p0/0"].texts == {"plain 0": 0.75, "warm 0": 0.25}
     del collected[0]["source_id"]
     path.write_text("".join(json.dumps(row) + "\n" for row in collected))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as raised:
         read_people(str(path))
+    assert raised.value.remedy == "correct it"
 
 
 def test_the_command_line_takes_them(tmp_path: Path) -> None:
