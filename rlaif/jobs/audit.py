@@ -18,6 +18,7 @@ from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, trans
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
+from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_protocol
 from rlaif.models.memory import StageWork
 from rlaif.report.audit import audit_lines, cases_markdown
@@ -50,6 +51,8 @@ class AuditJob(Job[AuditConfig]):
             min_label_share=label.min_label_share
             if config.min_label_share is None
             else config.min_label_share,
+            reasoning_tokens=label.reasoning_tokens,
+            reasonings=label.reasonings,
         )
         self.inputs = audit_inputs(self.task, context.progress)
         if config.data and config.skip_bad_rows:
@@ -75,7 +78,13 @@ class AuditJob(Job[AuditConfig]):
                 *(name for each in protocols for name in (each.template, *each.also))
             ),
             "seed": str(self.task.seed),
+            **self._writing(),
         }
+
+    def _writing(self) -> dict[str, str]:
+        """What the judge may write before it is asked, where the settings say so."""
+        asked = (self.task.reasoning_tokens, self.task.reasonings)
+        return {} if asked == (REASONING_TOKENS, 1) else {"writing": "{} tokens, {} times".format(*asked)}
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
@@ -109,14 +118,13 @@ class AuditJob(Job[AuditConfig]):
         """See `Job`."""
         context, counter = self.context, counter_of(self.judge)
         plan = plan_questions(self.task, self.inputs, counter)
-        read = round(plan.questions * plan.tokens_each)
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
             model=self.judge,
-            read=read,
-            write=0,
-            seconds=estimated_seconds(self.judge, context, read * plan.shared, 0),
+            read=round(plan.read),
+            write=plan.write,
+            seconds=estimated_seconds(self.judge, context, plan.read * plan.shared, plan.write),
             example={},
             counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from rlaif.errors import ConstitutionError, DataError
 from rlaif.jobs.audit_files import Pairs, read_audit_pairs, read_probes, save_text
 from rlaif.jobs.estimate import shared
 from rlaif.judging.judge import PrincipleMode
+from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.probe_files import protocol_of
 from rlaif.progress import Progress
@@ -62,6 +64,7 @@ class AuditTask:
         most_probes: Of these, as many are drawn by hash; `None` takes all.
         variants: Comparisons on which other labels and wordings are tried.
         own: Name of the judge's own completions in `data`; the judge's when left out.
+        reasoning_tokens, reasonings: As for `open_judge`.
     """
 
     judge: str
@@ -79,11 +82,14 @@ class AuditTask:
     seed: int = 0
     prompts_dir: Path | None = None
     min_label_share: float = LEAST_SHARE
+    reasoning_tokens: int = REASONING_TOKENS
+    reasonings: int = 1
 
 
 class AuditPlan(NamedTuple):
-    """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it
-    that is read (`shared`)."""
+    """What an audit would ask: questions, the mean length of their prompts in tokens, the share of it
+    that is read (`shared`), how many times (`times`), and the tokens that are written at most before
+    labels are read."""
 
     protocols: tuple[str, ...]
     comparisons: int
@@ -91,6 +97,13 @@ class AuditPlan(NamedTuple):
     questions: int
     tokens_each: float
     shared: float
+    times: int = 1
+    write: int = 0
+
+    @property
+    def read(self) -> float:
+        """Tokens of all prompts, shared beginnings counted each time."""
+        return self.questions * self.times * self.tokens_each
 
 
 class AuditInputs(NamedTuple):
@@ -160,6 +173,7 @@ def conduct(
         seed=task.seed,
         sensitivity_rows=task.variants,
         least_share=task.min_label_share,
+        opened=partial(open_judge, reasoning_tokens=task.reasoning_tokens, reasonings=task.reasonings),
         progress=progress,
         keep=keep,
     )
@@ -187,6 +201,7 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         mode=task.principles,
         sensitivity_rows=task.variants,
     )
+    prompts = len({pair.comparison.prompt.fingerprint() for pair in [*inputs.pairs, *inputs.probes]})
     lengths, groups = [], []
     for name, constitution in inputs.usable.items():
         protocol = open_protocol(name, library=inputs.library, constitution=constitution)
@@ -202,6 +217,10 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
             requests = judge.requests(pair.comparison)
             lengths += [counter.count(request.messages) for request in requests[: protocol.asks]]
             groups.append([counter.render(request.messages) for request in requests])
+    write = sum(
+        questions * task.reasonings if PROTOCOLS[name].reasons else prompts * PROTOCOLS[name].commits
+        for name in inputs.usable
+    )
     return AuditPlan(
         protocols=tuple(inputs.usable),
         comparisons=len(inputs.pairs),
@@ -209,6 +228,8 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         questions=questions,
         tokens_each=sum(lengths) / len(lengths) if lengths else 0.0,
         shared=shared(groups),
+        times=task.reasonings if any(PROTOCOLS[name].reasons for name in inputs.usable) else 1,
+        write=write * task.reasoning_tokens,
     )
 
 

@@ -20,7 +20,6 @@ from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_second
 from rlaif.jobs.trust import Trust, calibration_for
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
-from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.alias import ALIASES
 from rlaif.models.probe_files import find_judge, judge_about, protocol_of
@@ -141,9 +140,8 @@ class Seat:
         if self.protocol.reasons:
             config = self.config
             read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
-            write += probes.questions * REASONING_TOKENS  # as an audit asks: one reasoning each
         own = self._own(mine, counter, probes=probes.probes)
-        read, write = read + own.read, write + own.write
+        read, write = read + own.read, write + own.write + probes.write
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
@@ -172,7 +170,7 @@ class Seat:
         return _Own(
             counts | {"own_answers": len(tasks) + probes},
             read=tokens_of(counter, tasks),
-            write=len(tasks) * self.config.reasoning_tokens + probes * REASONING_TOKENS,
+            write=len(tasks) * self.config.reasoning_tokens,
         )
 
     def key(self) -> str:

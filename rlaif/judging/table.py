@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.commit import Commit, CommitPointwise, CommittedJudge
@@ -15,7 +15,7 @@ from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
-__all__ = ["PROTOCOLS", "open_judge", "open_protocol"]
+__all__ = ["PROTOCOLS", "OpenJudge", "open_judge", "open_protocol"]
 
 PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     Pairwise.name: Pairwise,
@@ -27,6 +27,9 @@ PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     Commit.name: Commit,
     CommitPointwise.name: CommitPointwise,
 }
+
+OpenJudge = Callable[..., Judge]
+"""`open_judge`, or it with some of its arguments given."""
 
 
 def open_protocol(
