@@ -13,7 +13,15 @@ from rlaif.digest import digest
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_text
 from rlaif.jobs.audit_files import STAGE_AUDIT
-from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, pairs_digest, plan_questions, write_audit
+from rlaif.jobs.audit_task import (
+    AuditTask,
+    audit_inputs,
+    conduct,
+    pairs_digest,
+    plan_questions,
+    write_audit,
+    writing_of,
+)
 from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
@@ -21,6 +29,7 @@ from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
 from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.open import is_scripted, is_served
 from rlaif.report.audit import audit_lines, cases_markdown
 from rlaif.report.shown import Shown
 from rlaif.runs.manifest import Manifest
@@ -131,7 +140,11 @@ class AuditJob(Job[AuditConfig]):
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        work = StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        if is_served(weights := self.context.recipe.weights_of(self.judge)) or is_scripted(weights):
+            return work
+        written = writing_of(self.task, self.inputs, counter_of(weights), rows=device.rows)
+        return written._replace(read_tokens=device.tokens, read_logits=device.asked)
 
 
 def _next_label(config: AuditConfig, context: RunContext) -> LabelConfig:

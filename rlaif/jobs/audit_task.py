@@ -21,9 +21,12 @@ from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
 from rlaif.jobs.audit_files import Pairs, read_audit_pairs, read_probes, save_text
 from rlaif.jobs.estimate import shared
-from rlaif.judging.judge import PrincipleMode
+from rlaif.jobs.writing import written_work
+from rlaif.judging.judge import Judge, PrincipleMode
+from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.models.memory import StageWork
 from rlaif.models.probe_files import protocol_of
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
@@ -42,6 +45,7 @@ __all__ = [
     "read_comparisons",
     "tags_of",
     "write_audit",
+    "writing_of",
 ]
 
 BOTH = ("pairwise", "pointwise")
@@ -204,15 +208,7 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
     prompts = len({pair.comparison.prompt.fingerprint() for pair in [*inputs.pairs, *inputs.probes]})
     lengths, groups = [], []
     for name, constitution in inputs.usable.items():
-        protocol = open_protocol(name, library=inputs.library, constitution=constitution)
-        judge = open_judge(
-            load_scripted("scripted"),
-            protocol,
-            constitution,
-            principles=task.principles,
-            seed=task.seed,
-            progress=None,
-        )
+        protocol, judge = _asker(name, constitution, task, inputs)
         for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
             requests = judge.requests(pair.comparison)
             lengths += [counter.count(request.messages) for request in requests[: protocol.asks]]
@@ -231,6 +227,37 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         times=task.reasonings if any(PROTOCOLS[name].reasons for name in inputs.usable) else 1,
         write=write * task.reasoning_tokens,
     )
+
+
+def writing_of(task: AuditTask, inputs: AuditInputs, counter: TokenCount, *, rows: int) -> StageWork:
+    """What the judge of `conduct` samples side by side, at most `rows`, before its labels are read."""
+    ((name, constitution), *_) = inputs.usable.items()
+    protocol, judge = _asker(name, constitution, task, inputs)
+    return written_work(
+        judge,
+        protocol,
+        [pair.comparison for pair in [*inputs.pairs, *inputs.probes]],
+        counter,
+        rows=rows,
+        tokens=task.reasoning_tokens,
+        reasonings=task.reasonings,
+    )
+
+
+def _asker(
+    name: str, constitution: Constitution, task: AuditTask, inputs: AuditInputs
+) -> tuple[JudgingProtocol, Judge]:
+    """The protocol, and a judge that says what it would be asked by it."""
+    protocol = open_protocol(name, library=inputs.library, constitution=constitution)
+    judge = open_judge(
+        load_scripted("scripted"),
+        protocol,
+        constitution,
+        principles=task.principles,
+        seed=task.seed,
+        reasoning_tokens=task.reasoning_tokens,
+    )
+    return protocol, judge
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:

@@ -18,10 +18,13 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import shared
 from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.jobs.trust import Trust, calibration_for
+from rlaif.jobs.writing import written_work
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.alias import ALIASES
+from rlaif.models.memory import StageWork
+from rlaif.models.open import is_scripted, is_served
 from rlaif.models.probe_files import find_judge, judge_about, protocol_of
 from rlaif.types import Comparison
 
@@ -171,6 +174,21 @@ class Seat:
             counts | {"own_answers": len(tasks) + probes},
             read=tokens_of(counter, tasks),
             write=len(tasks) * self.config.reasoning_tokens,
+        )
+
+    def writing(self, comparisons: Sequence[Comparison], rows: int) -> StageWork:
+        """What it writes about `comparisons` before its labels are read; no work of this process where it is
+        on a server."""
+        if is_served(self._weights) or is_scripted(self._weights):
+            return StageWork()
+        return written_work(
+            self.open(load_scripted("scripted")),
+            self.protocol,
+            [each for each in comparisons if self.may_judge(each)],
+            counter_of(self._weights),
+            rows=rows,
+            tokens=self.config.reasoning_tokens,
+            reasonings=self.config.reasonings,
         )
 
     def key(self) -> str:
