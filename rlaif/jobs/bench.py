@@ -23,6 +23,8 @@ from rlaif.jobs.trust import Standing, audit_command
 from rlaif.judging.judge import Judge, Judged
 from rlaif.judging.jury import Juror, Jury, JuryStatistics, audit_weight, contention
 from rlaif.judging.protocols import Need
+from rlaif.models.memory import StageWork
+from rlaif.types import Comparison
 
 __all__ = ["CONTESTED", "Bench", "Contested", "Panel", "why_unlabelled"]
 
@@ -176,6 +178,16 @@ class Bench:
                 remedy="ask others, or set the weights yourself (weights: given)",
             )
         return found
+
+    @property
+    def writes(self) -> bool:
+        """Whether a judge writes something before its labels are read."""
+        return any(seat.protocol.reasons or seat.protocol.commits for seat in self.seats)
+
+    def writing(self, comparisons: Sequence[Comparison], rows: int) -> StageWork:
+        """The largest sampling that a judge does before its labels are read."""
+        each = [seat.writing(comparisons, rows) for seat in self.seats]
+        return max(each, key=lambda work: work.sampled_rows * work.row_tokens)
 
     def plan(self, comparisons: Sequence[Any], counts: Mapping[str, int]) -> StagePlan:
         """What would be asked, of all judges together."""

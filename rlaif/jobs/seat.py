@@ -18,11 +18,13 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import shared
 from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.jobs.trust import Trust, calibration_for
+from rlaif.jobs.writing import written_work
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
-from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.alias import ALIASES
+from rlaif.models.memory import StageWork
+from rlaif.models.open import is_scripted, is_served
 from rlaif.models.places import one_place
 from rlaif.models.probe_files import find_judge, judge_about, protocol_of
 from rlaif.types import Comparison
@@ -148,9 +150,8 @@ class Seat:
         if self.protocol.reasons:
             config = self.config
             read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
-            write += probes.questions * REASONING_TOKENS  # as an audit asks: one reasoning each
         own = self._own(mine, counter, probes=probes.probes)
-        read, write = read + own.read, write + own.write
+        read, write = read + own.read, write + own.write + probes.write
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
@@ -179,7 +180,22 @@ class Seat:
         return _Own(
             counts | {"own_answers": len(tasks) + probes},
             read=tokens_of(counter, tasks),
-            write=len(tasks) * self.config.reasoning_tokens + probes * REASONING_TOKENS,
+            write=len(tasks) * self.config.reasoning_tokens,
+        )
+
+    def writing(self, comparisons: Sequence[Comparison], rows: int) -> StageWork:
+        """What it writes about `comparisons` before its labels are read; no work of this process where it is
+        on a server."""
+        if is_served(self._weights) or is_scripted(self._weights):
+            return StageWork()
+        return written_work(
+            self.open(load_scripted("scripted")),
+            self.protocol,
+            [each for each in comparisons if self.may_judge(each)],
+            counter_of(self._weights),
+            rows=rows,
+            tokens=self.config.reasoning_tokens,
+            reasonings=self.config.reasonings,
         )
 
     def key(self) -> str:

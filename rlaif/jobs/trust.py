@@ -71,13 +71,14 @@ class Standing(NamedTuple):
 
 
 class ProbePlan(NamedTuple):
-    """What the probes would ask: how many they are, their questions, and tokens read, with shared beginnings
-    read each time, or once."""
+    """What the probes would ask: how many they are, their questions, tokens read, with shared beginnings
+    read each time, or once, and tokens written at most."""
 
     probes: int = 0
     questions: int = 0
     read: int = 0
     read_once: float = 0.0
+    write: int = 0
 
 
 class Trust:
@@ -135,6 +136,8 @@ class Trust:
             seed=context.seed(config),
             prompts_dir=Path(context.recipe.prompts_dir) if context.recipe.prompts_dir else None,
             min_label_share=config.min_label_share,
+            reasoning_tokens=config.reasoning_tokens,
+            reasonings=config.reasonings,
         )
 
     @property
@@ -213,9 +216,12 @@ class Trust:
         if self.inputs is None or "audit" in earlier:
             return ProbePlan()
         plan = plan_questions(self.task, self.inputs, counter)
-        read = plan.questions * plan.tokens_each
         return ProbePlan(
-            probes=plan.probes, questions=plan.questions, read=round(read), read_once=read * plan.shared
+            probes=plan.probes,
+            questions=plan.questions,
+            read=round(plan.read),
+            read_once=plan.read * plan.shared,
+            write=plan.write,
         )
 
 

@@ -27,6 +27,7 @@ from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt, Verdict
 
 __all__ = [
+    "ByWays",
     "Half",
     "JudgingProtocol",
     "Need",
@@ -151,6 +152,23 @@ class JudgingProtocol(ABC):
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
     ) -> tuple[Verdict, ...]:
         """What the readings of those questions, in their order, say."""
+
+
+class ByWays(JudgingProtocol):
+    """Is made of a run's templates and ways, without its constitution."""
+
+    @classmethod
+    def open(
+        cls,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        clamp: float,
+        least_share: float,
+        ways: Ways = WAYS,
+    ) -> Self:
+        """See `JudgingProtocol`."""
+        return cls(library, ways=ways, least_share=least_share)  # type: ignore[call-arg]
 
 
 class Pairwise(JudgingProtocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.errors import ConfigError
@@ -17,7 +17,7 @@ from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
-__all__ = ["PROTOCOLS", "open_judge", "open_protocol"]
+__all__ = ["PROTOCOLS", "OpenJudge", "open_judge", "open_protocol"]
 
 PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     Pairwise.name: Pairwise,
@@ -30,6 +30,9 @@ PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     CommitPointwise.name: CommitPointwise,
     Listwise.name: Listwise,
 }
+
+OpenJudge = Callable[..., Judge]
+"""`open_judge`, or it with some of its arguments given."""
 
 
 def open_protocol(
