@@ -157,7 +157,7 @@ class Bench:
                 raise JudgingError(
                     f"weights are to come from audits, and none tells the accuracy of {seat.name}",
                     where=self.config.name,
-                    remedy=audit_command(seat.model, self.context),
+                    remedy=audit_command(seat.model, self.context, seat.protocol.name),
                 )
             found[seat.name] = audit_weight(accuracy.correct, accuracy.rows) * seat.weight
         if not any(found.values()):

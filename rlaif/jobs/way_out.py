@@ -52,7 +52,7 @@ def closing_lines(
         return [_next("train on them", train), statistics["audit"]["line"]]
     return [
         _next("train on them", train),
-        _next("audit it on pairs", audit_command(judge, context)),
+        _next("audit it on pairs", audit_command(judge, context, seats[0].protocol or config.protocol)),
         statistics["audit"]["line"],
     ]
 
