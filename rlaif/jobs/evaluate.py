@@ -47,6 +47,7 @@ from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.stages.label import askable
+from rlaif.stages.win_rate import telling
 from rlaif.types import Prompt
 
 __all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
@@ -239,14 +240,15 @@ class EvaluateJob(Job[EvaluateConfig]):
         )
         principles = usable(context, protocol.half)
         engine = context.engines.get(context.model(config.judge))
-        return open_judge(
+        judge = open_judge(
             engine,
             protocol,
             principles,
             principles=config.principles,
             seed=context.seed(config),
             progress=context.progress,
-        ).judge
+        )
+        return telling(judge, context.progress)
 
     def _judge_digest(self) -> str:
         if not self.config.win_rate and self.config.rubric is None:
