@@ -29,7 +29,7 @@ def judge() -> None:
     epilog=examples(
         "rlaif judge train --data human_pairs.jsonl --out runs/judge",
         "rlaif judge train --data human_pairs.jsonl --verdicts runs/big/label/verdicts.jsonl=0.2",
-        "rlaif judge train --data human_pairs.jsonl --protocol pairwise --set principles=all",
+        "rlaif judge train --data human_pairs.jsonl --protocol pairwise --principles sample",
         "rlaif judge train --data many_pairs.jsonl --kind lora --principles sample --set epochs=3",
         "rlaif judge train --data many_pairs.jsonl --kind generative --set reasonings=8",
         "rlaif audit --judge runs/judge --data other_pairs.jsonl",

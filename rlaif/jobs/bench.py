@@ -133,7 +133,10 @@ class Bench:
         if not self.several:
             return found[0]
         worst = min(found, key=lambda each: WORST_FIRST.index(each.grade))
-        lines = "; ".join(f"{name}: {each.line}" for name, each in self._standings.items())
+        said: dict[str, list[str]] = {}
+        for name, each in self._standings.items():
+            said.setdefault(each.line, []).append(name)
+        lines = "; ".join(f"{' and '.join(names)}: {line}" for line, names in said.items())
         return Standing(grade=worst.grade, line=f"jury: {lines}", gaps=sum(each.gaps for each in found))
 
     def panel(self) -> Panel:
@@ -168,7 +171,7 @@ class Bench:
                 raise JudgingError(
                     f"weights are to come from audits, and none tells the accuracy of {seat.name}",
                     where=self.config.name,
-                    remedy=audit_command(seat.model, self.context),
+                    remedy=audit_command(seat.model, self.context, seat.protocol.name),
                 )
             found[seat.name] = audit_weight(accuracy.correct, accuracy.rows) * seat.weight
         if not any(found.values()):

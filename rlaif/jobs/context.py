@@ -73,6 +73,8 @@ class RunContext:
         self.bases = Bases(recipe, self.engines)
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
+        self.sampled: dict[str, Sequence[Prompt]] = {}
+        """The prompts of each sample stage, which later stages may refuse before a model is loaded."""
         # By stage, then by source: a stage may read a source more than once.
         self._left_out: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}

@@ -48,6 +48,7 @@ from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.stages.label import askable
+from rlaif.stages.win_rate import telling
 from rlaif.types import Prompt
 
 __all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
@@ -243,17 +244,18 @@ class EvaluateJob(Job[EvaluateConfig]):
             least_share=config.min_label_share,
         )
         principles = usable(context, protocol.half)
-        judge = context.model(config.judge)
-        engine = context.engines.get(judge)
-        warn_of_other_questions(judge, protocol, context.constitution, context.library, context.progress)
-        return open_judge(
+        named = context.model(config.judge)
+        engine = context.engines.get(named)
+        warn_of_other_questions(named, protocol, context.constitution, context.library, context.progress)
+        judge = open_judge(
             engine,
             protocol,
             principles,
             principles=config.principles,
             seed=context.seed(config),
             progress=context.progress,
-        ).judge
+        )
+        return telling(judge, context.progress)
 
     def _judge_digest(self) -> str:
         if not self.config.win_rate and self.config.rubric is None:

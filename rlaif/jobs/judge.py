@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,11 @@ from rlaif.io.writers import write_text
 from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, usable
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.estimate import shared
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, skipper, with_texts
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
-from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.jobs.trust import audit_command
 from rlaif.judging.judge import Judge
 from rlaif.judging.reasoning import ReasoningJudge
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
@@ -29,7 +32,7 @@ from rlaif.models.memory import StageWork
 from rlaif.models.probe import Probe, StateReader, layer_count, probe_layer
 from rlaif.models.probe_files import Adapter, save_judge
 from rlaif.models.shared_base import SharedBase
-from rlaif.report.judge import judge_markdown, judge_shown
+from rlaif.report.judge import judge_markdown, judge_shown, told_from_chance
 from rlaif.report.shown import Shown
 from rlaif.results.judge import JudgeReport
 from rlaif.results.preferences import PreferencePair
@@ -252,9 +255,15 @@ class JudgeJob(Job[JudgeConfig]):
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
+        report = read_typed(folder / "report.json", JudgeReport)
+        shown = judge_shown(report)
+        judge = str(folder / "model")
+        if told_from_chance(report):
+            label = ["rlaif", "label", "--judge", judge, "--constitution", self.context.recipe.constitution]
+            return [*shown, f"use it: {shlex.join(label)} --responses YOUR_PAIRS.jsonl"]
         return [
-            *judge_shown(read_typed(folder / "report.json", JudgeReport)),
-            f"use it: rlaif label --judge {folder / 'model'}",
+            *shown,
+            f"measure it on other pairs: {audit_command(judge, self.context)} --principles sample",
         ]
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
@@ -262,16 +271,18 @@ class JudgeJob(Job[JudgeConfig]):
         config, counter = self.config, counter_of(self.base)
         judge = self._asker(load_scripted("scripted"))
         pairs = self.pairs if config.files and not config.input else []
-        requests = [request for pair in pairs for request in judge.requests(comparison_of(pair))]
+        groups = [judge.requests(comparison_of(pair)) for pair in pairs]
+        requests = [request for group in groups for request in group]
+        once = shared([counter.render(each.messages) for each in group] for group in groups[:COUNTED])
         read = tokens_of(counter, [request.messages for request in requests])
         write = 0
         if config.kind == "generative":
             # All are read; what is held out is judged twice, the rest sampled and learned from.
             sampled = config.reasonings * (1 - config.held_out) + 2 * config.held_out
             write = round(len(requests) * sampled * config.reasoning_tokens)
-            read = round(read * (sampled + 3 * config.epochs * (1 - config.held_out)))
+            read, once = round(read * (sampled + 3 * config.epochs * (1 - config.held_out))), 1.0
         elif config.kind == "lora":
-            read *= 3 * config.epochs
+            read, once = read * 3 * config.epochs, 1.0  # an update reads each question by itself
         elif config.compare:
             read *= 2
         return StagePlan(
@@ -281,7 +292,7 @@ class JudgeJob(Job[JudgeConfig]):
             counts={"pairs": len(pairs), "questions": len(requests)},
             read=read,
             write=write,
-            seconds=estimated_seconds(self.base, self.context, read, write),
+            seconds=estimated_seconds(self.base, self.context, read * once, write),
             example={self.protocol.template: counter.render(requests[0].messages)} if requests else {},
         )
 

@@ -61,6 +61,8 @@ class LabelJob(Job[LabelConfig]):
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
             self._askable(self.source.prompts)
+        else:
+            self._askable(context.sampled[context.earlier(config, "sample", config.input)])
 
     @cached_property
     def source(self) -> Completions:

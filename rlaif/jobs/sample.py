@@ -70,6 +70,7 @@ class SampleJob(Job[SampleConfig]):
         if config.rollout is not None:
             context.bases.check_servable(self.policy)
         context.claim_prompts("label", self.prompts)
+        context.sampled[config.name] = self.prompts
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""

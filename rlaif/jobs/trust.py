@@ -25,6 +25,7 @@ from rlaif.jobs.audit_files import (
     read_probes,
 )
 from rlaif.jobs.audit_task import (
+    BOTH,
     AuditInputs,
     AuditTask,
     audit_inputs,
@@ -184,7 +185,7 @@ class Trust:
         if self.found is not None:
             return Standing(self.found.grade, self.found.line, accuracy=self.found.accuracy)
         if self.inputs is None:
-            command = audit_command(self._judge, self._context)
+            command = audit_command(self._judge, self._context, self._protocol.name)
             line = f"this judge was not audited under this constitution ({self._unasked}): {command}"
             return Standing(grade=NOT_AUDITED, line=line)
         verdicts: list[Verdict] = []
@@ -207,7 +208,7 @@ class Trust:
             raise JudgingError(
                 f"an audit is required, and {what}",
                 where=str(found.path) if found else "",
-                remedy=audit_command(self._judge, self._context),
+                remedy=audit_command(self._judge, self._context, self._protocol.name),
             )
 
     def plan(self, counter: TokenCount) -> ProbePlan:
@@ -225,8 +226,12 @@ class Trust:
         )
 
 
-def audit_command(judge: str, context: RunContext) -> str:
-    """The command that audits the judge of this run, as it can be typed."""
+def audit_command(judge: str, context: RunContext, protocol: str | None = None) -> str:
+    """The command that audits the judge of this run, as it can be typed.
+
+    Args:
+        protocol: That it is asked by, where an audit would not ask it by that unless told to.
+    """
     server = context.recipe.server_of(judge)
     words = [
         "rlaif",
@@ -238,6 +243,8 @@ def audit_command(judge: str, context: RunContext) -> str:
         "--data",
         "YOUR_PAIRS.jsonl",
     ]
+    if protocol and protocol not in BOTH:
+        words += ["--protocol", protocol]
     for url in server.base_urls if is_served(judge) else ():
         words += ["--base-url", url]
     if is_served(judge) and server.api_key_file:

@@ -8,7 +8,7 @@ from rlaif.results.judge import JudgeReport
 from rlaif.results.reward import Breakdown, Scored
 from rlaif.text import count_of
 
-__all__ = ["judge_markdown", "judge_shown"]
+__all__ = ["judge_markdown", "judge_shown", "told_from_chance"]
 
 WAYS = {"trained": "trained", "untrained": "untrained", "shorter": "the shorter one wins"}
 MEASURED = {"probe": " (out of fold)", "lora": " (on pairs held out)", "generative": " (on pairs held out)"}
@@ -50,11 +50,16 @@ def judge_shown(report: JudgeReport) -> list[Shown]:
     if report.reasonings:
         lines.append(f"reasonings: {_reasonings(report)}")
     low, shorter = report.found["trained"].low, report.found["shorter"].accuracy
-    if low <= CHANCE:
+    if not told_from_chance(report):
         lines.append("not told from chance: collect more labels before you use it")
     elif low <= max(shorter, 1 - shorter):
         lines.append("not told from a rule of length: look at what the labels prefer, or collect more")
     return lines
+
+
+def told_from_chance(report: JudgeReport) -> bool:
+    """Whether the interval of the trained judge's accuracy lies above one half."""
+    return report.found["trained"].low > CHANCE
 
 
 def _ways(report: JudgeReport) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError, ModelError
+from rlaif.jobs.context import RunContext
 from rlaif.judging.table import open_protocol
 from rlaif.models.load import load_engine
 from rlaif.models.open import open_engine
@@ -61,6 +63,54 @@ def test_a_judge_learns_what_people_prefer(place: Place, protocol: str) -> None:
     assert sum(right) >= 17
     assert {row["protocol"] for row in labels} == {protocol}
     assert all(row["judge"].startswith(f"{run}@") for row in labels)
+
+
+def test_the_last_line_opens_the_judge_under_its_constitution(place: Place, trained: Path) -> None:
+    said = call(
+        *("judge", "train", "--data", place.pairs, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", trained),
+    )
+    model = trained / "judge/model"
+    assert f"use it: rlaif label --judge {model} --constitution {place.constitution}" in said.out
+
+
+def test_a_judge_that_is_not_told_from_chance_is_to_be_measured_and_not_used(place: Place) -> None:
+    coins = place.path / "coins.jsonl"
+    turned = [row if at % 2 else swapped(row) for at, row in enumerate(rows(place.pairs)[:8])]
+    coins.write_text("".join(json.dumps(row) + "\n" for row in turned), "utf-8")
+    said = call(
+        *("judge", "train", "--data", coins, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / "coins"),
+    )
+    assert "not told from chance" in said.out
+    assert "use it" not in said.out.replace("before you use it", "")
+    assert f"rlaif audit --judge {place.path / 'coins/judge/model'}" in said.out
+
+
+def swapped(row: dict[str, Any]) -> dict[str, Any]:
+    """The pair with its label turned round."""
+    return row | {"chosen": row["rejected"], "rejected": row["chosen"]}
+
+
+def test_the_dry_run_counts_the_time_of_shared_beginnings_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The principles of a pair are asked behind one beginning, which is read once; an adapter's are not."""
+    timed: list[float] = []
+
+    def seconds(model: str, context: RunContext, read: float, write: int) -> float:
+        timed.append(read)
+        return 1.0
+
+    monkeypatch.setattr("rlaif.jobs.judge.estimated_seconds", seconds)
+    plain = ("judge", "train", "--data", place.pairs, "--constitution", place.constitution)
+    plain = (*plain, "--model", place.model, "--dtype", "float32", "--dry-run")
+    for more in (["--principles", "sample"], [], ["--kind", "lora", "--set", "epochs=1"]):
+        said = call(*plain, *more)
+        assert said.status == 0, said.err
+    sample, both, adapter = timed
+    assert 1.0 < both / sample < 1.5
+    assert adapter > 2.5 * sample
 
 
 def test_the_saved_judge_says_what_was_measured(place: Place, trained: Path) -> None:
