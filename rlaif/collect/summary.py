@@ -18,6 +18,8 @@ from rlaif.text import count_of, one_line
 
 __all__ = ["JudgeAgreement", "between_annotators", "summary", "with_judge"]
 
+LEAST_CONVERSATIONS = 10
+"""For an interval of κ: of fewer, most draws lack one side, and what is left looks certain."""
 VALUES = {"first": 1.0, "equal": 0.5, "second": 0.0}
 
 
@@ -114,8 +116,9 @@ def summary(session: Session) -> list[str]:
 def _kappa_interval(
     judge: Sequence[bool], person: Sequence[bool], prompts: Sequence[str], *, value: float, seed: int
 ) -> stats.Estimate:
-    """κ with its interval, conversations drawn whole; without one where there is a single conversation."""
-    if len(set(prompts)) < 2 or math.isnan(value):
+    """κ with its interval, conversations drawn whole; without one where there are too few of them for a
+    bootstrap to say anything."""
+    if len(set(prompts)) < LEAST_CONVERSATIONS or math.isnan(value):
         return stats.Estimate(value, math.nan, math.nan)
     rows = np.array([judge, person])
 
@@ -133,5 +136,6 @@ def _share(value: stats.Estimate) -> str:
 def _figure(value: stats.Estimate) -> str:
     if math.isnan(value.value):
         return "undefined (one of you always chose one side)"
-    span = "" if math.isnan(value.low) else f" ({value.low:.2f} to {value.high:.2f})"
-    return f"{value.value:.2f}{span}"
+    if math.isnan(value.low):
+        return f"{value.value:.2f} (too few pairs for an interval)"
+    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"

@@ -20,13 +20,22 @@ class LoraJudge(RoleEngine):
     Args:
         scale: The log-odds of every answer are multiplied by it: a temperature, fitted on pairs that the
             adapter did not learn from.
+        writes: Whether it was trained to write its labels. One that was not learned their ratio alone, and
+            what they hold together says nothing: they are told as if they held all.
     """
 
     def __init__(
-        self, engine: HFEngine, base: SharedBase, role: str, *, scale: float, card: EngineCard
+        self,
+        engine: HFEngine,
+        base: SharedBase,
+        role: str,
+        *,
+        scale: float,
+        card: EngineCard,
+        writes: bool = False,
     ) -> None:
         super().__init__(engine, base, role, card=card)
-        self._scale = scale
+        self._scale, self._writes = scale, writes
 
     def label_logprobs(
         self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
@@ -36,11 +45,11 @@ class LoraJudge(RoleEngine):
             yield {at: self._scaled(reading) for at, reading in batch.items()}
 
     def _scaled(self, reading: LabelReading) -> LabelReading:
-        """The same share of the probability, divided by the scaled log-odds."""
+        """The same share of the probability, or all of it, divided by the scaled log-odds."""
         if reading.reason or len(reading.logprobs) != 2:
             return reading
         one, other = reading.logprobs
-        both = max(one, other) + math.log1p(math.exp(-abs(one - other)))
+        both = max(one, other) + math.log1p(math.exp(-abs(one - other))) if self._writes else 0.0
         gap = self._scale * (one - other)
         return replace(reading, logprobs=(both + _log_sigmoid(gap), both + _log_sigmoid(-gap)))
 

@@ -339,7 +339,8 @@ def _lora(about: JudgeAbout, engine: HFEngine, card: EngineCard) -> LoraJudge:
     base, role = resident_base(engine), f"judge-{about.revision}"
     if role not in base.roles:
         base.load_adapter(role, about.folder / ADAPTER)
-    return LoraJudge(engine, base, role, scale=about.scale, card=card)
+    writes = about.kind == "generative"
+    return LoraJudge(engine, base, role, scale=about.scale, card=card, writes=writes)
 
 
 def _tensors(probe: Probe) -> dict[str, torch.Tensor]:

@@ -22,9 +22,10 @@ from rlaif.results.comparison import AtBudget, Optimisation, PolicyComparison, P
 from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.results.overoptimization import OptimizationPoint
-from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
+from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k, left_out_of_curve
 from rlaif.stages.people import PeopleLabel, people_rates, unused
 from rlaif.stats import Estimate, bootstrap_difference
+from rlaif.text import count_of
 
 __all__ = ["compare", "paired_difference"]
 
@@ -88,6 +89,11 @@ def compare(
         *unused(people or {}, rates),
         *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else []),
     ]
+    if best_of_k and merged.gold and (missing := _not_in_curve(merged, merged.gold)):
+        notes.append(
+            f"Best of K leaves out {count_of(missing, 'prompt')} without two completions that have both "
+            "measures."
+        )
     if merged.prompts < FEW:
         notes.append(
             f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least "
@@ -168,6 +174,10 @@ def _best_of_k(merged: Evaluation, *, resamples: int, seed: int) -> tuple[Optimi
         return ()
     rows = merged.policy(merged.start).rows
     return best_of_k_curve(rows, proxy=REWARD, gold=merged.gold, resamples=resamples, seed=seed)
+
+
+def _not_in_curve(merged: Evaluation, gold: str) -> int:
+    return left_out_of_curve(merged.policy(merged.start).rows, proxy=REWARD, gold=gold)
 
 
 # Equal budgets

@@ -95,7 +95,7 @@ def train_generative_judge(
     fit_examples(base, role, rows, config, seed=seed_from(seed, "judge"), progress=progress)
 
     def trained(scale: float) -> LoraJudge:
-        return LoraJudge(engine, base, role, scale=scale, card=engine.card)
+        return LoraJudge(engine, base, role, scale=scale, card=engine.card, writes=True)
 
     found = {
         "trained": _log_odds(asker(trained(1.0)), others, progress, who="the trained judge"),

@@ -11,7 +11,7 @@ from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.rl.kl import best_of_n_kl_bound
 from rlaif.stats import bootstrap_mean
 
-__all__ = ["best_of_k_curve", "best_of_k_weights", "fit_best_of_k"]
+__all__ = ["best_of_k_curve", "best_of_k_weights", "fit_best_of_k", "left_out_of_curve"]
 
 
 def best_of_k_weights(proxy: Sequence[float], k: int) -> list[float]:
@@ -42,7 +42,7 @@ def best_of_k_curve(
     """Proxy and gold of the best of K by the proxy, for K = 1, 2, 4, … up to the samples that every prompt
     has.
 
-    Prompts without two samples that have both measures are left out.
+    Prompts without two samples that have both measures are left out: `left_out_of_curve` counts them.
     """
     scored = _scored(rows, proxy, gold)
     most = min((len(pairs) for pairs in scored.values()), default=0)
@@ -57,6 +57,11 @@ def best_of_k_curve(
         )
         points.append(OptimizationPoint(f"K = {k}", best_of_n_kl_bound(k), proxy=of_proxy, gold=of_gold))
     return tuple(points)
+
+
+def left_out_of_curve(rows: CompletionRows, *, proxy: str, gold: str) -> int:
+    """Prompts that `best_of_k_curve` leaves out."""
+    return len(set(rows.prompts)) - len(_scored(rows, proxy, gold))
 
 
 def fit_best_of_k(points: Sequence[OptimizationPoint]) -> OptimizationFit | None:

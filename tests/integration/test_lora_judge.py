@@ -246,7 +246,7 @@ def test_what_would_do_instead_is_told_of_a_judge_that_the_run_trains(place: Pla
     assert isinstance(config, LabelConfig)
     larger, *_, last = closing_lines(config, context, statistics, place.path)
     assert larger.startswith("a larger judge")
-    assert last.startswith(f"do not train on the labels of judge, {place.model}: a coin")
+    assert last.startswith(f"do not train on the labels of judge and {place.model}: a coin")
 
 
 @pytest.mark.parametrize(
