@@ -13,18 +13,21 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import AnyJob, Job, Outcome, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, read_result, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
+from rlaif.jobs.monitoring import READINGS, STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
+from rlaif.report.monitor import monitor_markdown, monitor_shown, reading_line
 from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
+from rlaif.results.monitor import MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.learner import POLICY, VALUE
 from rlaif.rl.rollout import rows_side_by_side
@@ -32,6 +35,7 @@ from rlaif.rl.step import StepReport
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.runs.steps import StepLog
+from rlaif.stages.monitor import Monitor
 from rlaif.stages.on_policy import OnPolicyResult, on_policy_cost
 from rlaif.text import count_of
 
@@ -52,10 +56,12 @@ class Training(NamedTuple):
     on_step: Callable[[Mapping[str, Any]], None]
     on_rollout: Callable[[StepReport], None]
     checkpoint_folder: Path
+    monitor: Monitor | None
 
 
 class OnPolicyJob(Job[Config]):
-    """Prompts and a reward in, a policy out: `adapter/`, `metrics.jsonl`, `completions.jsonl`."""
+    """Prompts and a reward in, a policy out: `adapter/`, `metrics.jsonl`, `completions.jsonl`; with a
+    monitor, `monitor.jsonl` and `statistics.json`."""
 
     @abstractmethod
     def train(self, reward: RewardFunction, training: Training) -> OnPolicyResult:
@@ -74,6 +80,7 @@ class OnPolicyJob(Job[Config]):
         )
         context.claim_prompts("rl", self.prompts)
         check_rubrics(config.reward, self.prompts, config, context)
+        self.held_out = held_out(config, context, self.prompts)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -89,6 +96,7 @@ class OnPolicyJob(Job[Config]):
                 "checkpoint_every",
                 "max_refused",
                 "rollout",
+                "monitor",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": self.context.bases.get().identity,
@@ -96,6 +104,11 @@ class OnPolicyJob(Job[Config]):
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
             # Which server samples changes nothing that is meant; that one does, and the cap, do.
+            **(
+                {"monitor": monitor_digest(monitor, self.held_out, self.config, self.context)}
+                if (monitor := self.config.monitor)
+                else {}
+            ),
             **({"rollout": f"served, cap {rollout.cap:g}"} if (rollout := self.config.rollout) else {}),
         }
 
@@ -121,6 +134,13 @@ class OnPolicyJob(Job[Config]):
                         on_step=lambda step: self._told(step, metrics, trackers),
                         on_rollout=lambda report: _keep_samples(report, samples),
                         checkpoint_folder=work,
+                        monitor=open_monitor(
+                            self.config,
+                            context,
+                            self.held_out,
+                            reward,
+                            lambda reading, alarm: self._watched(reading, alarm, trackers),
+                        ),
                     ),
                 )
             if not result.steps:
@@ -149,7 +169,8 @@ class OnPolicyJob(Job[Config]):
             peak_bytes=peak_memory(base.device),
         )
         write_cost(folder / COST, cost.as_dict())
-        write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method))
+        written, said = self._monitored(folder, result.monitor)
+        write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method) + said)
         write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
         write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
         counts = {
@@ -158,9 +179,14 @@ class OnPolicyJob(Job[Config]):
             "steps": result.steps,
             "episodes": sum(step["episodes"] for step in metrics.rows),
             "tokens": cost.tokens,
+            **(
+                {"monitor_tokens": sum(each.tokens for each in found.readings)}
+                if (found := result.monitor)
+                else {}
+            ),
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}
-        rows |= write_refused(folder, result.refused)
+        rows |= write_refused(folder, result.refused) | written
         if result.refused:
             first = ": ".join(result.refused[0])
             context.progress.note(
@@ -184,19 +210,51 @@ class OnPolicyJob(Job[Config]):
         self.context.progress.note(f"{self.config.name}: {step_line(step, self.config.steps)}")
         self.context.progress.advance()
 
+    def _watched(self, reading: MonitorReading, alarm: bool, trackers: Trackers) -> None:
+        row = reading.as_row()
+        names = {name: f"monitor/{name}" for name in row if name != "step"}
+        alarms = {"monitor/alarm": int(alarm)}
+        trackers.log({"step": reading.step} | {told: row[name] for name, told in names.items()} | alarms)
+        self.context.progress.note(f"{self.config.name}: {reading_line(reading)}")
+        if alarm and self.config.monitor is not None:
+            self.context.progress.note(
+                f"{self.config.name}: WARNING: the policy over-optimises its reward: proxy up, gold down for "
+                f"{self.config.monitor.patience} readings"
+            )
+
+    def _monitored(self, folder: Path, report: MonitorReport | None) -> tuple[dict[str, int], str]:
+        """Write what was read; the rows by file, and the same for the reader of `samples.md`."""
+        if report is None:
+            return {}, ""
+        rows = [reading.as_row() for reading in report.readings]
+        return write_monitor(folder, report), monitor_markdown(rows, report.words)
+
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
         steps = [row.values for row in read_table(folder / "metrics.jsonl").rows]
-        return [step_table([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")]
+        shown: list[Shown] = [
+            step_table([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")
+        ]
+        if self.config.monitor is not None and (folder / READINGS).exists():
+            readings = [row.values for row in read_table(folder / READINGS).rows]
+            words = read_result(folder / STATISTICS)["monitor"]["words"]
+            shown += monitor_shown(readings, words)
+        return shown
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config = self.config
         episodes = config.steps * config.episodes
+        readings = 1 + -(-config.steps // config.monitor.every) if config.monitor else 0
+        watched = readings * len(self.held_out)
         return self.sampling_plan(
-            {"steps": config.steps, "episodes": episodes},
-            read=episodes // config.samples_per_prompt,
-            completions=episodes,
+            {
+                "steps": config.steps,
+                "episodes": episodes,
+                **({"monitor readings": readings} if config.monitor else {}),
+            },
+            read=episodes // config.samples_per_prompt + watched,
+            completions=episodes + watched,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
             times=LEARNING,
