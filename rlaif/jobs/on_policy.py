@@ -128,21 +128,7 @@ class OnPolicyJob(Job[Config]):
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
             with self._trackers() as trackers:
-                result = self.train(
-                    reward,
-                    Training(
-                        on_step=lambda step: self._told(step, metrics, trackers),
-                        on_rollout=lambda report: _keep_samples(report, samples),
-                        checkpoint_folder=work,
-                        monitor=open_monitor(
-                            self.config,
-                            context,
-                            self.held_out,
-                            reward,
-                            lambda reading, alarm: self._watched(reading, alarm, trackers),
-                        ),
-                    ),
-                )
+                result = self.train(reward, self._training(reward, work, metrics, samples, trackers))
             if not result.steps:
                 raise ModelError(
                     f"{self.method} ended before its first update: {result.stopped}",
@@ -156,43 +142,64 @@ class OnPolicyJob(Job[Config]):
                 self,
                 base=base,
                 parts=self.key_parts(),
-                results=_last(metrics.rows),
+                results=_last(metrics.rows) | _kept(result.monitor),
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
             for role in {POLICY, VALUE} & set(base.roles):
                 base.drop_adapter(role)
+        self._tell_end(result)
+        return self._written(folder, result, metrics, samples)
+
+    def _training(
+        self, reward: RewardFunction, work: Path, metrics: StepLog, samples: StepLog, trackers: Trackers
+    ) -> Training:
+        return Training(
+            on_step=lambda step: self._told(step, metrics, trackers),
+            on_rollout=lambda report: _keep_samples(report, samples),
+            checkpoint_folder=work,
+            monitor=open_monitor(
+                self.config,
+                self.context,
+                self.held_out,
+                reward,
+                lambda reading, alarm: self._watched(reading, alarm, trackers),
+            ),
+        )
+
+    def _tell_end(self, result: OnPolicyResult) -> None:
+        note = self.context.progress.note
         if result.stopped:
-            context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
+            note(f"{self.config.name}: stopped early at {result.stopped}")
+        for refused, what in ((result.refused, "prompt"), (_unread(result.monitor), "held-out prompt")):
+            if refused:
+                told = f"{count_of(len(refused), what)} left out, the first: {': '.join(refused[0])}"
+                note(f"{self.config.name}: {told}")
+
+    def _written(self, folder: Path, result: OnPolicyResult, metrics: StepLog, samples: StepLog) -> Outcome:
+        """Write all files beside the adapter."""
         cost = replace(
-            with_curve_named(on_policy_cost(metrics.rows), self.config, context),
-            peak_bytes=peak_memory(base.device),
+            with_curve_named(on_policy_cost(metrics.rows), self.config, self.context),
+            peak_bytes=peak_memory(self.context.bases.get().device),
         )
         write_cost(folder / COST, cost.as_dict())
-        written, said = self._monitored(folder, result.monitor)
-        write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method) + said)
-        write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
-        write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
         counts = {
             "prompts": len(self.prompts),
             "refused": len(result.refused),
             "steps": result.steps,
             "episodes": sum(step["episodes"] for step in metrics.rows),
             "tokens": cost.tokens,
-            **(
-                {"monitor_tokens": sum(each.tokens for each in found.readings)}
-                if (found := result.monitor)
-                else {}
-            ),
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}
-        rows |= write_refused(folder, result.refused) | written
-        if result.refused:
-            first = ": ".join(result.refused[0])
-            context.progress.note(
-                f"{self.config.name}: {count_of(len(result.refused), 'prompt')} left out, the first: {first}"
-            )
-        return Outcome(counts=counts, rows=rows)
+        said = ""
+        if (report := result.monitor) is not None:
+            counts["monitor_tokens"] = sum(reading.tokens for reading in report.readings)
+            rows |= write_monitor(folder, report)
+            said = monitor_markdown([reading.as_row() for reading in report.readings], report.words)
+        write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method) + said)
+        write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
+        write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
+        return Outcome(counts=counts, rows=rows | write_refused(folder, result.refused))
 
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""
@@ -221,13 +228,6 @@ class OnPolicyJob(Job[Config]):
                 f"{self.config.name}: WARNING: the policy over-optimises its reward: proxy up, gold down for "
                 f"{self.config.monitor.patience} readings"
             )
-
-    def _monitored(self, folder: Path, report: MonitorReport | None) -> tuple[dict[str, int], str]:
-        """Write what was read; the rows by file, and the same for the reader of `samples.md`."""
-        if report is None:
-            return {}, ""
-        rows = [reading.as_row() for reading in report.readings]
-        return write_monitor(folder, report), monitor_markdown(rows, report.words)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
@@ -295,3 +295,13 @@ def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not history:
         return {}
     return {name: value for name, value in history[-1].items() if not name.startswith("seconds/")}
+
+
+def _kept(report: MonitorReport | None) -> dict[str, Any]:
+    """The step whose policy was returned to, where one was."""
+    return {} if report is None or report.kept is None else {"monitor_kept_step": report.kept}
+
+
+def _unread(report: MonitorReport | None) -> tuple[tuple[str, str], ...]:
+    """Held-out prompts that the policy cannot answer."""
+    return () if report is None else report.refused

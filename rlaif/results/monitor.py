@@ -124,9 +124,7 @@ class MonitorReport:
         """What the readings say, a sentence each."""
         if not self.readings:
             return ()
-        best, last, found = best_reading(self.readings), self.readings[-1], []
-        if self.alarms:
-            found.append(f"alarm at step {self.alarms[0]}: {change_words(best, last)}")
+        found = [f"alarm at step {step}: {self._change_until(step)}" for step in self.alarms]
         if self.kept is not None:
             found.append(f"stopped early; the policy is that of step {self.kept}, the best gold reading")
         fit = self.fit()
@@ -141,6 +139,11 @@ class MonitorReport:
         else:
             found.append("by the curve of Gao et al. (2022) gold does not turn within what was read")
         return tuple(found)
+
+    def _change_until(self, step: int) -> str:
+        """How proxy and gold moved from the best reading before `step` to the one at it."""
+        known = [each for each in self.readings if each.step <= step]
+        return change_words(best_reading(known), known[-1])
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values for `statistics.json`, without the readings, which are in `monitor.jsonl`."""

@@ -3,19 +3,25 @@ over-optimises, and goes on after an interruption."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny import save_tiny
 from toy_policy import GROUPS, prompts, share_of_vowels, toy_base
 
+from rlaif.config import load_recipe
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.monitor import MonitorSettings
 from rlaif.config.ppo import PpoConfig
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, DataError
+from rlaif.jobs.tracking import Trackers
 from rlaif.models.shared_base import SharedBase
+from rlaif.pipeline.run import run_recipe
+from rlaif.progress import NoProgress
 from rlaif.results.monitor import MonitorReading
 from rlaif.reward.functions import FunctionReward, RewardSum
 from rlaif.rl.learner import POLICY
@@ -38,6 +44,37 @@ SETTINGS: dict[str, Any] = {
     "checkpoint_every": 2,
 }
 WATCH: dict[str, Any] = {"gold": {"kind": "function", "function": "toy_policy:share_of_vowels"}, "every": 2}
+
+
+RECIPE = """
+name: watched
+model: {model}
+dtype: float32
+stages:
+  - stage: ppo
+    prompts: {prompts}
+    limit: {limit}
+    steps: 2
+    episodes: 4
+    max_new_tokens: 4
+    lora_rank: 2
+    reward: {{vowels: {{kind: function, function: toy_policy:share_of_vowels}}}}
+    monitor:
+      gold: {{kind: function, function: toy_policy:share_of_vowels, weight: -1}}
+      every: 1
+      prompts: 3
+      patience: {patience}
+"""
+
+
+class Notes(NoProgress):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
 
 
 class Killed(Exception):
@@ -220,3 +257,44 @@ def test_settings_with_a_monitor_need_one() -> None:
             config=PpoConfig(**SETTINGS, monitor=WATCH),
             seed=7,
         )
+
+
+def written(folder: Path, *, limit: int = 3, patience: int = 1) -> Path:
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    asked = folder / "prompts.jsonl"
+    asked.write_text("".join(json.dumps({"prompt": f"Say {word}."}) + "\n" for word in words))
+    recipe = folder / "recipe.yaml"
+    model = save_tiny(folder / "tiny") if not (folder / "tiny").exists() else folder / "tiny"
+    recipe.write_text(RECIPE.format(model=model, prompts=asked, limit=limit, patience=patience))
+    return recipe
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_writes_its_readings_and_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked: list[dict[str, Any]] = []
+    monkeypatch.setattr(Trackers, "log", lambda self, row: tracked.append(dict(row)))
+    out, notes = tmp_path / "run", Notes()
+    [stage] = run_recipe(load_recipe(written(tmp_path)), out=out, progress=notes).stages
+    rows = [json.loads(line) for line in (out / "ppo" / "monitor.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all(row["gold"] == -row["proxy"] == -row["part/vowels"] for row in rows)
+    stated = json.loads((out / "ppo" / "statistics.json").read_text())["monitor"]
+    assert stated["tokens"] == sum(row["tokens"] for row in rows) == stage.manifest.counts["monitor_tokens"]
+    steps = [json.loads(line) for line in (out / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    assert stage.manifest.counts["tokens"] == sum(step["tokens"] for step in steps)
+    told = [row for row in tracked if "monitor/gold" in row]
+    assert [row["monitor/gold"] for row in told] == [row["gold"] for row in rows]
+    rung = [row["step"] for row in told if row["monitor/alarm"]]
+    warned = [line for line in notes.lines if "WARNING: the policy over-optimises" in line]
+    assert bool(stated["alarms"]) == bool(rung)
+    assert len(warned) == len(rung)
+    assert "## On held-out prompts" in (out / "ppo" / "samples.md").read_text()
+    again = run_recipe(load_recipe(written(tmp_path)), out=out, progress=notes)
+    assert again.stages[0].skipped
+    other = run_recipe(load_recipe(written(tmp_path, patience=2)), out=out, progress=notes)
+    assert not other.stages[0].skipped
+
+
+def test_prompts_that_are_trained_on_are_never_held_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"wants 3 prompts, and \d of the 10 are free"):
+        run_recipe(load_recipe(written(tmp_path, limit=10)), out=tmp_path / "run")

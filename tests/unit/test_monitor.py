@@ -72,7 +72,12 @@ def test_an_alarm_is_told_by_the_step_at_which_it_begins() -> None:
         tuple(along(*RISEN, (0.5, 0.2), back, (0.6, 0.8), (0.7, 0.7), (0.8, 0.6))), patience=3
     )
     assert report.alarms == (4, 9)
-    assert "alarm at step 4: proxy up, gold down since step 6" in report.words[0]
+    assert report.words[0].startswith(
+        "alarm at step 4: proxy up, gold down since step 1: proxy 0.100 → 0.400"
+    )
+    assert report.words[1].startswith(
+        "alarm at step 9: proxy up, gold down since step 6: proxy 0.500 → 0.800"
+    )
 
 
 def test_the_curve_through_readings_is_the_one_that_they_lie_on() -> None:
