@@ -26,6 +26,7 @@ from rlaif.results.monitor import MonitorReading
 from rlaif.reward.functions import FunctionReward, RewardSum
 from rlaif.rl.learner import POLICY
 from rlaif.rl.step import Metrics
+from rlaif.stages import monitor as stage_monitor
 from rlaif.stages.grpo import train_grpo
 from rlaif.stages.monitor import Monitor
 from rlaif.stages.on_policy import OnPolicyResult
@@ -273,6 +274,7 @@ def written(folder: Path, *, limit: int = 3, patience: int = 1) -> Path:
 def test_a_run_writes_its_readings_and_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracked: list[dict[str, Any]] = []
     monkeypatch.setattr(Trackers, "log", lambda self, row: tracked.append(dict(row)))
+    monkeypatch.setattr(stage_monitor, "is_alarming", lambda readings, patience: len(readings) == 3)
     out, notes = tmp_path / "run", Notes()
     [stage] = run_recipe(load_recipe(written(tmp_path)), out=out, progress=notes).stages
     rows = [json.loads(line) for line in (out / "ppo" / "monitor.jsonl").read_text().splitlines()]
@@ -284,10 +286,8 @@ def test_a_run_writes_its_readings_and_tells_them(tmp_path: Path, monkeypatch: p
     assert stage.manifest.counts["tokens"] == sum(step["tokens"] for step in steps)
     told = [row for row in tracked if "monitor/gold" in row]
     assert [row["monitor/gold"] for row in told] == [row["gold"] for row in rows]
-    rung = [row["step"] for row in told if row["monitor/alarm"]]
-    warned = [line for line in notes.lines if "WARNING: the policy over-optimises" in line]
-    assert bool(stated["alarms"]) == bool(rung)
-    assert len(warned) == len(rung)
+    assert [row["step"] for row in told if row["monitor/alarm"]] == [2]
+    assert sum("WARNING: the policy over-optimises" in line for line in notes.lines) == 1
     assert "## On held-out prompts" in (out / "ppo" / "samples.md").read_text()
     again = run_recipe(load_recipe(written(tmp_path)), out=out, progress=notes)
     assert again.stages[0].skipped
