@@ -99,6 +99,30 @@ REFUSALS = (
 )
 """How English refusals begin, in lower case."""
 
+REFUSALS_ZH = (
+    "我不能帮",
+    "我无法帮",
+    "我不能协助",
+    "我无法协助",
+    "我不能提供",
+    "我无法提供",
+    "我不能回答",
+    "我无法回答",
+    "我不能满足",
+    "我无法满足",
+    "我不会帮",
+    "我不会提供",
+    "我必须拒绝",
+    "我拒绝回答",
+    "抱歉，我不能",
+    "抱歉，我无法",
+    "抱歉，但我不能",
+    "抱歉，但我无法",
+    "对不起，我不能",
+    "对不起，我无法",
+)
+"""How Chinese refusals begin."""
+
 STOCK_PHRASES = (
     "as an ai",
     "as a language model",
@@ -235,10 +259,10 @@ def repetition(prompt: Prompt, completion: Completion) -> float:
 
 
 def refusal(prompt: Prompt, completion: Completion) -> float:
-    """1 if the completion opens with a refusal (a list of English phrases), else 0; its mean is the refusal
-    rate."""
+    """1 if the completion opens with a refusal (a list of English and Chinese phrases, no judge), else 0;
+    its mean is the refusal rate."""
     opening = _plain(completion.text)[:OPENING]
-    return float(any(phrase in opening for phrase in REFUSALS))
+    return float(any(phrase in opening for phrase in (*REFUSALS, *REFUSALS_ZH)))
 
 
 def boilerplate(prompt: Prompt, completion: Completion) -> float:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
-from rlaif.config.rewards import ModelPart, RewardPart, cohorts_in, judges_of
+from rlaif.config.rewards import ModelPart, RewardPart, check_weights, cohorts_in, judges_of
 from rlaif.config.rollout import ComparedRollout
 from rlaif.config.start import StartSettings
 
@@ -148,6 +148,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings, StartSettings):
 
     @model_validator(mode="after")
     def _chooses(self) -> BestOfKConfig:
+        check_weights(self.reward)
         if compared := cohorts_in(self.reward):
             raise ValueError(
                 f"the reward {compared[0]!r} is by cohort, which says how completions of one prompt compare; "

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from rlaif.config.kl import FixedKlSettings, KlSettings
 from rlaif.config.labelling import BaseStage, PromptSettings
-from rlaif.config.rewards import ModelPart, RewardPart, cohorts_in, judges_of
+from rlaif.config.monitor import MonitorSettings
+from rlaif.config.rewards import ModelPart, RewardPart, check_weights, cohorts_in, judges_of
 from rlaif.config.rollout import RolloutSettings
 from rlaif.config.start import StartSettings
 
@@ -115,6 +116,12 @@ class OnPolicyConfig(BaseStage, PromptSettings, StartSettings):
     max_loss: Positive = 100.0
     """The same, when a loss passes this or is not a number."""
 
+    # Watching
+
+    monitor: MonitorSettings | None = None
+    """Readings on held-out prompts along the training, as `{gold: {kind: function, function:
+    "module:name"}, every: 5, prompts: 16}`; none when left out."""
+
     # Keeping
 
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
@@ -140,6 +147,17 @@ class OnPolicyConfig(BaseStage, PromptSettings, StartSettings):
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> OnPolicyConfig:
+        check_weights(self.reward)
+        if self.monitor is not None and (compared := cohorts_in(self.reward)):
+            raise ValueError(
+                f"the reward {compared[0]!r} compares the completions of a prompt, so its mean is 0 at every "
+                "reading of the monitor: leave `monitor` out, or judge in mode: alone"
+            )
+        return self
+
     def answering_models(self, default: str) -> tuple[str, ...]:
         """See `BaseStage`."""
-        return judges_of(self.reward, default)
+        watched = {"gold": self.monitor.gold} if self.monitor else {}
+        return judges_of({**self.reward, **watched}, default)

@@ -21,6 +21,7 @@ __all__ = [
     "PatternPart",
     "RewardPart",
     "RubricPart",
+    "check_weights",
     "cohorts_in",
     "judges_of",
 ]
@@ -30,7 +31,8 @@ Weight = Annotated[float, Field(allow_inf_nan=False)]
 
 class BasePart(Settings):
     weight: Weight = 1.0
-    """What this part is multiplied by in the sum; below 0 it is a penalty."""
+    """What this part is multiplied by in the sum; below 0 it is a penalty. A part of weight 0 is measured and
+    logged, and never trained on."""
 
 
 class ModelPart(BasePart):
@@ -156,6 +158,19 @@ RewardPart = Annotated[
     ModelPart | FunctionPart | JudgePart | RubricPart | LengthPart | PatternPart | FormatPart,
     Field(discriminator="kind"),
 ]
+
+
+def check_weights(parts: Mapping[str, RewardPart]) -> None:
+    """Refuse a reward that is 0 whatever is said.
+
+    Raises:
+        ValueError: Every part has weight 0.
+    """
+    if not any(part.weight for part in parts.values()):
+        raise ValueError(
+            f"all parts of the reward ({', '.join(parts)}) have weight 0, so there is nothing to learn from: "
+            "give one another weight"
+        )
 
 
 def cohorts_in(parts: Mapping[str, RewardPart]) -> list[str]:

@@ -29,6 +29,7 @@ from rlaif.stages import grpo as grpo_stage
 from rlaif.stages import ppo as ppo_stage
 from rlaif.stages import reward as reward_stage
 from rlaif.stages import sft as sft_stage
+from rlaif.stages.monitor import Monitor
 from rlaif.stages.on_policy import OnPolicyResult
 from rlaif.types import Prompt
 
@@ -69,6 +70,7 @@ def train_ppo(
     config: PpoConfig | None = None,
     seed: int = 0,
     checkpoint_folder: Path | None = None,
+    monitor: Monitor | None = None,
     out: str | Path | None = None,
 ) -> OnPolicyResult:
     """Train a policy by PPO against a reward; it is the adapter `policy` of the base.
@@ -76,6 +78,8 @@ def train_ppo(
     Args:
         reward: A reward model, a judge, a function, or a list of them with weights.
         checkpoint_folder: Checkpoints are written here, and training goes on from the newest one there.
+        monitor: Looks at the policy along the way, where the settings have a `monitor`
+            (`rlaif.stages.monitor.Monitor`).
         out: Folder to write the adapter to.
 
     Raises:
@@ -89,6 +93,7 @@ def train_ppo(
         config=config or PpoConfig(),
         seed=seed,
         checkpoint_folder=checkpoint_folder,
+        monitor=monitor,
     )
     _save(resident, out)
     return result
@@ -102,12 +107,13 @@ def train_grpo(
     config: GrpoConfig | None = None,
     seed: int = 0,
     checkpoint_folder: Path | None = None,
+    monitor: Monitor | None = None,
     out: str | Path | None = None,
 ) -> OnPolicyResult:
     """Train a policy by GRPO against a reward; it is the adapter `policy` of the base.
 
     Args:
-        reward, checkpoint_folder, out: As for `train_ppo`.
+        reward, checkpoint_folder, monitor, out: As for `train_ppo`.
 
     Raises:
         RlaifError: See `rlaif.stages.grpo.train_grpo`.
@@ -120,6 +126,7 @@ def train_grpo(
         config=config or GrpoConfig(),
         seed=seed,
         checkpoint_folder=checkpoint_folder,
+        monitor=monitor,
     )
     _save(resident, out)
     return result

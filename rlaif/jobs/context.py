@@ -164,6 +164,11 @@ class RunContext:
         if not self.recipe.allow_prompt_overlap:
             check_disjoint({name: list(claimed.values()) for name, claimed in self._claimed.items()})
 
+    def unclaimed(self, prompts: Sequence[Prompt], *, purpose: str) -> list[Prompt]:
+        """Those of `prompts` that no stage so far has put down for anything but `purpose`."""
+        taken = {key for name, claimed in self._claimed.items() if name != purpose for key in claimed}
+        return [prompt for prompt in prompts if prompt.fingerprint() not in taken]
+
     def earlier(self, config: BaseStage, kind: str, named: str | None) -> str:
         """The name of the stage that `config` reads from: `named`, or the last one of `kind` before it.
 

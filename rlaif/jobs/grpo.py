@@ -20,7 +20,7 @@ class GrpoJob(OnPolicyJob[GrpoConfig]):
 
     def __init__(self, config: GrpoConfig, context: RunContext) -> None:
         super().__init__(config, context)
-        if config.normalise_parts and len(config.reward) < 2:
+        if config.normalise_parts and sum(part.weight != 0 for part in config.reward.values()) < 2:
             raise ConfigError(
                 "normalise_parts does nothing for a reward of one part",
                 where=config.name,

@@ -14,19 +14,22 @@ from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import held_role
-from rlaif.jobs.base import AnyJob, Job, Outcome, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, read_result, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
+from rlaif.jobs.monitoring import READINGS, STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
 from rlaif.models.start import PREVIOUS, Start
+from rlaif.report.monitor import monitor_markdown, monitor_shown, reading_line
 from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
+from rlaif.results.monitor import MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.learner import POLICY, VALUE
 from rlaif.rl.rollout import rows_side_by_side
@@ -34,6 +37,7 @@ from rlaif.rl.step import StepReport
 from rlaif.runs.costs import COST, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.runs.steps import StepLog
+from rlaif.stages.monitor import Monitor
 from rlaif.stages.on_policy import OnPolicyResult, on_policy_cost
 from rlaif.text import count_of
 
@@ -55,10 +59,12 @@ class Training(NamedTuple):
     on_rollout: Callable[[StepReport], None]
     checkpoint_folder: Path
     start: Start | None
+    monitor: Monitor | None
 
 
 class OnPolicyJob(Job[Config]):
-    """Prompts and a reward in, a policy out: `adapter/`, `metrics.jsonl`, `completions.jsonl`."""
+    """Prompts and a reward in, a policy out: `adapter/`, `metrics.jsonl`, `completions.jsonl`; with a
+    monitor, `monitor.jsonl` and `statistics.json`."""
 
     @abstractmethod
     def train(self, reward: RewardFunction, training: Training) -> OnPolicyResult:
@@ -78,6 +84,7 @@ class OnPolicyJob(Job[Config]):
         )
         context.claim_prompts("rl", self.prompts)
         check_rubrics(config.reward, self.prompts, config, context)
+        self.held_out = held_out(config, context, self.prompts)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -95,6 +102,7 @@ class OnPolicyJob(Job[Config]):
                 "rollout",
                 "policy",
                 "reference",
+                "monitor",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": self.context.bases.get().identity,
@@ -103,6 +111,11 @@ class OnPolicyJob(Job[Config]):
             "seed": str(self.context.seed(self.config)),
             # Which server samples changes nothing that is meant; that one does, and the cap, do.
             **self.context.start_parts(self.config),
+            **(
+                {"monitor": monitor_digest(monitor, self.held_out, self.config, self.context)}
+                if (monitor := self.config.monitor)
+                else {}
+            ),
             **({"rollout": f"served, cap {rollout.cap:g}"} if (rollout := self.config.rollout) else {}),
         }
 
@@ -122,15 +135,7 @@ class OnPolicyJob(Job[Config]):
         metrics, samples = StepLog(work / "metrics.jsonl"), StepLog(work / "completions.jsonl")
         try:
             with self._trackers() as trackers:
-                result = self.train(
-                    reward,
-                    Training(
-                        on_step=lambda step: self._told(step, metrics, trackers),
-                        on_rollout=lambda report: _keep_samples(report, samples),
-                        checkpoint_folder=work,
-                        start=context.start_of(self.config),
-                    ),
-                )
+                result = self.train(reward, self._training(reward, work, metrics, samples, trackers))
             if not result.steps:
                 raise ModelError(
                     f"{self.method} ended before its first update: {result.stopped}",
@@ -144,22 +149,48 @@ class OnPolicyJob(Job[Config]):
                 self,
                 base=base,
                 parts=self.key_parts(),
-                results=_last(metrics.rows),
+                results=_last(metrics.rows) | _kept(result.monitor),
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
             for role in {POLICY, VALUE, PREVIOUS} & set(base.roles):
                 base.drop_adapter(role)
+        self._tell_end(result)
+        return self._written(folder, result, metrics, samples)
+
+    def _training(
+        self, reward: RewardFunction, work: Path, metrics: StepLog, samples: StepLog, trackers: Trackers
+    ) -> Training:
+        return Training(
+            on_step=lambda step: self._told(step, metrics, trackers),
+            on_rollout=lambda report: _keep_samples(report, samples),
+            checkpoint_folder=work,
+            start=self.context.start_of(self.config),
+            monitor=open_monitor(
+                self.config,
+                self.context,
+                self.held_out,
+                reward,
+                lambda reading, alarm: self._watched(reading, alarm, trackers),
+            ),
+        )
+
+    def _tell_end(self, result: OnPolicyResult) -> None:
+        note = self.context.progress.note
         if result.stopped:
-            context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
+            note(f"{self.config.name}: stopped early at {result.stopped}")
+        for refused, what in ((result.refused, "prompt"), (_unread(result.monitor), "held-out prompt")):
+            if refused:
+                told = f"{count_of(len(refused), what)} left out, the first: {': '.join(refused[0])}"
+                note(f"{self.config.name}: {told}")
+
+    def _written(self, folder: Path, result: OnPolicyResult, metrics: StepLog, samples: StepLog) -> Outcome:
+        """Write all files beside the adapter."""
         cost = replace(
-            with_curve_named(on_policy_cost(metrics.rows), self.config, context),
-            peak_bytes=peak_memory(base.device),
+            with_curve_named(on_policy_cost(metrics.rows), self.config, self.context),
+            peak_bytes=peak_memory(self.context.bases.get().device),
         )
         write_cost(folder / COST, cost.as_dict())
-        write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method))
-        write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
-        write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
         counts = {
             "prompts": len(self.prompts),
             "refused": len(result.refused),
@@ -168,13 +199,15 @@ class OnPolicyJob(Job[Config]):
             "tokens": cost.tokens,
         }
         rows = {"metrics.jsonl": len(metrics.rows), "completions.jsonl": len(samples.rows)}
-        rows |= write_refused(folder, result.refused)
-        if result.refused:
-            first = ": ".join(result.refused[0])
-            context.progress.note(
-                f"{self.config.name}: {count_of(len(result.refused), 'prompt')} left out, the first: {first}"
-            )
-        return Outcome(counts=counts, rows=rows)
+        said = ""
+        if (report := result.monitor) is not None:
+            counts["monitor_tokens"] = sum(reading.tokens for reading in report.readings)
+            rows |= write_monitor(folder, report)
+            said = monitor_markdown([reading.as_row() for reading in report.readings], report.words)
+        write_text(folder / "samples.md", steps_markdown(metrics.rows, title=self.method) + said)
+        write_rows(folder / "metrics.jsonl", metrics.rows, "jsonl")
+        write_rows(folder / "completions.jsonl", samples.rows, "jsonl")
+        return Outcome(counts=counts, rows=rows | write_refused(folder, result.refused))
 
     def _trackers(self) -> Trackers:
         """Open for the run; what they write stays in the run's folder, beside the stages."""
@@ -192,19 +225,44 @@ class OnPolicyJob(Job[Config]):
         self.context.progress.note(f"{self.config.name}: {step_line(step, self.config.steps)}")
         self.context.progress.advance()
 
+    def _watched(self, reading: MonitorReading, alarm: bool, trackers: Trackers) -> None:
+        row = reading.as_row()
+        names = {name: f"monitor/{name}" for name in row if name != "step"}
+        alarms = {"monitor/alarm": int(alarm)}
+        trackers.log({"step": reading.step} | {told: row[name] for name, told in names.items()} | alarms)
+        self.context.progress.note(f"{self.config.name}: {reading_line(reading)}")
+        if alarm and self.config.monitor is not None:
+            self.context.progress.note(
+                f"{self.config.name}: WARNING: the policy over-optimises its reward: proxy up, gold down for "
+                f"{self.config.monitor.patience} readings"
+            )
+
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""
         steps = [row.values for row in read_table(folder / "metrics.jsonl").rows]
-        return [step_table([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")]
+        shown: list[Shown] = [
+            step_table([steps[0], *steps[1:][-1:]] if steps else [], title="first and last step")
+        ]
+        if self.config.monitor is not None and (folder / READINGS).exists():
+            readings = [row.values for row in read_table(folder / READINGS).rows]
+            words = read_result(folder / STATISTICS)["monitor"]["words"]
+            shown += monitor_shown(readings, words)
+        return shown
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config = self.config
         episodes = config.steps * config.episodes
+        readings = 1 + -(-config.steps // config.monitor.every) if config.monitor else 0
+        watched = readings * len(self.held_out)
         return self.sampling_plan(
-            {"steps": config.steps, "episodes": episodes},
-            read=episodes // config.samples_per_prompt,
-            completions=episodes,
+            {
+                "steps": config.steps,
+                "episodes": episodes,
+                **({"monitor readings": readings} if config.monitor else {}),
+            },
+            read=episodes // config.samples_per_prompt + watched,
+            completions=episodes + watched,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
             times=LEARNING,
@@ -246,3 +304,13 @@ def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not history:
         return {}
     return {name: value for name, value in history[-1].items() if not name.startswith("seconds/")}
+
+
+def _kept(report: MonitorReport | None) -> dict[str, Any]:
+    """The step whose policy was returned to, where one was."""
+    return {} if report is None or report.kept is None else {"monitor_kept_step": report.kept}
+
+
+def _unread(report: MonitorReport | None) -> tuple[tuple[str, str], ...]:
+    """Held-out prompts that the policy cannot answer."""
+    return () if report is None else report.refused

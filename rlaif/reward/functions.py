@@ -227,7 +227,8 @@ class JudgeReward:
 
 
 class RewardSum:
-    """Σ weight · part; the parts are named, and each is reported before its weight.
+    """Σ weight · part; the parts are named, and each is reported before its weight. Parts of weight 0 are
+    measured only.
 
     Raises:
         ConfigError: There is no part, or a weight is no finite number.
@@ -252,7 +253,8 @@ class RewardSum:
         scored = {name: reward(prompts, completions).total for name, (_, reward) in self._parts.items()}
         weights = {name: weight for name, (weight, _) in self._parts.items()}
         total = tuple(
-            sum(weights[name] * values[row] for name, values in scored.items())
+            # What has no weight stays out, so that not even its rounding acts.
+            sum(weights[name] * values[row] for name, values in scored.items() if weights[name])
             for row in range(len(completions))
         )
         _refuse_unlearnable("the weighted sum of the rewards is", total, completions, "use smaller weights")

@@ -175,13 +175,14 @@ def parts_of(config: GrpoConfig, scores: Scores, episodes: Episodes) -> Parts | 
     """
     if not config.normalise_parts:
         return None
-    if len(scores.parts) < 2:
+    trained = {name: values for name, values in scores.parts.items() if scores.weights.get(name, 1.0)}
+    if len(trained) < 2:
         raise ConfigError(
             "normalise_parts does nothing for a reward of one part", remedy="leave it out, or name the parts"
         )
     cut, device = (~episodes.has_eos).float().neg().tolist(), episodes.tokens.device
-    columns = torch.tensor([*scores.parts.values(), cut], dtype=torch.float32, device=device)
-    weights = [*(scores.weights.get(name, 1.0) for name in scores.parts), config.missing_eos_penalty]
+    columns = torch.tensor([*trained.values(), cut], dtype=torch.float32, device=device)
+    weights = [*(scores.weights.get(name, 1.0) for name in trained), config.missing_eos_penalty]
     groups = columns.view(len(columns), -1, config.samples_per_prompt)
     return Parts(scores=groups, weights=torch.tensor(weights, device=device))
 

@@ -13,6 +13,7 @@ from rlaif.reward.functions import RewardFunction
 from rlaif.rl.grpo import grpo_step
 from rlaif.rl.learner import GrpoLearner
 from rlaif.rl.step import Metrics, StepReport
+from rlaif.stages.monitor import Monitor
 from rlaif.stages.on_policy import (
     OnPolicyResult,
     Reader,
@@ -38,6 +39,7 @@ def train_grpo(
     on_step: Callable[[Metrics], None] = lambda metrics: None,
     on_rollout: Callable[[StepReport], None] = lambda report: None,
     checkpoint_folder: Path | None = None,
+    monitor: Monitor | None = None,
 ) -> OnPolicyResult:
     """Train the adapter `policy` of `base`, which must not have one yet.
 
@@ -47,6 +49,7 @@ def train_grpo(
         on_step: Told the metrics of each step.
         on_rollout: Told the completions and scores of each step.
         checkpoint_folder: Checkpoints are written here, and training goes on from the newest one there.
+        monitor: Looks at the policy along the way, on prompts that are not among `prompts`.
 
     Raises:
         ConfigError: The reward has one part, and the settings ask to scale its parts.
@@ -67,4 +70,5 @@ def train_grpo(
         on_step=on_step,
         on_rollout=on_rollout,
         checkpoint_folder=checkpoint_folder,
+        monitor=monitor,
     )

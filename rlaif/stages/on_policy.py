@@ -15,15 +15,17 @@ from torch import Tensor
 
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.digest import digest, seed_from
-from rlaif.errors import DataError, RunError
+from rlaif.errors import ConfigError, DataError, RunError
 from rlaif.files import folder_digest
 from rlaif.models.cost import Meter
 from rlaif.models.shared_base import LoraSettings
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
+from rlaif.results.monitor import MonitorReport
 from rlaif.rl.checkpoint import Checkpoint, checksum, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
 from rlaif.rl.rollout import EncodedPrompt
 from rlaif.rl.step import Metrics, StepReport
+from rlaif.stages.monitor import Monitor, Watch
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.stages.rollouts import served_sampler
 from rlaif.types import Message, Prompt
@@ -64,12 +66,14 @@ class OnPolicyResult:
         first_step: Where it began: 0, or the step of the checkpoint it went on from.
         stopped: Why it ended before its last step; empty when it did not.
         refused: Ids of prompts that the policy cannot answer, with the reason; they were left out.
+        monitor: What was read along the way, where a monitor was given.
     """
 
     history: tuple[Metrics, ...]
     first_step: int
     stopped: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    monitor: MonitorReport | None = None
 
     @property
     def steps(self) -> int:
@@ -87,6 +91,7 @@ def train_on_policy(
     on_step: Callable[[Metrics], None],
     on_rollout: Callable[[StepReport], None],
     checkpoint_folder: Path | None,
+    monitor: Monitor | None = None,
 ) -> OnPolicyResult:
     """Run the steps of the learner's settings.
 
@@ -96,8 +101,10 @@ def train_on_policy(
         on_step: Told the metrics of each step.
         on_rollout: Told the completions and scores of each step.
         checkpoint_folder: Checkpoints are written here, and training goes on from the newest one there.
+        monitor: Looks at the policy along the way, as the settings say.
 
     Raises:
+        ConfigError: The settings ask for a monitor, and none was given.
         DataError: Too many prompts cannot be answered, or the reward is a constant.
         RunError: The checkpoint is damaged, or is one of another run.
     """
@@ -107,10 +114,12 @@ def train_on_policy(
             asked, refused = ask_what_can_be_answered(
                 prompts, [learner.sampler], messages, max_refused=config.max_refused, drawn=drawn
             )
+        watch = _watch(learner, monitor, messages)
         identity = _identity(learner, asked)
-        first = _resume(learner, folder, identity) if folder else 0
+        first = _resume(learner, watch, folder, identity) if folder else 0
         history: list[Metrics] = []
         flat, stopped = first == 0, ""
+        watch.look(first)
         for step in range(first, config.steps):
             meter = Meter()
             try:
@@ -126,9 +135,33 @@ def train_on_policy(
             flat = flat and len(set(report.scores.total)) == 1
             if flat and step + 1 == PATIENCE:
                 raise _constant(report)
+            if stopped := watch.look(step + 1, last=step + 1 == config.steps):
+                break
             if folder and (step + 1) % config.checkpoint_every == 0:
-                _save(learner, folder, identity, steps=step + 1)
-    return OnPolicyResult(history=tuple(history), first_step=first, stopped=stopped, refused=tuple(refused))
+                _save(learner, watch, folder, identity, steps=step + 1)
+    return OnPolicyResult(tuple(history), first, stopped, tuple(refused), watch.report)
+
+
+def _watch(learner: Learner[Config], monitor: Monitor | None, messages: Reader) -> Watch[Config]:
+    """The readings to be, of prompts that the policy can answer.
+
+    Raises:
+        ConfigError: The settings ask for a monitor, and none was given.
+        DataError: Too many of its prompts cannot be answered.
+    """
+    if monitor is None:
+        if learner.config.monitor is not None:
+            raise ConfigError(
+                "the settings have a monitor, and no held-out prompts were given to it",
+                where=learner.config.name,
+                remedy="give `monitor` beside the settings (rlaif.stages.monitor.Monitor), or leave it out",
+            )
+        return Watch(learner, None)
+    with learner.base.role(POLICY):
+        questions, refused = ask_what_can_be_answered(
+            monitor.prompts, [learner.sampler], messages, max_refused=learner.config.max_refused
+        )
+    return Watch(learner, monitor, questions, refused)
 
 
 @contextmanager
@@ -239,7 +272,9 @@ def load_learner(learner: Learner[Config], checkpoint: Checkpoint) -> None:
     learner.kl.load_state_dict(checkpoint.state["kl"])
 
 
-def _resume(learner: Learner[Config], folder: Path, identity: Mapping[str, object]) -> int:
+def _resume(
+    learner: Learner[Config], watch: Watch[Config], folder: Path, identity: Mapping[str, object]
+) -> int:
     """Load the newest checkpoint of `folder`, if there is one; the step to go on with."""
     found = learner.base.ranks.from_first(lambda: _newest(folder))
     if found is None:
@@ -259,16 +294,27 @@ def _resume(learner: Learner[Config], folder: Path, identity: Mapping[str, objec
             remedy=remedy,
         )
     load_learner(learner, checkpoint)
+    watch.load(checkpoint)
     return checkpoint.step
 
 
-def _save(learner: Learner[Config], folder: Path, identity: Mapping[str, object], *, steps: int) -> None:
+def _save(
+    learner: Learner[Config],
+    watch: Watch[Config],
+    folder: Path,
+    identity: Mapping[str, object],
+    *,
+    steps: int,
+) -> None:
     """Write a checkpoint; of several ranks, the first does, when all hold the same."""
     ranks = learner.base.ranks
     tensors, state = learner_state(learner)
     ranks.check_same(lambda: checksum(tensors), what="weights")
+    watched, readings = watch.state()
     ranks.from_first(
-        lambda: save_checkpoint(folder, step=steps, tensors=tensors, state=state | {"run": identity})
+        lambda: save_checkpoint(
+            folder, step=steps, tensors=tensors | watched, state=state | readings | {"run": identity}
+        )
     )
 
 

@@ -14,6 +14,7 @@ from rlaif.reward.model import Conversation, TurnFormat
 from rlaif.rl.learner import PpoLearner, PtxRow
 from rlaif.rl.ppo import ppo_step
 from rlaif.rl.step import Metrics, StepReport
+from rlaif.stages.monitor import Monitor
 from rlaif.stages.on_policy import (
     OnPolicyResult,
     Reader,
@@ -40,6 +41,7 @@ def train_ppo(
     on_step: Callable[[Metrics], None] = lambda metrics: None,
     on_rollout: Callable[[StepReport], None] = lambda report: None,
     checkpoint_folder: Path | None = None,
+    monitor: Monitor | None = None,
 ) -> OnPolicyResult:
     """Train the adapter `policy` of `base`, which must not have one yet.
 
@@ -50,6 +52,7 @@ def train_ppo(
         on_step: Told the metrics of each step.
         on_rollout: Told the completions and scores of each step.
         checkpoint_folder: Checkpoints are written here, and training goes on from the newest one there.
+        monitor: Looks at the policy along the way, on prompts that are not among `prompts`.
 
     Raises:
         ConfigError: The settings need what was not given.
@@ -70,6 +73,7 @@ def train_ppo(
         on_step=on_step,
         on_rollout=on_rollout,
         checkpoint_folder=checkpoint_folder,
+        monitor=monitor,
     )
 
 

@@ -58,6 +58,8 @@ def test_the_empty_text_has_a_number(name: str) -> None:
         ("I’m sorry, but I can’t help with that.", 1.0),
         ("I cannot   assist you.", 1.0),
         ("As an AI, I must decline.", 1.0),
+        ("抱歉，我无法帮你做这件事。", 1.0),
+        ("我无法忘记那个夏天。", 0.0),
         ("I can't help but smile.", 0.0),
         ("Sure! Here you go.", 0.0),
         ("word " * 60 + "I cannot help", 0.0),
