@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlaif.errors import RlaifError, RunError
 from rlaif.io.writers import write_text
 from rlaif.report.page import REPORT, page_html, run_page, study_page
 from rlaif.runs.disk import run_errors
-from rlaif.runs.run import RUN
+from rlaif.runs.run import RUN, read_run
 from rlaif.text import one_line
 
-__all__ = ["REPORT", "try_report", "write_report"]
+__all__ = ["REPORT", "reported", "try_report", "write_report"]
 
 STUDY = "study.json"
 
@@ -49,5 +50,18 @@ def try_report(folder: Path, note: Callable[[str], None]) -> Path | None:
     try:
         return write_report(folder)
     except RlaifError as error:
-        note(f"{REPORT} was not written: {one_line(str(error).partition(chr(10))[0])}")
+        note(f"{REPORT} was not written: {one_line(str(error).splitlines()[0])}")
         return None
+
+
+@contextmanager
+def reported(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """A run that an error of ours ends inside leaves a page of the stages that had finished."""
+    try:
+        yield
+    except RlaifError:
+        with suppress(RlaifError):
+            info = read_run(folder)
+            if info.stages and info.status != "running":  # another process's
+                try_report(folder, note)
+        raise

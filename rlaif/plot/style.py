@@ -25,6 +25,7 @@ LONGEST = 36
 """Characters of a name in a figure."""
 SETTINGS: Mapping[str, Any] = {
     "axes.edgecolor": INK,
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelcolor": INK,
     "axes.labelsize": 10,

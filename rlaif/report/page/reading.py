@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import yaml
 
@@ -17,6 +17,7 @@ from rlaif.text import one_line
 __all__ = ["Missing", "Stage", "finished_stages", "read_json", "unfinished_stages"]
 
 Found = TypeVar("Found")
+Given = ParamSpec("Given")
 
 
 class Stage(NamedTuple):
@@ -37,10 +38,12 @@ class Missing:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def attempt(self, what: str, read: Callable[[], Found]) -> Found | None:
-        """What `read` gives; `None` where it cannot, which is noted."""
+    def attempt(
+        self, what: str, read: Callable[Given, Found], *given: Given.args, **named: Given.kwargs
+    ) -> Found | None:
+        """What `read` gives; `None` where it cannot, which is noted as the lack of `what`."""
         try:
-            return read()
+            return read(*given, **named)
         except RlaifError as error:
             reason = str(error).partition("\n")[0]
         except OSError as error:
@@ -70,9 +73,7 @@ def finished_stages(info: RunInfo, missing: Missing) -> list[Stage]:
         if not folder.is_dir():
             missing.lines.append(f"the folder of stage `{one_line(name)}` is gone")
             continue
-        manifest = missing.attempt(
-            f"stage `{name}`", lambda folder=folder: Manifest.read_json(folder / MANIFEST)
-        )  # type: ignore[misc]
+        manifest = missing.attempt(f"stage `{name}`", Manifest.read_json, folder / MANIFEST)
         if manifest is not None:
             found.append(Stage(manifest, folder))
     order = {name: place for place, name in enumerate(_recipe_stages(info.path))}

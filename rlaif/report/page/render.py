@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from rlaif import plot
 from rlaif.report.page.model import Page, Picture
 from rlaif.report.page.svg import inline_svg
+from rlaif.report.shown import Table
 from rlaif.text import escaped_json, visible
 
 __all__ = ["page_html", "script_json"]
@@ -64,6 +65,7 @@ def _environment() -> Environment:
     )
     environment.filters["words"] = _words
     environment.filters["svg"] = _svg
+    environment.filters["wordy"] = _wordy
     return environment
 
 
@@ -85,6 +87,12 @@ def _words(text: str) -> Markup:
         for place, part in enumerate(parts)
     ]
     return Markup("").join(marked)
+
+
+def _wordy(table: Table) -> list[bool]:
+    """Of each column, whether its cells are words, which stand on the left."""
+    columns = [[row[place] for row in table.rows if place < len(row)] for place in range(len(table.header))]
+    return [any(column) and all(not cell or cell[0].isalpha() for cell in column) for column in columns]
 
 
 def _svg(picture: Picture, number: int) -> Markup:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from rlaif.audit.grade import share
 from rlaif.report.audit import audit_lines
@@ -24,6 +26,7 @@ from rlaif.text import count_of, one_line
 
 __all__ = ["run_page"]
 
+Found = TypeVar("Found")
 TRAINING = "Training"
 """Title of the comparison's table of costs, which stands among the costs."""
 WAYS = {
@@ -32,6 +35,20 @@ WAYS = {
     "lora": "head and adapter",
     "judge": "the judge's own labels",
 }
+
+
+class _Comparison(NamedTuple):
+    """What is shown of `comparison.json`."""
+
+    verdict: tuple[str, ...]
+    tables: tuple[Table, ...]
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> _Comparison:
+        """Raises `KeyError` or `TypeError` where the file is not as `compare` writes it."""
+        tables = tuple(Table(each["title"], each["header"], each["rows"]) for each in values["tables"])
+        return cls(tuple(map(str, values["verdict"])), tables, values)
 
 
 @dataclass
@@ -57,14 +74,15 @@ def run_page(folder: Path) -> Page:
     info, missing = read_run(folder), Missing()
     run = _Run(info, missing, finished_stages(info, missing))
     evaluation = _last(run, "evaluate", "evaluation.json", Evaluation.from_dict)
-    comparison = _last(run, "compare", "comparison.json", lambda found: found)
+    comparison = _last(run, "compare", "comparison.json", _Comparison.of)
+    training = [each for each in comparison.tables if each.title == TRAINING] if comparison else []
     _read_samples(run, evaluation)
     sections = (
-        _verdict(run, evaluation, comparison),
-        _policies(evaluation, comparison),
+        _verdict(evaluation, comparison),
+        _policies(run, evaluation, comparison),
         Section("pictures", "Pictures", pictures=_pictures(run, evaluation, comparison)),
         _judge(run),
-        cost_section(run.info, run.stages, missing, _training_costs(comparison)),
+        cost_section(run.info, run.stages, missing, training),
     )
     unfinished = unfinished_stages(info)
     if unfinished:
@@ -79,13 +97,13 @@ def run_page(folder: Path) -> Page:
     )
 
 
-def _last(run: _Run, kind: str, file: str, made: Any) -> Any:
+def _last(run: _Run, kind: str, file: str, made: Callable[[dict[str, Any]], Found]) -> Found | None:
     """What the last stage of a kind found; `None` where there is none."""
     stages = run.of_kind(kind)
     if not stages:
         return None
-    stage = stages[-1]
-    return run.missing.attempt(f"{file} of `{stage.name}`", lambda: made(read_json(stage.folder / file)))
+    path = stages[-1].folder / file
+    return run.missing.attempt(f"{file} of `{stages[-1].name}`", lambda: made(read_json(path)))
 
 
 def _facts(run: _Run) -> tuple[tuple[str, str], ...]:
@@ -106,81 +124,64 @@ def _facts(run: _Run) -> tuple[tuple[str, str], ...]:
 # Verdict and policies ---------------------------------------------------------------------------------------
 
 
-def _verdict(run: _Run, evaluation: Evaluation | None, comparison: dict[str, Any] | None) -> Section:
+def _verdict(evaluation: Evaluation | None, comparison: _Comparison | None) -> Section:
     if comparison is not None:
-        told = run.missing.attempt("the verdict", lambda: tuple(map(str, comparison["verdict"])))
-        if told:
-            return Section("verdict", "Verdict", lines=told)
-    if evaluation is not None:
-        lines = (
-            "The policies were measured, and not compared: `rlaif compare` says which won.",
-            *evaluation.notes,
-        )
-        return Section("verdict", "Verdict", lines=lines)
-    line = "No policy was evaluated in this run, so there is no verdict on policies."
-    return Section("verdict", "Verdict", lines=(line,))
-
-
-def _policies(evaluation: Evaluation | None, comparison: dict[str, Any] | None) -> Section:
-    if comparison is not None:
-        tables = tuple(each for each in _tables(comparison) if each.title != TRAINING)
+        lines = comparison.verdict
+    elif evaluation is not None:
+        first = "The policies were measured, and not compared: `rlaif compare` says which won."
+        lines = (first, *evaluation.notes)
     else:
-        tables = (evaluation_table(evaluation),) if evaluation is not None else ()
+        lines = ("No policy was evaluated in this run, so there is no verdict on policies.",)
+    return Section("verdict", "Verdict", lines=lines)
+
+
+def _policies(run: _Run, evaluation: Evaluation | None, comparison: _Comparison | None) -> Section:
+    tables: tuple[Table, ...] = ()
+    if comparison is not None:
+        tables = tuple(each for each in comparison.tables if each.title != TRAINING)
+    elif evaluation is not None:
+        shown = run.missing.attempt("the table of policies", evaluation_table, evaluation)
+        tables = (shown,) if shown is not None else ()
     about = ("Intervals are 95 % bootstrap intervals over prompts.",) if tables else ()
     return Section("policies", "Policies", lines=about, tables=tables)
-
-
-def _tables(comparison: dict[str, Any]) -> list[Table]:
-    return [Table(each["title"], each["header"], each["rows"]) for each in comparison.get("tables", ())]
-
-
-def _training_costs(comparison: dict[str, Any] | None) -> tuple[Table, ...]:
-    return tuple(each for each in _tables(comparison or {}) if each.title == TRAINING)
 
 
 # Pictures ---------------------------------------------------------------------------------------------------
 
 
 def _pictures(
-    run: _Run, evaluation: Evaluation | None, comparison: dict[str, Any] | None
+    run: _Run, evaluation: Evaluation | None, comparison: _Comparison | None
 ) -> tuple[Picture, ...]:
     attempt, found = run.missing.attempt, list[Picture | None]()
     if evaluation is not None:
-        of_policies = evaluation
+        what = "the picture of over-optimisation"
         found.append(
-            attempt(
-                "the picture of over-optimisation",
-                lambda: pictures.overoptimization(of_policies, comparison or {}),
-            )
+            attempt(what, pictures.overoptimization, evaluation, comparison.values if comparison else {})
         )
-    steps = {
-        stage.name: stage.folder / "metrics.jsonl" for kind in ("ppo", "grpo") for stage in run.of_kind(kind)
-    }
-    if steps:
-        found.append(
-            attempt(
-                "the picture of training",
-                lambda: pictures.training({name: list(json_rows(path)) for name, path in steps.items()}),
-            )
-        )
+    trained = [*run.of_kind("ppo"), *run.of_kind("grpo")]
+    found.append(attempt("the picture of training", _training, trained))
     found += [
-        attempt(
-            f"the calibration of `{stage.name}`",
-            lambda stage=stage: pictures.calibration(stage.name, read_json(stage.folder / "report.json")),  # type: ignore[misc]
-        )
-        for stage in run.of_kind("reward")
+        attempt(f"the calibration of `{stage.name}`", _calibration, stage) for stage in run.of_kind("reward")
     ]
     if evaluation is not None:
-        found.append(pictures.win_rate(evaluation))
+        found.append(attempt("the picture of win rates", pictures.win_rate, evaluation))
     found += [pictures.strength(name, counts) for name, counts in run.strengths.items()]
-    found += [
-        attempt(
-            f"the flips of `{stage.name}`",
-            lambda stage=stage: pictures.flips(stage.name, read_json(stage.folder / "statistics.json")),  # type: ignore[misc]
-        )
-        for stage in run.of_kind("label")
-    ]
+    found += [attempt(f"the flips of `{stage.name}`", _flips, stage) for stage in run.of_kind("label")]
     return tuple(each for each in found if each is not None)
+
+
+def _training(stages: Sequence[Stage]) -> Picture | None:
+    return pictures.training(
+        {stage.name: list(json_rows(stage.folder / "metrics.jsonl")) for stage in stages}
+    )
+
+
+def _calibration(stage: Stage) -> Picture | None:
+    return pictures.calibration(stage.name, read_json(stage.folder / "report.json"))
+
+
+def _flips(stage: Stage) -> Picture | None:
+    return pictures.flips(stage.name, read_json(stage.folder / "statistics.json"))
 
 
 # The judge --------------------------------------------------------------------------------------------------
@@ -190,9 +191,7 @@ def _judge(run: _Run) -> Section:
     lines, tables = list[str](), list[Table]()
     for kind, read in (("audit", _audit), ("label", _labels), ("reward", _reward)):
         for stage in run.of_kind(kind):
-            shown = run.missing.attempt(
-                f"what `{stage.name}` found", lambda read=read, stage=stage: read(stage)
-            )  # type: ignore[misc]
+            shown = run.missing.attempt(f"what `{stage.name}` found", read, stage)
             for each in shown or ():
                 if isinstance(each, Table):
                     tables.append(each)
@@ -235,32 +234,29 @@ def _reward(stage: Stage) -> list[Table | str]:
 
 
 def _read_samples(run: _Run, evaluation: Evaluation | None) -> None:
-    """Fill the browser, and count the strengths of labels on the way through their files."""
-    labels = run.of_kind("label")
-    places = len(labels) + (evaluation is not None)
-    left_rows, left_bytes = MOST_ROWS, MOST_BYTES
+    """Fill the browser, and count the strengths of labels on the way through their files. Each file has an
+    equal part of the rows and bytes that are left by those before it."""
+    labels, rows, size = run.of_kind("label"), MOST_ROWS, MOST_BYTES
+    parts = len(labels) + (evaluation is not None)
     if evaluation is not None:
         stage = run.of_kind("evaluate")[-1]
-        expected = sum(len(each.rows.prompts) for each in evaluation.policies) // len(evaluation.policies)
-        keeper = Keeper(expected, rows=left_rows // places, size=left_bytes // places)
-        run.missing.attempt(
-            f"samples of `{stage.name}`", lambda: evaluated_rows(evaluation, stage.folder, stage.name, keeper)
-        )
+        expected = len(evaluation.policies[0].rows.prompts)
+        keeper = Keeper(expected, rows=rows // parts, size=size // parts)
+        what = f"samples of `{stage.name}`"
+        run.missing.attempt(what, evaluated_rows, evaluation, stage.folder, stage.name, keeper)
         run.keepers.append(keeper)
-        left_rows, left_bytes = left_rows - len(keeper.kept), left_bytes - keeper.size
+        rows, size, parts = rows - len(keeper.kept), size - keeper.size, parts - 1
     for place, stage in enumerate(labels):
-        share_of = len(labels) - place
-        keeper = Keeper(stage.manifest.rows or 0, rows=left_rows // share_of, size=left_bytes // share_of)
-        run.missing.attempt(
-            f"samples of `{stage.name}`", lambda stage=stage, keeper=keeper: _read_labels(run, stage, keeper)
-        )  # type: ignore[misc]
+        left = parts - place
+        keeper = Keeper(stage.manifest.rows or 0, rows=rows // left, size=size // left)
+        run.missing.attempt(f"samples of `{stage.name}`", _read_labels, run, stage, keeper)
         run.keepers.append(keeper)
-        left_rows, left_bytes = left_rows - len(keeper.kept), left_bytes - keeper.size
+        rows, size = rows - len(keeper.kept), size - keeper.size
 
 
 def _read_labels(run: _Run, stage: Stage, keeper: Keeper) -> None:
     file = stage.folder / next(iter(stage.manifest.outputs))
     counts = run.strengths.setdefault(stage.name, pictures.no_strengths())
     for row in json_rows(file):
-        pictures.count_strength(counts, row["p_chosen"])
-        keeper.offer(lambda row=row: label_row(row, stage.name))  # type: ignore[misc]
+        pictures.count_strength(counts, float(row["p_chosen"]))
+        keeper.offer(partial(label_row, row, stage.name))

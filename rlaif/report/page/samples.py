@@ -10,6 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def label_row(row: Mapping[str, Any], stage: str) -> SampleRow:
     """A row of preferences: the chosen and the rejected completion, and all verdicts."""
     asked = _asked("chosen", row.get("verdicts") or (), p="p_chosen")
-    p = f"P {row['p_chosen']:.3f}"
+    p = f"P(better) {row['p_chosen']:.3f}"
     return SampleRow(
         id=one_line(f"{stage}/{row['id']}"),
         kind="labels",
@@ -130,7 +131,7 @@ def evaluated_rows(found: Evaluation, folder: Path, stage: str, keeper: Keeper) 
     verdicts = _verdicts(folder)
     places = _places(found.policies)
     for key, rows in places.items():
-        keeper.offer(lambda key=key, rows=rows: _evaluated(found, key, rows, stage, prompts, verdicts))  # type: ignore[misc]
+        keeper.offer(partial(_evaluated, found, key, rows, stage, prompts, verdicts))
 
 
 def _places(policies: Sequence[PolicyResult]) -> dict[tuple[str, int], dict[str, int]]:

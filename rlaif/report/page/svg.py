@@ -26,6 +26,8 @@ COLORS: Mapping[str, str] = {
 SIZE = re.compile(r"([\d.]+)px")
 REFERENCE = re.compile(r"url\(#([^)]*)\)")
 DROPPED = ("metadata", "style")
+PIXELS = 4 / 3
+"""Of a browser in a point."""
 
 
 def inline_svg(figure: Figure, *, id: str, title: str, about: str) -> str:
@@ -44,8 +46,9 @@ def inline_svg(figure: Figure, *, id: str, title: str, about: str) -> str:
             parent.remove(child)
     for element in root.iter():
         _rewrite(element, id)
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
+    root.attrib.pop("version", None)
+    for name in ("width", "height"):
+        root.set(name, f"{float(root.attrib[name].removesuffix('pt')) * PIXELS:.0f}")
     root.set("role", "img")
     root.set("aria-labelledby", f"{id}-title {id}-about")
     for place, (name, text) in enumerate((("title", title), ("desc", about))):
