@@ -50,7 +50,8 @@ def inline_svg(figure: Figure, *, id: str, title: str, about: str) -> str:
     for name in ("width", "height"):
         root.set(name, f"{float(root.attrib[name].removesuffix('pt')) * PIXELS:.0f}")
     root.set("role", "img")
-    root.set("aria-labelledby", f"{id}-title {id}-about")
+    root.set("aria-labelledby", f"{id}-title")
+    root.set("aria-describedby", f"{id}-about")
     for place, (name, text) in enumerate((("title", title), ("desc", about))):
         told = ET.Element(name, {"id": f"{id}-{'title' if name == 'title' else 'about'}"})
         told.text = text
