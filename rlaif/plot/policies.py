@@ -196,6 +196,7 @@ def win_rate_by_length(policies: Sequence[PolicyResult], *, start: str) -> Figur
                     linestyle="--",
                     label=name(start),
                 )
+        axes.margins(x=0.2)
         axes.set_ylim(0, 1)
         axes.set_xlabel("mean length (tokens)")
         axes.set_ylabel("judge's win rate")
@@ -217,7 +218,8 @@ def over_seeds(policies: Sequence[StudyPolicy], measure: str) -> Figure:
         axes = figure.subplots()
         for row, policy in enumerate(shown):
             seeds = list(policy.by_seed.get(measure, {}).values())
-            axes.plot(seeds, [row] * len(seeds), "|", color=SERIES[0], markersize=9, label="one seed")
+            label = "" if row else "one seed"
+            axes.plot(seeds, [row] * len(seeds), "|", color=SERIES[0], markersize=9, label=label)
             estimate = policy.estimates[measure]
             axes.errorbar(
                 [estimate.value],
@@ -225,11 +227,10 @@ def over_seeds(policies: Sequence[StudyPolicy], measure: str) -> Figure:
                 xerr=[[each] for each in whiskers(estimate)],
                 fmt="o",
                 color=SERIES[1],
-                label="mean over seeds, 95 %",
+                label="" if row else "mean over seeds, 95 %",
             )
         axes.set_yticks(range(len(shown)), [name(each.name) for each in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlabel(name(measure))
-        handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[:2], labels[:2], loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

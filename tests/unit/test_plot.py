@@ -103,9 +103,11 @@ def test_calibration_has_a_point_for_each_bin() -> None:
 
 def test_a_study_shows_every_seed_and_the_mean() -> None:
     each = StudyPolicy("ppo", (0, 1), {"gold": {0: 0.1, 1: 0.3}}, {"gold": around(0.2)}, (1, 1), None)
-    (axes,) = plot.over_seeds([each], "gold").axes
+    (axes,) = plot.over_seeds([each, each], "gold").axes
     assert xs(axes.lines[0]) == [0.1, 0.3]
     assert xs(axes.lines[1]) == [0.2]
+    names = [each.get_text() for each in axes.get_legend().get_texts()]
+    assert names == ["one seed", "mean over seeds, 95 %"]
 
 
 def test_odd_names_are_printed_as_they_are() -> None:

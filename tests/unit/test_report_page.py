@@ -161,6 +161,7 @@ def test_without_matplotlib_the_numbers_stay(
 def test_a_partial_run_has_a_page_that_says_what_is_missing(finished: int, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", stages=STAGES[:finished], status="failed", text="word")
     page = run_page(run)
+    assert page.samples is not None
     lacking = ", ".join(f"`{name}`" for name in STAGES[finished:])
     assert page.missing == (f"the run is failed; not finished: {lacking}",)
     assert page.samples.total == PROMPTS * ((finished > 1) + (finished > 4))

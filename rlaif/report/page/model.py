@@ -120,10 +120,11 @@ class Page:
     Attributes:
         facts: What the run is, a name and a value each.
         missing: What is not here, and why.
+        samples: `None` on a page that has no browser.
     """
 
     title: str
     facts: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
     sections: tuple[Section, ...]
-    samples: Samples
+    samples: Samples | None = None

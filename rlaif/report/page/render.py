@@ -39,7 +39,7 @@ def page_html(page: Page) -> str:
             policy=policy,
             style=Markup(style),
             script=Markup(script),
-            rows=Markup(script_json("[" + ",\n".join(page.samples.rows) + "]")),
+            rows=Markup(script_json("[" + ",\n".join(page.samples.rows if page.samples else ()) + "]")),
             drawn=plot.available(),
         )
     )

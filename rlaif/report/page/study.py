@@ -9,7 +9,7 @@ from urllib.parse import quote
 from rlaif import plot
 from rlaif.errors import RunError
 from rlaif.report.comparison import LABELS, NONE
-from rlaif.report.page.model import Link, Page, Picture, Samples, Section
+from rlaif.report.page.model import Link, Page, Picture, Section
 from rlaif.report.page.reading import read_json
 from rlaif.report.shown import Table
 from rlaif.report.study import study_tables
@@ -55,7 +55,6 @@ def study_page(folder: Path, *, report: str) -> Page:
         ),
         missing=tuple(f"the run `{name}` did not finish" for name in found.failed),
         sections=tuple(section for section in sections if not section.empty),
-        samples=Samples((), 0),
     )
 
 
