@@ -43,7 +43,7 @@ def study_page(folder: Path, *, report: str) -> Page:
         Section("policies", "Policies", tables=study_tables(found)),
         Section("pictures", "Pictures", pictures=tuple(_pictures(found))),
         Section(
-            "runs", "Runs", links=tuple(Link(f"{quote(name)}/{report}", one_line(name)) for name in runs)
+            "runs", "Runs", links=tuple(Link(f"{quote(name, safe="=")}/{report}", one_line(name)) for name in runs)
         ),
     )
     return Page(
