@@ -42,9 +42,7 @@ def study_page(folder: Path, *, report: str) -> Page:
         Section("verdict", "Verdict", lines=found.verdict),
         Section("policies", "Policies", tables=study_tables(found)),
         Section("pictures", "Pictures", pictures=tuple(_pictures(found))),
-        Section(
-            "runs", "Runs", links=tuple(Link(f"{quote(name, safe="=")}/{report}", one_line(name)) for name in runs)
-        ),
+        Section("runs", "Runs", links=tuple(_link(name, report) for name in runs)),
     )
     return Page(
         title=f"Study {one_line(found.name)}",
@@ -56,6 +54,10 @@ def study_page(folder: Path, *, report: str) -> Page:
         missing=tuple(f"the run `{name}` did not finish" for name in found.failed),
         sections=tuple(section for section in sections if not section.empty),
     )
+
+
+def _link(run: str, report: str) -> Link:
+    return Link(quote(f"{run}/{report}", safe="/="), one_line(run))
 
 
 def _pictures(found: Study) -> list[Picture]:
