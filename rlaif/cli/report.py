@@ -19,7 +19,7 @@ __all__ = ["report"]
         "rlaif report runs/quickstart-1a2b3c4d --out quickstart.html",
     )
 )
-@click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -33,10 +33,13 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     elif (folder / STUDY).is_file():
         page = study_page(folder, report=REPORT)
     else:
+        what = (
+            "this is the folder of no run and of no study" if folder.is_dir() else "there is no such folder"
+        )
         raise RunError(
-            f"this is the folder of no run and of no study: it has neither {RUN} nor {STUDY}",
+            what,
             where=str(folder),
-            remedy="name a folder that `rlaif run`, `rlaif label` or `rlaif study` wrote",
+            remedy="name a folder that `rlaif run`, `rlaif label` or `rlaif study` wrote: `rlaif runs list`",
         )
     text = page_html(page)
     with run_errors("write the report", place):

@@ -260,6 +260,7 @@ def test_the_command_says_where_the_page_is(run: Path, tmp_path: Path) -> None:
     refused = call("report", tmp_path)
     assert refused.status == 1
     assert "the folder of no run and of no study" in refused.err
+    assert "there is no such folder" in call("report", tmp_path / "nowhere").err
 
 
 def test_a_run_does_not_fail_for_its_report(tmp_path: Path) -> None:
