@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,13 @@ def test_a_run_does_not_fail_for_its_report(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="stopped"), reported(run, heard.append):
         raise RunError("stopped")
     assert "not finished" in (run / REPORT).read_text(encoding="utf-8")
+
+
+def test_logs_for_inspect_say_what_they_need(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    said = call("report", run, "--out", tmp_path / "page.html", "--inspect")
+    assert said.status == 1
+    assert "pip install 'rlaif-toolkit[inspect]'" in said.err

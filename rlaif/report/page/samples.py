@@ -20,7 +20,17 @@ from rlaif.report.page.model import Asked, Flag, SampleRow, Samples, Side
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult, pair_id
 from rlaif.text import one_line, visible
 
-__all__ = ["MOST_BYTES", "MOST_ROWS", "Keeper", "evaluated_rows", "json_rows", "label_row"]
+__all__ = [
+    "MOST_BYTES",
+    "MOST_ROWS",
+    "Keeper",
+    "asked_of",
+    "evaluated_rows",
+    "json_rows",
+    "label_row",
+    "prompts_of",
+    "verdicts_of",
+]
 
 MOST_ROWS = 2000
 MOST_BYTES = 5_000_000
@@ -99,7 +109,7 @@ def json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def label_row(row: Mapping[str, Any], stage: str) -> SampleRow:
     """A row of preferences: the chosen and the rejected completion, and all verdicts."""
-    asked = _asked("chosen", row.get("verdicts") or (), p="p_chosen")
+    asked = asked_of("chosen", row.get("verdicts") or (), p="p_chosen")
     p = f"P(better) {row['p_chosen']:.3f}"
     return SampleRow(
         id=one_line(f"{stage}/{row['id']}"),
@@ -127,8 +137,8 @@ def evaluated_rows(found: Evaluation, folder: Path, stage: str, keeper: Keeper) 
     Args:
         folder: Of the stage: prompts and verdicts are read there, where they are.
     """
-    prompts = _prompts(folder, {id for each in found.policies for id in each.rows.prompts})
-    verdicts = _verdicts(folder)
+    prompts = prompts_of(folder, {id for each in found.policies for id in each.rows.prompts})
+    verdicts = verdicts_of(folder)
     places = _places(found.policies)
     for key, rows in places.items():
         keeper.offer(partial(_evaluated, found, key, rows, stage, prompts, verdicts))
@@ -162,7 +172,7 @@ def _evaluated(
     asked = tuple(
         each
         for name in measured
-        for each in _asked(name, verdicts.get(pair_id(name, prompt, number), ()), p="p_a")
+        for each in asked_of(name, verdicts.get(pair_id(name, prompt, number), ()), p="p_a")
     )
     turns = prompts.get(prompt) or [{"role": "prompt", "content": prompt}]
     return SampleRow(
@@ -212,7 +222,7 @@ def _measures(values: Mapping[str, float | None], gold: str | None, *, start: bo
     return one_line(", ".join(parts))
 
 
-def _prompts(folder: Path, wanted: set[str]) -> dict[str, Sequence[Mapping[str, Any]]]:
+def prompts_of(folder: Path, wanted: set[str]) -> dict[str, Sequence[Mapping[str, Any]]]:
     """What was asked, by prompt; versions before 0.2 did not keep it with the completions."""
     found: dict[str, Sequence[Mapping[str, Any]]] = {}
     path = folder / "completions.jsonl"
@@ -223,7 +233,8 @@ def _prompts(folder: Path, wanted: set[str]) -> dict[str, Sequence[Mapping[str, 
     return found
 
 
-def _verdicts(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
+def verdicts_of(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
+    """What the judge said, by `pair_id`; nothing of versions before 0.2."""
     found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     path = folder / "verdicts.jsonl"
     for row in json_rows(path) if path.exists() else ():
@@ -236,7 +247,13 @@ def _verdicts(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
 # What both have ---------------------------------------------------------------------------------------------
 
 
-def _asked(of: str, verdicts: Iterable[Mapping[str, Any]], *, p: str) -> tuple[Asked, ...]:
+def asked_of(of: str, verdicts: Iterable[Mapping[str, Any]], *, p: str) -> tuple[Asked, ...]:
+    """Rows of verdicts, a value for each principle of each judge.
+
+    Args:
+        of: Whose completion P is of.
+        p: The column that holds P.
+    """
     by_question: dict[tuple[str, str], dict[str, float | str]] = defaultdict(dict)
     for each in verdicts:
         answer = _answer(each, p)
