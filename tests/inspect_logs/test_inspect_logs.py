@@ -1,5 +1,5 @@
 """Evaluations as logs of Inspect, read back by Inspect itself. Not among the tests that run by themselves: `pytest
-tests/inspect`, with the extra `inspect`."""
+tests/inspect_logs`, with the extra `inspect`."""
 
 from __future__ import annotations
 
