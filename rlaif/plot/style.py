@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#9467bd", "#b8860b", "#c44e88")
 """Colours of series, told apart by colour-blind readers too (after Okabe and Ito 2008)."""
 LONGEST = 36
 """Characters of a name in a figure."""
-SETTINGS: Mapping[str, Any] = {
+SETTINGS: Any = {
     "axes.edgecolor": INK,
     "axes.axisbelow": True,
     "axes.grid": True,
