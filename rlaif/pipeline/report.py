@@ -85,8 +85,11 @@ def try_report(folder: Path, note: Callable[[str], None]) -> Path | None:
     try:
         return write_report(folder)
     except RlaifError as error:
-        note(f"{REPORT} was not written: {one_line(str(error).splitlines()[0])}")
-        return None
+        why = str(error).splitlines()[0]
+    except (OSError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    note(f"{REPORT} was not written: {one_line(why)}")
+    return None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import ConfigError
 from rlaif.stats import Estimate
-from rlaif.text import one_line
+from rlaif.text import REPLACEMENT, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ __all__ = ["GRID", "INK", "SERIES", "available", "errors", "name", "new_figure",
 INK, GRID = "#222222", "#cccccc"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#9467bd", "#b8860b", "#c44e88")
 """Colours of series, told apart by colour-blind readers too (after Okabe and Ito 2008)."""
+NO_XML = re.compile("[\ufffe\uffff]")
 LONGEST = 36
 """Characters of a name in a figure."""
 SETTINGS: Any = {
@@ -83,7 +85,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def name(text: str) -> str:
     """A name from outside as matplotlib prints it: one line, no mathematics, never left out of a legend."""
-    line = one_line(text)
+    line = NO_XML.sub(REPLACEMENT, one_line(text))
     if len(line) > LONGEST:
         line = line[: LONGEST - 1] + "…"
     line = line.replace("\\", "\N{SET MINUS}").replace("$", r"\$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.results.study import StudyPolicy
 from rlaif.stats import Estimate, ReliabilityBin
 
-ODD = "_$x_{1$ \\alpha\n<b>"
+ODD = "_$x_{1$ \\alpha\n<b>\uffff\x1b"
 
 
 def around(value: float, half: float = 0.1) -> Estimate:
@@ -112,6 +113,7 @@ def test_a_study_shows_every_seed_and_the_mean() -> None:
 
 def test_odd_names_are_printed_as_they_are() -> None:
     text = svg(plot.flips_by_principle({ODD: 0.5, "日本語" * 30: 0.2}))
+    assert ElementTree.fromstring(text).tag.endswith("svg")
     assert "$x_{1$" in text
     assert "&lt;b&gt;" in text
 

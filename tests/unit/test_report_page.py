@@ -214,6 +214,16 @@ def test_a_large_run_is_shown_evenly_and_the_rest_counted(
     assert small.rows
 
 
+def test_a_picture_that_cannot_be_drawn_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", text="word")
+    steps = [{"step": 0, "reward": "<b>", "kl": [1]}, {"step": 1, "reward": 2.0, "kl": 1.0}]
+    (run / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "This picture cannot be drawn from its numbers" in text
+    assert text.count("<svg") == 5
+    assert Read(text).open == []
+
+
 def test_labels_in_parquet_are_read(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

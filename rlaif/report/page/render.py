@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rlaif import plot
+from rlaif.errors import RlaifError
 from rlaif.report.page.model import Page, Picture
 from rlaif.report.page.svg import inline_svg
 from rlaif.report.shown import Table
@@ -20,6 +21,8 @@ from rlaif.text import escaped_json, visible
 __all__ = ["page_html", "script_json"]
 
 HERE = Path(__file__).parent
+UNDRAWABLE = (ArithmeticError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
+"""What a figure of damaged numbers may raise, here or in matplotlib."""
 IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """Inside a script element nothing may end it, begin a comment in it, or look like an entity."""
 
@@ -96,6 +99,10 @@ def _wordy(table: Table) -> list[bool]:
 
 
 def _svg(picture: Picture, number: int) -> Markup:
-    return Markup(
-        inline_svg(picture.draw(), id=f"picture-{number}", title=picture.title, about=picture.about)
-    )
+    """The figure, or why its numbers cannot be drawn: a page does not fail for one picture."""
+    id = f"picture-{number}"
+    try:
+        return Markup(inline_svg(picture.draw(), id=id, title=picture.title, about=picture.about))
+    except (*UNDRAWABLE, RlaifError) as error:
+        told = '<p class="missing">This picture cannot be drawn from its numbers ({}: {}).</p>'
+        return Markup(told).format(type(error).__name__, visible(str(error)))

@@ -47,7 +47,14 @@ class _Comparison(NamedTuple):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> _Comparison:
         """Raises `KeyError` or `TypeError` where the file is not as `compare` writes it."""
-        tables = tuple(Table(each["title"], each["header"], each["rows"]) for each in values["tables"])
+        tables = tuple(
+            Table(
+                str(each["title"]),
+                list(map(str, each["header"])),
+                [list(map(str, row)) for row in each["rows"]],
+            )
+            for each in values["tables"]
+        )
         return cls(tuple(map(str, values["verdict"])), tables, values)
 
 
