@@ -23,6 +23,8 @@ __all__ = ["page_html", "script_json"]
 HERE = Path(__file__).parent
 UNDRAWABLE = (ArithmeticError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
 """What a figure of damaged numbers may raise, here or in matplotlib."""
+LONG = 40
+"""Characters of a cell that is wrapped."""
 IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """Inside a script element nothing may end it, begin a comment in it, or look like an entity."""
 
@@ -95,7 +97,11 @@ def _words(text: str) -> Markup:
 def _wordy(table: Table) -> list[bool]:
     """Of each column, whether its cells are words, which stand on the left."""
     columns = [[row[place] for row in table.rows if place < len(row)] for place in range(len(table.header))]
-    return [any(column) and all(not cell or cell[0].isalpha() for cell in column) for column in columns]
+    return [
+        any(len(cell) > LONG for cell in column)
+        or (any(column) and all(not cell or cell[0].isalpha() for cell in column))
+        for column in columns
+    ]
 
 
 def _svg(picture: Picture, number: int) -> Markup:
