@@ -65,7 +65,8 @@ def powered_mean(items: Sequence[Labelled], *, confidence: float = 0.95) -> Powe
 
     θ = λ · mean_N(f) + mean_n(Y − λ f), variance λ² var_N(f) / N + var_n(Y − λ f) / n, with λ = cov_n(Y, f) /
     ((1 + n / N) var(f)), clipped to [0, 1] (their eq. 4 and § 6); N are the items that people did not label.
-    Variances are of sums over prompts, so that items of one prompt may be alike; intervals are by Student's
+    Variances are of sums over prompts, so that items of one prompt may be alike, and twice their covariance
+    comes on top where people labelled some of a prompt's items and not others; intervals are by Student's
     distribution, with as many degrees of freedom as prompts that people saw, less one.
 
     With few labels these intervals are too narrow: λ is fitted to the labels that it is used on, and a judge
@@ -93,13 +94,14 @@ def powered_mean(items: Sequence[Labelled], *, confidence: float = 0.95) -> Powe
     f, y = (np.array([row[i] for row in seen], dtype=np.float64) for i in (0, 1))
     others, places = np.array([each.judge for each in rest]), [each.prompt for each in rest]
     added = _Added(f, y, prompts)
-    weight = _weight(added.judge, added.people, others)
+    weight = _weight(added.judge, added.people, others, places)
     alone = added.variance(added.people)
     people = _estimate(float(y.mean()), alone, freedom, confidence)
     value, variance = float((y - weight * f).mean()), added.variance(added.people - weight * added.judge)
     if weight:
         value += weight * float(others.mean())
         variance += weight**2 * _variance(others, places)
+        variance += 2 * weight * _covariance(y - weight * f, prompts, others, places)
     every, whole = np.concatenate([f, others]), [*prompts, *places]
     return PoweredMean(
         judge=_estimate(float(every.mean()), _variance(every, whole), len(set(whole)) - 1, confidence),
@@ -131,9 +133,9 @@ class _Added:
         return self._scale * _variance(values, self._prompts)
 
 
-def _weight(f: Floats, y: Floats, others: Floats) -> float:
-    """λ; 0 where the judge has nothing to add."""
-    if len(others) < 2:
+def _weight(f: Floats, y: Floats, others: Floats, places: Sequence[Hashable]) -> float:
+    """λ; 0 where the judge has nothing to add: fewer than two prompts that people did not see."""
+    if len(set(places)) < 2:
         return 0.0
     spread = float(np.concatenate([f, others]).var(ddof=1))
     covariance = float(((f - f.mean()) * (y - y.mean())).sum()) / (len(y) - 1)
@@ -142,12 +144,26 @@ def _weight(f: Floats, y: Floats, others: Floats) -> float:
 
 def _variance(values: Floats, prompts: Sequence[Hashable]) -> float:
     """Of the mean, prompts as clusters: C / (C − 1) · Σ_c (Σ_{i in c} (x_i − x̄))² / n²."""
-    sums: dict[Hashable, float] = {}
-    for value, prompt in zip((values - values.mean()).tolist(), prompts, strict=True):
-        sums[prompt] = sums.get(prompt, 0.0) + value
+    sums = _sums(values, prompts)
     if len(sums) < 2:
         return math.inf
     return len(sums) / (len(sums) - 1) * math.fsum(x * x for x in sums.values()) / len(values) ** 2
+
+
+def _covariance(
+    values: Floats, prompts: Sequence[Hashable], others: Floats, places: Sequence[Hashable]
+) -> float:
+    """Of the means of two sets of items, which may have prompts in common."""
+    one, two = _sums(values, prompts), _sums(others, places)
+    return math.fsum(x * two.get(prompt, 0.0) for prompt, x in one.items()) / (len(values) * len(others))
+
+
+def _sums(values: Floats, prompts: Sequence[Hashable]) -> dict[Hashable, float]:
+    """Deviations from the mean, summed by prompt."""
+    sums: dict[Hashable, float] = {}
+    for value, prompt in zip((values - values.mean()).tolist(), prompts, strict=True):
+        sums[prompt] = sums.get(prompt, 0.0) + value
+    return sums
 
 
 def _estimate(value: float, variance: float, freedom: int, confidence: float) -> Estimate:

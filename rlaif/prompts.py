@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +33,10 @@ from rlaif.sandbox import BUILD_ERRORS, MOST_CHARACTERS, RENDER_ERRORS, BoundedE
 from rlaif.text import is_well_formed, one_line
 from rlaif.types import Answers, Comparison, Completion, Constitution, Criterion, Message, Principle, Prompt
 
-__all__ = ["FENCES", "LabelPrompt", "PromptLibrary", "Quoted", "neutralize_fences", "quote"]
+__all__ = ["FENCES", "LETTERS", "LabelPrompt", "PromptLibrary", "Quoted", "neutralize_fences", "quote"]
 
+LETTERS = tuple(string.ascii_lowercase[:16])
+"""By which responses that are shown together are told apart."""
 FENCES = (
     "conversation",
     "system",
@@ -42,8 +45,7 @@ FENCES = (
     "document",
     "example",
     "response",
-    "response_a",
-    "response_b",
+    *(f"response_{letter}" for letter in LETTERS),
     "critique",
     "criterion",
     "principle",
@@ -200,6 +202,22 @@ class PromptLibrary:
             question=_half(principle, "comparison"),
             examples=constitution.examples,
             **more,
+        )
+
+    def judge_listwise(
+        self, prompt: Prompt, completions: Sequence[Completion], principle: Principle
+    ) -> LabelPrompt:
+        """Asks which of several completions keeps the principle best, shown in the order given; labels: one
+        for each, in that order. At most as many as `LETTERS`."""
+        return self.label_prompt(
+            "judge_listwise",
+            prompt,
+            choices=len(completions),
+            responses=[
+                {"letter": letter.upper(), "tag": f"response_{letter}", "text": each.text}
+                for letter, each in zip(LETTERS, completions, strict=False)
+            ],
+            question=_half(principle, "comparison"),
         )
 
     def judge_cot(self, comparison: Comparison, principle: Principle) -> LabelPrompt:

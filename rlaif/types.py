@@ -253,11 +253,17 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A prompt and two completions."""
+    """A prompt and two completions.
+
+    Attributes:
+        cohort: All completions of the prompt that are compared with each other; empty where there are but
+            these two. It does not tell one comparison from another.
+    """
 
     prompt: Prompt
     a: Completion
     b: Completion
+    cohort: tuple[Completion, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def id(self) -> str:

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from rlaif.models.shared_base import SharedBase
 from rlaif.types import Completion, Message, Prompt
 
-__all__ = ["LETTERS", "prompts", "share_of_vowels", "toy_base", "vowels"]
+__all__ = ["LETTERS", "letters", "prompts", "share_of_vowels", "toy_base", "vowels"]
 
 SPECIALS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 LETTERS = "abcdefghijklmnop"
@@ -97,3 +97,8 @@ def vowels(text: str) -> float:
 def share_of_vowels(prompt: Prompt, completion: Completion) -> float:
     """The toy reward: best 1."""
     return vowels(completion.text)
+
+
+def letters(prompt: Prompt, completion: Completion) -> float:
+    """A reward that differs from one text to the next."""
+    return sum(map(ord, completion.text)) % 17 / 17

@@ -29,7 +29,7 @@ from rlaif.audit.sensitivity import Sensitivity, Variant, measure_variant, varia
 from rlaif.engines.base import LEAST_SHARE, Engine
 from rlaif.judging.aggregate import PrincipleStatistics
 from rlaif.judging.judge import PrincipleMode
-from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.judging.table import PROTOCOLS, OpenJudge, open_judge, open_protocol
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
@@ -64,6 +64,7 @@ def audit_judge(
     seed: int = 0,
     sensitivity_rows: int = SENSITIVITY_ROWS,
     least_share: float = LEAST_SHARE,
+    opened: OpenJudge = open_judge,
     progress: Progress | None = None,
     keep: Callable[[str, Sequence[Case], Sequence[Case]], None] | None = None,
 ) -> AuditReport:
@@ -79,6 +80,7 @@ def audit_judge(
         own: Name of the policy that is the judge's own model; the engine's name when left out.
         sensitivity_rows: Comparisons to try changes of labels and wording on; 0 leaves that out.
         least_share: Least probability that the labels of a verdict must hold together to be valid.
+        opened: Opens the judge: `open_judge`, or it with settings of its own.
         keep: Told the judged pairs and probes of each protocol, to calibrate on them or to write them out.
     """
     progress = progress or NoProgress()
@@ -96,6 +98,7 @@ def audit_judge(
             seed=seed,
             sensitivity_rows=sensitivity_rows,
             least_share=least_share,
+            opened=opened,
             progress=progress,
         )
         if keep:
@@ -167,11 +170,12 @@ def _gather(
     seed: int,
     sensitivity_rows: int,
     least_share: float,
+    opened: OpenJudge,
     progress: Progress,
 ) -> _Judged:
     """Ask everything about one protocol."""
     protocol = open_protocol(name, library=library, constitution=constitution, least_share=least_share)
-    judge = open_judge(engine, protocol, constitution, principles=mode, seed=seed, progress=progress)
+    judge = opened(engine, protocol, constitution, principles=mode, seed=seed, progress=progress)
     total = sum(judge.questions_about(pair.comparison) for pair in [*pairs, *probes])
     progress.begin(f"{name}: judging {len(pairs)} comparisons and {len(probes)} probes", total)
     cases, answered = list(judge_pairs(judge, pairs)), list(judge_pairs(judge, probes))
@@ -190,7 +194,7 @@ def _gather(
         asked = sum(isinstance(each, Variant) for each in found) * len(tried) * PROTOCOLS[name].asks
         progress.begin(f"{name}: other labels and wordings on {len(tried)} comparisons", asked)
         sensitivity = [
-            measure_variant(each, tried, engine=engine, seed=seed, progress=progress)
+            measure_variant(each, tried, engine=engine, seed=seed, opened=opened, progress=progress)
             if isinstance(each, Variant)
             else each
             for each in found

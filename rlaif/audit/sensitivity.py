@@ -19,7 +19,7 @@ from rlaif.audit.agreement import agreement
 from rlaif.audit.cases import Case, Pair, judge_pairs
 from rlaif.engines.base import LEAST_SHARE, Engine, LabelReading, LabelRequest
 from rlaif.judging.protocols import JudgingProtocol, Pairwise, Pointwise
-from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.judging.table import PROTOCOLS, OpenJudge, open_judge, open_protocol
 from rlaif.labels import sigmoid
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary, neutralize_fences
@@ -195,11 +195,17 @@ def variant_count(name: str) -> int:
 
 
 def measure_variant(
-    variant: Variant, cases: Sequence[Case], *, engine: Engine, seed: int, progress: Progress
+    variant: Variant,
+    cases: Sequence[Case],
+    *,
+    engine: Engine,
+    seed: int,
+    progress: Progress,
+    opened: OpenJudge = open_judge,
 ) -> Sensitivity:
     """Judge the pairs of `cases` under `variant`, one principle drawn each, and compare with their
     verdicts."""
-    judge = open_judge(
+    judge = opened(
         engine, variant.protocol, variant.constitution, principles="sample", seed=seed, progress=progress
     )
     pairs: list[Pair] = []

@@ -161,8 +161,14 @@ def _print_plan(plan: AuditPlan, settings: AuditSettings, progress: Progress) ->
     from rlaif.cli.dry_run import duration
     from rlaif.jobs.estimate import seconds
 
-    tokens = plan.questions * plan.tokens_each
-    time = seconds(settings.judge, dtype=settings.dtype, device=settings.device, read=tokens * plan.shared)
+    tokens = plan.read
+    time = seconds(
+        settings.judge,
+        dtype=settings.dtype,
+        device=settings.device,
+        read=tokens * plan.shared,
+        write=plan.write,
+    )
     progress.note(
         f"{plan.questions} questions at most: {plan.comparisons} comparisons and {plan.probes} probes by "
         f"{' and '.join(plan.protocols)}, about {plan.tokens_each:.0f} tokens each "

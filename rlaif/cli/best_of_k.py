@@ -32,7 +32,7 @@ __all__ = ["best_of_k"]
     ),
 )
 @reward_options
-@setting_options(BestOfKConfig, "k", "max_new_tokens")
+@setting_options(BestOfKConfig, "policy", "k", "max_new_tokens")
 @rollout_option
 @set_option
 @merge_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,11 +138,9 @@ def _annotator(given: str | None) -> str:
 def _check_out(pairs: str, out: Path) -> None:
     from rlaif.errors import ConfigError
 
-    if Path(pairs).expanduser().resolve() == out.resolve():
+    if Path(os.path.expanduser(pairs)).resolve() == out.resolve():
         raise ConfigError(
-            "the labels would be written into the file of pairs",
-            where=f"--out {out}",
-            remedy="name another file",
+            "a file that is read would be written over", where=f"--out {out}", remedy="name another file"
         )
 
 
@@ -200,11 +199,19 @@ def export_labels(pairs: str, labelled: Path | None, out: Path, limit: int | Non
     from rlaif.collect.label_studio import CONFIG, export_tasks
     from rlaif.collect.labels_file import LabelsFile
     from rlaif.collect.pairs import in_order, read_pairs
-    from rlaif.errors import DataError
+    from rlaif.errors import ConfigError, DataError
     from rlaif.runs.disk import write_whole
     from rlaif.text import count_of
 
-    _check_out(pairs, out)
+    for written in (out, out.with_suffix(".xml")):
+        for read in (pairs, *([str(labelled)] if labelled else [])):
+            _check_out(read, written)
+    if out.suffix == ".xml":
+        raise ConfigError(
+            "the labelling configuration is written there",
+            where=f"--out {out}",
+            remedy="end the name in .json",
+        )
     shown = in_order(read_pairs(pairs).pairs, "random", seed=seed, limit=limit)
     clicks = []
     if labelled is not None:

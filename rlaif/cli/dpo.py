@@ -29,7 +29,7 @@ __all__ = ["dpo"]
     metavar="FILE[=WEIGHT]",
     help="Preferences to learn from; repeat to mix.",
 )
-@setting_options(DpoConfig, "beta", "skip_bad_rows", "uninformative")
+@setting_options(DpoConfig, "policy", "beta", "skip_bad_rows", "uninformative")
 @set_option
 @merge_option
 @constitution_option

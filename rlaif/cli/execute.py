@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from rlaif.config import Recipe
     from rlaif.pipeline.run import RunResult, StageResult
+    from rlaif.results.rounds import Rounds
     from rlaif.runs.spending import Spent
 
-__all__ = ["execute"]
+__all__ = ["execute", "execute_rounds"]
 
 
 def execute(
@@ -38,7 +39,6 @@ def execute(
         reuse: Other runs, whose finished stages are taken over where they are the same.
     """
     from rlaif.cli.console import ConsoleProgress, output
-    from rlaif.cli.show import show, show_head
     from rlaif.pipeline.run import default_folder, run_recipe
 
     folder = out or default_folder(recipe)
@@ -72,13 +72,57 @@ def execute(
                 f"{merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}"
             )
         report = try_report(result.folder, progress.note) if ranks.first else None
-    if not ranks.first:
+    if ranks.first:
+        _show_stages(result, output())
+        _show_end(result, output(), report)
+
+
+def execute_rounds(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool) -> None:
+    """Run a recipe in rounds: after each its answers, at the end the table of all; with `dry_run` what the
+    first round would do."""
+    from rlaif.cli.console import ConsoleProgress, output
+    from rlaif.cli.show import show, show_head
+    from rlaif.pipeline.rounds import ROUNDS, check_rounds, recipe_of_round, run_rounds
+    from rlaif.pipeline.run import default_folder
+    from rlaif.report.rounds import rounds_shown
+
+    folder = out or default_folder(recipe)
+    if dry_run:
+        from rlaif.cli.dry_run import show_plan
+        from rlaif.pipeline.dry_run import plan_recipe
+
+        check_rounds(recipe)
+        show_plan(plan_recipe(recipe_of_round(recipe, 1, None)), folder / "round-1")
+        output().print(f"\nThis would be the first of {count_of(_rounds_of(recipe), 'round')} in {folder}")
         return
-    console = output()
+    from rlaif.models.ranks import join
+    from rlaif.progress import NoProgress
+
+    ranks = join()
+
+    def told(result: RunResult, rounds: Rounds) -> None:
+        number = rounds.rounds[-1].number
+        show_head(f"round {number}", str(result.folder), output())
+        _show_stages(result, output())
+        show(rounds_shown(rounds, last=True), output())
+
+    with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:
+        found = run_rounds(recipe, out=folder, journal=journal, progress=progress, on_round=told)
+    if ranks.first:
+        show(rounds_shown(found), output())
+        output().print(f"\n{folder / ROUNDS}, {folder / 'rounds.md'}, {folder / 'policy'}", soft_wrap=True)
+
+
+def _rounds_of(recipe: Recipe) -> int:
+    return 1 if recipe.rounds is None else recipe.rounds.count
+
+
+def _show_stages(result: RunResult, console: Console) -> None:
+    from rlaif.cli.show import show, show_head
+
     for stage in result.stages:
         show_head(stage.config.name, stage.job.headline(stage.manifest), console)
         show(stage.job.summary(stage.folder, stage.manifest), console)
-    _show_end(result, console, report)
 
 
 def questions(asked: int, reused: int) -> str:

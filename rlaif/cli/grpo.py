@@ -31,7 +31,9 @@ __all__ = ["grpo"]
     )
 )
 @reward_options
-@setting_options(GrpoConfig, "steps", "episodes", "samples_per_prompt", "max_new_tokens", "advantage")
+@setting_options(
+    GrpoConfig, "policy", "steps", "episodes", "samples_per_prompt", "max_new_tokens", "advantage"
+)
 @rollout_option
 @set_option
 @merge_option

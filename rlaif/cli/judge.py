@@ -29,8 +29,9 @@ def judge() -> None:
     epilog=examples(
         "rlaif judge train --data human_pairs.jsonl --out runs/judge",
         "rlaif judge train --data human_pairs.jsonl --verdicts runs/big/label/verdicts.jsonl=0.2",
-        "rlaif judge train --data human_pairs.jsonl --protocol pairwise --set principles=all",
+        "rlaif judge train --data human_pairs.jsonl --protocol pairwise --principles sample",
         "rlaif judge train --data many_pairs.jsonl --kind lora --principles sample --set epochs=3",
+        "rlaif judge train --data many_pairs.jsonl --kind generative --set reasonings=8",
         "rlaif audit --judge runs/judge --data other_pairs.jsonl",
     )
 )
@@ -56,7 +57,8 @@ def train(**options: Any) -> None:
     The model reads the questions that a judge is asked under the constitution, and a head on its states is
     fitted in closed form to what people, or another judge, preferred: seconds after the reading, and of use
     from a hundred pairs on. With `--kind lora` an adapter is trained to answer the questions instead, which
-    takes longer and wants thousands of pairs. The table says what the judge is worth on prompts that it was
+    takes longer and wants thousands of pairs; with `--kind generative` to reason first, from the model's own
+    reasonings that ended with the label given. The table says what the judge is worth on prompts that it was
     not fitted to, beside the untrained model. `--judge FOLDER` opens it wherever a judge is named.
     """
     files = [weighted_file(text) for text in (*options["data"], *options["verdicts"])]

@@ -31,7 +31,7 @@ __all__ = ["ppo"]
     )
 )
 @reward_options
-@setting_options(PpoConfig, "steps", "episodes", "max_new_tokens")
+@setting_options(PpoConfig, "policy", "steps", "episodes", "max_new_tokens")
 @rollout_option
 @set_option
 @merge_option

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rlaif.cli.execute import execute
+from rlaif.cli.execute import execute, execute_rounds
 from rlaif.cli.options import examples
 from rlaif.config import load_recipe
 
@@ -20,6 +20,7 @@ __all__ = ["run"]
         "rlaif run recipes/quickstart.yaml --processes 2",
         "rlaif run recipes/quickstart.yaml --set stages.sample.k=2 --set seed=1",
         "rlaif run runs/quickstart-1a2b3c4d/recipe.yaml --out again",
+        "rlaif run recipes/rounds_ppo.yaml --rounds 2",
     )
 )
 @click.argument("recipe", metavar="RECIPE")
@@ -53,6 +54,14 @@ __all__ = ["run"]
     help="Show what would be asked, how many tokens and how long, without asking it.",
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Run the stages N times, each time from the policy of the time before and on fresh prompts; "
+    "`rounds` in the recipe has the settings.",
+)
+@click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=1,
@@ -66,16 +75,27 @@ def run(
     journal: Path | None,
     reuse: tuple[Path, ...],
     dry_run: bool,
+    rounds: int | None,
     processes: int,
 ) -> None:
     """Run the stages of RECIPE in order.
 
+    With `rounds` in RECIPE they are run several times, each from the policy of the time before; the end says
+    what each round did.
+
     A stage whose settings and inputs have not changed since it finished is skipped. An interrupted run
     continues when the same command is given again, and asks nothing twice.
     """
+    if rounds is not None:
+        overrides = (*overrides, f"rounds.count={rounds}")
     checked = load_recipe(recipe, overrides)  # before any process is started
+    if checked.rounds is not None and reuse:
+        raise click.UsageError("--reuse takes stages of one run over, and this recipe is run in rounds")
     if processes == 1 or dry_run:
-        execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse)
+        if checked.rounds is not None:
+            execute_rounds(checked, out=out, journal=journal, dry_run=dry_run)
+        else:
+            execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse)
         return
     from rlaif.pipeline.launch import launch
 

@@ -102,12 +102,15 @@ def weighted_file(text: str) -> dict[str, Any]:
 
 
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    from rlaif.config.problems import described
+    from rlaif.config.problems import described, telling
 
     found = []
-    for details in error.errors():
+    for details in telling(error.errors()):
         what, remedy = described(details, model)
-        found.append(Problem(what, where=".".join(str(part) for part in details["loc"]), remedy=remedy))
+        # Where a value may have several forms, the place names the form, too: `tuple[…]`, `JudgeSeat`.
+        place = [str(part) for part in details["loc"] if str(part).islower() or isinstance(part, int)]
+        where = ".".join(part for part in place if "[" not in part)
+        found.append(Problem(what, where=where, remedy=remedy))
     return found
 
 

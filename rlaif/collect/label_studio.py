@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from rlaif.collect.pairs import Shown, shown_pair
 from rlaif.digest import unit_from
 from rlaif.errors import DataError
 from rlaif.files import read_whole
+from rlaif.io.fields import conversation_of
 from rlaif.text import well_formed
 from rlaif.types import Message
 
@@ -39,6 +41,8 @@ OURS = "rlaif"
 PROMPTS = ("prompt", "question", "instruction", "text")
 TEXTS = (("text1", "text2"), ("answer1", "answer2"), ("response1", "response2"), ("a", "b"))
 TIES = frozenset({"equal", "tie", "same", "both"})
+LONGEST = 1e9
+"""Seconds that are believed of one annotation."""
 SIDES: Mapping[str, int] = {"left": 0, "right": 1}
 
 
@@ -46,7 +50,7 @@ class Imported(NamedTuple):
     """What became of the annotations of a file; the counts add up to all of them.
 
     Attributes:
-        skipped: Cancelled, or without a choice.
+        skipped: Cancelled, without a choice, or of a pair whose texts are the same.
         repeated: Of an annotator who had labelled the pair before.
     """
 
@@ -142,14 +146,28 @@ def _annotations(
 ) -> Iterator[tuple[Shown, str, Answer, float]]:
     for number, task in enumerate(tasks, 1):
         where = f"{source}, task {task.get('id', number)}"
-        for each in task.get("annotations") or ():
+        if "annotations" not in task and "data" not in task:
+            raise _no_export("the task has no data", where)
+        for each in _listed(task, "annotations", where):
             if not isinstance(each, dict):
                 raise _no_export("an annotation is no object", where)
-            results = [part for part in each.get("result") or () if isinstance(part, dict)]
+            results = [part for part in _listed(each, "result", where) if isinstance(part, dict)]
             pair, sides = _pair(task, results, where)
-            seconds = each.get("lead_time")
-            answer = "skip" if each.get("was_cancelled") else _answer(results, pair, sides)
-            yield pair, _annotator(each), answer, float(seconds) if isinstance(seconds, int | float) else 0.0
+            idle = each.get("was_cancelled") or pair.first.strip() == pair.second.strip()
+            answer = "skip" if idle else _answer(results, pair, sides)
+            yield pair, _annotator(each), answer, _seconds(each.get("lead_time"))
+
+
+def _listed(holder: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    found = holder.get(key) or []
+    if not isinstance(found, list):
+        raise _no_export(f"`{key}` is no list", where)
+    return found
+
+
+def _seconds(value: object) -> float:
+    """What an annotation took; 0 where it does not say."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= LONGEST else 0.0
 
 
 def _pair(
@@ -161,7 +179,7 @@ def _pair(
         raise _no_export("the task has no data", where)
     named = next((part["to_name"] for part in results if part.get("type") == "pairwise"), "")
     keys = tuple(each.strip() for each in str(named).split(","))
-    choices = [pair for pair in (keys, *TEXTS) if len(pair) == 2 and all(name in data for name in pair)]
+    choices = [pair for pair in (keys, *TEXTS) if len(set(pair)) == 2 and all(name in data for name in pair)]
     if not choices:
         raise _no_export(f"none of its data is a known pair of texts ({', '.join(map(str, data))})", where)
     left, right = (_text(data[name], where) for name in choices[0])
@@ -174,32 +192,31 @@ def _prompt(data: Mapping[str, Any], where: str) -> list[Message]:
     own = data.get(OURS)
     if isinstance(own, dict) and isinstance(own.get("prompt"), list):
         try:
-            return [Message(turn["role"], _text(turn["content"], where)) for turn in own["prompt"]]
-        except (KeyError, TypeError) as error:
-            raise _no_export("its conversation is damaged", where) from error
+            return list(conversation_of(own["prompt"], "prompt"))
+        except DataError as error:
+            raise _no_export(f"its conversation is damaged: {error.what}", where) from error
     text = next((data[name] for name in PROMPTS if isinstance(data.get(name), str)), None)
-    if text is None:
+    if text is None or not text.strip():
         raise _no_export(f"its data has no prompt (one of {', '.join(PROMPTS)})", where)
     return [Message("user", _text(text, where))]
 
 
 def _answer(results: Sequence[Mapping[str, Any]], pair: Shown, sides: tuple[str, str]) -> Answer:
-    for part in results:
-        value = part.get("value")
-        if not isinstance(value, dict):
-            continue
-        if {str(each).lower() for each in value.get("choices") or ()} & TIES:
-            return "equal"
-        if part.get("type") == "pairwise" and value.get("selected") in SIDES:
-            return "first" if sides[SIDES[value["selected"]]] == pair.first else "second"
-    return "skip"
+    """A side that was selected counts before any choice: a `Choices` tag may be about something else."""
+    values = [(part.get("type"), part["value"]) for part in results if isinstance(part.get("value"), dict)]
+    for kind, value in values:
+        side = SIDES.get(str(value.get("selected")))
+        if kind == "pairwise" and side is not None:
+            return "first" if sides[side] == pair.first else "second"
+    chosen = [value["choices"] for _, value in values if isinstance(value.get("choices"), list)]
+    return "equal" if {str(each).lower() for each in chain.from_iterable(chosen)} & TIES else "skip"
 
 
 def _annotator(annotation: Mapping[str, Any]) -> str:
     who = annotation.get("completed_by")
     if isinstance(who, dict):
         who = who.get("email") or who.get("id")
-    return well_formed(str(who if who is not None else "label-studio"))[:100]
+    return well_formed(str("" if who is None else who)).strip()[:100] or "label-studio"
 
 
 def _text(value: object, where: str) -> str:

@@ -203,7 +203,7 @@ def _preferences(table: DataTable, source: str | Path) -> tuple[list[Shown], lis
 
     problems: list[Problem] = each_row(table, add)
     rows = len(table.rows) + len(table.problems)
-    refuse_bad_rows(problems, rows=rows, source=source, skip=False)
+    refuse_bad_rows(problems, rows=rows, source=source, skip=None)
     return found, table.notes
 
 

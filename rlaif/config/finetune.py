@@ -10,6 +10,7 @@ from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_i
 from rlaif.config.reward import PreferenceFile
 from rlaif.config.rewards import ModelPart, RewardPart, cohorts_in, judges_of
 from rlaif.config.rollout import ComparedRollout
+from rlaif.config.start import StartSettings
 
 __all__ = ["BestOfKConfig", "DpoConfig", "FinetuneSettings", "SftConfig"]
 
@@ -90,7 +91,7 @@ class SftConfig(BaseStage, FinetuneSettings):
         return (self.model or default,)
 
 
-class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
+class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings, StartSettings):
     """Sample K completions per prompt, score them, and fine-tune on those that scored best (rejection
     sampling)."""
 
@@ -152,6 +153,8 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
                 f"the reward {compared[0]!r} is by cohort, which says how completions of one prompt compare; "
                 "best of K is measured across prompts: use mode: alone"
             )
+        if self.student is not None and self.policy is not None:
+            raise ValueError("a `student` learns in the policy's place, so `policy` would not be trained")
         if self.keep != "weighted":
             refuse_idle(self, "weight_temperature", needs="keep: weighted")
         if isinstance(self.keep, int) and self.keep >= self.k:
@@ -169,7 +172,7 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings):
         return judges_of(self.reward, default)
 
 
-class DpoConfig(BaseStage, FinetuneSettings):
+class DpoConfig(BaseStage, FinetuneSettings, StartSettings):
     """Train a policy on preferences without a reward model (Rafailov et al. 2023): a cheap baseline."""
 
     stage: Literal["dpo"] = "dpo"

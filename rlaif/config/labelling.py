@@ -114,6 +114,10 @@ class PromptSettings(Settings):
     """How many prompts to draw. When left out, all of them; `sample` and `revise` draw 24 of the built-in
     ones."""
 
+    skip: Annotated[int, Field(ge=0)] = 0
+    """Prompts of the draw that are passed over first, as an earlier run used them; `limit` is then drawn in
+    full or refused."""
+
     skip_bad_rows: bool = False
     """Go on without rows that cannot be read; they are counted and listed. Otherwise one bad row stops the
     run."""
@@ -138,7 +142,8 @@ class GenerationSettings(Settings):
     """How a policy samples."""
 
     policy: str | None = None
-    """Model that answers: a hub id, a folder, a GGUF file or an alias; the recipe's `model` when left out."""
+    """Model that answers: a hub id, a folder, a GGUF file or an alias; or a policy: an earlier stage that
+    trained one, or the folder of its adapter. The recipe's `model` when left out."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 96
     """Longest completion in tokens."""
@@ -465,17 +470,20 @@ class LabelConfig(BaseStage):
 
     @model_validator(mode="after")
     def _reasons_are_asked_for(self) -> LabelConfig:
-        asked = known_protocols()[self.protocol] if self.protocol else None
-        if asked is None or not asked.reasons:
-            idle = ["clamp", "reasonings", *(() if asked and asked.commits else ("reasoning_tokens",))]
+        seats = seats_of(self.judge, "?")
+        named = {seat.protocol or self.protocol for seat in seats}
+        asked = [known_protocols()[name] for name in named if name]
+        if not any(each.reasons for each in asked):
+            idle = ["clamp", "reasonings", *(() if any(e.commits for e in asked) else ("reasoning_tokens",))]
             refuse_idle(self, *idle, needs="protocol: cot")
-        needs = asked.needs if asked else None
-        if needs != "rubric":
+        needs = {each.needs for each in asked}
+        if "rubric" not in needs:
             refuse_idle(self, "rubric_aggregate", "constitution_weight", needs="protocol: rubric")
-        if needs is None:
+        if not needs - {None}:
             refuse_idle(self, "lacking", needs="protocol: rubric` or `protocol: reference")
-        if len(seats_of(self.judge, "?")) == 1:
+        if len(seats) == 1:
             refuse_idle(self, "weights", "quorum", "recuse", needs="judge: [A, B]")
+            refuse_idle(seats[0], "recuse", needs="judge: [A, B]")
         elif self.calibration is not None:
             raise ValueError("a calibration is of one judge, and there are several: leave it out")
         if self.calibration is not None:

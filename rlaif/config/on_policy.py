@@ -11,6 +11,7 @@ from rlaif.config.kl import FixedKlSettings, KlSettings
 from rlaif.config.labelling import BaseStage, PromptSettings
 from rlaif.config.rewards import ModelPart, RewardPart, cohorts_in, judges_of
 from rlaif.config.rollout import RolloutSettings
+from rlaif.config.start import StartSettings
 
 __all__ = ["OnPolicyConfig"]
 
@@ -18,7 +19,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class OnPolicyConfig(BaseStage, PromptSettings):
+class OnPolicyConfig(BaseStage, PromptSettings, StartSettings):
     """Train a policy on its own samples against a reward, held near the model it started from by a KL
     penalty."""
 

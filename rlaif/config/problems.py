@@ -4,7 +4,7 @@ which name was near."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -14,11 +14,25 @@ from rlaif.config.recipe import STAGE_KINDS
 from rlaif.suggest import did_you_mean
 from rlaif.text import one_line
 
-__all__ = ["described"]
+__all__ = ["described", "telling"]
 
 EXCERPT = 80
 """Characters of a wrong value that an error quotes."""
 QUOTED = re.compile("'([^']*)'")
+
+
+def telling(errors: Sequence[Any]) -> list[Any]:
+    """The errors of pydantic without those that only say of a value of several possible forms that it is no
+    text, where what is wrong with its other form is among them."""
+    places = [tuple(each["loc"]) for each in errors]
+
+    def is_said_better(place: tuple[Any, ...]) -> bool:
+        rest = place[:-1]
+        return place[-1:] == ("str",) and any(
+            other != place and other[: len(rest)] == rest for other in places
+        )
+
+    return [each for each, place in zip(errors, places, strict=True) if not is_said_better(place)]
 
 
 def described(details: Any, model: type[BaseModel]) -> tuple[str, str]:

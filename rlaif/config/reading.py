@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlaif.config.problems import described
+from rlaif.config.problems import described, telling
 from rlaif.config.recipe import Recipe
 from rlaif.errors import PROBLEMS_LISTED, ConfigError, Problem, first_problems
 from rlaif.files import read_small
@@ -49,9 +49,10 @@ def parse_recipe(text: str, *, source: str, overrides: Sequence[str] = ()) -> Re
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        found = [_problem(details, tree, source) for details in error.errors()[:PROBLEMS_LISTED]]
-        what = f"the recipe has {count_of(error.error_count(), 'problem')}"
-        problems = first_problems(found, error.error_count())
+        told = telling(error.errors())
+        found = [_problem(details, tree, source) for details in told[:PROBLEMS_LISTED]]
+        what = f"the recipe has {count_of(len(told), 'problem')}"
+        problems = first_problems(found, len(told))
         raise ConfigError(what, where=source, problems=problems) from error
 
 

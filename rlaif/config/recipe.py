@@ -24,6 +24,7 @@ from rlaif.config.labelling import (
 )
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
+from rlaif.config.rounds import RoundsConfig
 
 __all__ = ["DEFAULT_MODEL", "STAGE_KINDS", "Recipe", "StageConfig", "recipe_schema"]
 
@@ -102,6 +103,10 @@ class Recipe(Settings):
     """Where those of these models are served that `server` does not serve, each with what may be spent on it:
     `{"openai:MODEL": {base_urls: [...], price_input: 0.1, max_cost: 5}}`."""
 
+    rounds: RoundsConfig | None = None
+    """Run the stages several times, each from the policy of the time before and on fresh prompts: a number,
+    or `{count: 3, memory: all, reference: first, stop_when: no_gain}`."""
+
     stages: tuple[StageConfig, ...]
     """What runs, in this order."""
 
@@ -115,10 +120,17 @@ class Recipe(Settings):
             (each for each in self.stages if isinstance(each, JudgeConfig) and each.name == name), None
         )
 
+    def policy_stage(self, name: str) -> BaseStage | None:
+        """The stage of that name that trains a policy, if there is one."""
+        return next((each for each in self.stages if each.trains_policy and each.name == name), None)
+
     def weights_of(self, name: str) -> str:
-        """The model that answers under a name: what a judge stage of that name reads with, else the name."""
-        stage = self.judge_stage(name)
-        return name if stage is None else stage.model or self.model
+        """The model that answers under a name: what a judge stage of that name reads with, what a stage of
+        that name trains an adapter of, else the name."""
+        if (judge := self.judge_stage(name)) is not None:
+            return judge.model or self.model
+        policy = self.policy_stage(name)
+        return name if policy is None else policy.trained_model or self.model
 
     @field_validator("servers")
     @classmethod
@@ -165,6 +177,20 @@ class Recipe(Settings):
                     raise ValueError(
                         f"stage {stage.name!r} is judged by {seat.model!r}, which is trained after it: put "
                         "the `judge` stage before it"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _only_labels_are_judged_by_a_stage(self) -> Recipe:
+        for stage in self.stages:
+            parts = getattr(stage, "reward", None)
+            asked = [stage, *(parts.values() if isinstance(parts, dict) else ())]
+            for each in asked:
+                named = getattr(each, "judge", None)
+                if not isinstance(stage, LabelConfig) and isinstance(named, str) and self.judge_stage(named):
+                    raise ValueError(
+                        f"stage {stage.name!r} is judged by {named!r}, a judge that this recipe trains, as "
+                        "only a `label` stage can be: train it in a run before, and name that run's folder"
                     )
         return self
 

@@ -68,6 +68,10 @@ class RewardConfig(BaseStage):
     """What to do with labels that say nothing (nearly all are ties, or position decided them; see
     docs/concepts.md): stop, or learn from them with a warning."""
 
+    previous: str | None = None
+    """Folder of an earlier reward model, for the report: how it ranks the pairs that are held out, beside the
+    new one, and all of the label stage's pairs, none of which it has learned from."""
+
     human: str | None = None
     """File of human preferences, to report the accuracy on; never trained on."""
 

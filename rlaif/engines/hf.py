@@ -75,7 +75,7 @@ class HFEngine:
         self.known_tokens: int = model.get_input_embeddings().weight.shape[0]
         """Rows of the embedding: a tokenizer with more tokens may ask for one that is not there."""
         self.resident: object = None
-        """The same model as a base with roles, once somebody wanted that; see `models.lora_judge`."""
+        """The same model as a base with roles, once somebody wanted that; see `models.role_engine`."""
         self._card = card
         on_cpu = model.device.type == "cpu"
         self.token_budget = token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)

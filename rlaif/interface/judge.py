@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -17,11 +18,11 @@ from rlaif.interface.values import Chat, as_comparison, as_completions, as_promp
 from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct
 from rlaif.jobs.engines import Engines
 from rlaif.judging.judge import PrincipleMode
-from rlaif.judging.protocols import Ways
+from rlaif.judging.protocols import Pointwise, Ways
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS
-from rlaif.judging.table import open_judge, open_protocol
+from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.labels import sigmoid
-from rlaif.models.probe_files import protocol_of
+from rlaif.models.probe_files import other_questions, protocol_of
 from rlaif.progress import NoProgress, Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.functions import JudgeReward
@@ -164,10 +165,18 @@ class Judge:
                 `refuse` it, or ask about it as without one (`plain`).
             min_label_share: A verdict is invalid where its two labels hold less of the probability together.
 
+        Warns:
+            UserWarning: The judge was trained under another constitution, or with other templates.
+
         Raises:
             RlaifError: The model or the constitution cannot be used.
         """
         loaded = load_constitution(str(constitution))
+        asked = protocol_of(model, protocol, loaded.protocol)
+        library = PromptLibrary(loaded.language, prompts_dir)
+        templates = PROTOCOLS[asked].digest(library) if asked in PROTOCOLS else ""
+        if other := other_questions(model, constitution=loaded.digest, templates=templates):
+            warnings.warn(other, stacklevel=2)
         urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
         place = server or ServerConfig(base_urls=urls)
         told = progress or NoProgress()
@@ -179,8 +188,8 @@ class Judge:
             engines,
             model,
             loaded,
-            PromptLibrary(loaded.language, prompts_dir),
-            protocol=protocol_of(model, protocol, loaded.protocol),
+            library,
+            protocol=asked,
             principles=principles,
             seed=seed,
             source=str(constitution),
@@ -239,7 +248,7 @@ class Judge:
         (`judging.rubric`).
 
         Raises:
-            ConfigError: A principle has no such question.
+            ConfigError: A principle has no such question, or the judge was trained to answer others.
             DataError: A completion got no valid answer, or a prompt no rubric.
         """
         asked = as_prompts(prompts)
@@ -251,6 +260,7 @@ class Judge:
                 least_share=self._min_label_share,
             )
             return list(scores(asked, as_completions(asked, completions)).total)
+        protocol_of(self._model, Pointwise.name, Pointwise.name)
         principles = require(self._whole, "question", source=self._source)
         reward = JudgeReward(
             self._engines.get(self._model),

@@ -93,19 +93,24 @@ def each_row(table: DataTable, add: Callable[[Row], None]) -> list[Problem]:
     return sorted(problems, key=_line)
 
 
-def refuse_bad_rows(problems: Sequence[Problem], *, rows: int, source: str | Path, skip: bool) -> None:
-    """Raise unless all is well, or the bad rows may be skipped and some good ones remain."""
+def refuse_bad_rows(problems: Sequence[Problem], *, rows: int, source: str | Path, skip: bool | None) -> None:
+    """Raise unless all is well, or the bad rows may be skipped and some good ones remain.
+
+    Args:
+        skip: Whether they may be skipped; `None` where there is no setting that would let them.
+
+    Raises:
+        DataError: With the first of the problems.
+    """
     bad, good = len(problems), rows - len(problems)
     if not bad or (skip and good):
         return
     shown = list(problems[:LISTED])
     if bad > LISTED:
         shown.append(Problem(f"… and {bad - LISTED:,} more"))
-    remedy = (
-        f"correct {'it' if bad == 1 else 'them'}, or --skip-bad-rows keeps the other {good:,}"
-        if good
-        else "correct the file"
-    )
+    correct = f"correct {'it' if bad == 1 else 'them'}"
+    kept = "" if skip is None else f", or --skip-bad-rows keeps the other {good:,}"
+    remedy = correct + kept if good else "correct the file"
     what = f"{bad:,} of {rows:,} rows cannot be read" if good else f"no usable row among {rows:,}"
     raise DataError(what, where=str(source), remedy=remedy, problems=shown)
 

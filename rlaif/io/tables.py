@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,7 @@ def read_table(source: str | Path) -> DataTable:
         DataError: There is no such file or dataset, it is a folder, empty, of an unknown format, or broken as
             a whole.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         raise DataError("expected a file, got a folder", where=str(source), remedy="name one file in it")
     table = _read_file(source, path) if path.exists() else _read_hub(str(source), path)

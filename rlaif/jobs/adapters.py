@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from rlaif.config.start import StartSettings
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.context import RunContext
 from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
+from rlaif.models.start import PREVIOUS
 from rlaif.report.training import figures_markdown
 from rlaif.rl.learner import POLICY
 from rlaif.runs.costs import COST, write_cost
 from rlaif.stages.dpo import DpoResult
 from rlaif.stages.sft import SftResult
 
-__all__ = ["policy_models", "trained_adapter", "write_results"]
+__all__ = ["held_role", "policy_models", "trained_adapter", "write_results"]
 
 
 @contextmanager
@@ -28,8 +30,8 @@ def trained_adapter(base: SharedBase, folder: Path) -> Iterator[None]:
         yield
         base.save_adapter(POLICY, folder / "adapter")
     finally:
-        if POLICY in base.roles:
-            base.drop_adapter(POLICY)
+        for role in {POLICY, PREVIOUS} & set(base.roles):
+            base.drop_adapter(role)
 
 
 def write_results(
@@ -42,6 +44,11 @@ def write_results(
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     write_text(folder / "samples.md", figures_markdown(title, result.report))
     return {"report.json": 1, "metrics.jsonl": len(result.steps)}
+
+
+def held_role(config: StartSettings) -> tuple[str, ...]:
+    """The frozen adapter that a policy is held to, if it is one."""
+    return (PREVIOUS,) if config.reference == "previous" else ()
 
 
 def policy_models(context: RunContext, named: str | None) -> dict[str, str]:

@@ -12,14 +12,25 @@ from rlaif.config import AuditConfig, LabelConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_text
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.audit_files import STAGE_AUDIT
-from rlaif.jobs.audit_task import AuditTask, audit_inputs, conduct, pairs_digest, plan_questions, write_audit
+from rlaif.jobs.audit_task import (
+    AuditTask,
+    audit_inputs,
+    conduct,
+    pairs_digest,
+    plan_questions,
+    write_audit,
+    writing_of,
+)
 from rlaif.jobs.base import AnyJob, Job, Outcome, check_gaps, read_result, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.lengths import Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds
-from rlaif.judging.table import open_protocol
+from rlaif.judging.reasoning import REASONING_TOKENS
+from rlaif.judging.table import PROTOCOLS, open_protocol
 from rlaif.models.memory import StageWork
+from rlaif.models.open import is_scripted, is_served
 from rlaif.report.audit import audit_lines, cases_markdown
 from rlaif.report.shown import Shown
 from rlaif.runs.manifest import Manifest
@@ -50,6 +61,8 @@ class AuditJob(Job[AuditConfig]):
             min_label_share=label.min_label_share
             if config.min_label_share is None
             else config.min_label_share,
+            reasoning_tokens=label.reasoning_tokens,
+            reasonings=label.reasonings,
         )
         self.inputs = audit_inputs(self.task, context.progress)
         if config.data and config.skip_bad_rows:
@@ -75,7 +88,13 @@ class AuditJob(Job[AuditConfig]):
                 *(name for each in protocols for name in (each.template, *each.also))
             ),
             "seed": str(self.task.seed),
+            **self._writing(),
         }
+
+    def _writing(self) -> dict[str, str]:
+        """What the judge may write before it is asked, where the settings say so."""
+        asked = (self.task.reasoning_tokens, self.task.reasonings)
+        return {} if asked == (REASONING_TOKENS, 1) else {"writing": "{} tokens, {} times".format(*asked)}
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
@@ -84,6 +103,9 @@ class AuditJob(Job[AuditConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         judged: dict[str, Sequence[Case]] = {}
+        library, constitution = self.inputs.library, self.inputs.constitution
+        for name in self.inputs.usable:
+            warn_of_other_questions(self.judge, PROTOCOLS[name], constitution, library, self.context.progress)
         report = conduct(
             self.task,
             self.inputs,
@@ -109,21 +131,24 @@ class AuditJob(Job[AuditConfig]):
         """See `Job`."""
         context, counter = self.context, counter_of(self.judge)
         plan = plan_questions(self.task, self.inputs, counter)
-        read = round(plan.questions * plan.tokens_each)
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
             model=self.judge,
-            read=read,
-            write=0,
-            seconds=estimated_seconds(self.judge, context, read * plan.shared, 0),
+            read=round(plan.read),
+            write=plan.write,
+            seconds=estimated_seconds(self.judge, context, plan.read * plan.shared, plan.write),
             example={},
             counts={"comparisons": plan.comparisons, "probes": plan.probes, "questions": plan.questions},
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        work = StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        if is_served(weights := self.context.recipe.weights_of(self.judge)) or is_scripted(weights):
+            return work
+        written = writing_of(self.task, self.inputs, counter_of(weights), rows=device.rows)
+        return written._replace(read_tokens=device.tokens, read_logits=device.asked)
 
 
 def _next_label(config: AuditConfig, context: RunContext) -> LabelConfig:
@@ -137,7 +162,7 @@ def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) ->
     """The judge of the label stage.
 
     Raises:
-        ConfigError: It has several.
+        ConfigError: It has several, or one that this recipe trains.
     """
     seats = label.seats(context.recipe.model)
     if len(seats) > 1:
@@ -146,7 +171,14 @@ def _only_judge(label: LabelConfig, config: AuditConfig, context: RunContext) ->
             where=config.name,
             remedy="name one (judge: MODEL), with an audit stage for each",
         )
-    return seats[0].model
+    model = seats[0].model
+    if context.recipe.judge_stage(model) is not None:
+        raise ConfigError(
+            f"stage {config.name!r} would audit {model!r}, a judge that this recipe trains",
+            where=config.name,
+            remedy=f"leave the stage out, and audit it then: rlaif audit --judge {context.judge(model)}",
+        )
+    return model
 
 
 def _counts(report: AuditReport, probes: int, judged: Mapping[str, Sequence[Case]]) -> dict[str, int]:

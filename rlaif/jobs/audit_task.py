@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,8 +21,12 @@ from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConstitutionError, DataError
 from rlaif.jobs.audit_files import Pairs, read_audit_pairs, read_probes, save_text
 from rlaif.jobs.estimate import shared
-from rlaif.judging.judge import PrincipleMode
+from rlaif.jobs.writing import written_work
+from rlaif.judging.judge import Judge, PrincipleMode
+from rlaif.judging.protocols import JudgingProtocol
+from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
+from rlaif.models.memory import StageWork
 from rlaif.models.probe_files import protocol_of
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
@@ -40,6 +45,7 @@ __all__ = [
     "read_comparisons",
     "tags_of",
     "write_audit",
+    "writing_of",
 ]
 
 BOTH = ("pairwise", "pointwise")
@@ -62,6 +68,7 @@ class AuditTask:
         most_probes: Of these, as many are drawn by hash; `None` takes all.
         variants: Comparisons on which other labels and wordings are tried.
         own: Name of the judge's own completions in `data`; the judge's when left out.
+        reasoning_tokens, reasonings: As for `open_judge`.
     """
 
     judge: str
@@ -79,11 +86,14 @@ class AuditTask:
     seed: int = 0
     prompts_dir: Path | None = None
     min_label_share: float = LEAST_SHARE
+    reasoning_tokens: int = REASONING_TOKENS
+    reasonings: int = 1
 
 
 class AuditPlan(NamedTuple):
-    """What an audit would ask: questions, the mean length of their prompts in tokens, and the share of it
-    that is read (`shared`)."""
+    """What an audit would ask: questions, the mean length of their prompts in tokens, the share of it
+    that is read (`shared`), how many times (`times`), and the tokens that are written at most before
+    labels are read."""
 
     protocols: tuple[str, ...]
     comparisons: int
@@ -91,6 +101,13 @@ class AuditPlan(NamedTuple):
     questions: int
     tokens_each: float
     shared: float
+    times: int = 1
+    write: int = 0
+
+    @property
+    def read(self) -> float:
+        """Tokens of all prompts, shared beginnings counted each time."""
+        return self.questions * self.times * self.tokens_each
 
 
 class AuditInputs(NamedTuple):
@@ -160,6 +177,7 @@ def conduct(
         seed=task.seed,
         sensitivity_rows=task.variants,
         least_share=task.min_label_share,
+        opened=partial(open_judge, reasoning_tokens=task.reasoning_tokens, reasonings=task.reasonings),
         progress=progress,
         keep=keep,
     )
@@ -187,21 +205,18 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         mode=task.principles,
         sensitivity_rows=task.variants,
     )
+    prompts = len({pair.comparison.prompt.fingerprint() for pair in [*inputs.pairs, *inputs.probes]})
     lengths, groups = [], []
     for name, constitution in inputs.usable.items():
-        protocol = open_protocol(name, library=inputs.library, constitution=constitution)
-        judge = open_judge(
-            load_scripted("scripted"),
-            protocol,
-            constitution,
-            principles=task.principles,
-            seed=task.seed,
-            progress=None,
-        )
+        protocol, judge = _asker(name, constitution, task, inputs)
         for pair in [*inputs.pairs[:COUNTED], *inputs.probes[:COUNTED]]:
             requests = judge.requests(pair.comparison)
             lengths += [counter.count(request.messages) for request in requests[: protocol.asks]]
             groups.append([counter.render(request.messages) for request in requests])
+    write = sum(
+        questions * task.reasonings if PROTOCOLS[name].reasons else prompts * PROTOCOLS[name].commits
+        for name in inputs.usable
+    )
     return AuditPlan(
         protocols=tuple(inputs.usable),
         comparisons=len(inputs.pairs),
@@ -209,7 +224,40 @@ def plan_questions(task: AuditTask, inputs: AuditInputs, counter: TokenCount) ->
         questions=questions,
         tokens_each=sum(lengths) / len(lengths) if lengths else 0.0,
         shared=shared(groups),
+        times=task.reasonings if any(PROTOCOLS[name].reasons for name in inputs.usable) else 1,
+        write=write * task.reasoning_tokens,
     )
+
+
+def writing_of(task: AuditTask, inputs: AuditInputs, counter: TokenCount, *, rows: int) -> StageWork:
+    """What the judge of `conduct` samples side by side, at most `rows`, before its labels are read."""
+    ((name, constitution), *_) = inputs.usable.items()
+    protocol, judge = _asker(name, constitution, task, inputs)
+    return written_work(
+        judge,
+        protocol,
+        [pair.comparison for pair in [*inputs.pairs, *inputs.probes]],
+        counter,
+        rows=rows,
+        tokens=task.reasoning_tokens,
+        reasonings=task.reasonings,
+    )
+
+
+def _asker(
+    name: str, constitution: Constitution, task: AuditTask, inputs: AuditInputs
+) -> tuple[JudgingProtocol, Judge]:
+    """The protocol, and a judge that says what it would be asked by it."""
+    protocol = open_protocol(name, library=inputs.library, constitution=constitution)
+    judge = open_judge(
+        load_scripted("scripted"),
+        protocol,
+        constitution,
+        principles=task.principles,
+        seed=task.seed,
+        reasoning_tokens=task.reasoning_tokens,
+    )
+    return protocol, judge
 
 
 def pairs_digest(pairs: Sequence[Pair]) -> str:

@@ -252,7 +252,7 @@ def settings_digest(config: BaseStage, *leave_out: str) -> str:
         {
             key: value
             for key, value in values.items()
-            if key not in ("stage", "name", "seed", "skip_bad_rows", *leave_out)
+            if key not in ("stage", "name", "seed", "skip", "skip_bad_rows", *leave_out)
         }
     )
 

@@ -14,7 +14,8 @@ from rlaif.engines.base import Engine
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError
 from rlaif.jobs.engines import Engines
-from rlaif.models.lora_judge import resident_base
+from rlaif.models.policy_files import find_policy
+from rlaif.models.role_engine import resident_base
 from rlaif.models.shared_base import SharedBase
 from rlaif.reward.files import load_reward_model
 from rlaif.reward.model import RewardModel
@@ -82,9 +83,14 @@ class Bases:
         """Refuse to have a policy on servers that the run itself makes.
 
         Raises:
-            ConfigError: The run fine-tunes it, so that no server can hold it.
+            ConfigError: The run fine-tunes it, so that no server can hold it; or it is an adapter.
         """
         name = self._name(named)
+        if find_policy(name) is not None:
+            raise ConfigError(
+                f"the servers of `rollout` hold whole models, and {name} is an adapter",
+                remedy="leave `rollout` out, or merge it (rlaif push --merge) and name the merged folder",
+            )
         if any(
             isinstance(stage, SftConfig) and self._name(stage.model) == name for stage in self._recipe.stages
         ):

@@ -14,7 +14,7 @@ from typing import Any
 from rlaif.audit.grade import NOT_AUDITED
 from rlaif.config import LabelConfig
 from rlaif.digest import digest
-from rlaif.errors import JudgingError
+from rlaif.errors import ConfigError, JudgingError
 from rlaif.io.writers import write_rows
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.planning import StagePlan
@@ -23,6 +23,8 @@ from rlaif.jobs.trust import Standing, audit_command
 from rlaif.judging.judge import Judge, Judged
 from rlaif.judging.jury import Juror, Jury, JuryStatistics, audit_weight, contention
 from rlaif.judging.protocols import Need
+from rlaif.models.memory import StageWork
+from rlaif.types import Comparison
 
 __all__ = ["CONTESTED", "Bench", "Contested", "Panel", "why_unlabelled"]
 
@@ -70,6 +72,15 @@ class Bench:
         self.config, self.context = config, context
         self.seats = [Seat(each, config, context) for each in config.seats(context.recipe.model)]
         self._standings: dict[str, Standing] = {}
+        known: dict[tuple[str, str], str] = {}
+        for seat in self.seats:
+            if (other := known.setdefault(seat.who, seat.name)) != seat.name:
+                raise ConfigError(
+                    f"{other!r} and {seat.name!r} are one judge, asked by the same protocol: it would be "
+                    "heard twice",
+                    where=config.name,
+                    remedy="name it once, with the weight that it should have",
+                )
 
     @property
     def several(self) -> bool:
@@ -122,7 +133,10 @@ class Bench:
         if not self.several:
             return found[0]
         worst = min(found, key=lambda each: WORST_FIRST.index(each.grade))
-        lines = "; ".join(f"{name}: {each.line}" for name, each in self._standings.items())
+        said: dict[str, list[str]] = {}
+        for name, each in self._standings.items():
+            said.setdefault(each.line, []).append(name)
+        lines = "; ".join(f"{' and '.join(names)}: {line}" for line, names in said.items())
         return Standing(grade=worst.grade, line=f"jury: {lines}", gaps=sum(each.gaps for each in found))
 
     def panel(self) -> Panel:
@@ -157,7 +171,7 @@ class Bench:
                 raise JudgingError(
                     f"weights are to come from audits, and none tells the accuracy of {seat.name}",
                     where=self.config.name,
-                    remedy=audit_command(seat.model, self.context),
+                    remedy=audit_command(seat.model, self.context, seat.protocol.name),
                 )
             found[seat.name] = audit_weight(accuracy.correct, accuracy.rows) * seat.weight
         if not any(found.values()):
@@ -167,6 +181,16 @@ class Bench:
                 remedy="ask others, or set the weights yourself (weights: given)",
             )
         return found
+
+    @property
+    def writes(self) -> bool:
+        """Whether a judge writes something before its labels are read."""
+        return any(seat.protocol.reasons or seat.protocol.commits for seat in self.seats)
+
+    def writing(self, comparisons: Sequence[Comparison], rows: int) -> StageWork:
+        """The largest sampling that a judge does before its labels are read."""
+        each = [seat.writing(comparisons, rows) for seat in self.seats]
+        return max(each, key=lambda work: work.sampled_rows * work.row_tokens)
 
     def plan(self, comparisons: Sequence[Any], counts: Mapping[str, int]) -> StagePlan:
         """What would be asked, of all judges together."""

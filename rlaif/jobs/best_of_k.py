@@ -11,7 +11,7 @@ from pathlib import Path
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.adapters import policy_models
+from rlaif.jobs.adapters import held_role, policy_models
 from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
@@ -21,6 +21,7 @@ from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
+from rlaif.models.start import PREVIOUS
 from rlaif.report.shown import Shown
 from rlaif.report.training import best_of_k_markdown, figures, growth_table
 from rlaif.results.best_of_k import BestOfKReport
@@ -44,6 +45,7 @@ class BestOfKJob(Job[BestOfKConfig]):
     def __init__(self, config: BestOfKConfig, context: RunContext) -> None:
         super().__init__(config, context)
         check_rewards(config.reward, config, context)
+        context.check_start(config)
         self.prompts = load_prompts(
             config,
             own_split="rl",
@@ -68,6 +70,8 @@ class BestOfKJob(Job[BestOfKConfig]):
                 "limit",
                 "student",
                 "rollout",
+                "policy",
+                "reference",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": self.context.bases.get().identity,
@@ -75,6 +79,7 @@ class BestOfKJob(Job[BestOfKConfig]):
             "rewards": rewards_digest(self.config.reward, self.config, self.context),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
+            **self.context.start_parts(self.config),
             **({"rollout": "served"} if self.config.rollout else {}),
         }
 
@@ -96,6 +101,7 @@ class BestOfKJob(Job[BestOfKConfig]):
                 seed=context.seed(self.config),
                 role=POLICY,
                 student=student,
+                start=context.start_of(self.config),
                 messages=context.library.policy,
                 progress=context.progress,
                 folder=context.work_folder(self.config.name) if self.config.rollout else None,
@@ -110,9 +116,9 @@ class BestOfKJob(Job[BestOfKConfig]):
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
-            for each in (base, student):
-                if each is not None and POLICY in each.roles:
-                    each.drop_adapter(POLICY)
+            for each in filter(None, (base, student)):
+                for role in {POLICY, PREVIOUS} & set(each.roles):
+                    each.drop_adapter(role)
         cost = replace(
             with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device)
         )
@@ -151,4 +157,5 @@ class BestOfKJob(Job[BestOfKConfig]):
 
     def adapters(self) -> Adapters:
         """See `Job`."""
-        return Adapters(("policy",), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
+        read = (*self.context.reward_adapters(self.config), *held_role(self.config))
+        return Adapters((POLICY,), read, self.config.lora_rank)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlaif.config import Recipe
 from rlaif.config.labelling import BaseStage
 from rlaif.config.reward import RewardConfig
+from rlaif.config.start import StartSettings
 from rlaif.constitution.load import load_constitution
 from rlaif.digest import digest
 from rlaif.engines.journaled import Memo
@@ -18,6 +19,8 @@ from rlaif.files import folder_digest
 from rlaif.io.splits import check_disjoint
 from rlaif.jobs.bases import Bases
 from rlaif.jobs.engines import Engines
+from rlaif.jobs.merging import adapter_of
+from rlaif.models.start import Start
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.reward.model import RewardModel
@@ -65,10 +68,13 @@ class RunContext:
             servers=recipe.servers,
             note=progress.note,
             spending=spending or Spending(None),
+            model=recipe.model,
         )
         self.bases = Bases(recipe, self.engines)
         self.folders: dict[str, Path] = {}
         """Finished stage folders by stage name."""
+        self.sampled: dict[str, Sequence[Prompt]] = {}
+        """The prompts of each sample stage, which later stages may refuse before a model is loaded."""
         # By stage, then by source: a stage may read a source more than once.
         self._left_out: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}
@@ -96,6 +102,44 @@ class RunContext:
         """The judge that a role names: a model, or what a judge stage of this run trains."""
         stage = self.recipe.judge_stage(named)
         return named if stage is None else str(self.path / stage.name / "model")
+
+    def policy(self, named: str | None) -> str:
+        """The policy that a role names: a model, the folder of an adapter, or what an earlier stage of this
+        run trains."""
+        stage = None if named is None else self.recipe.policy_stage(named)
+        return self.model(named) if stage is None else str(self.path / stage.name / "adapter")
+
+    def check_start(self, config: BaseStage) -> None:
+        """Look for the policy that a stage starts from, before anything is loaded.
+
+        Raises:
+            ConfigError: It is a stage that comes later.
+            DataError: There is no adapter.
+        """
+        named = config.policy if isinstance(config, StartSettings) else None
+        if named is None:
+            return
+        stage = self.recipe.policy_stage(named)
+        if stage is None:
+            adapter_of(Path(named))
+        elif stage not in self.before(config):
+            raise ConfigError(
+                f"stage {config.name!r} starts from {named!r}, which does not come before it",
+                remedy="put it before, or name an earlier one",
+            )
+
+    def start_of(self, config: StartSettings) -> Start | None:
+        """The adapter that a stage trains further, if it does."""
+        if config.policy is None:
+            return None
+        return Start(adapter_of(Path(self.policy(config.policy))), held=config.reference == "previous")
+
+    def start_parts(self, config: StartSettings) -> dict[str, str]:
+        """What a training depends on by where it starts; nothing for one that starts anew."""
+        start = self.start_of(config)
+        if start is None:
+            return {}
+        return {"start": folder_digest(start.folder), "reference": config.reference}
 
     def leave_out(self, stage: str, source: str, rows: int) -> None:
         """Put down that `stage` went on without that many rows of `source`, for its manifest and summary."""

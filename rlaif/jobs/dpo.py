@@ -8,9 +8,10 @@ from pathlib import Path
 
 from rlaif.config.finetune import DpoConfig
 from rlaif.config.reward import PreferenceFile
-from rlaif.jobs.adapters import policy_models, trained_adapter, write_results
+from rlaif.jobs.adapters import held_role, policy_models, trained_adapter, write_results
 from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, renderable, skipper
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.models.heap import rounded
@@ -30,6 +31,10 @@ class DpoJob(Job[DpoConfig]):
 
     method = "DPO"
 
+    def __init__(self, config: DpoConfig, context: RunContext) -> None:
+        super().__init__(config, context)
+        context.check_start(config)
+
     @cached_property
     def pairs(self) -> list[PreferencePair]:
         """What is learned from."""
@@ -48,10 +53,13 @@ class DpoJob(Job[DpoConfig]):
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "model", "uninformative"),
+            "settings": settings_digest(
+                self.config, "input", "files", "model", "uninformative", "policy", "reference"
+            ),
             "preferences": pairs_digest(self.pairs),
             "base": self.context.bases.get(self.config.model).identity,
             "seed": str(self.context.seed(self.config)),
+            **self.context.start_parts(self.config),
         }
 
     def models(self) -> dict[str, str]:
@@ -69,6 +77,7 @@ class DpoJob(Job[DpoConfig]):
                 config=self.config,
                 seed=context.seed(self.config),
                 role=POLICY,
+                start=context.start_of(self.config),
                 progress=context.progress,
             )
         write_card(
@@ -96,4 +105,5 @@ class DpoJob(Job[DpoConfig]):
 
     def adapters(self) -> Adapters:
         """See `Job`."""
-        return Adapters(("policy",), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
+        read = (*self.context.reward_adapters(self.config), *held_role(self.config))
+        return Adapters((POLICY,), read, self.config.lora_rank)

@@ -15,6 +15,7 @@ from rlaif.engines.openai import ApiSettings
 from rlaif.engines.ranked import AskedByFirst, DividedEngine, undivided
 from rlaif.errors import ModelError
 from rlaif.models.open import Served, is_served, open_engine
+from rlaif.models.places import known_as
 from rlaif.ranks import current
 from rlaif.runs.spending import Spending, Spent
 
@@ -29,6 +30,7 @@ class Engines:
         server: Where models behind servers are, but for those in `servers`, by name; the former share what
             may be spent, each of the latter has its own.
         spending: The account of the run.
+        model: The run's own; a trained judge that reads with it shares it, by whatever path it names it.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Engines:
         servers: Mapping[str, ServerConfig] | None = None,
         note: Callable[[str], None],
         spending: Spending,
+        model: str = "",
     ) -> None:
         self.memo = memo
+        self._model = model
         own = dict(servers or {})
         others = [each for each in spending.models if f"openai:{each.model}" not in own]
         self._server = _served(server, spending, spent=math.fsum(each.cost for each in others))
@@ -102,7 +106,7 @@ class Engines:
         )
 
     def _resident(self, base: str) -> HFEngine:
-        engine = self.in_process(base)
+        engine = self.in_process(known_as(base, (*filter(None, [self._model]), *self._engines)))
         if engine is None:
             raise ModelError(
                 f"{base} does not run in this process", remedy="train the judge on a model that does"

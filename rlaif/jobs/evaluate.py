@@ -15,6 +15,7 @@ from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
 from rlaif.io.writers import RowWriter, write_rows, write_text
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import (
     AnyJob,
     Job,
@@ -49,6 +50,7 @@ from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.stages.label import askable
+from rlaif.stages.win_rate import telling
 from rlaif.types import Comparison, Message, Prompt
 
 __all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
@@ -88,6 +90,10 @@ class EvaluateJob(Job[EvaluateConfig]):
             if name not in self.models_of:
                 self._adapter(name)
         configured_metrics(config)
+        if config.win_rate:
+            self._protocol()
+        if config.rubric:
+            protocol_of(context.model(config.judge), Rubric.name, Rubric.name)
         needs = PROTOCOLS[config.protocol or context.constitution.protocol].needs if config.win_rate else None
         askable(self.prompts, needs, where=config.name, remedy=f"give them a column `{needs}`")
         if config.rubric:
@@ -244,15 +250,18 @@ class EvaluateJob(Job[EvaluateConfig]):
             least_share=config.min_label_share,
         )
         principles = usable(context, protocol.half)
-        engine = context.engines.get(context.model(config.judge))
-        return open_judge(
+        named = context.model(config.judge)
+        engine = context.engines.get(named)
+        warn_of_other_questions(named, protocol, context.constitution, context.library, context.progress)
+        judge = open_judge(
             engine,
             protocol,
             principles,
             principles=config.principles,
             seed=context.seed(config),
             progress=context.progress,
-        ).judge
+        )
+        return telling(judge, context.progress)
 
     def _judge_digest(self) -> str:
         if not self.config.win_rate and self.config.rubric is None:

@@ -100,8 +100,30 @@ def load_prompts(
             remedy="give more prompts, or take them all with split: all",
         )
     limit = settings.limit or (own_limit if builtin else None)
-    drawn = draw_split(chosen, limit, seed) if limit else chosen
+    drawn = _drawn(chosen, limit, settings.skip, seed, where=settings.prompts)
     return part_of(drawn, shard, where=settings.prompts)
+
+
+def _drawn(
+    prompts: Sequence[Prompt], limit: int | None, skip: int, seed: int, *, where: str
+) -> Sequence[Prompt]:
+    """Up to `limit` prompts, all where there is none, after the first `skip` of the draw.
+
+    Raises:
+        DataError: Some are passed over, and too few are left.
+    """
+    if not skip:
+        return draw_split(prompts, limit, seed) if limit else prompts
+    left = draw_split(prompts, None, seed)[skip:]
+    if len(left) < (wanted := limit or 1):
+        missing = wanted - len(left)
+        raise DataError(
+            f"of {len(prompts)} prompts {skip} are used already and {wanted} more are wanted: {missing} are "
+            "missing",
+            where=where,
+            remedy="give more prompts, or take fewer each time (limit)",
+        )
+    return left[:limit]
 
 
 def part_of(items: Sequence[Item], shard: str | None, *, where: str) -> tuple[Item, ...]:

@@ -40,7 +40,7 @@ from rlaif.results.rows import columns_for_judges, preference_row, verdict_row
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.label import Pairing, askable, check_invalid_rate, label, lacks, make_pairs
 from rlaif.text import answer_of
-from rlaif.types import Completion, Preference, Prompt
+from rlaif.types import Comparison, Completion, Preference, Prompt
 
 __all__ = ["LabelJob", "WEAK"]
 
@@ -61,6 +61,8 @@ class LabelJob(Job[LabelConfig]):
             self.source = load_responses(config, context.progress)
             context.claim_prompts("label", self.source.prompts)
             self._askable(self.source.prompts)
+        else:
+            self._askable(context.sampled[context.earlier(config, "sample", config.input)])
 
     @cached_property
     def source(self) -> Completions:
@@ -311,17 +313,20 @@ class LabelJob(Job[LabelConfig]):
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
-        config, context = self.config, self.context
-        source = self.source if config.responses else self._imagined(earlier)
-        comparisons = make_pairs(
-            self._askable(source.prompts),
-            source.completions,
-            pairs=config.pairs,
-            seed=context.seed(config),
-            given=source.given,
-        ).comparisons
+        source = self.source if self.config.responses else self._imagined(earlier)
+        comparisons = self._expected(source)
         counts = {"completions": len(source.completions), "comparisons": len(comparisons)}
         return self.bench.plan(comparisons, counts)
+
+    def _expected(self, source: Completions) -> list[Comparison]:
+        """What would be compared, before the completions are there."""
+        return make_pairs(
+            self._askable(source.prompts),
+            source.completions,
+            pairs=self.config.pairs,
+            seed=self.context.seed(self.config),
+            given=source.given,
+        ).comparisons
 
     def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
         """What the stage that is read from will have sampled, as long as it may get."""
@@ -331,7 +336,12 @@ class LabelJob(Job[LabelConfig]):
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        if not self.bench.writes:
+            return StageWork(read_tokens=device.tokens, read_logits=device.asked)
+        earlier = cast(Mapping[str, AnyJob], lengths.jobs)
+        source = self.source if self.config.responses else self._imagined(earlier)
+        work = self.bench.writing(self._expected(source), device.rows)
+        return work._replace(read_tokens=device.tokens, read_logits=device.asked)
 
 
 class _Spread:

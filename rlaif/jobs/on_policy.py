@@ -13,6 +13,7 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
+from rlaif.jobs.adapters import held_role
 from rlaif.jobs.base import AnyJob, Job, Outcome, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
@@ -23,6 +24,7 @@ from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, reward
 from rlaif.jobs.tracking import Trackers, check_trackers
 from rlaif.models.cost import peak_memory
 from rlaif.models.memory import StageWork
+from rlaif.models.start import PREVIOUS, Start
 from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
 from rlaif.reward.functions import RewardFunction
@@ -52,6 +54,7 @@ class Training(NamedTuple):
     on_step: Callable[[Mapping[str, Any]], None]
     on_rollout: Callable[[StepReport], None]
     checkpoint_folder: Path
+    start: Start | None
 
 
 class OnPolicyJob(Job[Config]):
@@ -65,6 +68,7 @@ class OnPolicyJob(Job[Config]):
         super().__init__(config, context)
         check_rewards(config.reward, config, context)
         check_trackers(config.trackers)
+        context.check_start(config)
         self.prompts = load_prompts(
             config,
             own_split="rl",
@@ -89,6 +93,8 @@ class OnPolicyJob(Job[Config]):
                 "checkpoint_every",
                 "max_refused",
                 "rollout",
+                "policy",
+                "reference",
             ),
             "prompts": prompts_digest(self.prompts),
             "base": self.context.bases.get().identity,
@@ -96,6 +102,7 @@ class OnPolicyJob(Job[Config]):
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
             # Which server samples changes nothing that is meant; that one does, and the cap, do.
+            **self.context.start_parts(self.config),
             **({"rollout": f"served, cap {rollout.cap:g}"} if (rollout := self.config.rollout) else {}),
         }
 
@@ -121,6 +128,7 @@ class OnPolicyJob(Job[Config]):
                         on_step=lambda step: self._told(step, metrics, trackers),
                         on_rollout=lambda report: _keep_samples(report, samples),
                         checkpoint_folder=work,
+                        start=context.start_of(self.config),
                     ),
                 )
             if not result.steps:
@@ -140,7 +148,7 @@ class OnPolicyJob(Job[Config]):
                 judge=reward_judges(self.config.reward, self.config, context),
             )
         finally:
-            for role in {POLICY, VALUE} & set(base.roles):
+            for role in {POLICY, VALUE, PREVIOUS} & set(base.roles):
                 base.drop_adapter(role)
         if result.stopped:
             context.progress.note(f"{self.config.name}: stopped early at {result.stopped}")
@@ -216,7 +224,8 @@ class OnPolicyJob(Job[Config]):
 
     def adapters(self) -> Adapters:
         """See `Job`."""
-        return Adapters((POLICY,), tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
+        read = (*self.context.reward_adapters(self.config), *held_role(self.config))
+        return Adapters((POLICY,), read, self.config.lora_rank)
 
 
 def _keep_samples(report: StepReport, samples: StepLog) -> None:

@@ -69,7 +69,7 @@ def read_people(source: str) -> dict[str, PeopleLabel]:
         found[id].append({chosen: p, rejected: 1 - p})
 
     problems = each_row(table, add)
-    refuse_bad_rows(problems, rows=len(table.rows) + len(table.problems), source=source, skip=False)
+    refuse_bad_rows(problems, rows=len(table.rows) + len(table.problems), source=source, skip=None)
     return {id: PeopleLabel(_mean(labels, id, source)) for id, labels in found.items()}
 
 

@@ -46,19 +46,20 @@ class ReviseJob(Job[ReviseConfig]):
             progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
-        self.policy = context.model(config.policy)
+        self.policy = context.policy(config.policy)
+        self._weights = context.recipe.weights_of(context.model(config.policy))
         self.constitution = usable(context, "critique_revision")
         context.claim_prompts("sft", self.prompts)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
-        card = self.context.bases.policy(self.config.policy).card
+        card = self.context.bases.policy(self.policy).card
         return {
             "settings": settings_digest(
                 self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
             ),
             "prompts": prompts_digest(self.prompts),
-            "policy": digest([card.name, card.identity()]),
+            "policy": digest([self.context.model(self.config.policy), card.identity()]),
             "constitution": self.context.constitution.digest,
             "templates": self.context.library.digest("policy", "critique", "revise"),
             "seed": str(self.context.seed(self.config)),
@@ -66,14 +67,14 @@ class ReviseJob(Job[ReviseConfig]):
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
-        return {"policy": self.context.bases.policy(self.config.policy).card.label}
+        return {"policy": self.context.bases.policy(self.policy).card.label}
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, seed = self.context, self.context.seed(self.config)
         revisions = revise(
             self.prompts,
-            policy=context.bases.policy(self.config.policy),
+            policy=context.bases.policy(self.policy),
             library=context.library,
             constitution=self.constitution,
             config=self.config,
@@ -83,7 +84,7 @@ class ReviseJob(Job[ReviseConfig]):
         reasons = [revision.failed for revision in revisions if revision.failed]
         check_refused_rate(reasons, len(revisions), self.config.max_refused, what="chains")
         common = {
-            "policy": context.bases.policy(self.config.policy).card.label,
+            "policy": context.bases.policy(self.policy).card.label,
             "constitution": context.constitution.name,
             "constitution_digest": context.constitution.digest,
             "seed": seed,
@@ -111,7 +112,7 @@ class ReviseJob(Job[ReviseConfig]):
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, context = self.config, self.context
-        library, counter = context.library, counter_of(self.policy)
+        library, counter = context.library, counter_of(self._weights)
         text, principle = PLACEHOLDER * config.max_new_tokens, self.constitution.principles[0]
         answers = [library.policy(prompt) for prompt in self.prompts]
         critiques = [library.critique(prompt, text, principle) for prompt in self.prompts]
@@ -124,10 +125,10 @@ class ReviseJob(Job[ReviseConfig]):
         return StagePlan(
             name=config.name,
             kind=config.stage,
-            model=self.policy,
+            model=context.model(config.policy),
             read=read,
             write=write,
-            seconds=estimated_seconds(self.policy, context, read, write),
+            seconds=estimated_seconds(self._weights, context, read, write),
             counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
             example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
         )

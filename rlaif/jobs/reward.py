@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.errors import DataError
+from rlaif.files import folder_digest
 from rlaif.io.writers import RowWriter, write_text
 from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
@@ -20,7 +22,8 @@ from rlaif.report.shown import Shown
 from rlaif.report.training import reward_markdown, reward_shown
 from rlaif.results.preferences import PreferencePair
 from rlaif.results.reward import RewardReport
-from rlaif.reward.files import save_reward_model
+from rlaif.reward.files import load_reward_model, save_reward_model
+from rlaif.reward.model import RewardModel
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.reward import train_reward
 
@@ -76,12 +79,15 @@ class RewardJob(Job[RewardConfig]):
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
         return {
-            "settings": settings_digest(self.config, "input", "files", "human", "model", "uninformative"),
+            "settings": settings_digest(
+                self.config, "input", "files", "human", "model", "uninformative", "previous"
+            ),
             "preferences": pairs_digest(self.pairs),
             "human labels": pairs_digest(self.human),
             "base": self.context.bases.get(self.base).identity,
             "seed": str(self.context.seed(self.config)),
             "constitution": self.context.constitution.digest,
+            **({"previous": folder_digest(Path(previous))} if (previous := self.config.previous) else {}),
         }
 
     def models(self) -> dict[str, str]:
@@ -95,7 +101,7 @@ class RewardJob(Job[RewardConfig]):
             renderable(each, context.bases.get(self.base), self.config, context)
             for each in (self.pairs, self.human)
         )
-        with RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
+        with self._previous() as previous, RowWriter(folder / "metrics.jsonl", "jsonl") as metrics:
             result = train_reward(
                 pairs,
                 base=context.bases.get(self.base),
@@ -103,6 +109,8 @@ class RewardJob(Job[RewardConfig]):
                 seed=context.seed(self.config),
                 role=self.config.name,
                 human=human,
+                previous=previous,
+                fresh=next((file.file for file in self._files()), ""),
                 constitution=context.constitution.digest,
                 progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),
@@ -130,6 +138,26 @@ class RewardJob(Job[RewardConfig]):
         write_text(folder / "samples.md", reward_markdown(result.report))
         counts = {"pairs": len(pairs), "human_pairs": len(human), "steps": len(result.steps)}
         return Outcome(counts=counts, rows={"report.json": 1, "metrics.jsonl": metrics.rows})
+
+    @contextmanager
+    def _previous(self) -> Iterator[RewardModel | None]:
+        """The earlier model that the settings name, on the base as long as the block."""
+        if self.config.previous is None:
+            yield None
+            return
+        base = self.context.bases.get(self.base)
+        model = load_reward_model(
+            base,
+            Path(self.config.previous),
+            name=f"{self.config.name}-before",
+            constitution=self.context.constitution.digest,
+            log=self.context.progress.note,
+        )
+        try:
+            yield model
+        finally:
+            for role in {member.role for member in model.members} & set(base.roles):
+                base.drop_adapter(role)
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""

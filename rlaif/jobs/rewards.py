@@ -21,9 +21,10 @@ from rlaif.config.rewards import (
 )
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
-from rlaif.judging.protocols import JudgingProtocol
+from rlaif.judging.protocols import JudgingProtocol, Pointwise
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.metrics import load_metric
@@ -75,6 +76,7 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
         case JudgePart() if part.mode == "cohort":
             return _cohort_reward(name, part, config, context)
         case JudgePart():
+            _warn(part, Pointwise, context)
             engine, rules = context.engines.get(context.model(part.judge)), usable(context, "question")
             return JudgeReward(
                 engine, context.library, rules, scale=part.scale, least_share=part.min_label_share
@@ -100,6 +102,7 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
 
 def _cohort_reward(name: str, part: JudgePart, config: BaseStage, context: RunContext) -> CohortReward:
     protocol = _cohort_protocol(part, context)
+    _warn(part, protocol, context)
     judge = open_judge(
         context.engines.get(context.model(part.judge)),
         protocol,
@@ -108,6 +111,11 @@ def _cohort_reward(name: str, part: JudgePart, config: BaseStage, context: RunCo
         seed=context.seed(config),
     )
     return CohortReward(judge, seed=context.seed(config), name=name)
+
+
+def _warn(part: JudgePart, protocol: JudgingProtocol | type[JudgingProtocol], context: RunContext) -> None:
+    judge = context.model(part.judge)
+    warn_of_other_questions(judge, protocol, context.constitution, context.library, context.progress)
 
 
 def _cohort_protocol(part: JudgePart, context: RunContext) -> JudgingProtocol:
@@ -142,8 +150,8 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: R
     """Find out whether what the parts name is there, before a model is loaded for them.
 
     Raises:
-        RlaifError: A reward model's folder is missing, no reward stage comes before, or a function cannot be
-            imported.
+        RlaifError: A reward model's folder is missing, no reward stage comes before, a function cannot be
+            imported, or a trained judge would be asked what it was not trained for.
     """
     stages = {stage.name for stage in context.recipe.stages}
     for part in parts.values():
@@ -155,6 +163,12 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: R
                 raise DataError("there is no reward model", where=part.reward, remedy=remedy)
         if isinstance(part, FunctionPart):
             load_metric(part.function, what="reward function")
+        if isinstance(part, RubricPart):
+            protocol_of(context.model(part.judge), Rubric.name, Rubric.name)
+        if isinstance(part, JudgePart) and part.mode == "cohort":
+            _cohort_protocol(part, context)
+        elif isinstance(part, JudgePart):
+            protocol_of(context.model(part.judge), Pointwise.name, Pointwise.name)
 
 
 def check_rubrics(

@@ -126,7 +126,7 @@ class RubricJob(Job[RubricConfig]):
             *(
                 Texts(
                     row["id"],
-                    f"{len(row['rubric'])} criteria",
+                    "1 criterion" if len(row["rubric"]) == 1 else f"{len(row['rubric'])} criteria",
                     [("prompt", row["prompt"][-1]["content"])]
                     + [
                         ("must" if each["must"] else f"{each['points']:g}", each["text"])

@@ -65,10 +65,12 @@ class SampleJob(Job[SampleConfig]):
             progress=context.progress,
             left_out=partial(context.leave_out, config.name),
         )
-        self.policy = context.model(config.policy)
+        self.policy = context.policy(config.policy)
+        self._weights = context.recipe.weights_of(context.model(config.policy))
         if config.rollout is not None:
-            context.bases.check_servable(config.policy)
+            context.bases.check_servable(self.policy)
         context.claim_prompts("label", self.prompts)
+        context.sampled[config.name] = self.prompts
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -86,7 +88,7 @@ class SampleJob(Job[SampleConfig]):
                 "rollout",
             ),
             "prompts": prompts_digest(self.prompts),
-            "policy": digest([card.name, card.identity()]),
+            "policy": digest([self.context.model(self.config.policy), card.identity()]),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
         }
@@ -125,21 +127,21 @@ class SampleJob(Job[SampleConfig]):
         """Who answers: this process, or servers."""
         context, config = self.context, self.config
         if config.rollout is None:
-            return context.bases.policy(config.policy)
+            return context.bases.policy(self.policy)
         return context.bases.served_policy(config.policy, config.rollout, context.work_folder(config.name))
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
-        config, context, counter = self.config, self.context, counter_of(self.policy)
+        config, context, counter = self.config, self.context, counter_of(self._weights)
         asked = [context.library.policy(prompt) for prompt in self.prompts]
         read, write = tokens_of(counter, asked), len(asked) * config.k * config.max_new_tokens
         return StagePlan(
             name=config.name,
             kind=config.stage,
-            model=self.policy,
+            model=context.model(config.policy),
             read=read,
             write=write,
-            seconds=None if config.rollout else estimated_seconds(self.policy, context, read, write),
+            seconds=None if config.rollout else estimated_seconds(self._weights, context, read, write),
             counts={"prompts": len(asked), "completions": len(asked) * config.k},
             example={"policy": counter.render(asked[0])},
         )

@@ -18,11 +18,14 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.estimate import shared
 from rlaif.jobs.planning import COUNTED, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.jobs.trust import Trust, calibration_for
+from rlaif.jobs.writing import written_work
 from rlaif.judging.judge import Judge
 from rlaif.judging.protocols import JudgingProtocol, Ways
-from rlaif.judging.reasoning import REASONING_TOKENS
 from rlaif.judging.table import open_judge, open_protocol
 from rlaif.models.alias import ALIASES
+from rlaif.models.memory import StageWork
+from rlaif.models.open import is_scripted, is_served
+from rlaif.models.places import one_place
 from rlaif.models.probe_files import find_judge, judge_about, protocol_of
 from rlaif.types import Comparison
 
@@ -73,7 +76,7 @@ class Seat:
         stage = context.recipe.judge_stage(seat.model)
         if stage is None:
             return protocol_of(self.model, asked, default)
-        own = stage.protocol or default
+        own = stage.asked_by(default)
         if asked not in (None, own):
             raise ConfigError(
                 f"stage {stage.name!r} trains a judge for {own} questions, not {asked}",
@@ -114,13 +117,19 @@ class Seat:
         name = base_name(policy)
         if any(fnmatchcase(name, pattern) for pattern in self._recused):
             return True
-        return self.config.recuse == "base" and bool(name) and name == self._base
+        return self.config.recuse == "base" and bool(name) and one_place(name) == self._base
 
     @cached_property
     def _base(self) -> str:
         """The model that it is, or was trained from."""
         folder = find_judge(self.model)
-        return base_name(self._weights if folder is None else judge_about(folder).base)
+        return one_place(base_name(self._weights if folder is None else judge_about(folder).base))
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """What is asked, by whatever name, and by which protocol: the same for two seats of one judge."""
+        model = ALIASES[self.model].hub if self.model in ALIASES else self.model
+        return one_place(str(find_judge(self.model) or model)), self.protocol.name
 
     def plan(self, comparisons: Sequence[Comparison]) -> StagePlan:
         """What it would be asked about `comparisons`, in a dry run."""
@@ -141,9 +150,8 @@ class Seat:
         if self.protocol.reasons:
             config = self.config
             read, write = read * config.reasonings, questions * config.reasonings * config.reasoning_tokens
-            write += probes.questions * REASONING_TOKENS  # as an audit asks: one reasoning each
         own = self._own(mine, counter, probes=probes.probes)
-        read, write = read + own.read, write + own.write
+        read, write = read + own.read, write + own.write + probes.write
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
@@ -172,7 +180,22 @@ class Seat:
         return _Own(
             counts | {"own_answers": len(tasks) + probes},
             read=tokens_of(counter, tasks),
-            write=len(tasks) * self.config.reasoning_tokens + probes * REASONING_TOKENS,
+            write=len(tasks) * self.config.reasoning_tokens,
+        )
+
+    def writing(self, comparisons: Sequence[Comparison], rows: int) -> StageWork:
+        """What it writes about `comparisons` before its labels are read; no work of this process where it is
+        on a server."""
+        if is_served(self._weights) or is_scripted(self._weights):
+            return StageWork()
+        return written_work(
+            self.open(load_scripted("scripted")),
+            self.protocol,
+            [each for each in comparisons if self.may_judge(each)],
+            counter_of(self._weights),
+            rows=rows,
+            tokens=self.config.reasoning_tokens,
+            reasonings=self.config.reasonings,
         )
 
     def key(self) -> str:

@@ -15,6 +15,7 @@ from rlaif.config import LabelConfig
 from rlaif.digest import digest
 from rlaif.engines.base import EngineCard, TokenCount
 from rlaif.errors import ConfigError, JudgingError
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.audit_files import (
     Accuracy,
     FoundAudit,
@@ -24,6 +25,7 @@ from rlaif.jobs.audit_files import (
     read_probes,
 )
 from rlaif.jobs.audit_task import (
+    BOTH,
     AuditInputs,
     AuditTask,
     audit_inputs,
@@ -36,7 +38,6 @@ from rlaif.jobs.base import check_gaps, transient_among
 from rlaif.jobs.context import RunContext
 from rlaif.judging.protocols import JudgingProtocol
 from rlaif.models.open import is_served
-from rlaif.models.probe_files import other_questions
 from rlaif.ranks import current
 from rlaif.types import Constitution, Verdict
 
@@ -71,13 +72,14 @@ class Standing(NamedTuple):
 
 
 class ProbePlan(NamedTuple):
-    """What the probes would ask: how many they are, their questions, and tokens read, with shared beginnings
-    read each time, or once."""
+    """What the probes would ask: how many they are, their questions, tokens read, with shared beginnings
+    read each time, or once, and tokens written at most."""
 
     probes: int = 0
     questions: int = 0
     read: int = 0
     read_once: float = 0.0
+    write: int = 0
 
 
 class Trust:
@@ -135,6 +137,8 @@ class Trust:
             seed=context.seed(config),
             prompts_dir=Path(context.recipe.prompts_dir) if context.recipe.prompts_dir else None,
             min_label_share=config.min_label_share,
+            reasoning_tokens=config.reasoning_tokens,
+            reasonings=config.reasonings,
         )
 
     @property
@@ -168,11 +172,9 @@ class Trust:
         """
         self._check_required()
         context = self._context
-        templates = self._protocol.digest(context.library)
-        if other := other_questions(
-            self._judge, constitution=context.constitution.digest, templates=templates
-        ):
-            context.progress.note(f"warning: the judge {self._judge} was trained under another {other}")
+        warn_of_other_questions(
+            self._judge, self._protocol, context.constitution, context.library, context.progress
+        )
         standing = self._standing()
         against = "warning: " if standing.grade == "do not use" else ""
         where = f" ({self.found.path})" if self.found else ""
@@ -183,7 +185,7 @@ class Trust:
         if self.found is not None:
             return Standing(self.found.grade, self.found.line, accuracy=self.found.accuracy)
         if self.inputs is None:
-            command = audit_command(self._judge, self._context)
+            command = audit_command(self._judge, self._context, self._protocol.name)
             line = f"this judge was not audited under this constitution ({self._unasked}): {command}"
             return Standing(grade=NOT_AUDITED, line=line)
         verdicts: list[Verdict] = []
@@ -206,7 +208,7 @@ class Trust:
             raise JudgingError(
                 f"an audit is required, and {what}",
                 where=str(found.path) if found else "",
-                remedy=audit_command(self._judge, self._context),
+                remedy=audit_command(self._judge, self._context, self._protocol.name),
             )
 
     def plan(self, counter: TokenCount) -> ProbePlan:
@@ -215,14 +217,21 @@ class Trust:
         if self.inputs is None or "audit" in earlier:
             return ProbePlan()
         plan = plan_questions(self.task, self.inputs, counter)
-        read = plan.questions * plan.tokens_each
         return ProbePlan(
-            probes=plan.probes, questions=plan.questions, read=round(read), read_once=read * plan.shared
+            probes=plan.probes,
+            questions=plan.questions,
+            read=round(plan.read),
+            read_once=plan.read * plan.shared,
+            write=plan.write,
         )
 
 
-def audit_command(judge: str, context: RunContext) -> str:
-    """The command that audits the judge of this run, as it can be typed."""
+def audit_command(judge: str, context: RunContext, protocol: str | None = None) -> str:
+    """The command that audits the judge of this run, as it can be typed.
+
+    Args:
+        protocol: That it is asked by, where an audit would not ask it by that unless told to.
+    """
     server = context.recipe.server_of(judge)
     words = [
         "rlaif",
@@ -234,6 +243,8 @@ def audit_command(judge: str, context: RunContext) -> str:
         "--data",
         "YOUR_PAIRS.jsonl",
     ]
+    if protocol and protocol not in BOTH:
+        words += ["--protocol", protocol]
     for url in server.base_urls if is_served(judge) else ():
         words += ["--base-url", url]
     if is_served(judge) and server.api_key_file:

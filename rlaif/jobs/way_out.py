@@ -12,7 +12,7 @@ from rlaif.audit.grade import NOT_AUDITED
 from rlaif.config import LabelConfig
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.trust import audit_command
-from rlaif.judging.informative import doubts
+from rlaif.judging.informative import ADVICE, doubts
 from rlaif.models.devices import pick_device
 from rlaif.models.known import KNOWN_JUDGES, KnownModel, largest_that_fits
 from rlaif.models.memory import available_memory, size
@@ -33,10 +33,10 @@ def closing_lines(
     where the run ends with them."""
     grade, found = grade_of(statistics), doubts(facts_of(statistics))
     seats = config.seats(context.recipe.model)
-    judge, judges = seats[0].model, ", ".join(seat.name for seat in seats)
+    judge, judges = context.judge(seats[0].model), " and ".join(seat.name for seat in seats)
     if not grade:
         return []
-    grave = [doubt.words for doubt in found if doubt.grave]
+    grave = [doubt.words.removesuffix(f"; {ADVICE}") for doubt in found if doubt.grave]
     if grade == "do not use" or grave:
         reason = statistics["audit"]["line"] if grade == "do not use" else grave[0]
         return [
@@ -52,7 +52,7 @@ def closing_lines(
         return [_next("train on them", train), statistics["audit"]["line"]]
     return [
         _next("train on them", train),
-        _next("audit it on pairs", audit_command(judge, context)),
+        _next("audit it on pairs", audit_command(judge, context, seats[0].protocol or config.protocol)),
         statistics["audit"]["line"],
     ]
 

@@ -18,8 +18,10 @@ soft value)."""
 
 
 def label_shares(evidence: Mapping[str, float]) -> list[float]:
-    """The probability that both labels held together, for each reading behind a verdict (two where
-    completions are read alone)."""
+    """The probability that the labels held together, for each reading behind a verdict (two where
+    completions are read alone; the mean of several where they are read in a list)."""
+    if "share" in evidence:
+        return [evidence["share"]]
     pairs = [(evidence.get(f"{prefix}first"), evidence.get(f"{prefix}second")) for prefix in ("", "a_", "b_")]
     return [
         min(1.0, math.exp(one) + math.exp(other))

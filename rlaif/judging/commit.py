@@ -14,21 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from rlaif.engines.base import (
-    LEAST_SHARE,
-    Engine,
-    Generation,
-    GenerationRequest,
-    LabelReading,
-    LabelRequest,
-    Sampling,
-)
+from rlaif.engines.base import Engine, Generation, GenerationRequest, LabelReading, LabelRequest, Sampling
 from rlaif.judging.judge import Judge, PrincipleMode
-from rlaif.judging.protocols import WAYS, JudgingProtocol, Pointwise, Ways
+from rlaif.judging.protocols import JudgingProtocol, Pointwise
 from rlaif.judging.reasoning import REASONING_TOKENS, ReasonedReading
 from rlaif.judging.reference import Reference, ReferencePointwise
 from rlaif.progress import Progress
-from rlaif.prompts import PromptLibrary
 from rlaif.text import answer_of
 from rlaif.types import Comparison, Constitution, Message, Principle, Prompt, Verdict
 
@@ -47,16 +38,6 @@ class Commit(Reference):
     template = "judge_commit"
     needs = None
     commits = True
-
-    def __init__(
-        self,
-        library: PromptLibrary,
-        constitution: Constitution,
-        *,
-        ways: Ways = WAYS,
-        least_share: float = LEAST_SHARE,
-    ) -> None:
-        super().__init__(library, constitution, ways=ways._replace(plain=True), least_share=least_share)
 
     def own_task(self, prompt: Prompt) -> tuple[Message, ...]:
         """See `JudgingProtocol`."""
@@ -77,11 +58,6 @@ class CommitPointwise(ReferencePointwise):
     also: ClassVar[tuple[str, ...]] = (Pointwise.template,)
     needs = None
     commits = True
-
-    def __init__(
-        self, library: PromptLibrary, *, ways: Ways = WAYS, least_share: float = LEAST_SHARE
-    ) -> None:
-        super().__init__(library, ways=ways._replace(plain=True), least_share=least_share)
 
     def own_task(self, prompt: Prompt) -> tuple[Message, ...]:
         """See `JudgingProtocol`."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from rlaif.judging.aggregate import TIE
 
-__all__ = ["Doubt", "LabelFacts", "doubts"]
+__all__ = ["ADVICE", "Doubt", "LabelFacts", "doubts"]
 
 MOST_TIES = 0.95
 HALF_FLIP = 0.5
@@ -32,6 +32,7 @@ MOST_INVALID = 0.5
 PROVEN = ("trust", "use with care")
 """Grades of an audit that go before flips."""
 ADVICE = "do not train on these"
+"""What the words of a grave doubt end with."""
 
 
 class LabelFacts(NamedTuple):

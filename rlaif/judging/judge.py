@@ -81,7 +81,7 @@ class Judge:
     def _drawn(self, comparison: Comparison) -> tuple[Principle, ...]:
         if self._mode == "all":
             return self._constitution.principles
-        names = sorted((comparison.a.id, comparison.b.id))
+        names = sorted(each.id for each in self._protocol.shown(comparison))
         return (
             draw_principle(self._constitution.principles, self._seed, comparison.prompt.fingerprint(), names),
         )
@@ -90,7 +90,9 @@ class Judge:
         """How many questions `comparison` needs."""
         own = len(self._protocol.criteria(comparison.prompt))
         ruled = len(self._constitution.principles) if self._mode == "all" else 1
-        return self._protocol.asks * (own if own and not self._protocol.beside else own + ruled)
+        return self._protocol.asks_about(comparison) * (
+            own if own and not self._protocol.beside else own + ruled
+        )
 
     def requests(self, comparison: Comparison) -> list[LabelRequest]:
         """Every question that `judge` would ask about `comparison`."""
@@ -140,7 +142,7 @@ class Judge:
         asked, readings = self._asked(comparisons), iter(answered)
         verdicts: dict[str, list[Verdict]] = {comparison.id: [] for comparison in comparisons}
         for comparison, principle in asked:
-            answers = list(islice(readings, self._protocol.asks))
+            answers = list(islice(readings, self._protocol.asks_about(comparison)))
             verdicts[comparison.id] += self._protocol.verdicts(comparison, principle, answers)
         for comparison in comparisons:
             found = tuple(verdicts[comparison.id])

@@ -27,6 +27,7 @@ from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Message, Order, Principle, Prompt, Verdict
 
 __all__ = [
+    "ByWays",
     "Half",
     "JudgingProtocol",
     "Need",
@@ -82,7 +83,7 @@ class JudgingProtocol(ABC):
     beside: bool = True
     """Whether the constitution's principles are asked of a prompt that has criteria of its own."""
     asks: ClassVar[int] = 2
-    """Questions about one comparison under one principle."""
+    """Questions about two completions under one principle."""
     orders: ClassVar[bool] = False
     """Whether each pair is read in both orders."""
     reasons: ClassVar[bool] = False
@@ -124,6 +125,14 @@ class JudgingProtocol(ABC):
         """What the judge is asked to answer itself, where it `commits`."""
         return ()
 
+    def shown(self, comparison: Comparison) -> tuple[Completion, ...]:
+        """What the questions about `comparison` are about: its two completions, or all of its cohort."""
+        return (comparison.a, comparison.b)
+
+    def asks_about(self, comparison: Comparison) -> int:
+        """How many questions `questions` gives."""
+        return self.asks
+
     def label(
         self, comparison: Comparison, verdicts: Sequence[Verdict], weights: Mapping[str, float]
     ) -> float | None:
@@ -136,13 +145,30 @@ class JudgingProtocol(ABC):
 
     @abstractmethod
     def questions(self, comparison: Comparison, principle: Principle) -> tuple[LabelRequest, ...]:
-        """The `asks` questions to ask."""
+        """The questions to ask, `asks_about` of them."""
 
     @abstractmethod
     def verdicts(
         self, comparison: Comparison, principle: Principle, readings: Sequence[LabelReading]
     ) -> tuple[Verdict, ...]:
         """What the readings of those questions, in their order, say."""
+
+
+class ByWays(JudgingProtocol):
+    """Is made of a run's templates and ways, without its constitution."""
+
+    @classmethod
+    def open(
+        cls,
+        library: PromptLibrary,
+        constitution: Constitution,
+        *,
+        clamp: float,
+        least_share: float,
+        ways: Ways = WAYS,
+    ) -> Self:
+        """See `JudgingProtocol`."""
+        return cls(library, ways=ways, least_share=least_share)  # type: ignore[call-arg]
 
 
 class Pairwise(JudgingProtocol):

@@ -49,6 +49,7 @@ __all__ = [
     "CLAMP",
     "REASONING_TOKENS",
     "ChainOfThought",
+    "Reasoned",
     "ReasonedReading",
     "ReasoningJudge",
     "Reasons",
@@ -73,6 +74,17 @@ class Reasons(NamedTuple):
     thinking: str
     visible: str
     last: str
+
+
+class Reasoned(NamedTuple):
+    """A reasoning, and what is answered behind it.
+
+    Attributes:
+        question: The label's question, continued by the reasons; `None` where none were written.
+    """
+
+    question: LabelRequest | None
+    reading: LabelReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +195,13 @@ class ReasoningJudge(Judge):
         return GenerationRequest(messages=tuple(messages), sampling=sampling, seed=number)
 
     def _read(self, requests: Sequence[LabelRequest], *, together: int = 1) -> list[LabelReading]:
-        """Reasons for all `requests`, then the readings behind them; a request without reasons has an invalid
-        reading."""
+        """Of each request, the mean of the readings behind its reasonings; invalid where there are none."""
+        found = self.reasoned(requests, together=together)
+        return [averaged([each.reading for each in own]) for own in found]
+
+    def reasoned(self, requests: Sequence[LabelRequest], *, together: int = 1) -> list[list[Reasoned]]:
+        """Of each request its reasonings, `reasonings` of them, and the readings behind them; a request
+        without reasons has an invalid reading."""
         times = self._reasonings
         asked = [(request, number) for request in requests for number in range(times)]
         written: dict[int, Generation] = {}
@@ -195,16 +212,16 @@ class ReasoningJudge(Judge):
             for place, (request, _) in enumerate(asked)
         ]
         able = [place for place in range(len(asked)) if reasons[place].last]
-        answers = super()._read(
-            [continued(asked[place][0], reasons[place]) for place in able], together=times * together
-        )
+        questions = [continued(asked[place][0], reasons[place]) for place in able]
+        answers = super()._read(questions, together=times * together)
         self._progress.advance(len(requests) - len(able) // times)
-        found: list[LabelReading] = [
-            ReasonedReading((), 0, written[place].reason or "no_reasoning") for place in range(len(asked))
+        found = [
+            Reasoned(None, ReasonedReading((), 0, written[place].reason or "no_reasoning"))
+            for place in range(len(asked))
         ]
-        for place, answer in zip(able, answers, strict=True):
-            found[place] = _reasoned(answer, record(reasons[place]))
-        return [averaged(found[first : first + times]) for first in range(0, len(found), times)]
+        for place, question, answer in zip(able, questions, answers, strict=True):
+            found[place] = Reasoned(question, _reasoned(answer, record(reasons[place])))
+        return [found[first : first + times] for first in range(0, len(found), times)]
 
 
 def averaged(readings: Sequence[LabelReading]) -> LabelReading:

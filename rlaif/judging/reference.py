@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from rlaif.engines.base import LEAST_SHARE
 from rlaif.errors import DataError
-from rlaif.judging.protocols import WAYS, Need, Pairwise, Pointwise, Ways
+from rlaif.judging.protocols import WAYS, ByWays, Need, Pairwise, Pointwise, Ways
 from rlaif.prompts import LabelPrompt, PromptLibrary
 from rlaif.types import Comparison, Completion, Constitution, Principle, Prompt
 
@@ -40,7 +40,7 @@ class Reference(Pairwise):
         least_share: float = LEAST_SHARE,
     ) -> None:
         super().__init__(library, constitution, least_share=least_share)
-        self._plain = ways.plain
+        self._plain = ways.plain or self.commits
 
     @classmethod
     def open(
@@ -70,7 +70,7 @@ class Reference(Pairwise):
         )
 
 
-class ReferencePointwise(Pointwise):
+class ReferencePointwise(ByWays, Pointwise):
     """The pointwise question, beside the prompt's reference; arguments as for `Reference`."""
 
     name = "reference-pointwise"
@@ -83,20 +83,7 @@ class ReferencePointwise(Pointwise):
         self, library: PromptLibrary, *, ways: Ways = WAYS, least_share: float = LEAST_SHARE
     ) -> None:
         super().__init__(library, least_share=least_share)
-        self._plain = ways.plain
-
-    @classmethod
-    def open(
-        cls,
-        library: PromptLibrary,
-        constitution: Constitution,
-        *,
-        clamp: float,
-        least_share: float,
-        ways: Ways = WAYS,
-    ) -> Self:
-        """See `JudgingProtocol`."""
-        return cls(library, ways=ways, least_share=least_share)
+        self._plain = ways.plain or self.commits
 
     def prompt(self, prompt: Prompt, completion: Completion, principle: Principle) -> LabelPrompt:
         """See `Pointwise`.

@@ -27,15 +27,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple
 
 from rlaif.engines.base import LEAST_SHARE, LabelReading, LabelRequest
 from rlaif.errors import DataError
 from rlaif.judging.aggregate import combine
-from rlaif.judging.protocols import WAYS, JudgingProtocol, Pointwise, Ways, log_odds
+from rlaif.judging.protocols import WAYS, ByWays, Pointwise, Ways, log_odds
 from rlaif.labels import sigmoid
 from rlaif.prompts import PromptLibrary
-from rlaif.types import Comparison, Completion, Constitution, Criterion, Principle, Prompt, Verdict
+from rlaif.types import Comparison, Completion, Criterion, Principle, Prompt, Verdict
 
 __all__ = ["Aggregate", "Rubric", "held_of", "no_rubric", "rubric_log_odds", "rubric_request", "rubric_score"]
 
@@ -154,7 +154,7 @@ def rubric_request(
     return LabelRequest(messages=asked.messages, labels=asked.labels)
 
 
-class Rubric(JudgingProtocol):
+class Rubric(ByWays):
     """The criteria of the prompt, each completion alone; beside them the constitution's questions, where they
     have a weight.
 
@@ -179,19 +179,6 @@ class Rubric(JudgingProtocol):
         self.beside = ways.constitution_weight > 0
         if self.beside or ways.plain:
             self.half = "question"
-
-    @classmethod
-    def open(
-        cls,
-        library: PromptLibrary,
-        constitution: Constitution,
-        *,
-        clamp: float,
-        least_share: float,
-        ways: Ways = WAYS,
-    ) -> Self:
-        """See `JudgingProtocol`."""
-        return cls(library, ways=ways, least_share=least_share)
 
     def criteria(self, prompt: Prompt) -> tuple[Principle, ...]:
         """See `JudgingProtocol`.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rlaif.engines.base import LEAST_SHARE, Engine
+from rlaif.errors import ConfigError
 from rlaif.judging.commit import Commit, CommitPointwise, CommittedJudge
 from rlaif.judging.judge import Judge, PrincipleMode
+from rlaif.judging.listwise import Listwise
 from rlaif.judging.protocols import WAYS, JudgingProtocol, Pairwise, Pointwise, Ways
 from rlaif.judging.reasoning import CLAMP, REASONING_TOKENS, ChainOfThought, ReasoningJudge
 from rlaif.judging.reference import Reference, ReferencePointwise
@@ -15,7 +17,7 @@ from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.types import Constitution
 
-__all__ = ["PROTOCOLS", "open_judge", "open_protocol"]
+__all__ = ["PROTOCOLS", "OpenJudge", "open_judge", "open_protocol"]
 
 PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     Pairwise.name: Pairwise,
@@ -26,7 +28,11 @@ PROTOCOLS: Mapping[str, type[JudgingProtocol]] = {
     ReferencePointwise.name: ReferencePointwise,
     Commit.name: Commit,
     CommitPointwise.name: CommitPointwise,
+    Listwise.name: Listwise,
 }
+
+OpenJudge = Callable[..., Judge]
+"""`open_judge`, or it with some of its arguments given."""
 
 
 def open_protocol(
@@ -44,7 +50,14 @@ def open_protocol(
         clamp: Highest probability of either side, for protocols that reason.
         least_share: Least probability that the labels must hold together for a verdict to be valid.
         ways: For protocols that read the prompt's rubric or reference.
+
+    Raises:
+        ConfigError: There is none of that name.
     """
+    if name not in PROTOCOLS:
+        raise ConfigError(
+            f"there is no judging protocol {name!r}", remedy=f"the protocols are {', '.join(PROTOCOLS)}"
+        )
     return PROTOCOLS[name].open(library, constitution, clamp=clamp, least_share=least_share, ways=ways)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def resolve(spec: str, *, weights: bool = True, log: Log = silent) -> ModelSourc
     if spec in ALIASES:
         path, revision = find_alias(spec, weights=weights, log=log)
         return ModelSource(spec, path, revision)
-    local = Path(spec).expanduser()
+    local = Path(os.path.expanduser(spec))
     if spec and local.is_dir():
         return _from_folder(spec, local, log)
     if local.is_file():

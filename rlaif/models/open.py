@@ -12,6 +12,7 @@ from rlaif.engines.hf import HFEngine
 from rlaif.engines.openai import ApiSettings, open_openai
 from rlaif.engines.scripted import load_scripted
 from rlaif.models.load import load_engine, load_token_count, silent
+from rlaif.models.policy_files import find_policy, open_policy_folder
 from rlaif.models.probe_files import find_judge, open_judge_folder, weights_of
 
 __all__ = ["Served", "is_scripted", "is_served", "open_engine", "open_token_count"]
@@ -50,11 +51,11 @@ def open_engine(
     log: Callable[[str], None] = silent,
 ) -> Engine:
     """The engine of `spec`: a hub id, folder, GGUF file or alias (torch, in process), the folder of a trained
-    judge, `openai:MODEL`, or `scripted…`.
+    judge or of an adapter, `openai:MODEL`, or `scripted…`.
 
     Args:
-        resident: Gives the engine of a trained judge's base, which may be loaded already; loads it when left
-            out.
+        resident: Gives the engine of the base of such a folder, which may be loaded already; loads it when
+            left out.
         shard: See `load_model`.
 
     Raises:
@@ -77,8 +78,10 @@ def open_engine(
     def load(name: str) -> HFEngine:
         return load_engine(name, dtype=dtype, device=device, shard=shard, log=log)
 
-    trained = find_judge(spec)
-    return load(spec) if trained is None else open_judge_folder(spec, trained, resident or load)
+    if (judge := find_judge(spec)) is not None:
+        return open_judge_folder(spec, judge, resident or load)
+    policy = find_policy(spec)
+    return load(spec) if policy is None else open_policy_folder(spec, policy, resident or load)
 
 
 def open_token_count(spec: str) -> TokenCount:

@@ -71,8 +71,8 @@ class _Question:
 
     @property
     def end(self) -> int:
-        """Where the responses end, and what is asked of them begins."""
-        return self.spans[-1][1]
+        """Where the responses end, and what is asked of them begins; a template may show the second first."""
+        return max(stop for _, stop in self.spans)
 
 
 class _ReachedError(Exception):
@@ -99,7 +99,7 @@ class StateReader:
             raise ModelError(
                 f"layer {layer} is to be read, and the model has {len(layers)}",
                 where=engine.card.name,
-                remedy="use the base that the judge was trained on",
+                remedy=f"name one from 1 to {len(layers)}; a trained judge needs the base of its own",
             )
         if not engine.tokenizer.is_fast:
             raise ModelError(
@@ -237,12 +237,22 @@ class ProbeEngine:
         engine: Runs the base; nothing is loaded twice.
         probe: What was trained on that base.
         card: Who answers.
+
+    Raises:
+        ModelError: The probe is of another model.
     """
 
     def __init__(self, engine: HFEngine, probe: Probe, card: EngineCard) -> None:
         self._card = card
         self._probe = probe
         self._reader = StateReader(engine, layer=probe.layer, quoted=probe.quoted)
+        if probe.direction.shape != (self._reader.size,):
+            raise ModelError(
+                f"the judge's head is for features of shape {tuple(probe.direction.shape)}, the model gives "
+                f"{self._reader.size}",
+                where=card.name,
+                remedy="it is of another judge, or was changed: train or copy it again",
+            )
 
     @property
     def card(self) -> EngineCard:

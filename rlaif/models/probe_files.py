@@ -11,6 +11,8 @@ again.
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +28,10 @@ from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import check_regular, file_digest, folder_digest, read_object, sync_to_disk
-from rlaif.models.lora_judge import LoraJudge, resident_base
+from rlaif.models.lora_judge import LoraJudge
+from rlaif.models.policy_files import base_of, find_policy
 from rlaif.models.probe import Probe, ProbeEngine
+from rlaif.models.role_engine import resident_base
 from rlaif.models.shared_base import SharedBase
 from rlaif.models.tensor_files import check_finite, write_tensors
 from rlaif.types import Message
@@ -45,6 +49,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+ADAPTED = ("lora", "generative")
+"""Kinds that are an adapter."""
 ABOUT, HEAD, ADAPTER = "judge.json", "head.safetensors", "adapter"
 PLACES = ("", "model", "judge/model")
 """Where in a folder that the user names a judge lies: its own folder, its stage's, its run's."""
@@ -59,11 +65,13 @@ class Adapter(NamedTuple):
 
     Attributes:
         scale: Temperature of its answers.
+        kind: `lora`, or `generative` where it reasons.
     """
 
     base: SharedBase
     role: str
     scale: float
+    kind: str = "lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,7 @@ class JudgeAbout:
         protocol: The one whose questions it was trained on.
         constitution: Digest of the constitution that those were asked under.
         templates: Digest of the templates that those were asked with.
-        kind: `probe` or `lora`.
+        kind: `probe`, `lora` or `generative`.
         scale: Of an adapter: its temperature.
     """
 
@@ -96,7 +104,7 @@ class JudgeAbout:
     @property
     def revision(self) -> str:
         """16 hex digits that change when its answers do."""
-        if self.kind == "lora":
+        if self.kind in ADAPTED:
             return digest([folder_digest(self.folder / ADAPTER), self.identity, self.scale])[:16]
         parts = [file_digest(self.folder / HEAD), self.identity, self.layer, list(self.quoted)]
         return digest(parts)[:16]
@@ -107,14 +115,17 @@ def find_judge(spec: str) -> Path | None:
     stage that trained it."""
     if not spec or spec.startswith(("openai:", "scripted")):
         return None
-    places = (Path(spec).expanduser() / place for place in PLACES)
-    return next((place for place in places if (place / ABOUT).is_file()), None)
+    places = (Path(os.path.expanduser(spec), place) for place in PLACES)
+    return next((place for place in places if os.path.isfile(place / ABOUT)), None)
 
 
 def weights_of(spec: str) -> str:
-    """The model whose weights answer under `spec`: the base of a trained judge, else what it names."""
-    folder = find_judge(spec)
-    return spec if folder is None else judge_about(folder).base
+    """The model whose weights answer under `spec`: the base of a trained judge or of a policy, else what it
+    names."""
+    if (judge := find_judge(spec)) is not None:
+        return judge_about(judge).base
+    policy = find_policy(spec)
+    return spec if policy is None else base_of(policy)
 
 
 def protocol_of(judge: str, asked: str | None, default: str) -> str:
@@ -135,14 +146,14 @@ def protocol_of(judge: str, asked: str | None, default: str) -> str:
         raise ConfigError(
             f"the judge was trained to answer {own} questions, not {asked}",
             where=judge,
-            remedy=f"leave the protocol out, or train one: rlaif judge train --protocol {asked}",
+            remedy="ask it by its own protocol, or name another judge",
         )
     return own
 
 
 def other_questions(judge: str, *, constitution: str, templates: str) -> str:
-    """What of the questions differs from those that `judge` was trained on, in words; empty where nothing
-    does, or where it was not trained.
+    """That `judge` was trained on questions of another constitution or other templates, in words; empty where
+    it was on these, or was not trained.
 
     Args:
         constitution, templates: Digests of those in use.
@@ -151,8 +162,12 @@ def other_questions(judge: str, *, constitution: str, templates: str) -> str:
     if folder is None:
         return ""
     about = judge_about(folder)
-    used = {"constitution": (about.constitution, constitution), "templates": (about.templates, templates)}
-    return " and ".join(name for name, (then, now) in used.items() if then != now)
+    used = {
+        "under another constitution": (about.constitution, constitution),
+        "with other templates": (about.templates, templates),
+    }
+    other = " and ".join(how for how, (then, now) in used.items() if then != now)
+    return f"the judge {judge} was trained {other}" if other else ""
 
 
 def judge_about(folder: Path) -> JudgeAbout:
@@ -170,7 +185,7 @@ def judge_about(folder: Path) -> JudgeAbout:
                 remedy="use the rlaif that wrote it, or train it again",
             )
         base = about["base"]
-        return JudgeAbout(
+        found = JudgeAbout(
             folder=folder,
             kind=_kind(about),
             base=str(base["name"]),
@@ -184,8 +199,16 @@ def judge_about(folder: Path) -> JudgeAbout:
             questions=tuple((_request(each), float(each["log_odds"])) for each in about["questions"]),
             note=dict(about["note"]),
         )
+        _check(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, ABOUT, error) from None
+    if Path(found.base).is_absolute() and not Path(found.base).exists():
+        raise ModelError(
+            f"the judge was trained on the model in {found.base}, which is not there",
+            where=str(folder),
+            remedy=f"put it back, or write its place into {ABOUT} (`base`, `name`): its weights are checked",
+        )
+    return found
 
 
 def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) -> ProbeEngine | LoraJudge:
@@ -215,7 +238,7 @@ def open_judge_folder(spec: str, folder: Path, base: Callable[[str], HFEngine]) 
         context=engine.card.context,
         chat=engine.card.chat,
     )
-    judge = _lora(about, engine, card) if about.kind == "lora" else ProbeEngine(engine, _probe(about), card)
+    judge = _lora(about, engine, card) if about.kind in ADAPTED else ProbeEngine(engine, _probe(about), card)
     gap = largest_gap(judge, about.questions)
     if not gap <= TOLERANCE * max(1.0, *(abs(value) for _, value in about.questions)):
         raise ModelError(
@@ -247,7 +270,7 @@ def save_judge(
     Raises:
         ModelError: Weights are NaN or infinite, or the disk refuses.
     """
-    own = _probe_about(judge) if isinstance(judge, Probe) else {"kind": "lora", "scale": judge.scale}
+    own = _probe_about(judge) if isinstance(judge, Probe) else {"kind": judge.kind, "scale": judge.scale}
     about = {
         "format": FORMAT,
         **own,
@@ -292,9 +315,24 @@ def largest_gap(judge: ProbeEngine | LoraJudge, questions: Sequence[tuple[LabelR
 
 def _kind(about: Mapping[str, Any]) -> str:
     kind = str(about.get("kind", "probe"))
-    if kind not in ("probe", "lora"):
+    if kind not in ("probe", *ADAPTED):
         raise ValueError(f"a judge of the kind {kind!r} is not known here")
     return kind
+
+
+def _check(about: JudgeAbout) -> None:
+    """Refuse what no judge can have that was saved.
+
+    Raises:
+        ValueError: It has.
+    """
+    numbers = [about.scale, *(log_odds for _, log_odds in about.questions)]
+    if not all(map(math.isfinite, numbers)) or about.scale <= 0:
+        raise ValueError("its scale or the log-odds of a question are no number that it can have")
+    if not about.questions:
+        raise ValueError("it holds no questions to check its answers by")
+    if about.kind == "probe" and len(about.quoted) not in (1, 2):
+        raise ValueError(f"`quoted` has {len(about.quoted)} tags, not one or two")
 
 
 def _lora(about: JudgeAbout, engine: HFEngine, card: EngineCard) -> LoraJudge:
@@ -330,12 +368,15 @@ def _probe(about: JudgeAbout) -> Probe:
 
 def _request(values: Mapping[str, Any]) -> LabelRequest:
     messages = tuple(Message(role=role, content=content) for role, content in values["messages"])
-    return LabelRequest(messages=messages, labels=tuple(values["labels"]))
+    labels = tuple(values["labels"])
+    if not all(isinstance(text, str) for text in (*(each.content for each in messages), *labels)):
+        raise ValueError("a message or a label of its questions is no text")
+    return LabelRequest(messages=messages, labels=labels)
 
 
 def _where(name: str) -> str:
     """A model's name that holds in any working directory."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return str(path.absolute()) if path.exists() else name
 
 

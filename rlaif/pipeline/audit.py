@@ -17,6 +17,7 @@ from rlaif.constitution.load import load_constitution, require
 from rlaif.digest import digest
 from rlaif.engines.base import Engine
 from rlaif.errors import ConfigError, DataError
+from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.audit_files import Pairs, audit_file, save_calibration, save_text
 from rlaif.jobs.audit_task import (
     AuditInputs,
@@ -32,6 +33,7 @@ from rlaif.jobs.audit_task import (
 from rlaif.jobs.engines import Engines
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.open import open_token_count
+from rlaif.models.probe_files import protocol_of
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
 from rlaif.report.audit import difference_markdown
@@ -87,6 +89,10 @@ def run_audit(settings: AuditSettings, progress: Progress) -> Audited:
     kept: dict[str, Sequence[Case]] = {}
     with Journal(settings.journal) as journal, _account(settings) as spending:
         engine = _engine(settings, journal, spending, progress)
+        for name in inputs.usable:
+            warn_of_other_questions(
+                settings.judge, PROTOCOLS[name], inputs.constitution, inputs.library, progress
+            )
         report = conduct(
             settings,
             inputs,
@@ -164,15 +170,16 @@ def _both_sides(
     if settings.data is None:
         raise DataError("there is nothing to compare the constitutions on", remedy="give pairs with --on")
     loaded = [(load_constitution(source), source) for source in (settings.constitution, other)]
-    name = loaded[0][0].protocol if settings.protocol in (None, "both") else settings.protocol
-    half = PROTOCOLS[str(name)].half
+    asked = None if settings.protocol == "both" else settings.protocol
+    name = protocol_of(settings.judge, asked, loaded[0][0].protocol)
+    half = PROTOCOLS[name].half
     if half is None:
         raise ConfigError(
             f"the protocol `{name}` asks nothing of a constitution: both sides would be judged alike",
             remedy="compare them under pairwise or pointwise",
         )
     usable = [replace(each, principles=require(each, half, source=source)) for each, source in loaded]
-    return str(name), usable, read_comparisons(settings, settings.data, progress)
+    return name, usable, read_comparisons(settings, settings.data, progress)
 
 
 def _inputs(settings: AuditSettings, progress: Progress) -> AuditInputs:

@@ -40,6 +40,8 @@ from rlaif.models.memory import (
     precision_of,
 )
 from rlaif.models.open import is_scripted, is_served
+from rlaif.models.places import known_as
+from rlaif.models.probe_files import weights_of
 from rlaif.process_memory import PeakWatch, resident_now
 from rlaif.progress import NoProgress, Progress
 from rlaif.ranks import current
@@ -143,7 +145,7 @@ def stage_memory(
     """The plan of one stage; `None` where no model runs in this process."""
     config, recipe = job.config, context.recipe
     main, (device, free, ranks) = config.main_model(recipe.model), machine or Machine.own(recipe.device)
-    base = None if main is None else recipe.weights_of(main)
+    base = None if main is None else _weights(main, recipe)
     work = job.memory_work(Lengths(jobs, context), Device.of(device, ranks=ranks))
     if work is None or base is None or is_scripted(base) or is_served(base):
         return None
@@ -198,10 +200,10 @@ def _until(config: BaseStage, recipe: Recipe) -> list[StageConfig]:
 def _others(config: BaseStage, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Models that are resident beside the base of `config` by the time it runs, each with the reason."""
     stages, main = _until(config, recipe), config.main_model(recipe.model)
-    own = None if main is None else recipe.weights_of(main)
+    own = None if main is None else _weights(main, recipe)
     bases = dict.fromkeys(stage_base(stage, recipe) for stage in stages if stage.holds_base)
     answering = (name for stage in stages for name in stage.answering_models(recipe.model))
-    named = dict.fromkeys(recipe.weights_of(name) for name in answering)
+    named = dict.fromkeys(_weights(name, recipe) for name in answering)
     tuned = any(stage.stage == "sft" for stage in recipe.stages)
     found = [(name, "base of another stage") for name in bases]
     found += [
@@ -211,6 +213,11 @@ def _others(config: BaseStage, recipe: Recipe) -> Iterator[tuple[str, str]]:
     ]
     at = next((at for at, (name, _) in enumerate(found) if name == own), len(found))
     yield from (*found[:at], *found[at + 1 :])
+
+
+def _weights(name: str, recipe: Recipe) -> str:
+    """The model whose weights answer under a name: of a trained judge its base, which is held once."""
+    return known_as(weights_of(recipe.weights_of(name)), [recipe.model])
 
 
 def _free(device: torch.device) -> int | None:

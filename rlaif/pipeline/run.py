@@ -89,8 +89,9 @@ def default_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
     settings = recipe.model_dump(mode="json")
     for server in (settings["server"], *settings["servers"].values()):
         server["max_cost"] = None
-    if not settings["servers"]:
-        del settings["servers"]  # folders of recipes without any are named as before
+    for name in ("servers", "rounds"):
+        if not settings[name]:
+            del settings[name]  # folders of recipes without any are named as before
     return root / f"{recipe.name}-{digest(settings)[:8]}"
 
 

@@ -8,10 +8,10 @@ from rlaif.results.judge import JudgeReport
 from rlaif.results.reward import Breakdown, Scored
 from rlaif.text import count_of
 
-__all__ = ["judge_markdown", "judge_shown"]
+__all__ = ["judge_markdown", "judge_shown", "told_from_chance"]
 
 WAYS = {"trained": "trained", "untrained": "untrained", "shorter": "the shorter one wins"}
-MEASURED = {"probe": " (out of fold)", "lora": " (on pairs held out)"}
+MEASURED = {"probe": " (out of fold)", "lora": " (on pairs held out)", "generative": " (on pairs held out)"}
 CHANCE = 0.5
 
 
@@ -34,6 +34,8 @@ def judge_markdown(report: JudgeReport) -> str:
         table(ways.header, ways.rows),
         measured,
     ]
+    if report.reasonings:
+        parts.append(f"Reasonings: {_reasonings(report)}.\n")
     if report.sources:
         rows = [[each.group, str(each.pairs), _interval(each)] for each in report.sources]
         parts.append("## By source\n\n" + table(("source", "pairs", "accuracy [95 %]"), rows))
@@ -45,12 +47,19 @@ def judge_shown(report: JudgeReport) -> list[Shown]:
     lines: list[Shown] = [_ways(report)]
     if report.refused:
         lines.append(_refused(report))
+    if report.reasonings:
+        lines.append(f"reasonings: {_reasonings(report)}")
     low, shorter = report.found["trained"].low, report.found["shorter"].accuracy
-    if low <= CHANCE:
+    if not told_from_chance(report):
         lines.append("not told from chance: collect more labels before you use it")
     elif low <= max(shorter, 1 - shorter):
         lines.append("not told from a rule of length: look at what the labels prefer, or collect more")
     return lines
+
+
+def told_from_chance(report: JudgeReport) -> bool:
+    """Whether the interval of the trained judge's accuracy lies above one half."""
+    return report.found["trained"].low > CHANCE
 
 
 def _ways(report: JudgeReport) -> Table:
@@ -64,14 +73,26 @@ def _ways(report: JudgeReport) -> Table:
         for name, words in WAYS.items()
         if name in report.found
     ]
-    count = report.pairs if report.kind == "probe" else report.held_out
-    title = f"on {count_of(count, 'pair')} of {count_of(report.prompts, 'prompt')}"
+    pairs = count_of(report.pairs, "pair")
+    title = f"on {pairs} of {count_of(report.prompts, 'prompt')}"
+    if report.kind == "lora":
+        title = f"on {report.held_out} of {pairs}, whose prompts were held out"
     return Table(title, ("judge", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
 
 
 def _refused(report: JudgeReport) -> str:
     told = ", ".join(f"{reason} {count}" for reason, count in sorted(report.refused.items()))
-    return f"{count_of(sum(report.refused.values()), 'pair')} could not be read: {told}." if told else ""
+    noun = "reasoning" if report.kind == "generative" else "pair"
+    return f"{count_of(sum(report.refused.values()), noun)} could not be read: {told}." if told else ""
+
+
+def _reasonings(report: JudgeReport) -> str:
+    found = report.reasonings
+    return (
+        f"{found['agreed']:,} of {found['sampled']:,} ended with the label given; {found['kept']:,} were "
+        f"learned from, one in each order of {count_of(found['kept'] // 2, 'question')}; "
+        f"{count_of(found['left_out'], 'question')} had none in one order or both"
+    )
 
 
 def _interval(each: Scored | Breakdown) -> str:

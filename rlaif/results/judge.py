@@ -16,9 +16,9 @@ class JudgeReport:
     """The report of a judge stage.
 
     Attributes:
-        kind: `probe` or `lora`.
+        kind: `probe`, `lora` or `generative`.
         pairs: Learned from; those of `refused` could not be read.
-        held_out: Of the kind `lora`: pairs among them that it was measured on, and not trained on.
+        held_out: Of an adapter: pairs among them that it was measured on, and not trained on.
         layer: Whose states are read, of `layers`.
         found: By way of judging, on the pairs: `trained` out of fold (each pair by a head that was fitted
             without its prompt, penalty and all; an adapter on the pairs held out), `untrained` (the same
@@ -26,6 +26,8 @@ class JudgeReport:
         sources: `trained` by file or stage, where there are several.
         penalty, scale: Of the ridge regression that was saved, and the factor on its predictions; of an
             adapter the factor alone.
+        reasonings: Of the kind `generative`: how many were `sampled`, `agreed` with the label, are `kept` to
+            learn from, and how many questions about a pair were left out as one order or both had none.
     """
 
     pairs: int
@@ -40,6 +42,7 @@ class JudgeReport:
     sources: Sequence[Breakdown] = field(default_factory=tuple)
     kind: str = "probe"
     held_out: int = 0
+    reasonings: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""

@@ -74,6 +74,8 @@ class RewardReport:
             lowest possible).
         gold: The same ways, and their accuracy against a gold metric on the same pairs, if one was given.
         human: The kept model on pairs that people labelled, if there are any.
+        previous: An earlier reward model, if one was given: on the label stage's pairs (`fresh`) and on the
+            held-out pairs of that stage (`held_out`); the kept model on the latter (`now`).
         kept: `head` or `lora`: whichever has the lower held-out loss, unless the settings decide. Where both
             were measured, the better of the two figures is a little flattered by the choice.
         reward_mean, reward_std: Of raw scores over reference completions; the saved normalisation.
@@ -92,6 +94,7 @@ class RewardReport:
     reward_std: float
     gold: Mapping[str, Breakdown] = field(default_factory=dict)
     human: Scored | None = None
+    previous: Mapping[str, Scored] = field(default_factory=dict)
     training: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

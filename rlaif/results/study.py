@@ -35,7 +35,7 @@ class StudyPolicy:
 
     Attributes:
         seeds: Those whose runs have it.
-        by_seed: By measure and seed, the mean over completions.
+        by_seed: By measure and seed, the mean over prompts of the mean over a prompt's completions.
         estimates: By measure, the mean over seeds with its two-level interval.
         places: How often it was first, second, … on the headline measure, of the seeds in which every policy
             was measured; equal policies share the better place.
@@ -75,10 +75,11 @@ class Study:
     Attributes:
         headline: The measure that decides.
         start: The policy that training starts from.
-        seeds: Those asked for.
+        seeds: Those of which a run finished.
         prompts: Different held-out prompts, over all seeds.
         policies: The start policy first.
-        differences: Of every policy to the start policy, then of every other pair.
+        differences: Of every policy to the start policy, then of every other pair, of those that two seeds
+            or more have in common.
         failed: Runs that did not finish, each with its reason.
     """
 
@@ -97,7 +98,10 @@ class Study:
     def winner(self) -> str | None:
         """The policy that is ahead of every other on the headline measure, each two-level interval excluding
         zero."""
-        return winner_of([each.name for each in self.policies], self.differences, self.headline)
+        found = winner_of([each.name for each in self.policies], self.differences, self.headline)
+        decisive = [each for each in self.differences if each.measure == self.headline]
+        met = sum(found in (each.policy, each.against) for each in decisive)
+        return found if met == len(self.policies) - 1 else None
 
     @property
     def verdict(self) -> tuple[str, ...]:

@@ -42,9 +42,10 @@ class CohortReward:
         asked, places = [], []
         for key, texts in cohorts.items():
             first = [rows[0] for rows in texts]
+            all_of_it = tuple(completions[row] for row in first)
             for i, j in meetings(len(first), self._seed, key):
                 a, b = completions[first[i]], completions[first[j]]
-                asked.append(Comparison(prompt=prompts[first[i]], a=a, b=b))
+                asked.append(Comparison(prompt=prompts[first[i]], a=a, b=b, cohort=all_of_it))
                 places.append((key, i, j))
         met: dict[str, list[Meeting]] = defaultdict(list)
         reasons: dict[str, str] = {}

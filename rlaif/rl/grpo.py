@@ -25,7 +25,6 @@ from torch import Tensor
 from rlaif.config.grpo import GrpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import ConfigError
-from rlaif.models.shared_base import REFERENCE
 from rlaif.reward.functions import RewardFunction, Scores
 from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, Rollout, micro_batches, rollout, together
@@ -75,7 +74,7 @@ def grpo_step(
     parts = parts_of(config, scores, episodes)
     silent = silent_groups(groups, parts)
     # 3. One pass of the reference gives log π_ref and the exact KL.
-    with torch.no_grad(), base.role(REFERENCE):
+    with torch.no_grad(), base.role(learner.reference):
         scored = score_tokens(base, own, states_of(learner, own), temperature=config.temperature)
         tokens = TokenScores(*map(sampled.whole, scored))
     kl = per_completion(tokens.kl)

@@ -16,7 +16,8 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.digest import seed_from
 from rlaif.errors import ModelError
-from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
+from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.models.start import Start, begin_adapter
 from rlaif.rl.episodes import Episodes, micro_batches, response_states
 from rlaif.rl.kl import open_controller
 from rlaif.rl.rollout import Sampler
@@ -63,12 +64,14 @@ class Learner(Generic[Config]):
 
     Args:
         base: Has no adapter named `policy` yet.
+        start: The adapter that is trained further; a new one when left out.
     """
 
-    def __init__(self, base: SharedBase, config: Config, *, seed: int) -> None:
-        self.base, self.config, self.seed = base, config, seed
+    def __init__(self, base: SharedBase, config: Config, *, seed: int, start: Start | None = None) -> None:
+        self.base, self.config, self.seed, self.start = base, config, seed, start
         self.sampler = Sampler(base, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
-        self._add_adapter(POLICY)
+        self.reference = self._add_adapter(POLICY, start)
+        """Role that the policy is held to."""
         base.assert_only_trainable((POLICY,))
         self.policy_weights = base.trainable(POLICY)
         # Huang, detail 21: ε = 1e-5.
@@ -77,9 +80,10 @@ class Learner(Generic[Config]):
         self.good: list[Tensor] = []
         self.keep()
 
-    def _add_adapter(self, role: str) -> None:
+    def _add_adapter(self, role: str, start: Start | None = None) -> str:
         lora = LoraSettings(rank=self.config.lora_rank, alpha=self.config.lora_alpha)
-        self.base.add_adapter(role, lora, seed=seed_from(self.seed, "adapter", role) % (1 << 31))
+        seed = seed_from(self.seed, "adapter", role) % (1 << 31)
+        return begin_adapter(self.base, role, lora, seed=seed, start=start)
 
     def keep(self) -> None:
         """Remember the policy's weights as the last good ones."""
@@ -141,16 +145,25 @@ class PpoLearner(Learner[PpoConfig]):
     Args:
         base: Has no adapter named `policy` or `value` yet.
         ptx: The data of PPO-ptx.
+        start: See `Learner`.
     """
 
-    def __init__(self, base: SharedBase, config: PpoConfig, *, seed: int, ptx: Sequence[PtxRow] = ()) -> None:
-        super().__init__(base, config, seed=seed)
+    def __init__(
+        self,
+        base: SharedBase,
+        config: PpoConfig,
+        *,
+        seed: int,
+        ptx: Sequence[PtxRow] = (),
+        start: Start | None = None,
+    ) -> None:
+        super().__init__(base, config, seed=seed, start=start)
         self.ptx = tuple(ptx)
         own_adapter = config.value == "adapter"
         if own_adapter:
             self._add_adapter(VALUE)
             base.assert_only_trainable((POLICY, VALUE))
-        self.value_role = VALUE if own_adapter else REFERENCE
+        self.value_role = VALUE if own_adapter else self.reference
         self.head = ValueHead(base.hidden_size).to(base.device)
         self.value_weights = [*self.head.parameters(), *(base.trainable(VALUE) if own_adapter else [])]
         self.value_optimizer = Adam(self.value_weights, lr=config.value_learning_rate, eps=config.adam_eps)
@@ -205,6 +218,6 @@ def values_of(learner: PpoLearner, episodes: Episodes, ref_states: Tensor) -> Te
     if not learner.head.calibrated:
         learner.head.calibrate(ref_states[episodes.is_real], learner.base.ranks)
     with learner.base.role(learner.value_role):
-        states = ref_states if learner.value_role == REFERENCE else states_of(learner, episodes)
+        states = ref_states if learner.value_role == learner.reference else states_of(learner, episodes)
     values: Tensor = learner.head(states) * episodes.is_real
     return values

@@ -45,7 +45,6 @@ from torch import Tensor
 
 from rlaif.config.ppo import PtxSettings
 from rlaif.digest import seed_from
-from rlaif.models.shared_base import REFERENCE
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl import math as formulas
 from rlaif.rl.episodes import Episodes, micro_batches, rollout
@@ -92,7 +91,7 @@ def ppo_step(
     total = formulas.penalise_missing_eos(total, episodes.has_eos, penalty=config.missing_eos_penalty)
     clock.lap("reward")
     # 3. One pass of the reference gives log π_ref, the exact KL, and the features of the value function.
-    with torch.no_grad(), base.role(REFERENCE):
+    with torch.no_grad(), base.role(learner.reference):
         ref_states = states_of(learner, own)
         scored = score_tokens(base, own, ref_states, temperature=config.temperature)
         tokens = TokenScores(*map(sampled.whole, scored))
@@ -204,7 +203,7 @@ def value_gradient(
 ) -> dict[str, Tensor]:
     """Add a micro-batch's part of the value function's gradient."""
     with learner.base.role(learner.value_role):
-        if learner.value_role == REFERENCE:
+        if learner.value_role == learner.reference:
             states = targets.ref_states[[targets.own_rows[row] for row in rows]]
         else:
             states = trained_states(learner, *episodes.part(rows))

@@ -24,6 +24,7 @@ from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
+from rlaif.models.start import Start, begin_adapter
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.best_of_k import (
     BestOfKResult,
@@ -43,7 +44,7 @@ from rlaif.reward.model import RewardModel, TurnFormat
 from rlaif.rl.episodes import EpisodeRow, Episodes, micro_batches, response_states, rollout
 from rlaif.rl.rollout import EncodedPrompt, Sampler
 from rlaif.rl.step import Agreement, Metrics, score_tokens
-from rlaif.stages.finetuning import Log
+from rlaif.stages.finetuning import Log, lora_of
 from rlaif.stages.questions import ask_what_can_be_answered
 from rlaif.stages.rollouts import served_note, served_sampler
 from rlaif.stages.sft import SftExample, fit_examples, imitation_loss, without_overlong
@@ -67,6 +68,7 @@ def best_of_k(
     seed: int,
     role: str = "policy",
     student: SharedBase | None = None,
+    start: Start | None = None,
     messages: Reader = lambda prompt: prompt.messages,
     progress: Progress | None = None,
     log: Log = lambda step: None,
@@ -77,6 +79,7 @@ def best_of_k(
 
     Args:
         student: Another base, whose adapter `role` learns from the last round's choice instead.
+        start: The adapter that samples and learns; the base samples, and a new one learns, when left out.
         messages: What the policy reads of a prompt (its retrieved documents, for one).
         log: Told of every optimiser step.
         folder: Of the run; adapters are written there for the servers of `config.rollout`.
@@ -86,8 +89,11 @@ def best_of_k(
             a prompt apart.
         ModelError: Training ran away; or a server cannot be used, or holds another policy.
     """
+    reference = REFERENCE
+    if start is not None:
+        reference = begin_adapter(base, role, lora_of(config), seed=seed, start=start)
     with _served(base, config, folder) as served:
-        work = _Work(base, role, reward, config, messages, progress or NoProgress(), log, served)
+        work = _Work(base, role, reward, config, messages, progress or NoProgress(), log, served, reference)
         return _best_of_k(prompts, work, student, seed=seed)
 
 
@@ -167,6 +173,7 @@ class _Work:
     progress: Progress
     log: Log
     served: Sampler | None = None
+    reference: str = REFERENCE
 
     def sampler(self, base: SharedBase) -> Sampler:
         """Samples from a base as the settings say."""
@@ -411,7 +418,7 @@ def _measured(
         sampled = rollout(own, base.ranks)
         episodes = sampled.episodes
         agreement.add(episodes)
-        kl += sampled.whole(_kl(base, sampled.own, config)).tolist()
+        kl += sampled.whole(_kl(work, base, sampled.own)).tolist()
         lengths += episodes.is_real.sum(1).tolist()
         ended += int(episodes.has_eos.sum())
         rewards += [c.reward for c in _candidates(work, base, episodes, penalty=0.0)]
@@ -430,10 +437,10 @@ def _measured(
     )
 
 
-def _kl(base: SharedBase, episodes: Episodes, config: BestOfKConfig) -> Tensor:
+def _kl(work: _Work, base: SharedBase, episodes: Episodes) -> Tensor:
     """Exact KL to the reference, summed over each completion: (B,)."""
-    states = torch.zeros_like(episodes.states)
-    with base.role(REFERENCE):
+    states, config = torch.zeros_like(episodes.states), work.config
+    with base.role(work.reference):
         for rows in micro_batches(episodes.prompt_ids, range(len(episodes)), config.micro_batch):
             states[rows] = response_states(base, *episodes.part(rows))
         scored = score_tokens(base, episodes, states, temperature=config.temperature)

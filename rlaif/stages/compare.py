@@ -23,10 +23,10 @@ from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
 from rlaif.results.overoptimization import OptimizationPoint
 from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
-from rlaif.stages.people import PeopleLabel, people_rates
+from rlaif.stages.people import PeopleLabel, people_rates, unused
 from rlaif.stats import Estimate, bootstrap_difference
 
-__all__ = ["compare"]
+__all__ = ["compare", "paired_difference"]
 
 EACH_INTERVAL = (
     "Each is a 95 % interval by itself: of twenty true differences of zero, about one interval excludes zero."
@@ -76,13 +76,18 @@ def compare(
         remedy = "evaluate with a gold metric, a judge or a reward model"
         raise DataError("the evaluations have no measure to decide by", remedy=remedy)
     differences = [
-        _difference(ours, base, measure, resamples=resamples, seed=seed)
+        paired_difference(ours, base, measure, resamples=resamples, seed=seed)
         for measure in measures
         for ours, base in _meetings(policies, merged.start)
     ]
     at_budgets = _at_budgets(costs, budgets)
     best_of_k = _best_of_k(merged, resamples=resamples, seed=seed)
-    notes = [*merged.notes, *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else [])]
+    rates = people_rates(merged, people) if people else ()
+    notes = [
+        *merged.notes,
+        *unused(people or {}, rates),
+        *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else []),
+    ]
     if merged.prompts < FEW:
         notes.append(
             f"Intervals over {merged.prompts} prompts are rough, and rather too narrow; evaluate on at least "
@@ -99,7 +104,7 @@ def compare(
         optimisations=tuple(_optimisations(differences, merged)),
         at_budgets=at_budgets,
         endpoints=_endpoints_only(costs, at_budgets, policies, asked=bool(budgets)),
-        people=people_rates(merged, people) if people else (),
+        people=rates,
         best_of_k=best_of_k,
         best_of_k_fit=fit_best_of_k(best_of_k) if best_of_k else None,
         notes=tuple(notes),
@@ -112,9 +117,10 @@ def _meetings(policies: Sequence[PolicyResult], start: str) -> list[tuple[Policy
     return [*((each, first) for each in others), *combinations(others, 2)]
 
 
-def _difference(
+def paired_difference(
     ours: PolicyResult, base: PolicyResult, measure: str, *, resamples: int, seed: int
 ) -> PolicyDifference:
+    """The mean difference of a measure on the prompts that both have, with its bootstrap 95 % interval."""
     mine, theirs = ours.rows.measured(measure), base.rows.measured(measure)
     both = [prompt for prompt in mine if prompt in theirs]
     sides = [

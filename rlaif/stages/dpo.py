@@ -24,7 +24,8 @@ from rlaif.digest import seed_from
 from rlaif.errors import DataError
 from rlaif.models.cost import Meter
 from rlaif.models.finetune import FinetuneStep, NoReference, Resident
-from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.models.shared_base import SharedBase
+from rlaif.models.start import Start, begin_adapter
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.costs import TrainingCost
 from rlaif.results.informative import check_informative
@@ -104,6 +105,7 @@ def train_dpo(
     config: DpoConfig,
     seed: int,
     role: str = "policy",
+    start: Start | None = None,
     progress: Progress | None = None,
     log: Log = lambda step: None,
 ) -> DpoResult:
@@ -111,6 +113,7 @@ def train_dpo(
     of the base changes.
 
     Args:
+        start: The adapter that is trained further; a new one when left out.
         log: Told of every optimiser step.
 
     Raises:
@@ -123,11 +126,12 @@ def train_dpo(
     usable, overlong = _fitting(pairs, base, config)
     check_informative(usable, uninformative=config.uninformative, note=progress.note)
     own, others = split_by_prompt(usable, config.held_out, seed=seed)
-    meter, held_out = Meter(), _labelled(others, base, config)
+    drawn = seed_from(seed, "adapter", role) % (1 << 31)
+    reference = begin_adapter(base, role, lora_of(config), seed=drawn, start=start)
+    meter, held_out = Meter(), _labelled(others, base, config, reference)
     with meter.on(base):
-        train = _labelled(own, base, config)
+        train = _labelled(own, base, config, reference)
     # 2. Learn.
-    base.add_adapter(role, lora_of(config), seed=seed_from(seed, "adapter", role) % (1 << 31))
 
     def build(**options: Any) -> _DpoTrainer:
         return _DpoTrainer(data=train, ref_model=NoReference(base.model.config), **options)
@@ -240,7 +244,9 @@ def _encode(pairs: Sequence[PreferencePair], base: SharedBase) -> list[_Pair]:
     ]
 
 
-def _labelled(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig) -> _Labelled:
+def _labelled(
+    pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConfig, reference: str
+) -> _Labelled:
     encoded = _encode(pairs, base)
     weight = torch.tensor([pair.weight for pair in pairs])
     log_odds = label_log_odds([pair.log_odds for pair in pairs], hard=config.labels == "hard")
@@ -248,7 +254,7 @@ def _labelled(pairs: Sequence[PreferencePair], base: SharedBase, config: DpoConf
         pairs=encoded,
         p_chosen=log_odds.sigmoid().float(),
         weight=weight / weight.mean(),
-        reference=_all_logprobs(base, REFERENCE, encoded, rows=config.micro_batch),
+        reference=_all_logprobs(base, reference, encoded, rows=config.micro_batch),
     )
 
 

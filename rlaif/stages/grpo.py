@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlaif.config.grpo import GrpoConfig
 from rlaif.models.shared_base import SharedBase
+from rlaif.models.start import Start
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.grpo import grpo_step
 from rlaif.rl.learner import GrpoLearner
@@ -32,6 +33,7 @@ def train_grpo(
     reward: RewardFunction,
     config: GrpoConfig,
     seed: int,
+    start: Start | None = None,
     messages: Reader = lambda prompt: prompt.messages,
     on_step: Callable[[Metrics], None] = lambda metrics: None,
     on_rollout: Callable[[StepReport], None] = lambda report: None,
@@ -40,6 +42,7 @@ def train_grpo(
     """Train the adapter `policy` of `base`, which must not have one yet.
 
     Args:
+        start: The adapter that is trained further; a new one when left out.
         messages: What the policy reads of a prompt (its retrieved documents, for one).
         on_step: Told the metrics of each step.
         on_rollout: Told the completions and scores of each step.
@@ -51,7 +54,7 @@ def train_grpo(
         RunError: The checkpoint is damaged, or is one of another run.
     """
     check_prompts(prompts)
-    learner = GrpoLearner(base, config, seed=seed)
+    learner = GrpoLearner(base, config, seed=seed, start=start)
     return train_on_policy(
         prompts,
         learner,

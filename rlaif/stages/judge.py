@@ -239,7 +239,7 @@ def _combined(features: Tensor, asked: _Asked) -> Tensor:
 
 def _fit(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: int) -> HeadFit:
     log_odds = torch.tensor([pair.log_odds for pair in pairs], dtype=torch.double)
-    if all(abs(pair.p_chosen - 0.5) < 1e-6 or not pair.weight for pair in pairs):
+    if not any(map(_says_something, pairs)):
         raise DataError(
             f"all {len(pairs)} labels are ½ or of weight 0: they say of no pair which completion is better",
             remedy="collect labels of people, or use those of a judge that prefers something",
@@ -254,6 +254,10 @@ def _fit(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: int) -> H
     )
 
 
+def _says_something(pair: PreferencePair) -> bool:
+    return abs(pair.p_chosen - 0.5) >= 1e-6 and pair.weight > 0
+
+
 def _out_of_fold(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: int) -> Tensor:
     """Log-odds (N,) of each pair by a head that was fitted, its penalty chosen, without the pair's prompt."""
     fold = folds_of([pair.group for pair in pairs], seed_from(seed, "measure"))
@@ -265,6 +269,11 @@ def _out_of_fold(difference: Tensor, pairs: Sequence[PreferencePair], *, seed: i
             raise DataError(
                 "preferences on two prompts are too few to learn from and to measure on",
                 remedy="label pairs of at least three prompts",
+            )
+        if not any(map(_says_something, (pairs[at] for at in inside))):
+            raise DataError(
+                "the labels other than ½ are of too few prompts to learn from and to measure on",
+                remedy="collect labels on more prompts, or use those of a judge that prefers something",
             )
         head = _fit(difference[inside], [pairs[at] for at in inside], seed=seed)
         found[outside] = (difference[outside] @ head.weight).double()

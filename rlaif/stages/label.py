@@ -123,8 +123,9 @@ def make_pairs(
             meet = {(own[i].id, own[j].id) for i, j in meetings(len(own), seed, prompt.fingerprint())}
             drawn = [(a, b) for a, b in different if (a.id, b.id) in meet]
         result.not_drawn += len(different) - len(drawn)
+        cohort = tuple({each.text.strip(): each for each in reversed(own)}.values())
         for a, b in drawn:
-            comparison = Comparison(prompt=prompt, a=a, b=b)
+            comparison = Comparison(prompt=prompt, a=a, b=b, cohort=() if distinct else cohort)
             swap = unit_from(seed, "side", prompt.fingerprint(), a.id, b.id) < 0.5
             result.comparisons.append(comparison.swap() if swap else comparison)
     return result
@@ -228,10 +229,16 @@ def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
     ):
         return
     total = statistics.total
+    if not total.verdicts:
+        raise JudgingError(
+            f"every judge is recused from {count_of(statistics.comparisons, 'comparison')}: none has a label",
+            remedy="recuse fewer judges (`recuse`), or name others",
+        )
+    few = "" if statistics.invalid_rate > limit else "no comparison has a label: "
     reasons = ", ".join(f"{reason} {count}" for reason, count in total.reasons.most_common())
     raise JudgingError(
-        f"{total.invalid} of {total.verdicts} verdicts are invalid ({statistics.invalid_rate:.0%}, limit "
-        f"{limit:.0%}): {reasons}",
+        f"{few}{total.invalid} of {total.verdicts} verdicts are invalid "
+        f"({statistics.invalid_rate:.0%}, limit {limit:.0%}): {reasons}",
         remedy="--max-invalid 1 writes verdicts.jsonl all the same; see which, then use another judge, "
         "shorter texts or other labels",
     )

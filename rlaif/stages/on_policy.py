@@ -16,8 +16,9 @@ from torch import Tensor
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.digest import digest, seed_from
 from rlaif.errors import DataError, RunError
+from rlaif.files import folder_digest
 from rlaif.models.cost import Meter
-from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.models.shared_base import LoraSettings
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.rl.checkpoint import Checkpoint, checksum, load_checkpoint, newest_checkpoint, save_checkpoint
 from rlaif.rl.learner import POLICY, Config, Learner, RunawayError
@@ -44,7 +45,7 @@ PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a
 constant."""
 
-FREE = {"checkpoint_every", "max_refused", "name", "rollout"}
+FREE = {"checkpoint_every", "max_refused", "name", "rollout", "policy", "reference"}
 """Settings that may differ when a run goes on: servers come and go."""
 
 Reader = Callable[[Prompt], Sequence[Message]]
@@ -106,7 +107,7 @@ def train_on_policy(
             asked, refused = ask_what_can_be_answered(
                 prompts, [learner.sampler], messages, max_refused=config.max_refused, drawn=drawn
             )
-        identity = _identity(learner.base, config, asked, learner.seed)
+        identity = _identity(learner, asked)
         first = _resume(learner, folder, identity) if folder else 0
         history: list[Metrics] = []
         flat, stopped = first == 0, ""
@@ -276,16 +277,15 @@ def _newest(folder: Path) -> tuple[Path, Checkpoint] | None:
     return None if path is None else (path, load_checkpoint(path))
 
 
-def _identity(
-    base: SharedBase, config: OnPolicyConfig, asked: Sequence[EncodedPrompt], seed: int
-) -> dict[str, object]:
+def _identity(learner: Learner[Config], asked: Sequence[EncodedPrompt]) -> dict[str, object]:
     """What must be the same for a run to go on, as JSON values."""
-    settings = config.model_dump(mode="json", exclude=FREE)
+    settings, start = learner.config.model_dump(mode="json", exclude=FREE), learner.start
     return {
         **settings,
-        "seed": seed,
-        "base": base.identity,
+        "seed": learner.seed,
+        "base": learner.base.identity,
         "prompts (as read)": digest([list(question.ids) for question in asked]),
+        **({"start": [folder_digest(start.folder), start.held]} if start else {}),
     }
 
 

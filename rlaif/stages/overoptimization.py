@@ -8,15 +8,10 @@ from itertools import groupby
 
 from rlaif.results.evaluation import CompletionRows
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.rl.kl import best_of_n_kl_bound
 from rlaif.stats import bootstrap_mean
 
-__all__ = ["best_of_k_curve", "best_of_k_weights", "fit_best_of_k", "kl_of_best_of_k"]
-
-
-def kl_of_best_of_k(k: int) -> float:
-    """log K − (K − 1) / K, nats: the KL of the best of K to the policy that sampled; it is an upper bound
-    where completions repeat (Stiennon et al. 2020; Beirami et al. 2024, 2401.01879)."""
-    return math.log(k) - (k - 1) / k
+__all__ = ["best_of_k_curve", "best_of_k_weights", "fit_best_of_k"]
 
 
 def best_of_k_weights(proxy: Sequence[float], k: int) -> list[float]:
@@ -60,7 +55,7 @@ def best_of_k_curve(
             bootstrap_mean([mean[side] for mean in means], list(scored), resamples=resamples, seed=seed)
             for side in (0, 1)
         )
-        points.append(OptimizationPoint(f"K = {k}", kl_of_best_of_k(k), proxy=of_proxy, gold=of_gold))
+        points.append(OptimizationPoint(f"K = {k}", best_of_n_kl_bound(k), proxy=of_proxy, gold=of_gold))
     return tuple(points)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rlaif.errors import DataError
 from rlaif.prediction_powered import Labelled, powered_mean
 from rlaif.results.evaluation import WIN, Evaluation, PolicyResult, pair_id
 from rlaif.results.people import PeopleRate
+from rlaif.text import count_of
 
-__all__ = ["PeopleLabel", "people_rates"]
+__all__ = ["PeopleLabel", "people_rates", "unused"]
 
 
 class PeopleLabel(NamedTuple):
@@ -44,6 +45,18 @@ def people_rates(found: Evaluation, labels: Mapping[str, PeopleLabel]) -> tuple[
             remedy="label their pairs: rlaif collect labels EVALUATE/pairs.jsonl",
         )
     return tuple(rates)
+
+
+def unused(labels: Mapping[str, PeopleLabel], rates: Sequence[PeopleRate]) -> list[str]:
+    """A line on the pairs with labels that are in none of `rates`, if there are such."""
+    left = len(labels) - sum(each.rate.labels for each in rates)
+    if not left:
+        return []
+    said = "is" if left == 1 else "are"
+    return [
+        f"{left} of {count_of(len(labels), 'pair')} with labels of people {said} in no figure: of no pair "
+        "that the judge decided here, or of a policy with labels on a single prompt."
+    ]
 
 
 def _items(

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlaif.config.ppo import PpoConfig
 from rlaif.errors import ConfigError, DataError
 from rlaif.models.shared_base import SharedBase
+from rlaif.models.start import Start
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.model import Conversation, TurnFormat
 from rlaif.rl.learner import PpoLearner, PtxRow
@@ -33,6 +34,7 @@ def train_ppo(
     reward: RewardFunction,
     config: PpoConfig,
     seed: int,
+    start: Start | None = None,
     messages: Reader = lambda prompt: prompt.messages,
     ptx: Sequence[PtxRow] = (),
     on_step: Callable[[Metrics], None] = lambda metrics: None,
@@ -42,6 +44,7 @@ def train_ppo(
     """Train the adapter `policy` of `base`, which must not have one yet.
 
     Args:
+        start: The adapter that is trained further; a new one when left out.
         messages: What the policy reads of a prompt (its retrieved documents, for one).
         ptx: The data of PPO-ptx, where the settings ask for it.
         on_step: Told the metrics of each step.
@@ -55,7 +58,7 @@ def train_ppo(
     """
     check_prompts(prompts)
     _check_ptx(config, ptx)
-    learner = PpoLearner(base, config, seed=seed, ptx=ptx)
+    learner = PpoLearner(base, config, seed=seed, ptx=ptx, start=start)
     return train_on_policy(
         prompts,
         learner,

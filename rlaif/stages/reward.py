@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -133,6 +133,8 @@ def train_reward(
     seed: int,
     role: str = "reward",
     human: Sequence[PreferencePair] = (),
+    previous: RewardModel | None = None,
+    fresh: str = "",
     reference: Sequence[Conversation] = (),
     gold: Gold | None = None,
     constitution: str = "",
@@ -144,6 +146,8 @@ def train_reward(
 
     Args:
         human: Pairs that people labelled, for the report only.
+        previous: An earlier reward model on `base`, for the report only: how it ranks the pairs whose source
+            is `fresh`.
         reference: Completions of the reference policy that scores are normalised on; those of the training
             pairs when left out.
         gold: For the report: how often each way of scoring orders held-out pairs as this metric does.
@@ -198,6 +202,8 @@ def train_reward(
             base.train_role(member.role, False)
     model = raw.normalised(reference or _references(train.pairs, seed))
     report = _report(work, model, found, kept=kept, dropped=dropped, human=human, gold=gold)
+    if previous is not None:
+        report = replace(report, previous=_beside(work, previous, found[kept], fresh))
     return RewardResult(
         model=model, report=report, steps=work.steps, probes=_both(held_out.pairs[: PROBES // 2])
     )
@@ -407,14 +413,31 @@ def _report(
         reward_mean=model.members[0].mean,
         reward_std=model.members[0].std,
         gold=against_gold(found, gold_differences(held_out.pairs, gold)) if gold else {},
-        human=_on_human_labels(model, human) if human else None,
+        human=measured(model, human) if human else None,
         training=work.figures,
     )
 
 
-def _on_human_labels(model: RewardModel, pairs: Sequence[PreferencePair]) -> Scored:
-    """The model on pairs that people labelled; differences in units of raw reward, which the loss is
-    about."""
+def _beside(work: _Work, previous: RewardModel, difference: Tensor, fresh: str) -> dict[str, Scored]:
+    """How an earlier model ranks the fresh pairs, and the kept one those of them that were held out.
+
+    Args:
+        difference: The kept model's, on the held-out pairs.
+    """
+    every = [pair for part in (work.train, work.held_out) for pair in part.pairs if pair.source == fresh]
+    places = [at for at, pair in enumerate(work.held_out.pairs) if pair.source == fresh]
+    if not places:
+        return {"fresh": measured(previous, every)} if every else {}
+    held_out = [work.held_out.pairs[at] for at in places]
+    return {
+        "fresh": measured(previous, every),
+        "held_out": measured(previous, held_out),
+        "now": score_pairs(difference[places], work.held_out.labelled.p_chosen[places]),
+    }
+
+
+def measured(model: RewardModel, pairs: Sequence[PreferencePair]) -> Scored:
+    """The model on labelled pairs; differences in units of raw reward, which the loss is about."""
     scores = torch.tensor(model.score(_both(pairs))).view(-1, 2)
     raw = model.members[0].std if len(model.members) == 1 else 1.0
     return score_pairs(raw * (scores[:, 0] - scores[:, 1]), torch.tensor([pair.p_chosen for pair in pairs]))

@@ -76,11 +76,17 @@ def study(
         )
         for each, arm in arms.items()
     )
-    differences = tuple(
-        _difference(one, other, arms, measure, resamples=resamples, seed=seed)
+    met = {
+        (measure, one, other): _paired(arms[one], arms[other], measure)
         for measure in measures
         for one, other in _meetings(list(arms))
+    }
+    differences = tuple(
+        _difference(one, other, values, measure, resamples=resamples, seed=seed)
+        for (measure, one, other), values in met.items()
+        if _enough(values)
     )
+    apart = [key for key, values in met.items() if not _enough(values)]
     return Study(
         name=name,
         headline=measures[0],
@@ -93,7 +99,7 @@ def study(
         policies=policies,
         differences=differences,
         failed=dict(failed or {}),
-        notes=_notes(runs),
+        notes=(*_notes(runs), *(_not_compared(*key) for key in apart)),
     )
 
 
@@ -204,15 +210,31 @@ def _enough(values: Mapping[Hashable, Mapping[Hashable, float]]) -> bool:
     return len(values) > 1 and len({prompt for cells in values.values() for prompt in cells}) > 1
 
 
-def _difference(
-    one: str, other: str, arms: Mapping[str, Arm], measure: str, *, resamples: int, seed: int
-) -> SeedDifference:
-    mine, theirs = arms[one], arms[other]
+def _paired(mine: Arm, theirs: Arm, measure: str) -> dict[Hashable, dict[Hashable, float]]:
+    """By seed and prompt, what `mine` has more than `theirs`, where both were measured."""
     values: dict[Hashable, dict[Hashable, float]] = {}
     for of in sorted(set(mine) & set(theirs)):
         ours, base = _measured(mine[of], measure), _measured(theirs[of], measure)
         if both := {prompt: ours[prompt] - base[prompt] for prompt in ours if prompt in base}:
             values[of] = both
+    return values
+
+
+def _not_compared(measure: str, one: str, other: str) -> str:
+    return (
+        f"`{one}` and `{other}` are not compared on {measure}: fewer than two seeds (or prompts) have both."
+    )
+
+
+def _difference(
+    one: str,
+    other: str,
+    values: Mapping[Hashable, Mapping[Hashable, float]],
+    measure: str,
+    *,
+    resamples: int,
+    seed: int,
+) -> SeedDifference:
     means = [math.fsum(cells.values()) / len(cells) for cells in values.values()]
     return SeedDifference(
         policy=one,

@@ -7,16 +7,31 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rlaif.judging.aggregate import TIE, LabelStatistics
-from rlaif.judging.judge import Judged
+from rlaif.judging.judge import Judge, Judged
 from rlaif.labels import sigmoid
+from rlaif.progress import Progress
 from rlaif.results.evaluation import WinRate
 from rlaif.stats import length_controlled_win_rate
+from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Prompt
 
-__all__ = ["PolicyPair", "Judging", "Outcomes", "judge_duels", "judge_note", "win_rate"]
+__all__ = ["PolicyPair", "Judging", "Outcomes", "judge_duels", "judge_note", "telling", "win_rate"]
 
 Judging = Callable[[Sequence[Comparison]], Iterable[Judged]]
 """Judges comparisons, in their order; `Judge.judge` is one. Both orders or none: the protocol sees to it."""
+
+
+def telling(judge: Judge, progress: Progress) -> Judging:
+    """`judge.judge` that begins a piece of work of its own, of as many questions as it may ask."""
+
+    def judging(comparisons: Sequence[Comparison]) -> Iterable[Judged]:
+        if comparisons:
+            total = sum(map(judge.questions_about, comparisons))
+            progress.begin(f"judging {count_of(len(comparisons), 'comparison')}", total)
+        return judge.judge(comparisons)
+
+    return judging
+
 
 MANY = 0.05
 """Share of invalid pairs above which the reader is told."""

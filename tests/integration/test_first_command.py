@@ -74,6 +74,7 @@ def test_ties_are_told_whatever_the_probes_say(tmp_path: Path) -> None:
     said = label(tmp_path / "run", f"{HERE}undecided", "--no-audit")
     assert "100 % of the labels are ties" in last(said)
     assert last(said).startswith("do not train on the labels of")
+    assert last(said).count("do not train") == 1
 
 
 def test_the_probes_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from kind_words import CONSTITUTION, KIND, RUDE, Place, text, write_pairs
+from safetensors.torch import save_file
 from spine import call, rows
 
 from rlaif import Judge
@@ -16,6 +18,7 @@ from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError, ModelError
+from rlaif.jobs.context import RunContext
 from rlaif.judging.table import open_protocol
 from rlaif.models.load import load_engine
 from rlaif.models.open import open_engine
@@ -60,6 +63,54 @@ def test_a_judge_learns_what_people_prefer(place: Place, protocol: str) -> None:
     assert sum(right) >= 17
     assert {row["protocol"] for row in labels} == {protocol}
     assert all(row["judge"].startswith(f"{run}@") for row in labels)
+
+
+def test_the_last_line_opens_the_judge_under_its_constitution(place: Place, trained: Path) -> None:
+    said = call(
+        *("judge", "train", "--data", place.pairs, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", trained),
+    )
+    model = trained / "judge/model"
+    assert f"use it: rlaif label --judge {model} --constitution {place.constitution}" in said.out
+
+
+def test_a_judge_that_is_not_told_from_chance_is_to_be_measured_and_not_used(place: Place) -> None:
+    coins = place.path / "coins.jsonl"
+    turned = [row if at % 2 else swapped(row) for at, row in enumerate(rows(place.pairs)[:8])]
+    coins.write_text("".join(json.dumps(row) + "\n" for row in turned), "utf-8")
+    said = call(
+        *("judge", "train", "--data", coins, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / "coins"),
+    )
+    assert "not told from chance" in said.out
+    assert "use it" not in said.out.replace("before you use it", "")
+    assert f"rlaif audit --judge {place.path / 'coins/judge/model'}" in said.out
+
+
+def swapped(row: dict[str, Any]) -> dict[str, Any]:
+    """The pair with its label turned round."""
+    return row | {"chosen": row["rejected"], "rejected": row["chosen"]}
+
+
+def test_the_dry_run_counts_the_time_of_shared_beginnings_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The principles of a pair are asked behind one beginning, which is read once; an adapter's are not."""
+    timed: list[float] = []
+
+    def seconds(model: str, context: RunContext, read: float, write: int) -> float:
+        timed.append(read)
+        return 1.0
+
+    monkeypatch.setattr("rlaif.jobs.judge.estimated_seconds", seconds)
+    plain = ("judge", "train", "--data", place.pairs, "--constitution", place.constitution)
+    plain = (*plain, "--model", place.model, "--dtype", "float32", "--dry-run")
+    for more in (["--principles", "sample"], [], ["--kind", "lora", "--set", "epochs=1"]):
+        said = call(*plain, *more)
+        assert said.status == 0, said.err
+    sample, both, adapter = timed
+    assert 1.0 < both / sample < 1.5
+    assert adapter > 2.5 * sample
 
 
 def test_the_saved_judge_says_what_was_measured(place: Place, trained: Path) -> None:
@@ -219,7 +270,8 @@ def test_reasons_cannot_be_trained(place: Place) -> None:
         ),
     )
     assert said.status == 1
-    assert "no judge can be trained for cot questions" in said.err
+    assert "no judge of the kind probe can be trained for cot questions" in said.err
+    assert "kind generative" in said.err
 
 
 def test_labels_that_say_nothing_are_refused(place: Place) -> None:
@@ -232,6 +284,19 @@ def test_labels_that_say_nothing_are_refused(place: Place) -> None:
     )
     assert said.status == 1
     assert "say of no pair which completion is better" in said.err
+
+
+def test_one_label_that_says_something_is_too_few(place: Place) -> None:
+    lines = [json.loads(line) | {"p_chosen": 0.5} for line in place.pairs.read_text("utf-8").splitlines()[:6]]
+    lines[0]["p_chosen"] = 0.9
+    path = place.path / "one-label.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    said = call(
+        *("judge", "train", "--data", path, "--constitution", place.constitution),
+        *("--model", place.model, "--dtype", "float32", "--out", place.path / "one-label"),
+    )
+    assert said.status == 1
+    assert "labels other than ½ are of too few prompts" in said.err
 
 
 def cut_short(folder: Path) -> None:
@@ -262,9 +327,47 @@ def other_answers(folder: Path) -> None:
     (folder / "judge.json").write_text(json.dumps(about), "utf-8")
 
 
+def without_questions(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    (folder / "judge.json").write_text(json.dumps(about | {"questions": []}), "utf-8")
+
+
+def no_text(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    about["questions"][0]["messages"][0][1] = 3
+    (folder / "judge.json").write_text(json.dumps(about), "utf-8")
+
+
+def quotes_nothing(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    (folder / "judge.json").write_text(json.dumps(about | {"quoted": []}), "utf-8")
+
+
+def no_number(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    (folder / "judge.json").write_text(json.dumps(about | {"scale": float("nan")}), "utf-8")
+
+
+def head_of_another(folder: Path) -> None:
+    head = {"direction": torch.zeros(5), "bias": torch.zeros(1)}
+    save_file(head, folder / "head.safetensors")
+
+
+def base_gone(folder: Path) -> None:
+    about = json.loads((folder / "judge.json").read_text("utf-8"))
+    about["base"]["name"] = str(folder / "moved")
+    (folder / "judge.json").write_text(json.dumps(about), "utf-8")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (without_questions, "holds no questions to check its answers by"),
+        (no_text, "of its questions is no text"),
+        (quotes_nothing, "`quoted` has 0 tags"),
+        (no_number, "are no number that it can have"),
+        (head_of_another, r"head is for features of shape \(5,\), the model gives 144"),
+        (base_gone, "moved, which is not there"),
         (cut_short, "head.safetensors is missing, cut short or changed"),
         (other_format, "of format 9, this rlaif reads 1"),
         (without_base, "judge.json is missing, cut short or changed"),
@@ -306,13 +409,66 @@ def test_verdicts_without_texts_are_refused(place: Place) -> None:
 def test_a_judge_under_another_constitution_is_told(place: Place, trained: Path) -> None:
     other = place.path / "other.yaml"
     other.write_text(CONSTITUTION.replace("Is it warm?", "Is it polite?"), "utf-8")
+    asked = {
+        "label": ("--responses", place.pairs, "--limit", 2, "--model", place.model),
+        "audit": ("--data", place.pairs, "--limit", 2, "--no-probes", "--variants", 0),
+    }
     heard = []
-    for constitution in (place.constitution, other):
-        said = call(
-            *("label", "--responses", place.pairs, "--limit", 2, "--judge", trained, "--dtype", "float32"),
-            *("--constitution", constitution, "--model", place.model),
-            *("--out", place.path / f"told-{constitution.stem}"),
+    for command, options in asked.items():
+        for constitution in (place.constitution, other):
+            said = call(
+                *(command, *options, "--judge", trained, "--dtype", "float32"),
+                *("--constitution", constitution, "--out", place.path / f"told-{constitution.stem}"),
+            )
+            assert said.status == 0, said.err
+            heard.append("was trained under another constitution" in said.out + said.err)
+    assert heard == [False, True, False, True]
+    with pytest.warns(UserWarning, match="was trained under another constitution"):
+        Judge.open(str(trained), constitution=str(other))
+
+
+def test_a_trained_judge_gives_no_reward_by_other_questions(place: Place, trained: Path) -> None:
+    """It would answer them, and its answers would mean nothing."""
+    recipe = place.path / "rewarded.yaml"
+    for part in ("{kind: rubric, without: 0}", "{kind: judge, mode: cohort, protocol: pairwise}"):
+        recipe.write_text(
+            f"model: {place.model}\nconstitution: {place.constitution}\nstages:\n"
+            f"  - {{stage: ppo, samples_per_prompt: 2, reward: {{own: {part[:-1]}, judge: {trained}}}}}}}\n",
+            "utf-8",
         )
-        assert said.status == 0, said.err
-        heard.append("was trained under another constitution" in said.out + said.err)
-    assert heard == [False, True]
+        said = call("run", recipe, "--out", place.path / "rewarded")
+        assert said.status == 1
+        assert "the judge was trained to answer pointwise questions, not" in said.err
+
+
+def test_a_judge_of_pairs_scores_no_single_response(place: Place) -> None:
+    run = place.train("of-pairs", "--protocol", "pairwise")
+    with (
+        Judge.open(str(run), constitution=str(place.constitution), dtype="float32") as judge,
+        pytest.raises(ConfigError, match="trained to answer pairwise questions, not pointwise"),
+    ):
+        judge.score(["Say it."], ["yes"])
+
+
+def test_responses_may_be_shown_in_the_other_order(place: Place) -> None:
+    """What two questions share ends behind both responses, whichever comes last."""
+    engine = load_engine(str(place.model), dtype="float32")
+    requests = [
+        LabelRequest(
+            (
+                Message(
+                    "user", f"<response_b>\nno\n</response_b>\n<response_a>\n{a}\n</response_a>\n{question}"
+                ),
+            ),
+            (" A", " B"),
+        )
+        for a, question in (("yes", "Kind?"), ("yes", "Warm?"), ("never at all", "Kind?"))
+    ]
+    reader = StateReader(engine, layer=2, quoted=("response_a", "response_b"))
+
+    def features(asked: Sequence[LabelRequest]) -> torch.Tensor:
+        found = {at: row for batch in reader.read(asked) for at, (row, _) in batch.items()}
+        return torch.stack([row for _, row in sorted(found.items()) if isinstance(row, torch.Tensor)])
+
+    alone = torch.cat([features([each]) for each in requests])
+    torch.testing.assert_close(features(requests), alone, rtol=1e-4, atol=1e-4)

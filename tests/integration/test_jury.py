@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judges import constitution
+from judges import comparison, constitution
 from misbehaving import MisbehavingServer
 from spine import call, rows
 
 from rlaif.collect.pairs import read_pairs
-from rlaif.config import load_recipe
+from rlaif.config import LabelConfig, load_recipe
 from rlaif.constitution.load import to_yaml
-from rlaif.errors import ConfigError
+from rlaif.engines.journaled import NullMemo
+from rlaif.errors import ConfigError, JudgingError
+from rlaif.jobs.bench import Bench
+from rlaif.jobs.context import RunContext
 from rlaif.labels import sigmoid
 from rlaif.pipeline.dry_run import plan_recipe
 from rlaif.pipeline.run import run_recipe
+from rlaif.progress import NoProgress
 
 KEEN, CONTRARY, BLIND = (f"scripted:judges:{name}" for name in ("keen", "contrary", "half_blind"))
 TEXTS = [("q1", "q3"), ("q2", "q1"), ("q4", "q1"), ("q0", "q5")]
@@ -110,6 +114,59 @@ def test_a_judge_is_recused_from_its_own_base(work: Path) -> None:
     (work / "pairs.jsonl").write_text(text)
     assert labels(work, KEEN, CONTRARY, recuse="base")["0"] == pytest.approx(6)
     assert labels(work, KEEN, CONTRARY, out="all")["0"] == pytest.approx(4)
+
+
+def test_one_judge_by_two_names_is_refused(work: Path) -> None:
+    """It would be heard twice, and the agreement of two judges would be told of one."""
+    (work / "model").mkdir()
+    names = [str(work / "model"), str(work / "other" / ".." / "model")]
+    (work / "other").mkdir()
+    for judges in (names, [names[0], {"model": names[0], "protocol": "pairwise"}]):
+        with pytest.raises(ConfigError, match="are one judge, asked by the same protocol"):
+            run_recipe(load_recipe(recipe(work, *judges)), out=work / "run")
+
+
+def test_a_jury_of_which_all_are_recused_is_told(work: Path) -> None:
+    (work / "pairs.jsonl").write_text((work / "pairs.jsonl").read_text().splitlines()[0])
+    seats = [{"model": each, "recuse": ["org/*"]} for each in (KEEN, CONTRARY)]
+    with pytest.raises(JudgingError, match="every judge is recused from 1 comparison"):
+        labels(work, *seats, max_invalid=0.5)
+
+
+def test_a_judge_alone_is_not_recused(work: Path) -> None:
+    with pytest.raises(ConfigError, match="`judge: "):
+        labels(work, {"model": KEEN, "recuse": ["org/*"]})
+
+
+def test_a_folder_is_its_own_base_by_whatever_path_it_is_named(work: Path) -> None:
+    (work / "model").mkdir()
+    loaded = load_recipe(recipe(work, str(work / "model"), KEEN, recuse="base"))
+    context = RunContext(loaded, memo=NullMemo(), progress=NoProgress())
+    (stage,) = loaded.stages
+    assert isinstance(stage, LabelConfig)
+    own, other = Bench(stage, context).seats
+    by_it = comparison(1, "x", "y", models=("org/a@1", f"{work}/./model@1"))
+    assert (own.may_judge(by_it), other.may_judge(by_it)) == (False, True)
+    assert own.may_judge(comparison(1, "x", "y", models=("org/a@1", "org/b@1")))
+
+
+def test_a_wrong_weight_is_told_by_its_place(work: Path) -> None:
+    said = call("label", "--judge", "a=-1", "--judge", "b", "--responses", work / "pairs.jsonl")
+    assert "  judge.0.weight: Input should be greater than or equal to 0 (read: -1.0)\n" in said.err
+    assert "valid string" not in said.err
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(recipe(work, {"model": "a", "weight": "much"}))
+    (problem,) = raised.value.problems
+    assert problem.what.startswith("stages.0.judge.0.weight: Input should be a valid number")
+
+
+def test_a_home_that_is_nobodys_is_told(work: Path) -> None:
+    for options in (
+        ("--judge", "~nobody-here/judge"),
+        ("--judge", KEEN, "--responses", "~nobody-here/x.jsonl"),
+    ):
+        said = call("label", "--responses", work / "pairs.jsonl", *options, "--out", work / "run")
+        assert (said.status, "no such file" in said.err) == (1, True)
 
 
 def test_nothing_is_asked_twice_and_other_weights_ask_nothing(work: Path) -> None:

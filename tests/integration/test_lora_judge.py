@@ -12,19 +12,32 @@ import torch
 from kind_words import KIND, RUDE, Place, text, write_pairs
 from spine import call, rows
 
+from rlaif.config import LabelConfig, load_recipe
+from rlaif.config.labelling import ServerConfig
 from rlaif.constitution.load import load_constitution
 from rlaif.engines.base import LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
+from rlaif.engines.journaled import NullMemo
 from rlaif.engines.labels import find_labels
 from rlaif.errors import ModelError
+from rlaif.jobs.base import read_typed
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.engines import Engines
+from rlaif.jobs.way_out import closing_lines
+from rlaif.judging.aggregate import LabelStatistics
 from rlaif.judging.table import open_protocol
 from rlaif.models.load import load_engine
-from rlaif.models.lora_judge import resident_base
 from rlaif.models.open import open_engine
 from rlaif.models.probe_files import judge_about
+from rlaif.models.role_engine import resident_base
 from rlaif.models.shared_base import REFERENCE
+from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
+from rlaif.report.judge import judge_shown
+from rlaif.report.shown import Table
+from rlaif.results.judge import JudgeReport
 from rlaif.results.preferences import PreferencePair
+from rlaif.runs.spending import Spending
 from rlaif.stages.judge import comparison_of
 from rlaif.stages.judge_lora import _Asked, _log_odds
 from rlaif.types import Message
@@ -74,6 +87,9 @@ def test_an_adapter_learns_what_people_prefer(place: Place, trained: Path) -> No
     report = json.loads((trained / "judge/report.json").read_text("utf-8"))
     assert report["kind"] == "lora"
     assert report["held_out"] == 8
+    (table, *_) = judge_shown(read_typed(trained / "judge/report.json", JudgeReport))
+    assert isinstance(table, Table)
+    assert table.title == "on 8 of 40 pairs, whose prompts were held out"
     assert report["found"]["trained"]["accuracy"] > 0.85 > report["found"]["untrained"]["accuracy"]
     others = write_pairs(place.path / "others.jsonl", 12, first=100)
     said = call(
@@ -216,6 +232,68 @@ def test_a_judge_that_is_trained_too_late_is_refused(place: Place) -> None:
     said = call("run", recipe, "--dry-run")
     assert said.status == 1
     assert "trained after it" in said.err
+
+
+def test_what_would_do_instead_is_told_of_a_judge_that_the_run_trains(place: Place, trained: Path) -> None:
+    recipe = place.path / "instead.yaml"
+    values = {"model": place.model, "constitution": place.constitution, "pairs": place.pairs, "others": "o"}
+    text_ = RECIPE.format(**values, judge=f"[judge, {place.model}]").replace("name: learner", "name: judge")
+    recipe.write_text(text_)
+    loaded = load_recipe(recipe)
+    context = RunContext(loaded, memo=NullMemo(), progress=NoProgress(), path=trained)
+    statistics = LabelStatistics().as_dict() | {"audit": {"grade": "do not use", "line": "a coin"}}
+    config = loaded.stages[-1]
+    assert isinstance(config, LabelConfig)
+    larger, *_, last = closing_lines(config, context, statistics, place.path)
+    assert larger.startswith("a larger judge")
+    assert last.startswith(f"do not train on the labels of judge, {place.model}: a coin")
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("{stage: audit, judge: learner}", "only a `label` stage can be"),
+        ("{stage: ppo, reward: {own: {kind: judge, judge: learner}}}", "only a `label` stage can be"),
+        ("{stage: evaluate, judge: learner}", "only a `label` stage can be"),
+        ("{stage: audit}", "would audit 'learner', a judge that this recipe trains"),
+    ],
+)
+def test_only_labels_are_judged_by_a_stage(place: Place, stage: str, said: str) -> None:
+    values = {"model": place.model, "constitution": place.constitution, "pairs": place.pairs, "others": "o"}
+    text_ = RECIPE.format(**values, judge="learner")
+    recipe = place.path / "elsewhere.yaml"
+    recipe.write_text(text_.replace("  - stage: label", f"  - {stage}\n  - stage: label"))
+    found = call("run", recipe, "--out", place.path / "elsewhere")
+    assert found.status == 1
+    assert said in found.err
+
+
+def test_a_base_is_held_and_planned_once_by_whatever_path(
+    place: Place, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge knows its base by an absolute path, the recipe by another."""
+    monkeypatch.chdir(place.path)
+    engines = Engines(
+        NullMemo(),
+        dtype="float32",
+        device="cpu",
+        server=ServerConfig(),
+        note=lambda line: None,
+        spending=Spending(None),
+        model="./model",
+    )
+    engines.get(str(trained))
+    engine = engines.in_process("./model")
+    assert engine is not None
+    assert [role for role in resident_base(engine).roles if role.startswith("judge-")]
+    recipe = place.path / "rewarded.yaml"
+    recipe.write_text(
+        f"model: ./model\nconstitution: {place.constitution}\nstages:\n"
+        f"  - {{stage: ppo, reward: {{own: {{kind: judge, judge: {trained}}}}}}}\n"
+    )
+    said = call("memory", recipe)
+    assert said.status == 0, said.err
+    assert "answers and judges" not in said.out
 
 
 def test_the_plan_counts_whole_questions(place: Place) -> None:

@@ -69,6 +69,15 @@ def test_prompts_without_a_rubric_are_refused_before_a_model_is_loaded(stage: st
         run(tmp_path, f"  - {{stage: {stage}, prompts: {file}, reward: {{score: {{kind: rubric}}}}}}")
 
 
+@pytest.mark.parametrize(("protocol", "need"), [("rubric", "rubric"), ("reference", "reference")])
+def test_label_refuses_them_before_anything_is_sampled(protocol: str, need: str, tmp_path: Path) -> None:
+    file = prompts(tmp_path, "asked", bare=2)
+    stages = f"  - {{stage: sample, prompts: {file}, k: 2}}\n  - {{stage: label, protocol: {protocol}}}"
+    with pytest.raises(DataError, match=f"(?s)label: .* of 6 prompts have no {need}: asked0"):
+        run(tmp_path, stages)
+    assert not (tmp_path / "run/sample").exists()
+
+
 def test_evaluate_refuses_them_too(tmp_path: Path) -> None:
     file = prompts(tmp_path, "held", bare=1)
     grpo = f"  - {{stage: grpo, prompts: {prompts(tmp_path, 'train')}, reward: {{s: {{kind: rubric}}}}}}\n"

@@ -193,3 +193,25 @@ def test_a_calibration_of_another_judge_is_refused(tmp_path: Path) -> None:
     path = calibration(tmp_path / "c.json", judge_revision="other", principles="sample")
     with pytest.raises(ConfigError, match="fitted for another judge revision, principles"):
         run_recipe(recipe(calibration=path), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("stages", ["label", "audit, label"])
+def test_probes_are_answered_with_as_many_reasonings_as_labels(stages: str, tmp_path: Path) -> None:
+    label = LabelConfig(protocol="cot", reasonings=3, reasoning_tokens=20)
+    before = (AuditConfig(probes="on-topic", variants=0),) if "audit" in stages else ()
+    asked = Recipe(
+        name="reasons",
+        model="scripted",
+        constitution="default",
+        stages=(*before, SampleConfig(limit=1, k=2), label),
+    )
+    plans = {stage.name: stage for stage in plan_recipe(asked).stages}
+    questions = {name: plans[name].counts["questions"] for name in ("label", *(["audit"] if before else []))}
+    assert {name: plans[name].write for name in questions} == {
+        name: count * 3 * 20 for name, count in questions.items()
+    }
+    done = run_recipe(asked, out=tmp_path / "run")
+    # Each question: three reasonings, and the label behind each; and two completions were sampled.
+    assert done.asked == sum(questions.values()) * 3 * 2 + 2
+    if before:
+        assert done.stages[0].manifest.parts["writing"] == "20 tokens, 3 times"

@@ -36,3 +36,14 @@ def test_the_command_reads_back_as_what_was_meant(tmp_path: Path, model: str) ->
         served = model.startswith("openai:")
         assert list(read.params["base_url"]) == (list(recipe.server.base_urls) if served else [])
         assert read.params["api_key_env"] == ("MY_KEY" if served else None)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "read"), [(None, "both"), ("pointwise", "both"), ("rubric", "rubric"), ("cot", "cot")]
+)
+def test_the_audit_asks_by_the_protocol_that_labels(tmp_path: Path, protocol: str | None, read: str) -> None:
+    """A protocol that `both` leaves out would go unaudited, and the advice would come again."""
+    recipe = parse_recipe(RECIPE.format(model="smollm2-135m", constitution="my rules.yaml"), source="test")
+    context = RunContext(recipe, memo=NullMemo(), progress=NoProgress(), path=tmp_path)
+    _, _, *arguments = shlex.split(audit_command("smollm2-135m", context, protocol))
+    assert audit.make_context("audit", arguments).params["protocol"] == read

@@ -459,7 +459,7 @@ def test_a_dry_run_writes_nothing(pairs: Path, out: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "the file itself": (lambda pairs: ["--out", str(pairs)], "written into the file of pairs"),
+    "the file itself": (lambda pairs: ["--out", str(pairs)], "would be written over"),
     "no name": (lambda _: ["--annotator", " "], "say who labels"),
     "a long name": (lambda _: ["--annotator", "x" * 101], "more than 100"),
     "another suffix": (lambda pairs: ["--out", str(pairs.with_name("out.csv"))], "end the name in .jsonl"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from judges import comparison
 
 from rlaif.config import LabelConfig
+from rlaif.config.jury import JudgeSeat
 from rlaif.judging.judge import Judged
 from rlaif.judging.jury import JuryStatistics, audit_weight, contention, jury_logit
 from rlaif.labels import sigmoid
@@ -115,3 +117,20 @@ def test_what_only_a_jury_has_is_refused_for_one_judge() -> None:
         LabelConfig(judge="a", quorum=0.9)
     with pytest.raises(ValueError, match="calibration is of one judge"):
         LabelConfig(judge=("a", "b"), calibration="c.json")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings"),
+    [
+        ("cot", {"reasonings": 3, "reasoning_tokens": 9, "clamp": 0.7}),
+        ("commit", {"reasoning_tokens": 9}),
+        ("rubric", {"rubric_aggregate": "min", "constitution_weight": 1.0, "lacking": "skip"}),
+        ("reference", {"lacking": "plain"}),
+    ],
+)
+def test_settings_of_a_protocol_act_where_one_judge_is_asked_by_it(
+    protocol: str, settings: dict[str, Any]
+) -> None:
+    assert LabelConfig(judge=("a", JudgeSeat(model="b", protocol=protocol)), **settings).quorum == 0.5
+    with pytest.raises(ValueError, match="with `protocol: "):
+        LabelConfig(judge=("a", "b"), **settings)

@@ -93,6 +93,50 @@ def test_other_projects_and_what_nobody_decided(tmp_path: Path) -> None:
     assert (row["chosen"][0]["content"], row["annotator"]) == ("two", "ada@example.org")
 
 
+def test_odd_annotations_break_nothing(tmp_path: Path) -> None:
+    """A side counts before the choice of another tag; what is no number of seconds is none; equal texts are no
+    pair."""
+    data = {"prompt": "Which?", "text1": "one", "text2": "two"}
+    side = {"type": "pairwise", "to_name": "text1,text2", "value": {"selected": "left"}}
+    flag = {"from_name": "flags", "type": "choices", "value": {"choices": ["Both"]}}
+    odd: list[tuple[str, list[Any], Any]] = [
+        ("1", [flag, side], 3),
+        (
+            "2",
+            [{**side, "value": {"selected": ["left"]}}, {**flag, "value": {"choices": 4}}, side],
+            float("inf"),
+        ),
+        ("3", [{**side, "to_name": "text1,text1"}], 10**400),
+        ("4", [flag], -1),
+    ]
+    tasks = [
+        {
+            "data": {**data, "prompt": prompt},
+            "annotations": [{"completed_by": " ", "result": r, "lead_time": t}],
+        }
+        for prompt, r, t in odd
+    ]
+    tasks.append(annotated({"data": {**data, "text2": "one "}}, "left"))
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    found = call("collect", "import", tmp_path / "export.json", "--out", tmp_path / "labels.jsonl")
+    assert "5 annotations: 3 labels, 1 tie, 1 skipped" in found.out, found.err
+    labels = rows(tmp_path / "labels.jsonl")
+    assert [row["chosen"][0]["content"] for row in labels[:3]] == ["one"] * 3
+    assert [row["seconds"] for row in labels] == [3, 0, 0, 0]
+    assert {row["annotator"] for row in labels} == {"label-studio"}
+
+
+def test_an_export_writes_over_nothing_that_it_reads(pairs: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    with LabelsFile(labels) as file:
+        file.add(read_pairs(pairs).pairs[0], "first", annotator="ada", seconds=1.0, tie_first=True)
+    before = labels.read_bytes()
+    for out, said in ((labels, "would be written over"), (tmp_path / "tasks.xml", "end the name in .json")):
+        found = call("collect", "export", pairs, "--labels", labels, "--out", out)
+        assert (found.status, said in found.err) == (1, True)
+    assert labels.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -103,6 +147,21 @@ def test_other_projects_and_what_nobody_decided(tmp_path: Path) -> None:
         ('[{"data": {"text1": "a", "text2": "b"}, "annotations": [{}]}]', "no prompt"),
         ('[{"data": {"prompt": "x", "text1": 1, "text2": "b"}, "annotations": [{}]}]', "no string"),
         ('[{"data": {"prompt": "x", "text1": "a", "text2": "b"}, "annotations": [1]}]', "no object"),
+        (
+            '[{"data": {"prompt": "x", "text1": "a", "text2": "b"}, "annotations": 1}]',
+            "`annotations` is no list",
+        ),
+        (
+            '[{"data": {"prompt": "x", "text1": "a", "text2": "b"}, "annotations": [{"result": 1}]}]',
+            "`result` is no list",
+        ),
+        ('[{"data": {"prompt": " ", "text1": "a", "text2": "b"}, "annotations": [{}]}]', "no prompt"),
+        (
+            '[{"data": {"rlaif": {"prompt": [{"role": "bogus", "content": "x"}]}, "text1": "a", "text2": "b"},'
+            ' "annotations": [{}]}]',
+            'is "bogus"',
+        ),
+        ('[{"prompt": "x", "text1": "a", "text2": "b", "better": {"selected": "left"}}]', "no data"),
     ],
 )
 def test_what_is_no_export_is_refused_and_nothing_is_written(tmp_path: Path, content: str, said: str) -> None:

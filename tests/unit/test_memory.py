@@ -9,8 +9,12 @@ import pytest
 import torch
 from tiny import save_tiny, tiny_model
 
-from rlaif.config import Recipe, load_recipe
+from rlaif.config import Recipe, load_recipe, parse_recipe
+from rlaif.engines.journaled import NullMemo
 from rlaif.errors import ConfigError
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.lengths import Device, Lengths
+from rlaif.jobs.table import make_job
 from rlaif.models.memory import (
     CACHE_GROWTH,
     MemoryPlan,
@@ -26,6 +30,7 @@ from rlaif.models.memory import (
 from rlaif.models.quantized import check_quantization
 from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.pipeline.memory import Machine, recipe_memory
+from rlaif.progress import NoProgress
 
 SHAPE = ModelShape(
     name="toy",
@@ -197,3 +202,35 @@ def test_a_base_in_parts_that_does_not_fit_is_not_told_to_be_cut_into_parts(
     recipe = load_recipe("recipes/gpu_70b.yaml", (f"model={model}", f"shard_base={shard}"))
     for stage in recipe_memory(recipe, machine=Machine.gpu(0.1, processes)):
         assert stage.plan.lines()[-1].endswith(told)
+
+
+@pytest.mark.parametrize("protocol", ["cot", "commit"])
+def test_a_plan_counts_what_a_judge_writes_before_its_label(protocol: str, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+    text = f"""
+model: {model}
+constitution: default
+stages:
+  - {{stage: audit, protocol: {protocol}, probes: on-topic, variants: 0}}
+  - {{stage: sample, limit: 3, k: 2, max_new_tokens: 10}}
+  - {{stage: label, protocol: {protocol}, reasoning_tokens: 5000}}
+"""
+
+    def works(text: str) -> dict[str, StageWork | None]:
+        recipe = parse_recipe(text, source="r.yaml")
+        context = RunContext(recipe, memo=NullMemo(), progress=NoProgress())
+        jobs = [make_job(config, context) for config in recipe.stages]
+        device = Device("cpu", tokens=2048, rows=8)
+        return {job.config.stage: job.memory_work(Lengths(jobs, context), device) for job in jobs}
+
+    asked = works(text)
+    audit, label = asked["audit"], asked["label"]
+    assert audit is not None
+    assert label is not None
+    # Of three prompts with a pair each: six questions with reasons, in both orders, or three answers.
+    assert (label.sampled_rows, audit.sampled_rows) == (6 if protocol == "cot" else 3, 8)
+    assert (label.new_tokens, audit.new_tokens, label.read_tokens) == (5000, 5000, 2048)
+    assert 5000 < label.row_tokens < 8000
+    plain = works(text.replace(protocol, "pairwise").replace(", reasoning_tokens: 5000", ""))
+    for stage in ("audit", "label"):
+        assert plain[stage] == StageWork(read_tokens=2048, read_logits=2048 // 16)

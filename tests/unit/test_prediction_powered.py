@@ -82,6 +82,31 @@ def test_items_of_one_prompt_count_as_a_cluster() -> None:
     assert fourfold.both.high - fourfold.both.low == pytest.approx(width, rel=0.02)
 
 
+def test_a_prompt_that_people_saw_in_part_is_one_prompt() -> None:
+    """Its items that people labelled and those that they did not vary together: so do the two means."""
+    f, y = [1.0, 0.0, 1.0, 0.0] * 2, [1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    rest = [1.0, 0.0] * 4
+
+    def variance(apart: int) -> tuple[float, float]:
+        items = [Labelled(a, b, i) for i, (a, b) in enumerate(zip(f, y, strict=True))]
+        found = powered_mean([*items, *(Labelled(a, None, apart + i) for i, a in enumerate(rest))])
+        return found.weight, found.labels / found.effective
+
+    (weight, whole), (same_weight, parts) = variance(0), variance(10)
+    assert weight == same_weight > 0
+    error = np.array(y) - weight * np.array(f)
+    cross = float((error - error.mean()) @ (np.array(rest) - 0.5)) / 64
+    alone = float(np.var([*y, 1.0, 0.0], ddof=1)) / 8
+    assert abs(cross) > 0.001
+    assert (whole - parts) * alone == pytest.approx(2 * weight * cross)
+
+
+def test_further_items_of_one_prompt_add_nothing() -> None:
+    items = drawn(np.random.default_rng(4), people=30, items=30, right=0.9)
+    found = powered_mean([*items, Labelled(1.0, None, 99), Labelled(0.0, None, 99)])
+    assert (found.weight, found.both) == (0, found.people)
+
+
 def test_labels_that_all_agree_are_not_certain() -> None:
     items = [Labelled(1.0, 1.0 if i < 10 else None, i) for i in range(50)]
     found = powered_mean(items)
@@ -147,6 +172,22 @@ def test_labels_of_something_else_are_refused() -> None:
         people_rates(evaluation(), {"ppo/p5/0": PeopleLabel({"warm 5": 1, "cold 5": 0})})
 
 
+def test_labels_that_are_in_no_figure_are_told() -> None:
+    def told(*pairs: str) -> tuple[int, list[str]]:
+        labels = {
+            f"ppo/{name}/0": PeopleLabel({f"warm {name[1:]}": 1.0, f"plain {name[1:]}": 0.0})
+            for name in pairs
+        }
+        found = compare([evaluation()], people=labels, resamples=10)
+        return len(found.people), [note for note in found.notes if "with labels of people" in note]
+
+    assert told("p3", "p4") == (1, [])
+    rates, (line,) = told("p3", "p4", "q9")
+    assert (rates, line.partition(" with")[0]) == (1, "1 of 3 pairs")
+    rates, (line,) = told("p3")
+    assert (rates, line.partition(" with")[0]) == (0, "1 of 1 pair")
+
+
 def test_what_people_are_shown_is_what_their_labels_are_of(tmp_path: Path) -> None:
     rows = list(pair_rows(evaluation(), PROMPTS, PromptLibrary(), "judge@1"))
     assert len(rows) == 28
@@ -162,8 +203,9 @@ def test_what_people_are_shown_is_what_their_labels_are_of(tmp_path: Path) -> No
     assert found["ppo/p0/0"].texts == {"plain 0": 0.75, "warm 0": 0.25}
     del collected[0]["source_id"]
     path.write_text("".join(json.dumps(row) + "\n" for row in collected))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as raised:
         read_people(str(path))
+    assert raised.value.remedy == "correct it"
 
 
 def test_the_command_line_takes_them(tmp_path: Path) -> None:

@@ -206,3 +206,18 @@ def test_the_dry_run_lists_the_runs_and_writes_nothing(recipe: str, tmp_path: Pa
     assert "one of 2 runs" in found.out
     assert "seed-1" in found.out
     assert not (tmp_path / "o").exists()
+
+
+def test_policies_with_one_seed_in_common_are_told_apart_from_those_compared() -> None:
+    """A run that failed does not take the table with it, and nobody wins over one that was not met."""
+    runs = [ran(seed, {"ppo": 3.0}, setting="a") for seed in (0, 1)]
+    runs += [ran(seed, {"ppo": 0.5}, setting="b") for seed in (1, 2)]
+    found = study(runs, name="s")
+    assert [(each.policy, each.against) for each in found.differences] == [
+        ("ppo (a)", "start"),
+        ("ppo (b)", "start"),
+    ]
+    told = "`ppo (a)` and `ppo (b)` are not compared on gold: fewer than two seeds (or prompts) have both."
+    assert told in found.verdict
+    assert found.winner is None
+    assert found.verdict[0].startswith("No single winner")

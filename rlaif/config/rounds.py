@@ -1,0 +1,44 @@
+"""The settings of a recipe that is run round after round."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.config.settings import Settings
+from rlaif.config.start import ReferenceChoice
+
+__all__ = ["RoundsConfig"]
+
+
+class RoundsConfig(Settings):
+    """How often a recipe is run, each time from the policy of the time before and on fresh prompts."""
+
+    count: Annotated[int, Field(ge=1, le=100)] = 3
+    """Rounds, at most."""
+
+    policy: str | None = None
+    """Name of the stage whose policy goes on to the next round; the last one that trains a policy when left
+    out."""
+
+    memory: Literal["all", "last"] | Annotated[int, Field(ge=1)] = "all"
+    """Whose preferences a round learns from beside its own: those of `all` earlier rounds, none but its own
+    (`last`), or those of that many rounds, its own among them."""
+
+    reference: ReferenceChoice = "first"
+    """What policies are held to from the second round on: `first` the model without any adapter, `previous`
+    the policy of the round before."""
+
+    fresh: Annotated[int, Field(ge=2)] | None = 24
+    """Prompts that each round is evaluated on besides, other ones each time; `null` for none."""
+
+    stop_when: Literal["never", "no_gain"] = "never"
+    """`no_gain` ends after a round whose gold measure did not rise over the round before by more than its
+    interval; the best policy is kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_number(cls, values: Any) -> Any:
+        is_number = isinstance(values, int) and not isinstance(values, bool)
+        return {"count": values} if is_number else values

@@ -1,0 +1,230 @@
+"""Rounds: each from the policy of the time before, on fresh prompts, with answers after each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from spine import call, rows
+from tiny import save_tiny
+
+from rlaif.config import Recipe, parse_recipe
+from rlaif.errors import ConfigError, DataError
+from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
+from rlaif.results.rounds import Gain, Round, Rounds, Share
+from rlaif.stages.rounds import best_round
+from rlaif.stats import Estimate
+
+JUDGE = "scripted:spine:swift"
+
+
+def recipe(path: Path, *, rounds: object = 2, **changed: Any) -> Recipe:
+    prompts = {"prompts": str(path / "prompts.txt"), "max_new_tokens": 4}
+    stages: list[dict[str, Any]] = [
+        {"stage": "sample", **prompts, "split": "label", "limit": 6, "k": 3},
+        {"stage": "label", "judge": JUDGE, "audit": False},
+        {"stage": "reward", "keep": "head", "uninformative": "allow"},
+        {
+            "stage": "ppo",
+            **prompts,
+            "split": "rl",
+            "limit": 4,
+            "steps": 2,
+            "episodes": 4,
+            "lora_rank": 2,
+            "learning_rate": 1e-2,
+        },
+        {
+            "stage": "evaluate",
+            **prompts,
+            "split": "eval",
+            "limit": 4,
+            "samples": 2,
+            "win_rate": False,
+            "gold": "toy_policy:letters",
+        },
+        {"stage": "compare", "resamples": 100},
+    ]
+    stages = [
+        stage | changed.get(stage["stage"], {})
+        for stage in stages
+        if changed.get(stage["stage"], {}) is not None
+    ]
+    values = {
+        "name": "turns",
+        "model": str(path / "model"),
+        "dtype": "float32",
+        "rounds": rounds,
+        "stages": stages,
+    }
+    return parse_recipe(json.dumps(values), source="test")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    save_tiny(folder / "model")
+    (folder / "prompts.txt").write_text("\n".join(f"say thing {at}" for at in range(80)), "utf-8")
+    return folder
+
+
+SETTINGS = {"count": 2, "fresh": 3}
+
+
+@pytest.fixture(scope="module")
+def ran(place: Path) -> Path:
+    run_rounds(recipe(place, rounds=SETTINGS), out=place / "run")
+    return place / "run"
+
+
+def asked(folder: Path) -> set[str]:
+    return {row["prompt_id"] for row in rows(folder)}
+
+
+def test_each_round_is_a_run_on_prompts_of_its_own(ran: Path) -> None:
+    for stage in ("sample/completions.jsonl", "ppo/completions.jsonl", "evaluate-fresh/completions.jsonl"):
+        assert not asked(ran / "round-1" / stage) & asked(ran / "round-2" / stage)
+    fixed = [asked(ran / f"round-{number}/evaluate/completions.jsonl") for number in (1, 2)]
+    assert fixed[0] == fixed[1]
+    assert not fixed[0] & asked(ran / "round-1/evaluate-fresh/completions.jsonl")
+
+
+def test_the_second_round_starts_from_the_first_and_remembers_its_labels(ran: Path) -> None:
+    models = json.loads((ran / "round-2/sample/manifest.json").read_text("utf-8"))["models"]
+    assert "round-1/ppo/adapter@" in models["policy"]
+    report = [json.loads((ran / f"round-{at}/reward/report.json").read_text("utf-8")) for at in (1, 2)]
+    pairs = [each["pairs"] + each["held_out_pairs"] for each in report]
+    labelled = [len(rows(ran / f"round-{at}/label/preferences.jsonl")) for at in (1, 2)]
+    assert pairs == [labelled[0], sum(labelled)]
+    assert report[0]["previous"] == {}
+    assert report[1]["previous"]["fresh"]["pairs"] == labelled[1]
+    parts = json.loads((ran / "round-2/ppo/manifest.json").read_text("utf-8"))["parts"]
+    assert parts["reference"] == "first"
+
+
+def test_the_answers_are_in_words_and_in_figures(ran: Path) -> None:
+    found = json.loads((ran / "rounds.json").read_text("utf-8"))
+    assert [each["number"] for each in found["rounds"]] == [1, 2]
+    second = found["rounds"][1]
+    assert "letters" in second["answers"][0]
+    assert "over round 1" in second["answers"][0]
+    measured = {(each["measure"], each["against"], each["prompts"]) for each in second["gains"]}
+    assert {
+        ("letters", "previous", "fixed"),
+        ("letters", "start", "fresh"),
+        ("reward", "previous", "fixed"),
+    } <= measured
+    assert {"fresh"} <= set(second["reward"])
+    assert second["overfit"] is not None
+    assert "# 2 rounds; the policy of round" in (ran / "rounds.md").read_text("utf-8")
+    best = f"round-{found['best']}/ppo/adapter"
+    kept = load_file(ran / "policy/adapter_model.safetensors")
+    made = load_file(ran / best / "adapter_model.safetensors")
+    assert all(made[name].equal(tensor) for name, tensor in kept.items())
+
+
+def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
+    half = place / "killed"
+    shutil.copytree(ran, half)
+    for stage in ("ppo", "evaluate", "evaluate-fresh", "compare"):
+        shutil.rmtree(half / "round-2" / stage)
+    for name in ("rounds.json", "rounds.md"):
+        (half / name).unlink()
+    first = (half / "round-1/ppo/manifest.json").read_bytes()
+    run_rounds(recipe(place, rounds=SETTINGS), out=half)
+    assert (half / "round-1/ppo/manifest.json").read_bytes() == first
+    one, other = (json.loads((each / "rounds.json").read_text("utf-8")) for each in (ran, half))
+    assert one == other
+
+
+def test_it_ends_without_a_gain_and_keeps_the_best(place: Path) -> None:
+    still = recipe(
+        place, rounds={"count": 3, "fresh": None, "stop_when": "no_gain"}, ppo={"learning_rate": 1e-12}
+    )
+    found = run_rounds(still, out=place / "still")
+    assert len(found.rounds) == 1
+    assert "did not rise over the round before" in found.stopped
+    assert (place / "still/policy/adapter_config.json").is_file()
+
+
+def test_prompts_that_run_out_are_counted_before_anything_runs(place: Path) -> None:
+    with pytest.raises(DataError, match=r"prompts run out in round \d+: of \d+ prompts \d+ are used already"):
+        run_rounds(recipe(place, rounds=30), out=place / "out")
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sample": {"limit": None}}, "the stage must say how many"),
+        ({"evaluate": {"limit": None}}, "must be told apart"),
+        ({"evaluate": None, "compare": None}, "rounds need an `evaluate` stage"),
+    ],
+)
+def test_what_cannot_be_run_in_rounds_is_refused(place: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_rounds(recipe(place, **changed))
+    with pytest.raises(ConfigError, match="no stage 'dpo' that trains a policy"):
+        check_rounds(recipe(place, rounds={"count": 2, "policy": "dpo"}))
+
+
+@pytest.mark.parametrize(
+    ("memory", "remembered"), [("all", [1, 2, 3]), ("last", []), (2, [3]), (9, [1, 2, 3])]
+)
+def test_what_is_remembered(place: Path, memory: object, remembered: list[int]) -> None:
+    former = Former(Path("p"), Path("r"), tuple(Path(f"labels-{at}") for at in (1, 2, 3)))
+    own = recipe_of_round(recipe(place, rounds={"memory": memory, "count": 4}), 4, former)
+    stage = next(each for each in own.stages if each.stage == "reward")
+    assert [each.file for each in stage.files] == [f"labels-{at}" for at in remembered]  # type: ignore[attr-defined]
+    assert stage.input == "label"  # type: ignore[attr-defined]
+    assert stage.previous == "r"  # type: ignore[attr-defined]
+
+
+def estimate(value: float, width: float) -> Estimate:
+    return Estimate(value, value - width, value + width)
+
+
+def round_of(number: int, gold: float, *gains: Gain, **more: Any) -> Round:
+    return Round(number, f"round-{number}/ppo", "gold", estimate(gold, 0.1), None, gains, **more)
+
+
+def test_the_proxy_that_runs_ahead_and_the_judge_that_changes_are_named() -> None:
+    first = round_of(1, 0.3, judge={"flips": Share(100, estimate(0.1, 0.05))})
+    second = round_of(
+        2,
+        0.2,
+        Gain("gold", "previous", "fixed", estimate(-0.1, 0.05)),
+        Gain("gold", "start", "fixed", estimate(0.2, 0.05)),
+        Gain("reward", "previous", "fixed", estimate(0.5, 0.1)),
+        overfit=estimate(0.2, 0.1),
+        reward={
+            "fresh": Share(50, estimate(0.6, 0.1)),
+            "before": Share(9, estimate(0.5, 0.2)),
+            "now": Share(9, estimate(0.7, 0.2)),
+        },
+        judge={"flips": Share(100, estimate(0.4, 0.05))},
+    )
+    said = list(Rounds((first, second), best_round([first, second])).words(1))
+    assert "(fell)" in said[0]
+    assert "(improved)" in said[0]
+    assert said[1].startswith("The proxy runs ahead of gold")
+    assert "of the prompts that every round is measured on" in said[2]
+    assert "50 % [40, 70]" not in said[3]
+    assert "60 % [50, 70] of 50 new pairs" in said[3]
+    assert said[4] == "The judge behaves otherwise on the new policy: flips 10 % [5, 15] → 40 % [35, 45]."
+    assert best_round([first, second]) == 1
+    assert not second.has_gained
+
+
+def test_the_command_tells_what_each_round_did(place: Path, ran: Path) -> None:
+    said = call("run", ran / "recipe.yaml", "--out", ran, "--dry-run")
+    assert said.status == 0, said.err
+    assert "the first of 2 rounds" in said.out
+    said = call("run", ran / "recipe.yaml", "--out", ran)
+    assert said.status == 0, said.err
+    assert "the policy of round" in said.out
+    assert "rounds.md" in said.out
