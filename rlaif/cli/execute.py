@@ -49,6 +49,7 @@ def execute(
         show_plan(plan_recipe(recipe), folder)
         return
     from rlaif.models.ranks import join
+    from rlaif.pipeline.report import reported, try_report
     from rlaif.progress import NoProgress
 
     ranks, parts = join(), None
@@ -59,7 +60,10 @@ def execute(
 
             place = journal or folder.absolute().parent / JOURNAL
             parts = merge_shards(recipe, shards, place, progress, out=folder)
-        result = run_recipe(recipe, out=folder, journal=journal, progress=progress, parts=parts, reuse=reuse)
+        with reported(folder, progress.note) if ranks.first else nullcontext():
+            result = run_recipe(
+                recipe, out=folder, journal=journal, progress=progress, parts=parts, reuse=reuse
+            )
         if merge and ranks.first:
             from rlaif.jobs.merging import adapter_of, merge_adapter
 
@@ -67,9 +71,10 @@ def execute(
                 "the full model is in "
                 f"{merge_adapter(adapter_of(result.stages[-1].folder), log=progress.note)}"
             )
+        report = try_report(result.folder, progress.note) if ranks.first else None
     if ranks.first:
         _show_stages(result, output())
-        _show_end(result, output())
+        _show_end(result, output(), report)
 
 
 def execute_rounds(recipe: Recipe, *, out: Path | None, journal: Path | None, dry_run: bool) -> None:
@@ -129,7 +134,7 @@ def questions(asked: int, reused: int) -> str:
     )
 
 
-def _show_end(result: RunResult, console: Console) -> None:
+def _show_end(result: RunResult, console: Console, report: Path | None) -> None:
     console.print(f"\n{questions(result.asked, result.reused)}; journal: {result.journal}", soft_wrap=True)
     for line in _spent(result.spent, result.limit):
         console.print(line, soft_wrap=True, highlight=False)
@@ -138,6 +143,8 @@ def _show_end(result: RunResult, console: Console) -> None:
         rows = "" if stage.manifest.rows is None else f" ({count_of(stage.manifest.rows, 'row')})"
         files = f"{stage.folder / main}{rows}, {stage.folder / 'samples.md'}"
         console.print(f"{stage.config.name}: {files}", soft_wrap=True)
+    if report is not None:
+        console.print(f"report: {report} (one file; open it in a browser)", soft_wrap=True)
     for stage in result.stages:
         if stage.manifest.gaps:
             console.print(

@@ -134,6 +134,7 @@ def _show_plan(plan: StudyPlan) -> None:
 def _show(result: StudyResult) -> None:
     from rlaif.cli.console import output
     from rlaif.cli.show import show
+    from rlaif.pipeline.report import REPORT
     from rlaif.pipeline.study import STUDY
     from rlaif.report.study import study_tables
 
@@ -148,3 +149,5 @@ def _show(result: StudyResult) -> None:
         return
     show([*study_tables(result.found), *(f"• {line}" for line in result.found.verdict)], console)
     console.print(f"\n{result.plan.folder / STUDY}, {result.plan.folder / 'study.md'}", soft_wrap=True)
+    if (report := result.plan.folder / REPORT).exists():
+        console.print(f"report: {report} (one file; open it in a browser)", soft_wrap=True)

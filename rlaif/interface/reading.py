@@ -10,8 +10,10 @@ from rlaif.config import Recipe, load_recipe
 from rlaif.io import readers
 from rlaif.jobs.audit_files import read_audit_pairs as pairs_of
 from rlaif.jobs.learned_rows import read_preferences as preferences_of
+from rlaif.pipeline.report import reported, try_report
 from rlaif.pipeline.run import RunResult, default_folder, run_recipe
-from rlaif.progress import Progress
+from rlaif.progress import NoProgress, Progress
+from rlaif.ranks import current
 from rlaif.results.preferences import PreferencePair
 from rlaif.types import Comparison, Prompt
 
@@ -85,7 +87,12 @@ def run(
         RlaifError: An input, a model or the disk is not as it must be.
     """
     read = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    return run_recipe(read, out=Path(out) if out else default_folder(read), progress=progress)
+    folder, heard = Path(out) if out else default_folder(read), progress or NoProgress()
+    with reported(folder, heard.note):
+        result = run_recipe(read, out=folder, progress=heard)
+    if current().first:
+        try_report(folder, heard.note)
+    return result
 
 
 def _notice(source: str | Path, line: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rlaif.config.evaluation import EvaluateConfig
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
-from rlaif.io.writers import write_rows, write_text
+from rlaif.io.writers import RowWriter, write_rows, write_text
 from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import (
     AnyJob,
@@ -33,6 +33,7 @@ from rlaif.jobs.merging import adapter_of
 from rlaif.jobs.people import PAIRS, pair_rows
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import model_reward
+from rlaif.judging.judge import Judged
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
@@ -41,7 +42,8 @@ from rlaif.models.shared_base import SharedBase
 from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
 from rlaif.report.shown import Shown
-from rlaif.results.evaluation import Evaluation
+from rlaif.results.evaluation import Evaluation, pair_id
+from rlaif.results.rows import verdict_row
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.rubric import RubricReward
 from rlaif.runs.costs import COST, TRAINING, read_cost, write_cost
@@ -49,20 +51,22 @@ from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.stages.label import askable
 from rlaif.stages.win_rate import telling
-from rlaif.types import Prompt
+from rlaif.types import Comparison, Message, Prompt
 
 __all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
 
 START = "start"
 """Name of the policy that the others were trained from."""
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
+VERDICTS = "verdicts.jsonl"
+"""What the judge said of every pair, by principle and in each order."""
 TO_READ = 12
 """Prompts whose completions are written out."""
 
 
 class EvaluateJob(Job[EvaluateConfig]):
     """Held-out prompts and policies in, measures with intervals out: `evaluation.json`, `completions.jsonl`,
-    `training.json`."""
+    `verdicts.jsonl`, `training.json`."""
 
     def __init__(self, config: EvaluateConfig, context: RunContext) -> None:
         super().__init__(config, context)
@@ -146,7 +150,8 @@ class EvaluateJob(Job[EvaluateConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context, refused = self.context, list[tuple[str, str]]()
-        with self._adapters() as policies:
+        judged = RowWriter(folder / VERDICTS, "jsonl") if self.config.win_rate else nullcontext()
+        with self._adapters() as policies, judged as verdicts:
             found = evaluate(
                 self.prompts,
                 policies,
@@ -155,7 +160,7 @@ class EvaluateJob(Job[EvaluateConfig]):
                 seed=context.seed(self.config),
                 reward=self._reward(),
                 rubric=self._rubric(),
-                judge=self._judge() if self.config.win_rate else None,
+                judge=None if verdicts is None else _kept(self._judge(), verdicts),
                 messages=context.library.policy,
                 progress=context.progress,
                 left_out=refused.extend,
@@ -169,17 +174,18 @@ class EvaluateJob(Job[EvaluateConfig]):
         write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
         write_text(folder / "evaluation.md", evaluation_markdown(found))
         write_cost(folder / TRAINING, self._training())
-        rows = _completion_rows(found)
+        rows = _completion_rows(found, self.prompts, context.library.policy)
         count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
         write_text(folder / "samples.md", _side_by_side(found, self.prompts))
         counts = {"prompts": len(self.prompts), "policies": len(policies), "completions": count}
         if refused:
             counts["refused"] = len(refused)
         written = {EVALUATION: 1, "completions.jsonl": count, **write_refused(folder, refused)}
-        if self.config.win_rate:
+        if verdicts is not None:
             judge = context.engines.card(context.model(self.config.judge)).label
             pairs = pair_rows(found, self.prompts, context.library, judge)
             written[PAIRS] = write_rows(folder / PAIRS, pairs, "jsonl").rows
+            written[VERDICTS] = verdicts.rows
         return Outcome(counts=counts, rows=written, gaps=gaps)
 
     @contextmanager
@@ -305,12 +311,31 @@ def _names(policies: Sequence[str]) -> dict[str, str]:
     raise ConfigError("the same policy is named twice", remedy="name each policy once")
 
 
-def _completion_rows(found: Evaluation) -> list[dict[str, Any]]:
-    """One row per completion, with its measures."""
+def _kept(judge: Judging, verdicts: RowWriter) -> Judging:
+    """`judge`, whose verdicts are written as they come, under the `pair_id` of their pair; `a` is the
+    policy's completion."""
+
+    def asked(comparisons: Sequence[Comparison]) -> Iterator[Judged]:
+        for judged in judge(comparisons):
+            policy, start = judged.comparison.a, judged.comparison.b
+            id = pair_id(policy.model, judged.comparison.prompt.id, start.index)
+            for verdict in judged.verdicts:
+                verdicts.write({**verdict_row(verdict), "comparison_id": id})
+            yield judged
+
+    return asked
+
+
+def _completion_rows(
+    found: Evaluation, prompts: Sequence[Prompt], messages: Callable[[Prompt], Sequence[Message]]
+) -> list[dict[str, Any]]:
+    """One row per completion, with what the policy read, and its measures."""
+    read = {prompt.id: [turn.as_dict() for turn in messages(prompt)] for prompt in prompts}
     return [
         {
             "policy": policy.name,
             "prompt_id": prompt,
+            "prompt": read[prompt],
             "completion": text,
             "measures": {name: values[number] for name, values in policy.rows.measures.items()},
         }

@@ -1,6 +1,7 @@
 """A study: one recipe under several seeds, and under the settings of a grid, put into one table.
 
 OUT/study.json, study.md   the table and its verdict
+OUT/report.html            the same with pictures, on a page
 OUT/SETTING-seed-N/        a run, as `rlaif run` leaves it
 OUT/recipes/, OUT/logs/    each run's recipe, and what it printed
 OUT/rlaif-journal.sqlite   the answers of all
@@ -27,6 +28,7 @@ from rlaif.errors import ConfigError, RunError
 from rlaif.io.writers import write_text
 from rlaif.jobs.evaluate import EVALUATION, read_evaluation
 from rlaif.pipeline.children import Child, Children
+from rlaif.pipeline.report import try_report
 from rlaif.pipeline.run import recipe_text
 from rlaif.progress import Progress
 from rlaif.report.study import study_markdown
@@ -175,6 +177,7 @@ def run_study(plan: StudyPlan, *, jobs: int = 1, progress: Progress) -> StudyRes
         found = study(runs, name=plan.name, failed=failed)
         write_text(plan.folder / STUDY, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
         write_text(plan.folder / "study.md", study_markdown(found))
+        try_report(plan.folder, progress.note)
         return StudyResult(plan, found, failed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rlaif.audit.cases import plain
@@ -128,3 +128,40 @@ class Study:
         for each, value in zip(found["differences"], self.differences, strict=True):
             each["words"] = value.words
         return {"winner": self.winner, "verdict": list(self.verdict), **found}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Study:
+        """What `as_dict` gave, back.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: Something is missing, or of the wrong kind.
+        """
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        return cls(
+            **{
+                **known,
+                "seeds": tuple(values["seeds"]),
+                "policies": tuple(_policy(each) for each in values["policies"]),
+                "differences": tuple(_difference(each) for each in values["differences"]),
+                "notes": tuple(values["notes"]),
+            }
+        )
+
+
+def _policy(values: Mapping[str, Any]) -> StudyPolicy:
+    return StudyPolicy(
+        name=values["name"],
+        seeds=tuple(values["seeds"]),
+        by_seed={
+            measure: {int(seed): value for seed, value in by_seed.items()}
+            for measure, by_seed in values["by_seed"].items()
+        },
+        estimates={measure: Estimate(**each) for measure, each in values["estimates"].items()},
+        places=tuple(values["places"]),
+        cost=MeanCost(**values["cost"]) if values["cost"] else None,
+    )
+
+
+def _difference(values: Mapping[str, Any]) -> SeedDifference:
+    known = {each.name: values[each.name] for each in fields(SeedDifference)}
+    return SeedDifference(**{**known, "estimate": Estimate(**values["estimate"])})

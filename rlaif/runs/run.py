@@ -5,6 +5,7 @@ RUN/recipe.yaml       the resolved recipe: `rlaif run RUN/recipe.yaml` does it a
 RUN/../rlaif-journal.sqlite   every answer a model gave, shared by the runs beside each other
 RUN/STAGE/            a finished stage, with its manifest
 RUN/superseded/       finished stages that a later one replaced
+RUN/report.html       all of it on one page, for a person
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from rlaif.runs.disk import run_errors, write_whole
 from rlaif.runs.folders import remove_leftovers, stage_folder
 from rlaif.runs.manifest import MANIFEST, Manifest, first_problem
 
-__all__ = ["RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run", "remove_abandoned"]
+__all__ = ["RUN", "RunFolder", "RunInfo", "Status", "list_runs", "now", "read_run", "remove_abandoned"]
 
 Status = Literal["running", "finished", "failed", "interrupted", "damaged"]
 """`damaged` is never written: it stands in lists for a `run.json` that cannot be read."""

@@ -203,6 +203,7 @@ def test_no_space_for_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(path.name for path in Path("run").iterdir()) == [
         ".lock",
         "recipe.yaml",
+        "report.html",
         "run.json",
         "sample",
     ]

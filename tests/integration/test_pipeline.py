@@ -132,6 +132,7 @@ def test_label_leaves_all_its_files_and_no_others(labelled: Path) -> None:
         "label/unlabelled.jsonl",
         "label/verdicts.jsonl",
         "recipe.yaml",
+        "report.html",
         "run.json",
         "sample/completions.jsonl",
         "sample/manifest.json",

@@ -67,3 +67,7 @@ def test_a_study_tells_what_failed_and_goes_on(
     assert told["seeds"] == [0, 1]
     assert [each["name"] for each in told["policies"]] == ["start", "dpo"]
     assert "over 2 seeds" in (out / "study.md").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    pages = [each.parent.name for each in out.glob("*/report.html")]
+    assert len(pages) == 3
+    assert all(f'href="{name}/report.html"' in page for name in pages)

@@ -157,6 +157,25 @@ def test_the_whole_chain_prints_its_tables_and_its_memory(chain: tuple[Path, str
     assert all(sentence in said for sentence in verdict)
 
 
+def test_an_evaluation_keeps_what_was_asked_and_what_the_judge_said(chain: tuple[Path, str]) -> None:
+    out, said = chain
+    evaluated = out / "evaluate"
+    verdicts, pairs = rows(evaluated / "verdicts.jsonl"), rows(evaluated / "pairs.jsonl")
+    texts: dict[str, list[str]] = {}
+    for row in rows(evaluated / "completions.jsonl"):
+        assert row["prompt"][-1]["role"] == "user"
+        texts.setdefault(f"{row['policy']}/{row['prompt_id']}", []).append(row["completion"])
+    assert pairs
+    for pair in pairs:
+        mine = [each for each in verdicts if each["comparison_id"] == pair["id"]]
+        assert {each["order"] for each in mine} == {"ab", "ba"}
+        policy, _, number = pair["id"].rpartition("/")
+        ours = pair["chosen"][0]["content"] == texts[policy][int(number)]
+        assert pair["p_chosen"] == 0.5 or (sum(each["logit_a"] for each in mine) > 0) == ours
+    assert f"report: {out / 'report.html'}" in said
+    assert (out / "report.html").read_text(encoding="utf-8").count("<figure>") == 5
+
+
 def merged(model: Path, adapter: Path) -> SharedBase:
     base = SharedBase.load(str(model), dtype="float32")
     base.load_adapter("merged", adapter)

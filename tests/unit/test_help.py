@@ -150,6 +150,9 @@ def test_the_light_parts_stay_light() -> None:
         "stages.sample",
         "stages.revise",
         "results.rows",
+        "plot",
+        "report.page",
+        "pipeline.report",
     )
     loaded = python(IMPORT, *(f"rlaif.{name}" for name in names)).modules
     assert [name for name in heavy(loaded) if name != "numpy"] == []

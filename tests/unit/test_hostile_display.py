@@ -105,6 +105,7 @@ def test_a_run_on_hostile_rows_shows_them_escaped_and_keeps_them(
     assert RAW.search(said.out + said.err) is None
     folder = tmp_path / "runs" / ESCAPES / "label"
     assert RAW.search((folder / "samples.md").read_text(encoding="utf-8")) is None
+    assert RAW.search((folder.parent / "report.html").read_text(encoding="utf-8")) is None
     kept = json.loads((folder / "preferences.jsonl").read_text(encoding="utf-8").split("\n")[0])
     assert "\x1b[2J" in kept["chosen"][-1]["content"]
     for command in (("runs", "list"), ("runs", "list", "--json"), ("runs", "show", f"runs/{ESCAPES}")):

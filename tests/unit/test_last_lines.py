@@ -118,6 +118,8 @@ def test_square_brackets_of_names_are_no_markup(tmp_path: Path, monkeypatch: pyt
     assert said.status == 0, said.err
     assert "runs/[bold]x[red]" in said.out
     assert "1 comparison labelled, none left out" in said.out
+    assert "report: runs/[bold]x[red]/report.html (one file; open it in a browser)" in said.out
+    assert (tmp_path / "runs/[bold]x[red]/report.html").is_file()
     assert "[bold]x[red]" in call("runs", "list").out
 
 

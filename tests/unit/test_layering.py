@@ -50,8 +50,9 @@ BELOW: dict[str, frozenset[str]] = {
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
+    "plot": frozenset({"results"}),
     "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
-    "report": frozenset({"judging", "audit", "results"}),
+    "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
             "engines",
@@ -222,6 +223,7 @@ def test_the_light_parts_are_free_of_torch() -> None:
             "judging",
             "audit",
             "collect",
+            "plot",
             "cli",
         }:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,0 +1,10 @@
+"""`report.html`: what a run or a study found, on one page without anything from elsewhere."""
+
+from rlaif.report.page.render import page_html
+from rlaif.report.page.run import run_page
+from rlaif.report.page.study import study_page
+
+__all__ = ["REPORT", "page_html", "run_page", "study_page"]
+
+REPORT = "report.html"
+"""Its name in the folder of the run or study."""
