@@ -84,6 +84,7 @@ class Batcher:
     Args:
         reward: Scores the samples of jobs of which only the best is wanted; on the same base.
         log: Told in a line what went wrong.
+        finished: Told every job that ends, however it ends.
     """
 
     def __init__(
@@ -283,8 +284,8 @@ class Batcher:
         job.emit(Ended(0, "stop" if row.finish == "stop" else "length", reward=scores[best]))
 
     def _end(self, job: Job, event: Finished | Failed) -> None:
+        self._finished(job)  # first: a client that has its answer finds it counted
         job.emit(event)
-        self._finished(job)
 
     def _fail_lane(self, lane: Lane, error: RuntimeError) -> None:
         """End the unfinished jobs of a lane whose step failed."""

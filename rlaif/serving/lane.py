@@ -26,6 +26,9 @@ __all__ = ["Lane", "check_joining"]
 TOLERANCE = 2e-2
 """By which log-probabilities may differ between a row alone and beside another, at the most likely tokens."""
 
+STATES = ("keys", "values")
+"""Of a layer's cache, each (B, heads, S, size)."""
+
 
 class Lane:
     """Samples rows of the role that is active while `join` and `step` are called.
@@ -98,7 +101,8 @@ class Lane:
         if empty:
             self._mask = self._mask[:, empty:]
             for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[:, :, empty:], layer.values[:, :, empty:]
+                for name in STATES:
+                    setattr(layer, name, getattr(layer, name)[:, :, empty:])
 
     def _draw(self, rows: Sequence[Row], state: Tensor) -> Tensor:
         """Give every row a token drawn after its state (B, H); returns (B, 1), readable ids."""
@@ -162,7 +166,7 @@ def _unjoinable(base: SharedBase, why: str) -> ModelError:
 def _put_beside(cache: DynamicCache, other: DynamicCache, width: int) -> None:
     """Add the rows of `other` to `cache`, both padded on the left to `width` columns."""
     for layer, added in zip(cache.layers, other.layers, strict=True):
-        for name in ("keys", "values"):
+        for name in STATES:
             parts = [_lengthen(getattr(each, name), width) for each in (layer, added)]
             setattr(layer, name, torch.cat(parts))
 
