@@ -30,7 +30,7 @@ __all__ = ["serve"]
     "policies",
     multiple=True,
     metavar="[NAME=]DIR",
-    help="A policy on the base: an adapter's folder, or the stage's that trained it; repeat to serve several.",
+    help="A policy on the base: folder of an adapter, or of the stage that trained it; repeat for several.",
 )
 @click.option(
     "--reward",

@@ -32,6 +32,9 @@ __all__ = ["Service", "create_app"]
 GONE = 499
 """Status in the log of a request whose client did not wait for the answer."""
 
+LISTED = 5
+"""Problems of one request that are spelled out."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -258,14 +261,19 @@ def _log_texts(service: Service, job: Job, answer: Completion) -> None:
         service.log(json.dumps({"id": answer.head["id"], "messages": asked, "completions": texts}))
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """400 for a body that is not a request, with every problem."""
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return error_response(Refusal(400, f"the body is not JSON: {problems[0]['ctx']['error']}"))
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return error_response(Refusal(400, "send a JSON object, with Content-Type: application/json"))
     places = [".".join(str(part) for part in problem["loc"][1:]) for problem in problems]
     said = [f"{place or 'body'}: {_said(problem)}" for place, problem in zip(places, problems, strict=True)]
-    more = f"; and {count_of(len(said) - 5, 'problem')} more" if len(said) > 5 else ""
-    return error_response(Refusal(400, "; ".join(said[:5]) + more, param=places[0].split(".")[0] or None))
+    more = f"; and {count_of(len(said) - LISTED, 'more problem')}" if len(said) > LISTED else ""
+    param = places[0].split(".")[0] or None
+    return error_response(Refusal(400, "; ".join(said[:LISTED]) + more, param=param))
 
 
 def _said(problem: Any) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
+from rlaif.text import well_formed
+
 __all__ = ["Refusal", "error_body", "error_response"]
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -45,6 +47,7 @@ class Refusal(HTTPException):
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Any:
     """The JSON of an error."""
     type = TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
+    message, param = well_formed(message), None if param is None else well_formed(param)
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
