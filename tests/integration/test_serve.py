@@ -30,6 +30,7 @@ from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.reward.files import save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Member, RewardModel
+from rlaif.serving import lane
 from rlaif.serving.batcher import Batcher, Limits, QueueFull
 from rlaif.serving.lane import check_joining
 from rlaif.serving.residents import Residents, open_residents
@@ -275,7 +276,6 @@ def test_models_health_and_metrics(server: ModelServer, folder: Path) -> None:
         ({"max_tokens": "5"}, 400, "max_tokens", "valid integer"),
         ({"messages": [{"role": "user", "content": "x" * 1100}]}, 400, "messages", "context of 1024"),
         ({"tools": []}, 400, "tools", "is not supported here"),
-        ({"\ud800": 1}, 400, "\ufffd", "is not supported here"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "less than or equal to 0"),
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"n": 5}, 400, "n", "at most 4 completions"),
@@ -306,6 +306,8 @@ def test_bodies_and_paths_that_are_not_requests(server: ModelServer) -> None:
     assert status == 400
     assert json.loads(text)["error"]["message"].startswith("body: ")
     assert post(server, b"\xff")[0] == 400
+    for odd in (b'{"\\ud800": 1}', b'{"messages": {"\\ud800": 1}}', b"[" * 2000, b'{"temperature": NaN}'):
+        assert post(server, odd)[0] == 400
     assert get(server, "/v2/other")[0] == 404
     assert get(server, "/v1/chat/completions")[0] == 405
     assert get(server, "/health", Host="evil.example")[0] == 400
@@ -457,9 +459,15 @@ def test_rows_of_every_family_can_be_put_together(kind: Any) -> None:
         return hidden(ids, mask, None if positions is None else positions + 3, **options)
 
     base.hidden = shifted  # type: ignore[method-assign]
-    if kind == "gpt2":
-        with pytest.raises(ModelError, match="computed otherwise than alone"):
-            check_joining(base)
+    with pytest.raises(ModelError, match="computed otherwise than alone"):
+        check_joining(base)
+
+
+def test_a_cache_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = SharedBase.from_model(tiny_model(), tiny_tokenizer())
+    monkeypatch.setattr(lane, "DynamicLayer", dict)
+    with pytest.raises(ModelError, match="not one of keys and values alone"):
+        check_joining(base)
 
 
 def test_a_stream_of_tokens_decodes_as_the_whole() -> None:
@@ -484,8 +492,9 @@ def test_a_signal_ends_the_program_gracefully(folder: Path, capfd: pytest.Captur
     arguments = ["serve", "--policy", str(folder / "policy"), "--port", "0", "--device", "cpu"]
 
     def ask_and_end() -> None:
-        said = ""
+        said, end = "", time.monotonic() + PATIENCE
         while "serving http" not in said:
+            assert time.monotonic() < end, "it does not serve"
             time.sleep(0.01)
             said += capfd.readouterr().out
         url = said.partition("serving ")[2].split()[0]
