@@ -101,8 +101,8 @@ def steady(api: openai.OpenAI, model: str, process: psutil.Process, requests: in
             answers += pool.map(lambda n: ask(api, model, n, 4 + n % 5, leave=n % 10 == 0), numbers)
             memory.append(process.memory_info().rss / 2**20)
     print(
-        f"{len(answers)} requests, a tenth of them given up: lost {_lost(answers)}; resident memory after each "
-        f"{tenth}: {', '.join(f'{each:.0f}' for each in memory)} MiB"
+        f"{len(answers)} requests, a tenth of them given up: lost {_lost(answers)}; resident memory "
+        f"after each {tenth}: {', '.join(f'{each:.0f}' for each in memory)} MiB"
     )
 
 

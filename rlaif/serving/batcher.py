@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from rlaif.engines.chat import ChatFormat, end_tokens
 from rlaif.engines.decoding import cache_tokens
 from rlaif.errors import RlaifError
+from rlaif.models.heap import give_back
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.reward.model import RewardModel
 from rlaif.serving.lane import Lane
@@ -32,6 +33,8 @@ CPU_ROWS, GPU_ROWS = 32, 256
 CPU_PREFILL, GPU_PREFILL = 2_048, 32_768
 """Prompt tokens, padding included, that are read between two steps; others wait for the next."""
 CPU_CACHE_BYTES = 1 << 30
+TRIM = 128
+"""Jobs after which freed memory is given back to the system: caches of ever other lengths leave holes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._draining = self._stopping = False
         self._seconds_each = 1.0
+        self._since_trim = 0
         self._thread = threading.Thread(target=self._run, name="rlaif-decoder", daemon=True)
 
     # For other threads
@@ -178,6 +182,9 @@ class Batcher:
     def _run(self) -> None:
         try:
             while self._await_work():
+                if self._since_trim >= TRIM:
+                    self._since_trim = 0
+                    give_back()
                 for lane in self._lanes.values():
                     if lane.rows or self._wants(lane.role):
                         self._turn(lane)
@@ -253,6 +260,7 @@ class Batcher:
         return [job for job in self._running if job.role == role and not any(row.live for row in job.rows)]
 
     def _settle_those(self, jobs: Sequence[Job]) -> None:
+        self._since_trim += len(jobs)
         for job in jobs:
             self._running.remove(job)
             if not job.cancelled:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.errors import ConfigError
+from rlaif.models.heap import bound_kernels
 from rlaif.models.policy_files import base_of, find_policy
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.reward.files import load_reward_model
@@ -61,6 +62,7 @@ def open_residents(
             where="--policy",
             remedy="give the policy a name: --policy NAME=FOLDER",
         )
+    bound_kernels()
     base = SharedBase.load(spec, dtype=dtype, device=device, log=log)
     roles = {spec: REFERENCE}
     for number, (name, folder) in enumerate(named.items()):
