@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from rlaif.serving.residents import Residents
 from rlaif.serving.wire import ChatRequest, Completion, chunk, event
 from rlaif.serving.work import Event, Failed, Finished, Job
 from rlaif.text import count_of
+from rlaif.types import Message
 
 __all__ = ["Service", "create_app"]
 
@@ -63,11 +64,12 @@ class Service:
             known = ", ".join(self.residents.roles)
             what = f"there is no model {body.model!r} here; there are {known}"
             raise Refusal(404, what, param="model", code="model_not_found")
+        _check_fields(body)
         samples, best_only = self._samples(body)
         messages = tuple(each.message() for each in body.messages)
-        ids = self._encoded(body)
+        ids = self._encoded(messages)
         sampling = Sampling(
-            max_new_tokens=self._length(body, len(ids)),
+            max_new_tokens=self._length(body, len(ids), scored=best_only),
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
             stop=body.stops,
@@ -97,9 +99,8 @@ class Service:
             raise Refusal(400, f"at most {most} completions are sampled side by side here", param=name)
         return samples, best > 1
 
-    def _encoded(self, body: ChatRequest) -> tuple[int, ...]:
+    def _encoded(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt's tokens."""
-        messages = [each.message() for each in body.messages]
         form = self.batcher.form
         with self._tokenizing:
             try:
@@ -110,9 +111,11 @@ class Service:
             raise Refusal(400, "the messages hold a token that the model does not have", param="messages")
         return ids
 
-    def _length(self, body: ChatRequest, prompt: int) -> int:
-        """The longest completion in tokens."""
+    def _length(self, body: ChatRequest, prompt: int, *, scored: bool) -> int:
+        """The longest completion in tokens; one that is scored needs room for the end of its turn."""
         context, wanted = self.residents.base.context, body.most_tokens
+        if self.residents.reward is not None and scored:
+            context -= len(self.residents.reward.format.close)
         if wanted is not None and wanted > self.most_tokens:
             what = f"at most {self.most_tokens} tokens may be asked for here, not {wanted}"
             raise Refusal(400, what, param="max_tokens")
@@ -122,6 +125,15 @@ class Service:
             what = f"the messages have {prompt} tokens; they{asked} pass the model's context of {context}"
             raise Refusal(400, what, param="messages", code="context_length_exceeded")
         return min(self.most_tokens, room) if wanted is None else wanted
+
+
+def _check_fields(body: ChatRequest) -> None:
+    """Refuse fields that contradict each other, or that would have no effect."""
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        what = "max_tokens and max_completion_tokens mean the same: send one of them"
+        raise Refusal(400, what, param="max_completion_tokens")
+    if body.stream_options is not None and not body.stream:
+        raise Refusal(400, "stream_options needs stream: true", param="stream_options")
 
 
 class _Inbox:

@@ -45,7 +45,7 @@ class Limits:
         rows: Completions sampled side by side.
         queue: Requests that wait.
         cache: Tokens in the key-value caches of all rows.
-        prefill: Prompt tokens that are read between two steps.
+        prefill: Prompt tokens, padding included, that are read between two steps.
     """
 
     rows: int
@@ -88,6 +88,7 @@ class Batcher:
         reward: Scores the samples of jobs of which only the best is wanted; on the same base.
         log: Told in a line what went wrong.
         finished: Told every job that ends, however it ends.
+        broken: Called when the thread ends though nobody stopped it, by a defect of ours.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Batcher:
         reward: RewardModel | None = None,
         log: Callable[[str], None] = lambda line: None,
         finished: Callable[[Job], None] = lambda job: None,
+        broken: Callable[[], None] = lambda: None,
     ) -> None:
         self.base = base
         self.limits = limits
@@ -105,6 +107,7 @@ class Batcher:
         self.form = ChatFormat(base.tokenizer, name=base.name)
         self._log = log
         self._finished = finished
+        self._broken = broken
         self._ends = end_tokens(base.model, self.form)
         self._lanes = {role: Lane(base, role, self._ends) for role in (REFERENCE, *base.roles)}
         self._waiting: deque[Job] = deque()
@@ -197,6 +200,8 @@ class Batcher:
                 self._end(job, Failed("the server stopped before this request was done"))
             for lane in self._lanes.values():
                 lane.clear()
+            if not self._stopping:
+                self._broken()
 
     def _await_work(self) -> bool:
         """Sleep until there is something to do; False when the server stops."""
@@ -231,7 +236,7 @@ class Batcher:
         with self._changed:
             live = [row for lane in self._lanes.values() for row in lane.rows]
             held, longest = len(live), max((row.job.cost for row in live), default=0)
-            read = 0
+            width = 0
             for job in self._waiting:
                 held, longest = held + job.samples, max(longest, job.cost)
                 fits = held <= self.limits.rows and held * longest <= self.limits.cache
@@ -239,8 +244,8 @@ class Batcher:
                     break
                 if job.role != role:
                     continue
-                read += len(job.ids)
-                if taken and read > self.limits.prefill:
+                width = max(width, len(job.ids))
+                if taken and (len(taken) + 1) * width > self.limits.prefill:
                     break
                 taken.append(job)
             for job in taken:

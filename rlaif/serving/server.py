@@ -17,7 +17,7 @@ from typing import Any
 
 import uvicorn
 
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
 from rlaif.serving.batcher import Batcher, Limits
@@ -67,6 +67,7 @@ class ModelServer(uvicorn.Server):
 
     def __init__(self, residents: Residents, settings: ServerSettings, log: Callable[[str], None]) -> None:
         check_may_listen(settings.host, settings.token)
+        self._broken = False
         self._socket = _listening(settings.host, settings.port)
         metrics = Metrics()
         self.batcher = Batcher(
@@ -75,6 +76,7 @@ class ModelServer(uvicorn.Server):
             reward=residents.reward,
             log=log,
             finished=metrics.finished,
+            broken=self._decoder_broke,
         )
         service = Service(
             residents=residents,
@@ -106,18 +108,31 @@ class ModelServer(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def run_until_stopped(self) -> None:
-        """Answer requests until a signal or `stop` ends it."""
+        """Answer requests until a signal or `stop` ends it.
+
+        Raises:
+            ModelError: The decoder ended by itself.
+        """
         self.batcher.start()
         try:
             self.run(sockets=[self._socket])
         finally:
             self.batcher.stop()
             self._socket.close()
+        if self._broken:
+            raise ModelError(
+                "the decoder ended by a defect, and the server with it",
+                remedy="the traceback above says where: please report it; start the server again",
+            )
 
     def stop(self) -> None:
         """End it gracefully, from any thread."""
         self.batcher.drain()
         self.should_exit = True
+
+    def _decoder_broke(self) -> None:
+        self._broken = True
+        self.stop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: as `stop`, and at once when it comes twice."""

@@ -45,7 +45,6 @@ class ChatMessage(_Form):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    name: str | None = None
 
     def message(self) -> Message:
         """The turn as the rest of rlaif has it."""

@@ -3,6 +3,7 @@ and in company; what it refuses, cancels and finishes."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -31,11 +32,14 @@ from rlaif.reward.files import save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Member, RewardModel
 from rlaif.serving import lane
+from rlaif.serving.app import Service
 from rlaif.serving.batcher import Batcher, Limits, QueueFull
 from rlaif.serving.lane import check_joining
+from rlaif.serving.metrics import Metrics
 from rlaif.serving.residents import Residents, open_residents
 from rlaif.serving.server import ModelServer, ServerSettings, read_token
 from rlaif.serving.stream import TextStream
+from rlaif.serving.wire import ChatRequest
 from rlaif.serving.work import Delta, Failed, Job
 from rlaif.text import well_formed
 from rlaif.types import Message
@@ -223,15 +227,15 @@ def test_a_stream_is_the_whole_answer_in_pieces(server: ModelServer) -> None:
     assert raw[2]["Content-Type"].startswith("text/event-stream")
 
 
-def test_without_a_seed_answers_differ(server: ModelServer) -> None:
-    with client(server) as api:
-        found = {
-            api.chat.completions.create(model="policy", messages=messages(*QUESTION), max_tokens=20)
-            .choices[0]
-            .message.content
-            for _ in range(3)
-        }
-    assert len(found) == 3
+def test_without_a_seed_one_is_drawn(server: ModelServer, residents: Residents) -> None:
+    service = Service(residents=residents, batcher=server.batcher, metrics=Metrics())
+
+    def seed(**given: int) -> int:
+        body = {"model": "policy", "messages": messages(*QUESTION)} | given
+        return service.job(ChatRequest.model_validate(body), print).seed
+
+    assert len({seed() for _ in range(4)}) == 4
+    assert seed(seed=-5) == -5
 
 
 def test_the_best_of_several_by_the_reward_model(server: ModelServer, residents: Residents) -> None:
@@ -278,6 +282,8 @@ def test_models_health_and_metrics(server: ModelServer, folder: Path) -> None:
         ({"tools": []}, 400, "tools", "is not supported here"),
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "less than or equal to 0"),
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
+        ({"max_completion_tokens": 4}, 400, "max_completion_tokens", "mean the same"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options", "needs stream"),
         ({"n": 5}, 400, "n", "at most 4 completions"),
         ({"n": 2, "n_best": 2}, 400, "n_best", "do not go together"),
         ({"stop": [""]}, 400, "stop", "at least 1 character"),
@@ -379,13 +385,14 @@ def test_a_full_queue_and_a_graceful_stop(residents: Residents) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_is_not_worked_for(residents: Residents, stream: bool) -> None:
+    asked = {"model": "policy", "messages": messages(*QUESTION), "max_tokens": 900, "stream": stream}
     with gated(residents.base) as gate, served(residents) as running:
-        with client(running, timeout=0.3) as api, pytest.raises(openai.APITimeoutError):
-            list(
-                api.chat.completions.create(
-                    model="policy", messages=messages(*QUESTION), max_tokens=900, seed=1, stream=stream
-                )
-            )
+        connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=PATIENCE)
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(asked), {"Content-Type": "application/json"}
+        )
+        until(lambda: len(running.batcher._running) == 1)
+        connection.close()
         (job,) = running.batcher._running
         until(lambda: job.cancelled)
         gate.set()
@@ -412,6 +419,54 @@ def test_a_failed_step_ends_its_requests_and_no_others(residents: Residents) -> 
             del residents.base.hidden  # type: ignore[method-assign]
         assert api.chat.completions.create(**asked).usage.completion_tokens == 5
         assert "a step of policy-0 failed: out of memory" in running.told  # type: ignore[attr-defined]
+
+
+def test_what_outlasts_the_grace_is_cancelled(residents: Residents) -> None:
+    asked: Any = {"model": "policy", "messages": messages(*QUESTION), "max_tokens": 500, "seed": 1}
+    with (
+        gated(residents.base) as gate,
+        served(residents, grace=0) as running,
+        client(running) as api,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(api.chat.completions.create, **asked)
+        until(lambda: len(running.batcher._running) == 1)
+        (job,) = running.batcher._running
+        running.stop()
+        until(lambda: job.cancelled)
+        gate.set()
+        with pytest.raises(openai.APIError):
+            answer.result(PATIENCE)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_in_the_decoder_ends_the_server(residents: Residents) -> None:
+    """It fails the request that met it, and the program ends with an error instead of refusing for ever."""
+    server = ModelServer(residents, ServerSettings(port=0), lambda line: None)
+    ends: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.run_until_stopped()
+        except ModelError as error:
+            ends.append(error)
+
+    def fail(*_inputs: Any, **_options: Any) -> Any:
+        raise TypeError("a defect")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: server.started)
+    residents.base.hidden = fail  # type: ignore[method-assign]
+    try:
+        with client(server) as api, pytest.raises(openai.InternalServerError, match="stopped before"):
+            api.chat.completions.create(model="policy", messages=messages(*QUESTION))
+    finally:
+        del residents.base.hidden  # type: ignore[method-assign]
+        server.stop()
+        thread.join(PATIENCE)
+    assert "the decoder ended by a defect" in str(ends[0])
+    assert residents.base.active == REFERENCE
 
 
 def test_output_that_is_not_finite_is_an_error(residents: Residents) -> None:
