@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from rlaif.engines.base import Sampling
 from rlaif.engines.chat import TemplateRefusal
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
-from rlaif.serving.guard import Guard, GuardSettings
+from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
@@ -292,12 +292,15 @@ def _said(problem: Any) -> str:
     return "is not supported here" if problem["type"] == "extra_forbidden" else str(problem["msg"])
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """Any error with a status, ours and the framework's."""
     if isinstance(error, Refusal):
         return error_response(error)
-    assert isinstance(error, StarletteHTTPException | HTTPException)
-    return error_response(Refusal(error.status_code, str(error.detail)))
+    assert isinstance(error, StarletteHTTPException)
+    said = str(error.detail)
+    if error.status_code == 404:
+        said = f"there is no {request.url.path} here; there are {', '.join(KNOWN_PATHS)}"
+    return JSONResponse(error_body(error.status_code, said), error.status_code, error.headers)
 
 
 async def _broken(_request: Request, _error: Exception) -> Response:

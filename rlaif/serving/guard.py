@@ -21,7 +21,7 @@ from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal, error_response
 from rlaif.text import one_line
 
-__all__ = ["Guard", "GuardSettings", "OPEN_PATHS"]
+__all__ = ["KNOWN_PATHS", "Guard", "GuardSettings"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS = ("/health",)

@@ -51,17 +51,8 @@ def open_residents(
         ModelError: The model, an adapter or the reward model cannot be loaded, or is of another base.
     """
     named = dict(_named(policies))
-    if len(named) < len(policies):
-        raise ConfigError(
-            "two policies have one name", where="--policy", remedy="give each a name: --policy NAME=FOLDER"
-        )
     spec = _base(model, list(named.values()))
-    if spec in named:
-        raise ConfigError(
-            f"the base and a policy are both called {spec!r}",
-            where="--policy",
-            remedy="give the policy a name: --policy NAME=FOLDER",
-        )
+    _check_names(spec, policies, named)
     bound_kernels()
     base = SharedBase.load(spec, dtype=dtype, device=device, log=log)
     roles = {spec: REFERENCE}
@@ -90,6 +81,20 @@ def _named(policies: Sequence[str]) -> list[tuple[str, Path]]:
             )
         found.append((name, folder))
     return found
+
+
+def _check_names(spec: str, policies: Sequence[str], named: Mapping[str, Path]) -> None:
+    """Refuse names that stand for two models.
+
+    Raises:
+        ConfigError: There are such.
+    """
+    remedy = "give each policy a name: --policy NAME=FOLDER"
+    if len(named) < len(policies):
+        raise ConfigError("two policies have one name", where="--policy", remedy=remedy)
+    if spec in named:
+        what = f"the base and a policy are both called {spec!r}"
+        raise ConfigError(what, where="--policy", remedy=remedy)
 
 
 def _base(model: str | None, folders: Sequence[Path]) -> str:

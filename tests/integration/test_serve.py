@@ -34,13 +34,13 @@ from rlaif.reward.model import Member, RewardModel
 from rlaif.serving import lane
 from rlaif.serving.app import Service
 from rlaif.serving.batcher import Batcher, Limits, QueueFull
-from rlaif.serving.lane import check_joining
+from rlaif.serving.lane import Lane, check_joining
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.residents import Residents, open_residents
 from rlaif.serving.server import ModelServer, ServerSettings, read_token
 from rlaif.serving.stream import TextStream
 from rlaif.serving.wire import ChatRequest
-from rlaif.serving.work import Delta, Failed, Job
+from rlaif.serving.work import Delta, Failed, Job, Row, start_rows
 from rlaif.text import well_formed
 from rlaif.types import Message
 
@@ -314,8 +314,11 @@ def test_bodies_and_paths_that_are_not_requests(server: ModelServer) -> None:
     assert post(server, b"\xff")[0] == 400
     for odd in (b'{"\\ud800": 1}', b'{"messages": {"\\ud800": 1}}', b"[" * 2000, b'{"temperature": NaN}'):
         assert post(server, odd)[0] == 400
-    assert get(server, "/v2/other")[0] == 404
-    assert get(server, "/v1/chat/completions")[0] == 405
+    status, text, _ = get(server, "/v2/other")
+    assert status == 404
+    assert "there is no /v2/other here; there are /v1/chat/completions" in text
+    status, _, headers = get(server, "/v1/chat/completions")
+    assert (status, headers["Allow"]) == (405, "POST")
     assert get(server, "/health", Host="evil.example")[0] == 400
     status, text, _ = post(server, b'{"model": "' + b"x" * 5000 + b'"}')
     assert status == 413
@@ -516,6 +519,52 @@ def test_rows_of_every_family_can_be_put_together(kind: Any) -> None:
     base.hidden = shifted  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="computed otherwise than alone"):
         check_joining(base)
+
+
+def test_the_cache_is_as_long_as_the_longest_row_in_it() -> None:
+    """A long row leaves, and so does its room; a row that joins later brings its own."""
+    base = SharedBase.from_model(tiny_model(), tiny_tokenizer())
+    one = Lane(base, REFERENCE, frozenset())
+
+    def rows(prompt: int, new: int, samples: int = 1) -> list[Row]:
+        ids = tuple(5 + at % 200 for at in range(prompt))
+        job = Job(REFERENCE, ids, QUESTION, Sampling(new), 0, lambda told: None, samples)
+        return start_rows(job, base.tokenizer, ())
+
+    one.join([*rows(100, 2), *rows(5, 12)])
+    assert [one._mask.shape, one._cache.get_seq_length()] == [(2, 100), 100]
+    one.step()
+    assert [one._mask.shape, one._cache.get_seq_length()] == [(1, 6), 6]
+    one.join(rows(30, 2, samples=3))
+    assert [one._mask.shape, one._cache.get_seq_length()] == [(4, 30), 30]
+    one.step()
+    assert [one._mask.shape, one._cache.get_seq_length()] == [(1, 7), 7]
+    while one.rows:
+        one.step()
+    assert one._cache.get_seq_length() == 0
+
+
+def test_who_joins_in_which_order() -> None:
+    """Nobody passes a request that does not fit; one that never fits goes alone."""
+    base = SharedBase.from_model(tiny_model(), tiny_tokenizer())
+    batcher = Batcher(base, Limits(rows=3, queue=9, cache=60, prefill=20))
+
+    def job(samples: int, prompt: int = 5, new: int = 5) -> Job:
+        ids = tuple(range(5, 5 + prompt))
+        return Job(REFERENCE, ids, QUESTION, Sampling(new), 0, lambda told: None, samples)
+
+    def admitted(*jobs: Job) -> list[int]:
+        batcher._waiting.clear()
+        batcher._waiting.extend(jobs)
+        taken = {id(row.job) for row in batcher._admit(REFERENCE)}
+        return [at for at, each in enumerate(jobs) if id(each) in taken]
+
+    assert admitted(job(1), job(2), job(1)) == [0, 1]
+    assert admitted(job(2), job(2), job(1)) == [0]
+    assert admitted(job(1, new=500), job(1)) == [0]
+    assert admitted(job(1), job(1, new=50), job(1)) == [0]
+    assert admitted(job(1), job(1, prompt=15), job(1)) == [0]
+    assert batcher._admit("policy") == []
 
 
 def test_a_cache_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
