@@ -35,12 +35,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, *stages: dict[str, Any], out: str) -> RunResult:
+    common = {"prompts": str(place / "prompts.txt"), "max_new_tokens": 4}
     recipe = {
         "name": "start",
         "model": str(place / "model"),
         "dtype": "float32",
         "allow_prompt_overlap": True,
-        "stages": [{"prompts": str(place / "prompts.txt"), "max_new_tokens": 4, **stage} for stage in stages],
+        "stages": [stage if stage["stage"] == "merge" else common | stage for stage in stages],
     }
     return run_recipe(parse_recipe(json.dumps(recipe), source="test"), out=place / out)
 
@@ -155,3 +156,30 @@ def test_what_cannot_be_started_from_is_refused(place: Path, first: Path) -> Non
         run(place, ppo(policy=str(first), lora_rank=4), out="rank")
     with pytest.raises(ConfigError, match="reference acts with `policy` only"):
         run(place, ppo(reference="previous"), out="no")
+
+
+def test_a_merged_policy_answers_as_its_adapter_does(place: Path, first: Path) -> None:
+    sample = {"stage": "sample", "k": 1, "split": "all", "limit": 3, "temperature": 0}
+    run(
+        place,
+        ppo(),
+        {"stage": "merge", "input": "ppo"},
+        sample | {"name": "whole", "policy": "merge"},
+        sample | {"name": "adapted", "policy": "ppo"},
+        out="merging",
+    )
+    texts = [
+        [row["completion"] for row in rows(place / "merging" / name / "completions.jsonl")]
+        for name in ("whole", "adapted")
+    ]
+    assert texts[0] == texts[1]
+    said = call("merge", first, "--dtype", "float32", "--out", place / "full", "--dry-run")
+    assert said.status == 0, said.err
+    assert not (place / "full").exists()
+    said = call("merge", first, "--dtype", "float32", "--out", place / "full")
+    assert said.status == 0, said.err
+    assert (place / "full/merge/model/config.json").is_file()
+    with pytest.raises(ConfigError, match="leaves a full model"):
+        run(place, ppo(), {"stage": "merge", "input": "ppo"}, ppo(name="next", policy="merge"), out="no")
+    with pytest.raises(DataError, match="there is no adapter"):
+        run(place, {"stage": "merge", "input": str(place / "model")}, out="no")
