@@ -75,7 +75,7 @@ def run(
     """
     checked = load_recipe(recipe, overrides)  # before any process is started
     if processes == 1 or dry_run:
-        execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse)
+        execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse, estimate=True)
         return
     from rlaif.pipeline.launch import launch
 

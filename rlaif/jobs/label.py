@@ -40,7 +40,7 @@ from rlaif.results.rows import columns_for_judges, preference_row, verdict_row
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.label import Pairing, askable, check_invalid_rate, label, lacks, make_pairs
 from rlaif.text import answer_of
-from rlaif.types import Completion, Preference, Prompt
+from rlaif.types import Comparison, Completion, Preference, Prompt
 
 __all__ = ["LabelJob", "WEAK"]
 
@@ -311,17 +311,23 @@ class LabelJob(Job[LabelConfig]):
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
-        config, context = self.config, self.context
-        source = self.source if config.responses else self._imagined(earlier)
-        comparisons = make_pairs(
-            self._askable(source.prompts),
-            source.completions,
-            pairs=config.pairs,
-            seed=context.seed(config),
-            given=source.given,
-        ).comparisons
+        source, comparisons = self._to_judge(earlier), self.planned(earlier)
         counts = {"completions": len(source.completions), "comparisons": len(comparisons)}
         return self.bench.plan(comparisons, counts)
+
+    def planned(self, earlier: Mapping[str, AnyJob]) -> Sequence[Comparison]:
+        """What will be compared, of completions that may not exist yet."""
+        source = self._to_judge(earlier)
+        return make_pairs(
+            self._askable(source.prompts),
+            source.completions,
+            pairs=self.config.pairs,
+            seed=self.context.seed(self.config),
+            given=source.given,
+        ).comparisons
+
+    def _to_judge(self, earlier: Mapping[str, AnyJob]) -> Completions:
+        return self.source if self.config.responses else self._imagined(earlier)
 
     def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
         """What the stage that is read from will have sampled, as long as it may get."""

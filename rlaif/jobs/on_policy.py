@@ -13,7 +13,7 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.base import AnyJob, Job, Outcome, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
@@ -39,9 +39,6 @@ __all__ = ["SAMPLES_KEPT", "OnPolicyJob", "Training"]
 
 SAMPLES_KEPT = 4
 """Completions of each step that are written out, to read how the policy changes."""
-
-LEARNING = 2.5
-"""How many times as long as its rollout a step takes (docs/LOG.md: 2.4 to 2.6)."""
 
 Config = TypeVar("Config", bound=OnPolicyConfig)
 
@@ -199,7 +196,8 @@ class OnPolicyJob(Job[Config]):
             completions=episodes,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
-            times=LEARNING,
+            at_once=config.episodes,
+            passes=Passes(read=2, learned=config.epochs),  # the reward and the reference, then the updates
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
