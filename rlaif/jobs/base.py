@@ -77,6 +77,8 @@ class Passes(NamedTuple):
 
 
 NO_PASSES = Passes()
+PADDED = 1.5
+"""Positions in a pass for each token of its completions and prompts: rows are as long as the longest."""
 
 
 class Job(ABC, Generic[Config]):
@@ -183,13 +185,14 @@ class Job(ABC, Generic[Config]):
         each = tokens_of(counter, asked) / max(1, len(asked))
         once = each * shared([[counter.render(messages) for messages in asked]])
         tokens, write = round(each * read), completions * new_tokens
+        positions = PADDED * completions * (each + new_tokens)
         seconds = estimated_seconds(
             model,
             self.context,
-            once * read + completions * passes.read * (once + new_tokens) + judged,
+            once * read + passes.read * positions + judged,
             write,
             rows=max(1, ceil(completions / ceil(completions / max(1, min(at_once, ROWS))))),
-            learned=completions * passes.learned * (once + new_tokens),
+            learned=passes.learned * positions,
         )
         return StagePlan(
             name=self.config.name,

@@ -28,7 +28,7 @@ __all__ = ["ROWS", "seconds", "shared"]
 
 BETWEEN = 60
 """Numbers that something is done to between the products, for each unit of width in each layer."""
-LEARNING = 3.5
+LEARNING = 3.2
 SMALL = 1.5
 """How much slower products of a few rows are, attention over a growing cache and the draw among it."""
 OPERATIONS = 170

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import cycle
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ __all__ = ["Speed", "machine_speed"]
 
 ROWS, INNER, COLUMNS = 512, 576, 1536
 """About the shape of a small model's widest layer over a batch of tokens: 0.9 GFLOP."""
+LAYERS = 32
+"""Weights in turn, more than a cache holds: a model's come from memory too."""
 ELEMENTS = 1 << 20
 BATCH = 100
 """Operations on a few numbers between two looks at the clock."""
@@ -52,7 +55,7 @@ def machine_speed(dtype: str, device: str) -> Speed:
     """
     place = pick_device(device)
     a = torch.ones(ROWS, INNER, dtype=pick_dtype(dtype, place), device=place)
-    b = torch.ones(COLUMNS, INNER, dtype=a.dtype, device=place)
+    layers = cycle([torch.ones(COLUMNS, INNER, dtype=a.dtype, device=place) for _ in range(LAYERS)])
     many, few = torch.ones(ELEMENTS, device=place), torch.ones(ROWS, device=place)
 
     def start() -> torch.Tensor:
@@ -61,7 +64,11 @@ def machine_speed(dtype: str, device: str) -> Speed:
         return torch.add(few, 1.0)
 
     return Speed(
-        flops=2.0 * ROWS * INNER * COLUMNS * _rate(lambda: torch.nn.functional.linear(a, b), PRODUCTS),
+        flops=2.0
+        * ROWS
+        * INNER
+        * COLUMNS
+        * _rate(lambda: torch.nn.functional.linear(a, next(layers)), PRODUCTS),
         elements=ELEMENTS * _rate(lambda: torch.mul(many, many), ELEMENTWISE),
         starts=BATCH * _rate(start, STARTS),
     )

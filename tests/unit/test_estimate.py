@@ -46,7 +46,7 @@ def test_reading_learning_and_writing_cost_what_the_formulas_say(monkeypatch: py
     layers, head = 106.2e6, 28.3e6
     read = 2 * layers / 1e12 + 60 * 30 * 576 / 1e10
     assert seconds(read=1000) == pytest.approx(1000 * read, rel=0.01)
-    assert seconds(learned=1000) == pytest.approx(3.5 * 1000 * read, rel=0.01)
+    assert seconds(learned=1000) == pytest.approx(3.2 * 1000 * read, rel=0.01)
     step = 1.5 * 2 * (layers + head) * 32 / 1e12 + 170 * 30 / 1e5
     assert seconds(write=32 * 40, rows=32) == pytest.approx(40 * step, rel=0.01)
     assert seconds(write=32 * 40, rows=64) < seconds(write=32 * 40, rows=32)  # steps wait less
