@@ -167,6 +167,7 @@ class Job(ABC, Generic[Config]):
         new_tokens: int,
         at_once: int = ROWS,
         passes: Passes = NO_PASSES,
+        together: int = 1,
         judged: float = 0,
         served: bool = False,
     ) -> StagePlan:
@@ -177,6 +178,7 @@ class Job(ABC, Generic[Config]):
             new_tokens: Of each completion, at most.
             at_once: Completions that are sampled together at most.
             passes: What is done with the completions then.
+            together: Completions of a prompt, which share it in passes without gradient.
             judged: Tokens that a judge reads, with shared beginnings once.
             served: Whether servers sample: how long they take is not known here.
         """
@@ -185,14 +187,13 @@ class Job(ABC, Generic[Config]):
         each = tokens_of(counter, asked) / max(1, len(asked))
         once = each * shared([[counter.render(messages) for messages in asked]])
         tokens, write = round(each * read), completions * new_tokens
-        positions = PADDED * completions * (each + new_tokens)
         seconds = estimated_seconds(
             model,
             self.context,
-            once * read + passes.read * positions + judged,
+            once * read + passes.read * PADDED * completions * (each / together + new_tokens) + judged,
             write,
             rows=max(1, ceil(completions / ceil(completions / max(1, min(at_once, ROWS))))),
-            learned=passes.learned * positions,
+            learned=passes.learned * PADDED * completions * (each + new_tokens),
         )
         return StagePlan(
             name=self.config.name,

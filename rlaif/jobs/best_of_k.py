@@ -139,6 +139,7 @@ class BestOfKJob(Job[BestOfKConfig]):
             completions=completions + measured,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
+            together=config.k,
             # The reward of all, the loss on those kept before and after, and the KL of what was made.
             passes=Passes(
                 read=1 + 2 * (kept + measured) / (completions + measured),

@@ -140,6 +140,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             completions=completions,
             new_tokens=config.max_new_tokens,
             at_once=config.rows,
+            together=config.samples,
             passes=Passes(read=2 if self._scored else 1),  # the reward, and the KL to the reference
             judged=self._judged_tokens() if config.win_rate else 0,
             served=config.rollout is not None,

@@ -197,6 +197,7 @@ class OnPolicyJob(Job[Config]):
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
             at_once=config.episodes,
+            together=config.samples_per_prompt,
             passes=Passes(read=2, learned=config.epochs),  # the reward and the reference, then the updates
         )
 
