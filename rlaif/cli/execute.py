@@ -30,6 +30,7 @@ def execute(
     merge: bool = False,
     shards: Sequence[Path] = (),
     reuse: Sequence[Path] = (),
+    estimate: bool = False,
 ) -> None:
     """Run `recipe` and print its summary; with `dry_run`, print what would be done.
 
@@ -37,6 +38,7 @@ def execute(
         merge: Write the full model of the last stage's adapter too.
         shards: Runs of shards, whose answers are taken over first.
         reuse: Other runs, whose finished stages are taken over where they are the same.
+        estimate: Say first about how long it will take.
     """
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.pipeline.run import default_folder, run_recipe
@@ -54,6 +56,11 @@ def execute(
 
     ranks, parts = join(), None
     with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:
+        if estimate and ranks.count == 1:
+            from rlaif.cli.dry_run import estimate_line
+
+            if line := estimate_line(recipe, folder, note=progress.note):
+                progress.note(line)
         if shards and ranks.first:
             from rlaif.pipeline.shards import merge_shards
             from rlaif.runs.journal import JOURNAL

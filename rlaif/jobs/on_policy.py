@@ -14,7 +14,7 @@ from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import held_role
-from rlaif.jobs.base import AnyJob, Job, Outcome, read_result, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, read_result, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
@@ -45,9 +45,6 @@ __all__ = ["SAMPLES_KEPT", "OnPolicyJob", "Training"]
 
 SAMPLES_KEPT = 4
 """Completions of each step that are written out, to read how the policy changes."""
-
-LEARNING = 2.5
-"""How many times as long as its rollout a step takes (docs/LOG.md: 2.4 to 2.6)."""
 
 Config = TypeVar("Config", bound=OnPolicyConfig)
 
@@ -265,7 +262,9 @@ class OnPolicyJob(Job[Config]):
             completions=episodes + watched,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
-            times=LEARNING,
+            at_once=config.episodes,
+            together=config.samples_per_prompt,
+            passes=Passes(read=2, learned=config.epochs),  # the reward and the reference, then the updates
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
