@@ -20,6 +20,8 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.jobs.sample import sampled_prompts
 from rlaif.pipeline.feedback import take_feedback
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
+from rlaif.pipeline.run import run_recipe
+from rlaif.pipeline.study import plan_study
 from rlaif.progress import NoProgress
 from rlaif.results.rounds import Gain, Round, Rounds, Share
 from rlaif.stages.rounds import best_round
@@ -272,3 +274,10 @@ def test_feedback_enters_once_and_what_is_left_out_is_counted(place: Path) -> No
     labels.write_text(json.dumps(pair | {"time": "yesterday"}) + "\n", "utf-8")
     with pytest.raises(DataError, match="'yesterday' is no time"):
         take_feedback(settings, place / "feedback", 3, NoProgress())
+
+
+def test_a_recipe_in_rounds_is_not_run_once_in_silence(place: Path, ran: Path) -> None:
+    with pytest.raises(ConfigError, match="is one of several rounds"):
+        run_recipe(recipe(place), out=place / "once")
+    with pytest.raises(ConfigError, match="this recipe is run in rounds"):
+        plan_study(str(ran / "recipe.yaml"))
