@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +17,14 @@ from rlaif.progress import Progress
 from rlaif.results.rows import completion_from_row
 from rlaif.types import Completion, Prompt
 
-__all__ = ["Completions", "load_completions", "load_prompts", "load_responses", "prompts_digest"]
+__all__ = [
+    "Completions",
+    "load_completions",
+    "load_prompts",
+    "load_responses",
+    "prompts_digest",
+    "with_others",
+]
 
 Item = TypeVar("Item")
 
@@ -124,6 +132,30 @@ def _drawn(
             remedy="give more prompts, or take fewer each time (limit)",
         )
     return left[:limit]
+
+
+def with_others(
+    drawn: Sequence[Prompt], files: Sequence[str], settings: PromptSettings, progress: Progress
+) -> tuple[Prompt, ...]:
+    """`drawn`, and the prompts of further files that ask something else; one whose id is taken gets another
+    one."""
+    found = {prompt.fingerprint(): prompt for prompt in drawn}
+    ids = {prompt.id for prompt in drawn}
+    for file in files:
+        read = read_prompts(
+            file,
+            prompt_column=settings.prompt_column,
+            context_column=settings.context_column,
+            skip_bad_rows=settings.skip_bad_rows,
+        )
+        _tell(read, file, progress)
+        for prompt in read.items:
+            if (key := prompt.fingerprint()) in found:
+                continue
+            id = prompt.id if prompt.id not in ids else f"{prompt.id}-{key[:8]}"
+            found[key] = replace(prompt, id=id)
+            ids.add(id)
+    return tuple(found.values()) if files else tuple(drawn)
 
 
 def part_of(items: Sequence[Item], shard: str | None, *, where: str) -> tuple[Item, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import Recipe, parse_recipe
+from rlaif.config.reward import PreferenceFile
+from rlaif.config.rounds import FeedbackSettings
 from rlaif.errors import ConfigError, DataError
+from rlaif.jobs.sample import sampled_prompts
+from rlaif.pipeline.feedback import take_feedback
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
+from rlaif.pipeline.run import run_recipe
+from rlaif.pipeline.study import plan_study
+from rlaif.progress import NoProgress
 from rlaif.results.rounds import Gain, Round, Rounds, Share
 from rlaif.stages.rounds import best_round
 from rlaif.stats import Estimate
@@ -176,11 +184,12 @@ def test_what_cannot_be_run_in_rounds_is_refused(place: Path, changed: dict[str,
     ("memory", "remembered"), [("all", [1, 2, 3]), ("last", []), (2, [3]), (9, [1, 2, 3])]
 )
 def test_what_is_remembered(place: Path, memory: object, remembered: list[int]) -> None:
-    former = Former(Path("p"), Path("r"), tuple(Path(f"labels-{at}") for at in (1, 2, 3)))
+    files = tuple((PreferenceFile(file=f"labels-{at}"),) for at in (1, 2, 3))
+    former = Former(Path("p"), Path("r"), files)
     own = recipe_of_round(recipe(place, rounds={"memory": memory, "count": 4}), 4, former)
     stage = next(each for each in own.stages if each.stage == "reward")
     assert [each.file for each in stage.files] == [f"labels-{at}" for at in remembered]  # type: ignore[attr-defined]
-    assert stage.input == "label"  # type: ignore[attr-defined]
+    assert stage.input == ("label" if remembered else None)  # type: ignore[attr-defined]
     assert stage.previous == "r"  # type: ignore[attr-defined]
 
 
@@ -228,3 +237,47 @@ def test_the_command_tells_what_each_round_did(place: Path, ran: Path) -> None:
     assert said.status == 0, said.err
     assert "the policy of round" in said.out
     assert "rounds.md" in said.out
+
+
+def test_feedback_enters_once_and_what_is_left_out_is_counted(place: Path) -> None:
+    chats, labels = place / "chats.jsonl", place / "labels.jsonl"
+    chats.write_text('{"prompt": "say thing 1000", "time": "2026-11-02T10:00:00Z"}\n', "utf-8")
+    pair = {"prompt": "say hello", "chosen": "hello", "rejected": "no"}
+    given = [
+        pair | {"time": "2026-11-02"},
+        pair | {"time": "2026-11-02", "id": "again"},
+        pair | {"time": "2026-10-30", "chosen": "old"},
+        pair | {"chosen": "undated"},
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in given), "utf-8")
+    settings = FeedbackSettings(
+        prompts=(str(chats),),
+        preferences=(PreferenceFile(file=str(labels), weight=3),),
+        since=date(2026, 11, 1),
+    )
+    first = take_feedback(settings, place / "feedback", 1, NoProgress())
+    counts = json.loads((place / "feedback/round-1.json").read_text("utf-8"))["counts"][str(labels)]
+    assert counts == {"rows": 4, "taken": 1, "known": 1, "out_of_range": 1, "without_time": 1}
+    with labels.open("a", encoding="utf-8") as more:
+        more.write(json.dumps(pair | {"time": 1793577600, "chosen": "new"}) + "\n")
+    assert take_feedback(settings, place / "feedback", 1, NoProgress()) == first
+    second = take_feedback(settings, place / "feedback", 2, NoProgress())
+    assert second.prompts == ()
+    assert [row["chosen"] for row in rows(Path(second.preferences[0].file))] == ["new"]
+    own = recipe_of_round(recipe(place), 1, None, first)
+    stages = {each.stage: each for each in own.stages}
+    assert stages["sample"].also == first.prompts  # type: ignore[attr-defined]
+    assert [(each.weight, stages["reward"].input) for each in stages["reward"].files] == [(3, "label")]  # type: ignore[attr-defined]
+    asked = sampled_prompts(stages["sample"], seed=0)  # type: ignore[arg-type]
+    assert len(asked) == 7
+    assert asked[-1].messages[-1].content == "say thing 1000"
+    labels.write_text(json.dumps(pair | {"time": "yesterday"}) + "\n", "utf-8")
+    with pytest.raises(DataError, match="'yesterday' is no time"):
+        take_feedback(settings, place / "feedback", 3, NoProgress())
+
+
+def test_a_recipe_in_rounds_is_not_run_once_in_silence(place: Path, ran: Path) -> None:
+    with pytest.raises(ConfigError, match="is one of several rounds"):
+        run_recipe(recipe(place), out=place / "once")
+    with pytest.raises(ConfigError, match="this recipe is run in rounds"):
+        plan_study(str(ran / "recipe.yaml"))
