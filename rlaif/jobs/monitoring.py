@@ -16,14 +16,14 @@ from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import prompts_digest
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest
-from rlaif.results.monitor import MonitorReading, MonitorReport
+from rlaif.results.monitor import READINGS, MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
 from rlaif.stages.monitor import Monitor
 from rlaif.types import Prompt
 
-__all__ = ["READINGS", "STATISTICS", "held_out", "monitor_digest", "open_monitor", "write_monitor"]
+__all__ = ["STATISTICS", "held_out", "monitor_digest", "open_monitor", "write_monitor"]
 
-READINGS, STATISTICS = "monitor.jsonl", "statistics.json"
+STATISTICS = "statistics.json"
 PURPOSE = "monitor"
 GOLD = "gold"
 

@@ -21,6 +21,7 @@ __all__ = [
     "over_seeds",
     "overoptimization",
     "policy_points",
+    "readings",
     "training",
     "training_columns",
     "win_rate_by_length",
@@ -71,7 +72,7 @@ def overoptimization(
         figure = new_figure(6.4, 5.2)
         upper, lower = figure.subplots(2, 1, sharex=True)
         for axes, estimates in ((upper, "proxy"), (lower, "gold")):
-            _along_distance(axes, best_of_k, estimates)
+            _along_distance(axes, best_of_k, estimates, color=SERIES[0], label="best of K, untrained")
             for point, color in zip(policies, cycle(SERIES[1:]), strict=False):
                 value = getattr(point, estimates)
                 axes.errorbar(
@@ -91,7 +92,9 @@ def overoptimization(
     return figure
 
 
-def _along_distance(axes: Axes, points: Sequence[OptimizationPoint], estimates: str) -> None:
+def _along_distance(
+    axes: Axes, points: Sequence[OptimizationPoint], estimates: str, *, color: str, label: str
+) -> None:
     if not points:
         return
     values = [getattr(point, estimates) for point in points]
@@ -100,15 +103,52 @@ def _along_distance(axes: Axes, points: Sequence[OptimizationPoint], estimates: 
         [value.value for value in values],
         yerr=errors(values),
         fmt=".-",
-        color=SERIES[0],
+        color=color,
         elinewidth=0.8,
-        label="best of K, untrained",
+        label=label,
     )
 
 
-def _curve(axes: Axes, fit: OptimizationFit, start: float) -> None:
+def _curve(axes: Axes, fit: OptimizationFit, start: float, *, label: str | None = None) -> None:
     distances = [fit.furthest * step / CURVE for step in range(CURVE + 1)]
-    axes.plot(distances, [start + fit.gain(d) for d in distances], "--", color=INK, linewidth=1)
+    gains = [start + fit.gain(d) for d in distances]
+    axes.plot(distances, gains, "--", color=INK, linewidth=1, label=label)
+
+
+def readings(
+    points: Sequence[OptimizationPoint], *, fits: Mapping[str, OptimizationFit], best: str = ""
+) -> Figure:
+    """Proxy and gold of one policy along its training, against √KL (Gao et al. 2022, figure 1).
+
+    Args:
+        points: In the order in which they were read.
+        fits: The curves through the gains over the first point, of `proxy` and `gold`; where$
+            gold turns within what was read, a dotted line says so.
+        best: Name of the point of the best gold.
+
+    Raises:
+        DataError: There is no point.
+    """
+    if not points:
+        raise DataError("there is no reading of a training to draw")
+    with style():
+        figure = new_figure(6.4, 5.2)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for axes, measure, color in ((upper, "proxy", SERIES[0]), (lower, "gold", SERIES[1])):
+            _along_distance(axes, points, measure, color=color, label="readings, in order")
+            fit = fits.get(measure)
+            if fit is not None:
+                _curve(axes, fit, getattr(points[0], measure).value, label="fitted curve")
+            if fit is not None and fit.seen and measure == "gold":
+                axes.axvline(fit.turning_point, color=INK, linestyle=":", label="gold stops rising")
+        for point in points:
+            if point.name == best:
+                lower.plot([point.distance], [point.gold.value], "D", color=SERIES[2], label=f"best: {best}")
+        upper.set_ylabel("reward (proxy)")
+        lower.set_ylabel("gold")
+        lower.set_xlabel("√KL to the reference (√nats)")
+        legend(lower)
+    return figure
 
 
 def training_columns(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

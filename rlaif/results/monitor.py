@@ -10,8 +10,10 @@ from typing import Any
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.stats import Estimate
 
-__all__ = ["MonitorReading", "MonitorReport", "best_reading", "is_alarming"]
+__all__ = ["READINGS", "MonitorReading", "MonitorReport", "best_reading", "is_alarming"]
 
+READINGS = "monitor.jsonl"
+"""The file of a stage that has them, a row each."""
 PLAIN = ("step", "kl", "length", "distinct_2", "refusal", "ended", "tokens", "seconds", "flops")
 ESTIMATES = ("proxy", "gold")
 PART = "part/"

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
+from reported import readings
 
 from rlaif import plot
 from rlaif.errors import DataError
@@ -76,6 +77,20 @@ def test_over_optimisation_is_drawn_along_the_root_of_the_kl() -> None:
     assert ys(curve)[-1] == pytest.approx(fit.gain(2.0))
 
 
+def test_readings_of_a_training_stand_at_the_root_of_their_kl_with_the_curve_and_where_it_turns() -> None:
+    points = [each.point for each in readings()]
+    fit = OptimizationFit("rl", alpha=0.4, beta=0.3, furthest=3.0)
+    upper, lower = plot.readings(points, fits={"gold": fit}, best="step 2").axes
+    assert xs(upper.lines[0]) == xs(lower.lines[0]) == [0.0, 0.5, 1.0, 2.0, 3.0]
+    assert ys(upper.lines[0]) == [0.0, 0.5, 1.0, 2.0, 3.0]
+    lines = {str(line.get_label()): line for line in lower.lines}
+    assert ys(lines["fitted curve"])[-1] == pytest.approx(fit.gain(3.0))
+    assert xs(lines["gold stops rising"]) == [fit.turning_point] * 2
+    assert xs(lines["best: step 2"]) == [1.0]
+    still = plot.readings(points, fits={}).axes[1]
+    assert not {"fitted curve", "gold stops rising"} & {str(line.get_label()) for line in still.lines}
+
+
 def test_a_win_rate_stands_at_its_length_with_and_without_the_help_of_length() -> None:
     policies = [policy("start", tokens=40, rate=None), policy("ppo", tokens=80, rate=0.6)]
     (axes,) = plot.win_rate_by_length(policies, start="start").axes
@@ -131,6 +146,7 @@ def test_the_same_values_give_the_same_bytes_under_any_settings() -> None:
     [
         lambda: plot.overoptimization([]),
         lambda: plot.training({"ppo": []}),
+        lambda: plot.readings([], fits={}),
         lambda: plot.win_rate_by_length([policy("start", tokens=4, rate=None)], start="start"),
         lambda: plot.over_seeds([], "gold"),
         lambda: plot.label_strength([0, 0]),
