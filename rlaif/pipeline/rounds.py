@@ -4,6 +4,7 @@ OUT/recipe.yaml            the recipe, with its `rounds`
 OUT/round-N/               a run, as `rlaif run` leaves it
 OUT/rounds.json, rounds.md what each round did, in words and figures
 OUT/policy/                the adapter of the best round
+OUT/report.html            the same answers with pictures, and links to the page of each round
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ from rlaif.io.writers import write_text
 from rlaif.jobs.base import read_result, read_typed
 from rlaif.jobs.evaluate import EVALUATION, START, read_evaluation
 from rlaif.jobs.inputs import load_prompts
+from rlaif.pipeline.report import reported, try_report
 from rlaif.pipeline.run import RunResult, recipe_text, run_recipe
 from rlaif.progress import NoProgress, Progress
 from rlaif.ranks import current
@@ -91,19 +94,22 @@ def run_rounds(
     for number in range(1, settings.count + 1):
         progress.note(f"round {number} of {settings.count}")
         own, folder = recipe_of_round(recipe, number, former), _folder(out, number)
-        result = run_recipe(
-            own,
-            out=folder,
-            journal=journal or out / JOURNAL,
-            command=command,
-            progress=progress,
-            reuse=[_folder(out, number - 1)] if number > 1 else (),
-        )
+        with reported(folder, progress.note) if ranks.first else nullcontext():
+            result = run_recipe(
+                own,
+                out=folder,
+                journal=journal or out / JOURNAL,
+                command=command,
+                progress=progress,
+                reuse=[_folder(out, number - 1)] if number > 1 else (),
+            )
         found.append(ranks.from_first(partial(_described, recipe, own, folder, number)))
         stopped = _why_stopped(found[-1], settings)
         rounds = Rounds(tuple(found), best_round(found), stopped)
         if ranks.first:
             _write(out, rounds)
+            for place in (folder, out):
+                try_report(place, progress.note)
             on_round(result, rounds)
         former = _former(recipe, own, folder, former)
         del result  # and with it the models

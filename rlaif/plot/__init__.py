@@ -9,6 +9,7 @@ Needs `pip install 'rlaif-toolkit[report]'`; importing this does not import matp
 
 from rlaif.plot.judge import flips_by_principle, label_strength, reward_calibration, strength_counts
 from rlaif.plot.policies import (
+    over_rounds,
     over_seeds,
     overoptimization,
     policy_points,
@@ -26,6 +27,7 @@ __all__ = [
     "available",
     "flips_by_principle",
     "label_strength",
+    "over_rounds",
     "over_seeds",
     "overoptimization",
     "policy_points",

@@ -11,13 +11,16 @@ from rlaif.errors import DataError
 from rlaif.plot.style import INK, SERIES, errors, legend, name, new_figure, style, whiskers
 from rlaif.results.evaluation import REWARD, PolicyResult
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.results.rounds import Prompts, Round
 from rlaif.results.study import StudyPolicy
+from rlaif.stats import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
+    "over_rounds",
     "over_seeds",
     "overoptimization",
     "policy_points",
@@ -34,6 +37,9 @@ PANELS: Mapping[str, str] = {
     "length": "length (tokens)",
 }
 """Columns of `metrics.jsonl` that `training` shows."""
+PROMPTS: Mapping[Prompts, str] = {"fixed": "fixed prompts, the same in all rounds", "fresh": "fresh prompts"}
+SHIFT = 0.04
+"""How far the points of fixed and fresh prompts stand from their round, so that both bars are seen."""
 CURVE = 60
 """Points that a fitted curve is drawn with."""
 
@@ -274,3 +280,41 @@ def over_seeds(policies: Sequence[StudyPolicy], measure: str) -> Figure:
         axes.set_xlabel(name(measure))
         legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
+
+
+def over_rounds(rounds: Sequence[Round]) -> Figure:
+    """The gain in gold over the start policy, round by round, on the prompts that all rounds share and on
+    each round's own.
+
+    Raises:
+        DataError: No round has a gain over the start policy.
+    """
+    gains = {
+        prompts: [(each.number, gain) for each in rounds if (gain := _gain_over_start(each, prompts))]
+        for prompts in PROMPTS
+    }
+    if not any(gains.values()):
+        raise DataError("no round has a gain over the start policy to draw")
+    with style():
+        figure = new_figure(6.4, 3.2)
+        axes = figure.subplots()
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for (prompts, found), color, shift in zip(gains.items(), SERIES, (-SHIFT, SHIFT), strict=False):
+            if found:
+                axes.errorbar(
+                    [number + shift for number, _ in found],
+                    [gain.value for _, gain in found],
+                    yerr=errors([gain for _, gain in found]),
+                    fmt="o-" if prompts == "fixed" else "s--",
+                    color=color,
+                    label=PROMPTS[prompts],
+                )
+        axes.set_xticks([each.number for each in rounds])
+        axes.set_xlabel("round")
+        axes.set_ylabel(name(f"{rounds[0].measure}, over the start"))
+        legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def _gain_over_start(found: Round, prompts: Prompts) -> Estimate | None:
+    return found.gain(found.measure, "start", prompts)

@@ -13,8 +13,11 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import Recipe, parse_recipe
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.pipeline.report import write_report
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
+from rlaif.report.page import rounds_page
+from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
 from rlaif.stages.rounds import best_round
 from rlaif.stats import Estimate
@@ -127,6 +130,41 @@ def test_the_answers_are_in_words_and_in_figures(ran: Path) -> None:
     assert all(made[name].equal(tensor) for name, tensor in kept.items())
 
 
+def test_the_answers_have_a_page_with_a_picture_and_links_to_the_rounds(ran: Path) -> None:
+    found = Rounds.from_dict(json.loads((ran / "rounds.json").read_text("utf-8")))
+    assert json.loads(json.dumps(found.as_dict())) == json.loads((ran / "rounds.json").read_text("utf-8"))
+    text = (ran / "report.html").read_text("utf-8")
+    for number in (1, 2):
+        assert f'href="round-{number}/report.html"' in text
+        assert (ran / f"round-{number}/report.html").is_file()
+    assert "Rounds of turns" in text
+    assert text.count("<svg") == 1
+    assert "What is not here" not in text
+    picture = next(
+        each for section in rounds_page(ran, report="report.html").sections for each in section.pictures
+    )
+    assert [row[0] for row in picture.numbers[0].rows] == ["1", "2"]
+    fixed, fresh = (found.rounds[1].gain("letters", "start", prompts) for prompts in ("fixed", "fresh"))
+    assert fixed is not None
+    assert fresh is not None
+    assert picture.numbers[0].rows[1][1:] == (interval(fixed, signed=True), interval(fresh, signed=True))
+
+
+def test_a_page_of_rounds_says_what_is_missing_and_refuses_what_it_cannot_read(
+    ran: Path, tmp_path: Path
+) -> None:
+    for name in ("rounds.json", "recipe.yaml"):
+        shutil.copy(ran / name, tmp_path / name)
+    recipe_text = (tmp_path / "recipe.yaml").read_text("utf-8").replace("count: 2", "count: 5")
+    (tmp_path / "recipe.yaml").write_text(recipe_text, "utf-8")
+    page = rounds_page(tmp_path, report="report.html")
+    assert page.missing[0] == "2 of 5 rounds have finished"
+    assert page.missing[1] == "there is no `round-1/report.html`"
+    (tmp_path / "rounds.json").write_text('{"rounds": []}')
+    with pytest.raises(RunError, match=r"rounds\.json is not what a run in rounds writes"):
+        write_report(tmp_path)
+
+
 def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
     half = place / "killed"
     shutil.copytree(ran, half)
@@ -228,3 +266,4 @@ def test_the_command_tells_what_each_round_did(place: Path, ran: Path) -> None:
     assert said.status == 0, said.err
     assert "the policy of round" in said.out
     assert "rounds.md" in said.out
+    assert f"report: {ran / 'report.html'}" in said.out.replace("\n", "")

@@ -16,6 +16,7 @@ from rlaif import plot
 from rlaif.errors import DataError
 from rlaif.results.evaluation import CompletionRows, Cost, PolicyResult, WinRate
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.results.rounds import Gain, Round
 from rlaif.results.study import StudyPolicy
 from rlaif.stats import Estimate, ReliabilityBin
 
@@ -126,6 +127,23 @@ def test_a_study_shows_every_seed_and_the_mean() -> None:
     assert names == ["one seed", "mean over seeds, 95 %"]
 
 
+def test_rounds_show_the_gain_over_the_start_on_fixed_and_on_fresh_prompts() -> None:
+    gains = [Gain("gold", "start", prompts, around(0.2)) for prompts in ("fixed", "fresh")]  # type: ignore[arg-type]
+    rounds = [
+        Round(1, "round-1/ppo", "gold", None, None, tuple(gains)),
+        Round(2, "round-2/ppo", "gold", None, None, (gains[0]._replace(estimate=around(0.5)),)),
+    ]
+    (axes,) = plot.over_rounds(rounds).axes
+    assert axes.get_xticks().tolist() == [1, 2]
+    fixed, fresh = (line for line in axes.lines if line.get_marker() in ("o", "s"))
+    assert ys(fixed) == [0.2, 0.5]
+    assert ys(fresh) == [0.2]
+    assert [each.get_text() for each in axes.get_legend().get_texts()] == [
+        "fixed prompts, the same in all rounds",
+        "fresh prompts",
+    ]
+
+
 def test_odd_names_are_printed_as_they_are() -> None:
     text = svg(plot.flips_by_principle({ODD: 0.5, "日本語" * 30: 0.2}))
     assert ElementTree.fromstring(text).tag.endswith("svg")
@@ -149,6 +167,7 @@ def test_the_same_values_give_the_same_bytes_under_any_settings() -> None:
         lambda: plot.readings([], fits={}),
         lambda: plot.win_rate_by_length([policy("start", tokens=4, rate=None)], start="start"),
         lambda: plot.over_seeds([], "gold"),
+        lambda: plot.over_rounds([Round(1, "round-1/ppo", "gold", None, None, ())]),
         lambda: plot.label_strength([0, 0]),
         lambda: plot.flips_by_principle({"alone": None}),
         lambda: plot.reward_calibration([]),
