@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rlaif.config import Recipe
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import DpoConfig
-from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig, Split
+from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import RoundsConfig
 from rlaif.config.start import StartSettings
@@ -29,7 +29,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import read_result, read_typed
 from rlaif.jobs.evaluate import EVALUATION, START, read_evaluation
-from rlaif.jobs.inputs import load_prompts
+from rlaif.jobs.inputs import OWN_SPLIT, load_prompts
 from rlaif.pipeline.report import reported, try_report
 from rlaif.pipeline.run import RunResult, recipe_text, run_recipe
 from rlaif.progress import NoProgress, Progress
@@ -47,8 +47,6 @@ __all__ = ["Former", "ROUNDS", "check_rounds", "recipe_of_round", "run_rounds"]
 ROUNDS, POLICY = "rounds.json", "policy"
 FRESH = "fresh"
 """What the name of the evaluation on fresh prompts ends with."""
-OWN_SPLIT: dict[str, Split] = {"sample": "label", "revise": "sft", "evaluate": "eval"}
-"""Parts of the built-in prompts by kind of stage; all others train on `rl`."""
 
 
 class Former(NamedTuple):

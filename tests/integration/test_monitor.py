@@ -17,7 +17,10 @@ from rlaif.config import load_recipe
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.monitor import MonitorSettings
 from rlaif.config.ppo import PpoConfig
+from rlaif.engines.journaled import NullMemo
 from rlaif.errors import ConfigError, DataError
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.tracking import Trackers
 from rlaif.models.shared_base import SharedBase
 from rlaif.pipeline.run import run_recipe
@@ -293,6 +296,25 @@ def test_a_run_writes_its_readings_and_tells_them(tmp_path: Path, monkeypatch: p
     assert again.stages[0].skipped
     other = run_recipe(load_recipe(written(tmp_path, patience=2)), out=out, progress=notes)
     assert not other.stages[0].skipped
+
+
+def test_what_earlier_runs_trained_on_is_not_held_out(tmp_path: Path) -> None:
+    written(tmp_path, limit=2)
+    read = {prompt.id for prompt in held_out_of(tmp_path, skip=0)}
+    trained = [job_of(tmp_path, skip=skip).prompts for skip in (0, 2, 4)]
+    later = {prompt.id for prompt in held_out_of(tmp_path, skip=4)}
+    assert len(read) == len(later) == 3
+    assert not later & {prompt.id for prompts in trained for prompt in prompts}
+
+
+def job_of(folder: Path, *, skip: int) -> PpoJob:
+    recipe = load_recipe(folder / "recipe.yaml", (f"stages.ppo.skip={skip}",))
+    [config] = recipe.stages
+    return PpoJob(config, RunContext(recipe, memo=NullMemo(), progress=NoProgress()))  # type: ignore[arg-type]
+
+
+def held_out_of(folder: Path, *, skip: int) -> tuple[Prompt, ...]:
+    return job_of(folder, skip=skip).held_out
 
 
 def test_prompts_that_are_trained_on_are_never_held_out(tmp_path: Path) -> None:
