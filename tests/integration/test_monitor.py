@@ -23,6 +23,7 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.tracking import Trackers
 from rlaif.models.shared_base import SharedBase
+from rlaif.models.start import Start
 from rlaif.pipeline.run import run_recipe
 from rlaif.progress import NoProgress
 from rlaif.results.monitor import MonitorReading
@@ -110,7 +111,12 @@ def watcher(
 
 
 def train(
-    base: SharedBase, monitor: Monitor | None, folder: Path | None = None, **changed: Any
+    base: SharedBase,
+    monitor: Monitor | None,
+    folder: Path | None = None,
+    *,
+    start: Start | None = None,
+    **changed: Any,
 ) -> OnPolicyResult:
     watched = {"monitor": monitor.settings.model_dump()} if monitor else {}
     return train_ppo(
@@ -121,6 +127,7 @@ def train(
         seed=7,
         checkpoint_folder=folder,
         monitor=monitor,
+        start=start,
     )
 
 
@@ -234,6 +241,19 @@ def test_a_killed_training_still_returns_to_a_policy_from_before(tmp_path: Path)
     assert result.first_step == 2
     assert result.stopped == expected.stopped != ""
     assert same(weights(resumed), weights(straight))
+
+
+def test_the_curve_of_a_policy_that_is_trained_further_begins_where_its_reference_is(tmp_path: Path) -> None:
+    base = toy_base()
+    train(base, None, steps=2)
+    base.save_adapter(POLICY, tmp_path / "adapter")
+    for held in (True, False):
+        report = train(
+            toy_base(), watcher([], every=5), steps=1, start=Start(tmp_path / "adapter", held=held)
+        ).monitor
+        assert report is not None
+        assert report.further is not held
+        assert (report.readings[0].kl < 1e-6) is held
 
 
 def test_a_part_of_weight_0_is_measured_and_not_learned() -> None:

@@ -100,7 +100,7 @@ def monitor(stage: str, readings: Sequence[MonitorReading], statistics: Mapping[
         return None
     points = [each.point for each in readings]
     fits = {
-        name: OptimizationFit("rl", *(float(fit[key]) for key in ("alpha", "beta", "furthest")))
+        name: OptimizationFit("rl", *(float(fit[key]) for key in ("alpha", "beta", "furthest", "nearest")))
         for name, fit in statistics["fits"].items()
         if fit is not None
     }
