@@ -276,8 +276,11 @@ class OnPolicyJob(Job[Config]):
             config,
             lengths,
             device,
-            rows=min(-(-config.episodes // device.ranks), rows_side_by_side(device.kind)),
+            rows=min(
+                -(-max(config.episodes, len(self.held_out)) // device.ranks), rows_side_by_side(device.kind)
+            ),
             micro=micro,
+            watched=self.held_out,
         )
 
     def adapters(self) -> Adapters:
