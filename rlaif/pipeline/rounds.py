@@ -216,16 +216,17 @@ def _own(stage: BaseStage, recipe: Recipe, number: int, former: Former | None) -
 
 
 def _remembering(stage: RewardConfig | DpoConfig, recipe: Recipe, former: Former) -> dict[str, Any]:
-    """The label stage that a stage reads, and the preferences of earlier rounds."""
+    """The label stage that a stage reads, and the preferences of earlier rounds; nothing where it learns from
+    files alone."""
+    if stage.files and stage.input is None:
+        return {}
     memory = _settings(recipe).memory
     earlier = {"all": len(former.preferences), "last": 0}.get(memory, memory)  # type: ignore[arg-type]
     count = earlier if isinstance(memory, str) else memory - 1
     remembered = former.preferences[len(former.preferences) - count :] if count else ()
     labelled = [each.name for each in _before(stage, recipe) if isinstance(each, LabelConfig)]
-    if stage.input is None and stage.files and not remembered:
-        return {}
     files = (*stage.files, *(PreferenceFile(file=str(each)) for each in remembered))
-    own = stage.input or (labelled[-1] if labelled and not stage.files else None)
+    own = stage.input or (labelled[-1] if labelled else None)
     return {"files": files, "input": own}
 
 

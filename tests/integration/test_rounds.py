@@ -13,9 +13,14 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import Recipe, parse_recipe
+from rlaif.config.reward import RewardConfig
+from rlaif.engines.journaled import NullMemo
 from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.reward import RewardJob
 from rlaif.pipeline.report import write_report
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
+from rlaif.progress import NoProgress
 from rlaif.report.page import rounds_page
 from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
@@ -220,6 +225,20 @@ def test_what_is_remembered(place: Path, memory: object, remembered: list[int]) 
     assert [each.file for each in stage.files] == [f"labels-{at}" for at in remembered]  # type: ignore[attr-defined]
     assert stage.input == "label"  # type: ignore[attr-defined]
     assert stage.previous == "r"  # type: ignore[attr-defined]
+
+
+def test_a_reward_model_of_files_alone_is_not_given_other_labels(place: Path) -> None:
+    former = Former(Path("p"), Path("r"), (Path("labels-1"),))
+    own = recipe(place, reward={"files": [{"file": "people.jsonl"}]})
+    stage = next(each for each in recipe_of_round(own, 2, former).stages if each.stage == "reward")
+    assert [each.file for each in stage.files] == ["people.jsonl"]  # type: ignore[attr-defined]
+    assert stage.input is None  # type: ignore[attr-defined]
+    assert isinstance(stage, RewardConfig)
+    job = RewardJob(stage, RunContext(own, memo=NullMemo(), progress=NoProgress()))
+    assert job._fresh() == "", "the model of the round before has learned from them"
+    named = recipe(place, reward={"files": [{"file": "people.jsonl"}], "input": "label"})
+    stage = next(each for each in recipe_of_round(named, 2, former).stages if each.stage == "reward")
+    assert [each.file for each in stage.files] == ["people.jsonl", "labels-1"]  # type: ignore[attr-defined]
 
 
 def estimate(value: float, width: float) -> Estimate:
