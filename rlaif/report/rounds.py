@@ -15,7 +15,10 @@ __all__ = ["rounds_markdown", "rounds_shown", "rounds_table"]
 
 def rounds_markdown(found: Rounds) -> str:
     """The answers of every round, then the figures."""
-    parts = [f"# {count_of(len(found.rounds), 'round')}; the policy of round {found.best} is kept\n"]
+    parts = [
+        f"# {count_of(len(found.rounds), 'round')}; the policy of round {found.best} is kept\n",
+        f"{found.kept}\n",
+    ]
     for place, each in enumerate(found.rounds):
         answers = "\n".join(f"- {sentence(line)}" for line in found.words(place))
         parts.append(f"## Round {each.number}\n\n{answers}\n")
@@ -36,7 +39,7 @@ def rounds_shown(found: Rounds, *, last: bool = False) -> list[Shown]:
         return [f"• {line}" for line in found.words(len(found.rounds) - 1)]
     lines = [f"• {line}" for place in range(len(found.rounds)) for line in found.words(place)]
     stopped = [found.stopped] if found.stopped else []
-    return [rounds_table(found), *lines, *stopped, f"the policy of round {found.best} is kept"]
+    return [rounds_table(found), *lines, *stopped, found.kept]
 
 
 def rounds_table(found: Rounds) -> Table:

@@ -157,6 +157,18 @@ class Rounds:
             values["answers"] = list(self.words(number))
         return found
 
+    @property
+    def kept(self) -> str:
+        """Which policy is kept, and whether it is better than the start policy."""
+        best = next(each for each in self.rounds if each.number == self.best)
+        gain, line = best.gain(best.measure, "start"), f"The policy of round {self.best} is kept"
+        if gain is None or gain.low > 0:
+            return f"{line}."
+        over = f"{interval(gain, signed=True)} over it"
+        if gain.high < 0:
+            return f"{line}, but the start policy is better: {over}."
+        return f"{line}, but it is not told from the start policy: {over}."
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rounds:
         """What `as_dict` gave, back.

@@ -22,6 +22,7 @@ from rlaif.pipeline.report import write_report
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
 from rlaif.progress import NoProgress
 from rlaif.report.page import rounds_page
+from rlaif.report.rounds import rounds_markdown, rounds_shown
 from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
 from rlaif.stages.rounds import best_round
@@ -277,12 +278,31 @@ def test_the_proxy_that_runs_ahead_and_the_judge_that_changes_are_named() -> Non
     assert not second.has_gained
 
 
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (0.3, "The policy of round 2 is kept."),
+        (
+            0.05,
+            "The policy of round 2 is kept, but it is not told from the start policy: +0.05 [-0.05, +0.15] over it.",
+        ),
+        (-0.3, "The policy of round 2 is kept, but the start policy is better: -0.3 [-0.4, -0.2] over it."),
+    ],
+)
+def test_a_kept_policy_that_is_not_better_than_the_start_is_named(gain: float, said: str) -> None:
+    rounds = [round_of(1, -1.0), round_of(2, 0.0, Gain("gold", "start", "fixed", estimate(gain, 0.1)))]
+    found = Rounds(tuple(rounds), best_round(rounds))
+    assert found.kept == said
+    assert said in rounds_markdown(found)
+    assert rounds_shown(found)[-1] == said
+
+
 def test_the_command_tells_what_each_round_did(place: Path, ran: Path) -> None:
     said = call("run", ran / "recipe.yaml", "--out", ran, "--dry-run")
     assert said.status == 0, said.err
     assert "the first of 2 rounds" in said.out
     said = call("run", ran / "recipe.yaml", "--out", ran)
     assert said.status == 0, said.err
-    assert "the policy of round" in said.out
+    assert "The policy of round" in said.out
     assert "rounds.md" in said.out
     assert f"report: {ran / 'report.html'}" in said.out.replace("\n", "")

@@ -73,7 +73,7 @@ def _verdict(found: Rounds) -> tuple[str, ...]:
         for at, line in enumerate(found.words(place))
     ]
     stopped = [one_line(found.stopped)] if found.stopped else []
-    return (f"The policy of round {found.best} is kept.", *stopped, *lines)
+    return (found.kept, *stopped, *lines)
 
 
 def _unfinished(found: Rounds, folder: Path) -> list[str]:
