@@ -19,7 +19,7 @@ from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
-from rlaif.jobs.monitoring import READINGS, STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
+from rlaif.jobs.monitoring import STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
@@ -29,7 +29,7 @@ from rlaif.models.start import PREVIOUS, Start
 from rlaif.report.monitor import monitor_markdown, monitor_shown, reading_line
 from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
-from rlaif.results.monitor import MonitorReading, MonitorReport
+from rlaif.results.monitor import READINGS, MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.learner import POLICY, VALUE
 from rlaif.rl.rollout import rows_side_by_side
@@ -275,8 +275,11 @@ class OnPolicyJob(Job[Config]):
             config,
             lengths,
             device,
-            rows=min(-(-config.episodes // device.ranks), rows_side_by_side(device.kind)),
+            rows=min(
+                -(-max(config.episodes, len(self.held_out)) // device.ranks), rows_side_by_side(device.kind)
+            ),
             micro=micro,
+            watched=self.held_out,
         )
 
     def adapters(self) -> Adapters:

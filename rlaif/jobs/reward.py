@@ -61,6 +61,12 @@ class RewardJob(Job[RewardConfig]):
     def _files(self) -> Iterator[PreferenceFile]:
         return label_files(self.config, self.config.input, self.config.files, self.context)
 
+    def _fresh(self) -> str:
+        """The preferences of the label stage; empty where only files are learned from, which an earlier model
+        may know."""
+        labelled = self.config.input or not self.config.files
+        return next(self._files()).file if labelled else ""
+
     @cached_property
     def human(self) -> list[PreferencePair]:
         """Pairs that people labelled, for the report."""
@@ -140,7 +146,7 @@ class RewardJob(Job[RewardConfig]):
                 role=self.config.name,
                 human=human,
                 previous=previous,
-                fresh=next((file.file for file in self._files()), ""),
+                fresh=self._fresh(),
                 constitution=context.constitution.digest,
                 progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),

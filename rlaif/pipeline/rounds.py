@@ -5,6 +5,7 @@ OUT/round-N/               a run, as `rlaif run` leaves it
 OUT/rounds.json, rounds.md what each round did, in words and figures
 OUT/policy/                the adapter of the best round
 OUT/feedback/              what each round took from elsewhere
+OUT/report.html            the same answers with pictures, and links to the page of each round
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 from rlaif.config import Recipe
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import DpoConfig
-from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig, Split
+from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import RoundsConfig
 from rlaif.config.start import StartSettings
@@ -28,8 +30,9 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import read_result, read_typed
 from rlaif.jobs.evaluate import EVALUATION, START, read_evaluation
-from rlaif.jobs.inputs import load_prompts
+from rlaif.jobs.inputs import OWN_SPLIT, load_prompts
 from rlaif.pipeline.feedback import NO_FEEDBACK, Feedback, take_feedback
+from rlaif.pipeline.report import reported, try_report
 from rlaif.pipeline.run import RunResult, recipe_text, run_recipe
 from rlaif.progress import NoProgress, Progress
 from rlaif.ranks import current
@@ -46,8 +49,6 @@ __all__ = ["Former", "ROUNDS", "check_rounds", "recipe_of_round", "run_rounds"]
 ROUNDS, POLICY = "rounds.json", "policy"
 FRESH = "fresh"
 """What the name of the evaluation on fresh prompts ends with."""
-OWN_SPLIT: dict[str, Split] = {"sample": "label", "revise": "sft", "evaluate": "eval"}
-"""Parts of the built-in prompts by kind of stage; all others train on `rl`."""
 
 
 class Former(NamedTuple):
@@ -96,19 +97,22 @@ def run_rounds(
             partial(take_feedback, settings.feedback, out / "feedback", number, progress)
         )
         own, folder = recipe_of_round(recipe, number, former, feedback), _folder(out, number)
-        result = run_recipe(
-            own,
-            out=folder,
-            journal=journal or out / JOURNAL,
-            command=command,
-            progress=progress,
-            reuse=[_folder(out, number - 1)] if number > 1 else (),
-        )
+        with reported(folder, progress.note) if ranks.first else nullcontext():
+            result = run_recipe(
+                own,
+                out=folder,
+                journal=journal or out / JOURNAL,
+                command=command,
+                progress=progress,
+                reuse=[_folder(out, number - 1)] if number > 1 else (),
+            )
         found.append(ranks.from_first(partial(_described, recipe, own, folder, number)))
         stopped = _why_stopped(found[-1], settings)
         rounds = Rounds(tuple(found), best_round(found), stopped)
         if ranks.first:
             _write(out, rounds)
+            for place in (folder, out):
+                try_report(place, progress.note)
             on_round(result, rounds)
         former = _former(recipe, folder, former, feedback)
         del result  # and with it the models
@@ -227,6 +231,8 @@ def _remembering(
     feedback: Feedback,
 ) -> dict[str, Any]:
     """The label stage that a stage reads, the preferences of earlier rounds, and those from elsewhere."""
+    if stage.files and stage.input is None:  # it learns from files alone
+        return {"files": (*stage.files, *feedback.preferences)}
     memory = _settings(recipe).memory
     if memory == "all":
         kept = earlier
@@ -237,7 +243,7 @@ def _remembering(
     if not remembered and not feedback.preferences:
         return {}
     labelled = [each.name for each in _before(stage, recipe) if isinstance(each, LabelConfig)]
-    own = stage.input or (labelled[-1] if labelled and not stage.files else None)
+    own = stage.input or (labelled[-1] if labelled else None)
     return {"files": (*stage.files, *remembered, *feedback.preferences), "input": own}
 
 
