@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+DRAWN_AT_ONCE = 1 << 20
+"""Numbers of a bootstrap that are held at once."""
 STUDENT_DRAWS = 50_000
 
 
@@ -116,24 +118,79 @@ def bootstrap(
     Raises:
         DataError: Fewer than two prompts: one says nothing about the others.
     """
-    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    index = _places(prompts)
     if len(index) < 2:
         raise DataError(
             f"an interval over {len(index)} prompts has no meaning", remedy="evaluate on at least two prompts"
         )
     row_prompt = np.array([index[prompt] for prompt in prompts])
-    rng = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for i in range(resamples):
-        drawn = np.bincount(rng.integers(len(index), size=len(index)), minlength=len(index))
-        draws[i] = statistic(drawn[row_prompt].astype(np.float64))
+    draws = np.array(
+        [
+            statistic(drawn[row_prompt])
+            for counts in _drawn(len(index), resamples=resamples, seed=seed)
+            for drawn in counts
+        ]
+    )
+    return _interval(float(statistic(np.ones(len(row_prompt)))), draws, confidence)
+
+
+def _drawn(prompts: int, *, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each prompt is drawn in each resample, (some resamples, prompts) at a time."""
+    rng, some = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // prompts)
+    for start in range(0, resamples, some):
+        count = min(some, resamples - start)
+        places = rng.integers(prompts, size=(count, prompts)) + prompts * np.arange(count)[:, None]
+        yield (
+            np.bincount(places.ravel(), minlength=count * prompts).reshape(count, prompts).astype(np.float64)
+        )
+
+
+def _interval(value: float, draws: Floats, confidence: float) -> Estimate:
+    """Percentiles of the draws that are defined."""
     draws = draws[~np.isnan(draws)]
     low, high = (
         np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
         if draws.size
         else (math.nan, math.nan)
     )
-    return Estimate(value=float(statistic(np.ones(len(row_prompt)))), low=float(low), high=float(high))
+    return Estimate(value=value, low=float(low), high=float(high))
+
+
+class _Side(NamedTuple):
+    """A column by prompts: (prompts,), the sum of the values and the number of rows of each."""
+
+    sums: Floats
+    rows: Floats
+
+    @classmethod
+    def of(cls, values: Floats, prompts: Sequence[Hashable], index: Mapping[Hashable, int]) -> _Side:
+        place = [index[prompt] for prompt in prompts]
+        return cls(
+            np.bincount(place, weights=values, minlength=len(index)).astype(np.float64),
+            np.bincount(place, minlength=len(index)).astype(np.float64),
+        )
+
+    def means(self, counts: Floats) -> Floats:
+        """Of each resample, (resamples,)."""
+        means: Floats = (counts @ self.sums) / (counts @ self.rows)
+        return means
+
+
+def _bootstrap_means(sides: Sequence[_Side], *, resamples: int, confidence: float, seed: int) -> Estimate:
+    """As `bootstrap`, of the mean of the first side less that of the second, if there is one: the same draws,
+    all at once."""
+
+    def of(counts: Floats) -> Floats:
+        first, *others = (side.means(counts) for side in sides)
+        return first - others[0] if others else first
+
+    prompts = len(sides[0].rows)
+    if prompts < 2:
+        raise DataError(
+            f"an interval over {prompts} prompts has no meaning", remedy="evaluate on at least two prompts"
+        )
+    draws = [of(counts) for counts in _drawn(prompts, resamples=resamples, seed=seed)]
+    return _interval(float(of(np.ones(prompts))), np.concatenate(draws), confidence)
 
 
 def bootstrap_mean(
@@ -149,8 +206,9 @@ def bootstrap_mean(
     Raises:
         DataError: Not one prompt a value, or fewer than two prompts.
     """
-    rows = _column(values, len(prompts))
-    return bootstrap(lambda w: _mean(rows, w), prompts, resamples=resamples, confidence=confidence, seed=seed)
+    rows, index = _column(values, len(prompts)), _places(prompts)
+    side = _Side.of(rows, prompts, index)
+    return _bootstrap_means([side], resamples=resamples, confidence=confidence, seed=seed)
 
 
 def bootstrap_difference(
@@ -177,14 +235,9 @@ def bootstrap_difference(
             f"the two sides answer different prompts: {len(odd)} are on one side only, the first {odd[0]}",
             remedy="evaluate both on the same prompts",
         )
-    n = len(ours)
-    return bootstrap(
-        lambda w: _mean(ours, w[:n]) - _mean(base, w[n:]),
-        [*prompts, *base_prompts],
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+    index = _places(prompts)
+    sides = [_Side.of(ours, prompts, index), _Side.of(base, base_prompts, index)]
+    return _bootstrap_means(sides, resamples=resamples, confidence=confidence, seed=seed)
 
 
 # Agreement
@@ -392,6 +445,10 @@ def _fit_logistic(x: Floats, y: Floats, weights: Floats, *, ridge: float) -> Flo
 
 
 # Shared by the above
+
+
+def _places(prompts: Sequence[Hashable]) -> dict[Hashable, int]:
+    return {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
 
 
 def _sigmoid(x: ArrayLike) -> Floats:

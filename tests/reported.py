@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rlaif.prompts import PromptLibrary
 from rlaif.report.comparison import comparison_tables
 from rlaif.results.comparison import PolicyComparison, PolicyDifference
 from rlaif.results.evaluation import CompletionRows, Cost, Evaluation, PolicyResult, WinRate, pair_id
+from rlaif.results.monitor import READINGS, MonitorReading, MonitorReport
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.results.rows import preference_row, verdict_row
 from rlaif.results.study import SeedDifference, Study, StudyPolicy
@@ -19,7 +21,7 @@ from rlaif.runs.manifest import MANIFEST, Manifest, Output
 from rlaif.stats import Estimate
 from rlaif.types import Comparison, Completion, Message, Order, Preference, Prompt, Verdict
 
-__all__ = ["EVIL", "PROMPTS", "STAGES", "write_run", "write_study"]
+__all__ = ["EVIL", "PROMPTS", "STAGES", "readings", "write_run", "write_study"]
 
 EVIL = (
     "<script>document.title = 'run'</script></script><!-- <img src=x onerror=\"document.title='run'\"> \u202eevil\u2066 "
@@ -149,7 +151,36 @@ def _ppo(folder: Path, text: str, prompts: int) -> dict[str, int]:
         }
         for step in range(5)
     ]
-    return {"metrics.jsonl": _jsonl(folder / "metrics.jsonl", steps)}
+    report = MonitorReport(readings(), patience=3)
+    (folder / "statistics.json").write_text(json.dumps({"monitor": report.as_dict()}))
+    return {
+        "metrics.jsonl": _jsonl(folder / "metrics.jsonl", steps),
+        READINGS: _jsonl(folder / READINGS, [each.as_row() for each in report.readings]),
+    }
+
+
+def readings() -> tuple[MonitorReading, ...]:
+    """Of a policy that is over-optimised: gold = d (0.4 − 0.3 log d) turns at d = 1.396."""
+    found = []
+    for step, d in enumerate((0.0, 0.5, 1.0, 2.0, 3.0)):
+        gold = d * (0.4 - 0.3 * math.log(d)) if d else 0.0
+        found.append(
+            MonitorReading(
+                step=step,
+                kl=d * d,
+                proxy=Estimate(d, d - 0.1, d + 0.1),
+                gold=Estimate(gold, gold - 0.2, gold + 0.2),
+                parts={"model": d},
+                length=10.0 + step,
+                distinct_2=0.5,
+                refusal=0.25,
+                ended=1.0,
+                tokens=100,
+                seconds=1.5,
+                flops=1e9,
+            )
+        )
+    return tuple(found)
 
 
 def evaluation(text: str, prompts: int = PROMPTS) -> Evaluation:

@@ -173,7 +173,7 @@ def _print_plan(plan: AuditPlan, settings: AuditSettings, progress: Progress) ->
         f"{plan.questions} questions at most: {plan.comparisons} comparisons and {plan.probes} probes by "
         f"{' and '.join(plan.protocols)}, about {plan.tokens_each:.0f} tokens each "
         f"({tokens / 1e6:.1f} million tokens, {tokens * plan.shared / 1e6:.1f} million without shared "
-        "beginnings)" + (f"; about {duration(time)}, good to a factor of two" if time else "")
+        "beginnings)" + (f"; about {duration(time)} as busy as this machine is now" if time else "")
     )
 
 

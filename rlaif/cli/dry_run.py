@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.table import Table
 
 from rlaif.cli.console import output
+from rlaif.config import Recipe
 from rlaif.engines.api.costs import money
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan
-from rlaif.pipeline.dry_run import RunPlan
+from rlaif.models.load import resolve
+from rlaif.models.open import is_scripted, is_served
+from rlaif.pipeline.dry_run import RunPlan, plan_recipe
+from rlaif.runs.manifest import MANIFEST
 from rlaif.text import counted
 
-__all__ = ["duration", "show_plan"]
+__all__ = ["duration", "estimate_line", "show_plan"]
 
 IMAGINED = re.compile(rf"(?:{PLACEHOLDER.strip()} +){{3,}}(?:{PLACEHOLDER.strip()})?\d*")
 
@@ -59,7 +64,7 @@ def show_plan(plan: RunPlan, folder: Path) -> None:
             soft_wrap=True,
         )
     time = (
-        f"about {duration(plan.seconds)} for what can be estimated, good to a factor of two; "
+        f"about {duration(plan.seconds)} for what can be estimated, as busy as this machine is now; "
         if plan.seconds
         else ""
     )
@@ -68,6 +73,28 @@ def show_plan(plan: RunPlan, folder: Path) -> None:
         f"the run would be in {folder}; nothing was asked, nothing was written",
         soft_wrap=True,
     )
+
+
+def estimate_line(recipe: Recipe, folder: Path, *, note: Callable[[str], None]) -> str:
+    """About how long the stages of `recipe` take that have no result in `folder`; empty where nothing can be
+    estimated.
+
+    Args:
+        note: Told before a model is fetched.
+
+    Raises:
+        RlaifError: An input cannot be read, or a tokenizer is not to be had.
+    """
+    if is_scripted(recipe.model) or is_served(recipe.model):
+        return ""
+    resolve(recipe.model, weights=False, log=note)
+    ahead = [stage for stage in plan_recipe(recipe).stages if not (folder / stage.name / MANIFEST).is_file()]
+    known = [(stage.name, stage.seconds) for stage in ahead if stage.seconds is not None]
+    if not known:
+        return ""
+    parts = ", ".join(f"{name} {duration(time)}" for name, time in known)
+    total = duration(sum(time for _, time in known))
+    return f"about {total} on this machine, as busy as it was for half a second just now ({parts})"
 
 
 def _cost(stage: StagePlan, priced: bool) -> list[str]:

@@ -30,6 +30,7 @@ def execute(
     merge: bool = False,
     shards: Sequence[Path] = (),
     reuse: Sequence[Path] = (),
+    estimate: bool = False,
 ) -> None:
     """Run `recipe` and print its summary; with `dry_run`, print what would be done.
 
@@ -37,6 +38,7 @@ def execute(
         merge: Write the full model of the last stage's adapter too.
         shards: Runs of shards, whose answers are taken over first.
         reuse: Other runs, whose finished stages are taken over where they are the same.
+        estimate: Say first about how long it will take.
     """
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.pipeline.run import default_folder, run_recipe
@@ -54,6 +56,11 @@ def execute(
 
     ranks, parts = join(), None
     with ConsoleProgress() if ranks.first else nullcontext(NoProgress()) as progress:
+        if estimate and ranks.count == 1:
+            from rlaif.cli.dry_run import estimate_line
+
+            if line := estimate_line(recipe, folder, note=progress.note):
+                progress.note(line)
         if shards and ranks.first:
             from rlaif.pipeline.shards import merge_shards
             from rlaif.runs.journal import JOURNAL
@@ -82,6 +89,7 @@ def execute_rounds(recipe: Recipe, *, out: Path | None, journal: Path | None, dr
     first round would do."""
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.cli.show import show, show_head
+    from rlaif.pipeline.report import REPORT
     from rlaif.pipeline.rounds import ROUNDS, check_rounds, recipe_of_round, run_rounds
     from rlaif.pipeline.run import default_folder
     from rlaif.report.rounds import rounds_shown
@@ -111,6 +119,8 @@ def execute_rounds(recipe: Recipe, *, out: Path | None, journal: Path | None, dr
     if ranks.first:
         show(rounds_shown(found), output())
         output().print(f"\n{folder / ROUNDS}, {folder / 'rounds.md'}, {folder / 'policy'}", soft_wrap=True)
+        if (report := folder / REPORT).exists():
+            _show_report(report, output())
 
 
 def _rounds_of(recipe: Recipe) -> int:
@@ -144,7 +154,7 @@ def _show_end(result: RunResult, console: Console, report: Path | None) -> None:
         files = f"{stage.folder / main}{rows}, {stage.folder / 'samples.md'}"
         console.print(f"{stage.config.name}: {files}", soft_wrap=True)
     if report is not None:
-        console.print(f"report: {report} (one file; open it in a browser)", soft_wrap=True)
+        _show_report(report, console)
     for stage in result.stages:
         if stage.manifest.gaps:
             console.print(
@@ -157,6 +167,10 @@ def _show_end(result: RunResult, console: Console, report: Path | None) -> None:
     for stage in result.stages:
         for line in stage.job.closing(stage.folder, stage.manifest):
             console.print(line, soft_wrap=True)
+
+
+def _show_report(report: Path, console: Console) -> None:
+    console.print(f"report: {report} (one file; open it in a browser)", soft_wrap=True)
 
 
 def _spent(spent: Sequence[Spent], limit: float | None) -> list[str]:

@@ -33,7 +33,8 @@ __all__ = ["report"]
     help="Write the evaluation as logs for `inspect view` too, into inspect/ in FOLDER.",
 )
 def report(folder: Path, out: Path | None, inspect: bool) -> None:
-    """Write the page of the run or study in FOLDER: one HTML file that opens without a server or a network.
+    """Write the page of the run, the rounds or the study in FOLDER: one HTML file that opens without a server
+    or a network.
 
     It has the verdict in words, the policies, pictures, what the judge is worth, costs, and samples to
     browse. Every run and study writes it at its end; this writes it again. An unfinished run has one of what

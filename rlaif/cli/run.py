@@ -95,7 +95,7 @@ def run(
         if checked.rounds is not None:
             execute_rounds(checked, out=out, journal=journal, dry_run=dry_run)
         else:
-            execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse)
+            execute(checked, out=out, journal=journal, dry_run=dry_run, reuse=reuse, estimate=True)
         return
     from rlaif.pipeline.launch import launch
 

@@ -236,6 +236,10 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
 
     stage: Literal["sample"] = "sample"
 
+    also: tuple[str, ...] = ()
+    """Further files of prompts, taken whole beside those that are drawn; what is asked twice is asked
+    once."""
+
     k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Completions per prompt."""
 
@@ -252,6 +256,12 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     rollout: AskedRollout | None = None
     """vLLM servers that hold the policy and sample, as `{base_urls: [http://localhost:8000/v1]}`; no weights
     are loaded for it here. This process samples when left out."""
+
+    @model_validator(mode="after")
+    def _is_whole_or_a_shard(self) -> SampleConfig:
+        if self.also and self.shard:
+            raise ValueError("prompts in `also` are taken whole and cannot be divided into shards")
+        return self
 
     def main_model(self, default: str) -> str | None:
         return None if self.rollout else self.policy or default

@@ -21,7 +21,7 @@ class MonitorSettings(Settings):
     cohort. With a weight below 0 less of it is better."""
 
     every: Annotated[int, Field(ge=1)] = 5
-    """Steps between readings; the first is before training, the last at its end."""
+    """Steps between readings; the first is before training, the last at its end, if it does not run away."""
 
     prompts: Annotated[int, Field(ge=2)] = 16
     """How many held-out prompts are read, one completion each; the same at every reading."""

@@ -22,6 +22,7 @@ from rlaif.config.labelling import (
     ServerConfig,
     Settings,
 )
+from rlaif.config.merge import MergeConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
 from rlaif.config.rounds import RoundsConfig
@@ -44,6 +45,7 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "sft": SftConfig,
     "best_of_k": BestOfKConfig,
     "dpo": DpoConfig,
+    "merge": MergeConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
 }
@@ -124,11 +126,19 @@ class Recipe(Settings):
         """The stage of that name that trains a policy, if there is one."""
         return next((each for each in self.stages if each.trains_policy and each.name == name), None)
 
+    def merge_stage(self, name: str) -> MergeConfig | None:
+        """The stage of that name that writes a full model, if there is one."""
+        return next(
+            (each for each in self.stages if isinstance(each, MergeConfig) and each.name == name), None
+        )
+
     def weights_of(self, name: str) -> str:
         """The model that answers under a name: what a judge stage of that name reads with, what a stage of
         that name trains an adapter of, else the name."""
         if (judge := self.judge_stage(name)) is not None:
             return judge.model or self.model
+        if (merged := self.merge_stage(name)) is not None:
+            return self.weights_of(merged.input)
         policy = self.policy_stage(name)
         return name if policy is None else policy.trained_model or self.model
 

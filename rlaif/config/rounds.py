@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rlaif.config.reward import PreferenceFile
 from rlaif.config.settings import Settings
 from rlaif.config.start import ReferenceChoice
 
-__all__ = ["RoundsConfig"]
+__all__ = ["FeedbackSettings", "RoundsConfig"]
+
+
+class FeedbackSettings(Settings):
+    """Prompts and people's preferences that arrive from elsewhere: each round takes what no earlier one
+    took."""
+
+    prompts: tuple[str, ...] = ()
+    """Files of prompts, sampled and labelled beside the round's own."""
+
+    preferences: tuple[PreferenceFile, ...] = ()
+    """Files of preferences, with weights, which reward models and DPO learn from beside the round's own."""
+
+    since: date | None = None
+    """First day (UTC) of the rows to take; rows without a time are then left out and counted."""
+
+    until: date | None = None
+    """Last day of the rows to take."""
+
+    time_column: str = "time"
+    """Column with each row's time: ISO 8601, or seconds since 1970."""
 
 
 class RoundsConfig(Settings):
@@ -32,6 +54,10 @@ class RoundsConfig(Settings):
 
     fresh: Annotated[int, Field(ge=2)] | None = 24
     """Prompts that each round is evaluated on besides, other ones each time; `null` for none."""
+
+    feedback: FeedbackSettings | None = None
+    """Files from elsewhere that enter the rounds, as `{preferences: [{file: labels.jsonl, weight: 2}], since:
+    2026-11-01}`."""
 
     stop_when: Literal["never", "no_gain"] = "never"
     """`no_gain` ends after a round whose gold measure did not rise over the round before by more than its

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ from rlaif.errors import JudgingError, RunError
 from rlaif.files import read_object
 from rlaif.io.writers import write_rows
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.estimate import ROWS, shared
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
@@ -32,6 +34,7 @@ __all__ = [
     "Job",
     "MOST_GAPS",
     "Outcome",
+    "Passes",
     "TO_READ",
     "check_gaps",
     "read_result",
@@ -63,6 +66,19 @@ class Outcome(NamedTuple):
     counts: dict[str, int]
     rows: dict[str, int]
     gaps: int = 0
+
+
+class Passes(NamedTuple):
+    """How often a stage runs its model over the completions that it samples, prompts included: without
+    gradient, and forward and back."""
+
+    read: float = 0
+    learned: float = 0
+
+
+NO_PASSES = Passes()
+PADDED = 1.5
+"""Positions in a pass for each token of its completions and prompts: rows are as long as the longest."""
 
 
 class Job(ABC, Generic[Config]):
@@ -149,7 +165,10 @@ class Job(ABC, Generic[Config]):
         read: int,
         completions: int,
         new_tokens: int,
-        times: float = 1.0,
+        at_once: int = ROWS,
+        passes: Passes = NO_PASSES,
+        together: int = 1,
+        judged: float = 0,
         served: bool = False,
     ) -> StagePlan:
         """The plan of a stage that samples from the recipe's model for its `prompts`.
@@ -157,13 +176,25 @@ class Job(ABC, Generic[Config]):
         Args:
             read: How many prompts are read.
             new_tokens: Of each completion, at most.
-            times: How much longer the stage takes than its sampling.
+            at_once: Completions that are sampled together at most.
+            passes: What is done with the completions then.
+            together: Completions of a prompt, which share it in passes without gradient.
+            judged: Tokens that a judge reads, with shared beginnings once.
             served: Whether servers sample: how long they take is not known here.
         """
         model, asked = self.context.recipe.model, [self.context.library.policy(each) for each in self.prompts]
-        each = tokens_of(counter_of(model), asked) / max(1, len(asked))
+        counter = counter_of(model)
+        each = tokens_of(counter, asked) / max(1, len(asked))
+        once = each * shared([[counter.render(messages) for messages in asked]])
         tokens, write = round(each * read), completions * new_tokens
-        seconds = estimated_seconds(model, self.context, tokens, write)
+        seconds = estimated_seconds(
+            model,
+            self.context,
+            once * read + passes.read * PADDED * completions * (each / together + new_tokens) + judged,
+            write,
+            rows=max(1, ceil(completions / ceil(completions / max(1, min(at_once, ROWS))))),
+            learned=passes.learned * PADDED * completions * (each + new_tokens),
+        )
         return StagePlan(
             name=self.config.name,
             kind=self.config.stage,
@@ -171,7 +202,7 @@ class Job(ABC, Generic[Config]):
             counts=dict(counts),
             read=tokens,
             write=write,
-            seconds=None if seconds is None or served else times * seconds,
+            seconds=None if served else seconds,
             example={},
         )
 

@@ -12,7 +12,7 @@ from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import held_role, policy_models
-from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, read_typed, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
@@ -32,9 +32,6 @@ from rlaif.runs.manifest import Manifest
 from rlaif.stages.best_of_k import best_of_k
 
 __all__ = ["BestOfKJob"]
-
-LEARNING = 1.5
-"""How many times as long as its sampling the stage takes, with the few completions that it keeps to learn."""
 
 
 class BestOfKJob(Job[BestOfKConfig]):
@@ -139,14 +136,21 @@ class BestOfKJob(Job[BestOfKConfig]):
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, prompts = self.config, len(self.prompts)
-        completions = config.rounds * config.k * prompts
+        completions, measured = config.rounds * config.k * prompts, min(config.measure_prompts, prompts)
+        each = {"best": 1, "weighted": config.k}.get(str(config.keep)) or int(config.keep)
+        kept = config.rounds * each * prompts
         return self.sampling_plan(
             {"rounds": config.rounds, "prompts": prompts, "completions": completions},
             read=config.rounds * prompts,
-            completions=completions,
+            completions=completions + measured,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
-            times=LEARNING,
+            together=config.k,
+            # The reward of all, the loss on those kept before and after, and the KL of what was made.
+            passes=Passes(
+                read=1 + 2 * (kept + measured) / (completions + measured),
+                learned=config.epochs * kept / (completions + measured),
+            ),
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:

@@ -15,11 +15,12 @@ from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.merging import CARD, tuned_before
 from rlaif.models.alias import ALIASES
+from rlaif.models.probe_files import find_judge
 from rlaif.models.shared_base import SharedBase
 from rlaif.report.model_card import ModelCard, card_markdown
-from rlaif.reward.files import reward_note
+from rlaif.reward.files import find_reward_model, reward_note
 
-__all__ = ["judges_of", "reward_judges", "write_card"]
+__all__ = ["judges_of", "model_folder", "reward_judges", "write_card"]
 
 SOURCES = ("prompts", "preferences", "human labels", "rows", "rewards", "templates")
 """Parts of a stage's key that are digests of what it learned from."""
@@ -61,6 +62,12 @@ def write_card(
         results=results,
     )
     write_text(folder / CARD, card_markdown(card))
+
+
+def model_folder(folder: Path) -> Path | None:
+    """The folder of the reward model or the trained judge that `folder` is, or that its stage left in it, if
+    there is one."""
+    return find_reward_model(folder) or find_judge(str(folder))
 
 
 def judges_of(files: Iterable[str]) -> str:

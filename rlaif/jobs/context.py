@@ -106,8 +106,11 @@ class RunContext:
     def policy(self, named: str | None) -> str:
         """The policy that a role names: a model, the folder of an adapter, or what an earlier stage of this
         run trains."""
-        stage = None if named is None else self.recipe.policy_stage(named)
-        return self.model(named) if stage is None else str(self.path / stage.name / "adapter")
+        if named is not None and (stage := self.recipe.policy_stage(named)) is not None:
+            return str(self.path / stage.name / "adapter")
+        if named is not None and (merged := self.recipe.merge_stage(named)) is not None:
+            return str(self.path / merged.name / "model")
+        return self.model(named)
 
     def check_start(self, config: BaseStage) -> None:
         """Look for the policy that a stage starts from, before anything is loaded.
@@ -120,6 +123,11 @@ class RunContext:
         if named is None:
             return
         stage = self.recipe.policy_stage(named)
+        if self.recipe.merge_stage(named) is not None:
+            raise ConfigError(
+                f"stage {config.name!r} goes on from an adapter, and {named!r} leaves a full model",
+                remedy="name the stage that trained the adapter",
+            )
         if stage is None:
             adapter_of(Path(named))
         elif stage not in self.before(config):

@@ -1,36 +1,90 @@
-"""About how long a model takes to read and write so many tokens, without loading it.
+"""About how long a model takes to read, write and learn so many tokens, without loading it.
 
-Time comes from a short matrix multiplication in the arithmetic that the model would use: a forward pass costs
-about 2 FLOP a parameter and token (the embedding table is a look-up), and engines reach a share of the peak
-that was measured once (`PREFILL_SHARE`, `DECODE_SHARE`). Questions that begin alike are read once as far as
-they do (`shared`). Good to a factor of two.
+With P the parameters of the decoder layers, E those of the LM head, L layers of width H, and the machine's
+speed in matrix products, elements and starts (`rlaif.models.speed`, half a second):
+
+    a token read     2 P / products + `BETWEEN` L H / elements
+    a token learned  `LEARNING` tokens read: forward, and back through a frozen base
+    a step of decoding R rows
+                     `SMALL` · 2 (P + E) R / products + `OPERATIONS` L / starts
+
+The constants were measured once, on SmolLM2-135M (docs/LOG.md, the quickstart for every machine).
+Questions that begin alike are read once as far as they do (`shared`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
-from rlaif.models.load import count_parameters
+from rlaif.models.load import empty_model
 from rlaif.models.open import is_scripted, is_served
 from rlaif.models.probe_files import weights_of
-from rlaif.models.speed import matmul_rate
+from rlaif.models.speed import machine_speed
 
-__all__ = ["seconds", "shared"]
+__all__ = ["ROWS", "seconds", "shared"]
 
-PREFILL_SHARE = 0.35
-"""Share of the measured matrix peak that reading a batch of prompts reaches."""
-DECODE_SHARE = 0.05
-"""The same for sampling at the default batch size, which waits for memory."""
+BETWEEN = 60
+"""Numbers that something is done to between the products, for each unit of width in each layer."""
+LEARNING = 3.2
+SMALL = 1.5
+"""How much slower products of a few rows are, attention over a growing cache and the draw among it."""
+OPERATIONS = 170
+"""Operations in a layer for a step of decoding, and what Python does between them counted as some."""
+ROWS = 64
+"""Completions sampled side by side where nothing else is said."""
 
 
-def seconds(model: str, *, dtype: str, device: str, read: float, write: float = 0) -> float | None:
-    """Seconds for `read` and `write` tokens; `None` for a scripted or a served model."""
+def seconds(
+    model: str,
+    *,
+    dtype: str,
+    device: str,
+    read: float,
+    write: float = 0,
+    rows: int = ROWS,
+    learned: float = 0,
+) -> float | None:
+    """Seconds for `read`, `write` and `learned` tokens; `None` for a scripted or a served model.
+
+    Args:
+        write: Tokens that are sampled, `rows` completions side by side.
+        learned: Tokens that are read forward and back.
+    """
     if is_scripted(model) or is_served(model):
         return None
-    size = count_parameters(weights_of(model))
-    flops_a_token = 2.0 * (size.total - size.embedding)
-    return flops_a_token / matmul_rate(dtype, device) * (read / PREFILL_SHARE + write / DECODE_SHARE)
+    size, speed = _size(weights_of(model)), machine_speed(dtype, device)
+    token = 2.0 * size.decoder / speed.flops + BETWEEN * size.layers * size.width / speed.elements
+    step = (
+        SMALL * 2.0 * (size.decoder + size.head) * rows / speed.flops
+        + OPERATIONS * size.layers / speed.starts
+    )
+    return token * (read + LEARNING * learned) + step * write / rows
+
+
+class _Size(NamedTuple):
+    """Parameters of the decoder layers and of the LM head; how many layers, and how wide."""
+
+    decoder: int
+    head: int
+    layers: int
+    width: int
+
+
+@lru_cache(maxsize=4)
+def _size(model: str) -> _Size:
+    empty = empty_model(model)
+    embedding, head = empty.get_input_embeddings().weight, empty.get_output_embeddings().weight
+    total = sum(parameter.numel() for parameter in empty.parameters())
+    tied = head is embedding
+    return _Size(
+        decoder=total - embedding.numel() - (0 if tied else head.numel()),
+        head=head.numel(),
+        layers=empty.config.get_text_config(decoder=True).num_hidden_layers,
+        width=embedding.shape[1],
+    )
 
 
 def shared(groups: Iterable[Sequence[str]]) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 
 from rlaif.config.evaluation import EvaluateConfig
 from rlaif.digest import digest
+from rlaif.engines.base import Engine
+from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
 from rlaif.io.writers import RowWriter, write_rows, write_text
@@ -20,6 +22,7 @@ from rlaif.jobs.base import (
     AnyJob,
     Job,
     Outcome,
+    Passes,
     check_gaps,
     settings_digest,
     transient_among,
@@ -27,13 +30,15 @@ from rlaif.jobs.base import (
     write_refused,
 )
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.estimate import shared
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.merging import adapter_of
 from rlaif.jobs.people import PAIRS, pair_rows
-from rlaif.jobs.planning import StagePlan
+from rlaif.jobs.planning import COUNTED, PLACEHOLDER, StagePlan, counter_of, tokens_of
 from rlaif.jobs.rewards import model_reward
-from rlaif.judging.judge import Judged
+from rlaif.judging.judge import Judge, Judged
+from rlaif.judging.protocols import JudgingProtocol
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import PROTOCOLS, open_judge, open_protocol
 from rlaif.models.memory import StageWork
@@ -51,7 +56,7 @@ from rlaif.runs.manifest import Manifest
 from rlaif.stages.evaluate import Judging, PolicySource, configured_metrics, evaluate
 from rlaif.stages.label import askable
 from rlaif.stages.win_rate import telling
-from rlaif.types import Comparison, Message, Prompt
+from rlaif.types import Comparison, Completion, Message, Prompt
 
 __all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
 
@@ -144,7 +149,34 @@ class EvaluateJob(Job[EvaluateConfig]):
             read=policies * len(self.prompts),
             completions=completions,
             new_tokens=config.max_new_tokens,
+            at_once=config.rows,
+            together=config.samples,
+            passes=Passes(read=2 if self._scored else 1),  # the reward, and the KL to the reference
+            judged=self._judged_tokens() if config.win_rate else 0,
             served=config.rollout is not None,
+        )
+
+    def _judged_tokens(self) -> float:
+        """About how many tokens the judge reads, what its questions begin alike with read once; none where it
+        reads elsewhere."""
+        config, name = (
+            self.config,
+            self.context.recipe.weights_of(self.config.judge or self.context.recipe.model),
+        )
+        if name != self.context.recipe.model:
+            return 0
+        counter, judge = counter_of(name), self._open_judge(load_scripted("scripted"))
+        duels = [_imagined(prompt, config.max_new_tokens) for prompt in self.prompts[:COUNTED]]
+        groups = [list(dict.fromkeys(judge.requests(duel))) for duel in duels]
+        once = shared([counter.render(request.messages) for request in group] for group in groups)
+        read = tokens_of(counter, [request.messages for group in groups for request in group])
+        return (
+            read
+            * once
+            / len(duels)
+            * len(self.prompts)
+            * len(self.policies)
+            * (config.judged or config.samples)
         )
 
     def execute(self, folder: Path) -> Outcome:
@@ -241,27 +273,31 @@ class EvaluateJob(Job[EvaluateConfig]):
         )
 
     def _judge(self) -> Judging:
-        context, config = self.context, self.config
-        name = self._protocol()
-        protocol = open_protocol(
-            name,
-            library=context.library,
-            constitution=context.constitution,
-            least_share=config.min_label_share,
+        context, named = self.context, self.context.model(self.config.judge)
+        judge = self._open_judge(context.engines.get(named))
+        warn_of_other_questions(
+            named, self._asking(), context.constitution, context.library, context.progress
         )
-        principles = usable(context, protocol.half)
-        named = context.model(config.judge)
-        engine = context.engines.get(named)
-        warn_of_other_questions(named, protocol, context.constitution, context.library, context.progress)
-        judge = open_judge(
+        return telling(judge, context.progress)
+
+    def _open_judge(self, engine: Engine) -> Judge:
+        context, config, protocol = self.context, self.config, self._asking()
+        return open_judge(
             engine,
             protocol,
-            principles,
+            usable(context, protocol.half),
             principles=config.principles,
             seed=context.seed(config),
             progress=context.progress,
         )
-        return telling(judge, context.progress)
+
+    def _asking(self) -> JudgingProtocol:
+        return open_protocol(
+            self._protocol(),
+            library=self.context.library,
+            constitution=self.context.constitution,
+            least_share=self.config.min_label_share,
+        )
 
     def _judge_digest(self) -> str:
         if not self.config.win_rate and self.config.rubric is None:
@@ -324,6 +360,22 @@ def _kept(judge: Judging, verdicts: RowWriter) -> Judging:
             yield judged
 
     return asked
+
+
+def _imagined(prompt: Prompt, tokens: int) -> Comparison:
+    """Two completions as long as they may get, for counting."""
+    a, b = (
+        Completion(
+            id=f"{prompt.id}/{index}",
+            prompt_id=prompt.id,
+            index=index,
+            text=f"{PLACEHOLDER * tokens}{index}",
+            finish="length",
+            model="",
+        )
+        for index in (0, 1)
+    )
+    return Comparison(prompt, a, b)
 
 
 def _completion_rows(

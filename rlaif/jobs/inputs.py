@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,9 +17,21 @@ from rlaif.progress import Progress
 from rlaif.results.rows import completion_from_row
 from rlaif.types import Completion, Prompt
 
-__all__ = ["Completions", "load_completions", "load_prompts", "load_responses", "prompts_digest"]
+__all__ = [
+    "OWN_SPLIT",
+    "Completions",
+    "load_completions",
+    "load_prompts",
+    "load_responses",
+    "passed_over",
+    "prompts_digest",
+    "with_others",
+]
 
 Item = TypeVar("Item")
+
+OWN_SPLIT: Mapping[str, Split] = {"sample": "label", "revise": "sft", "evaluate": "eval"}
+"""Parts of the built-in prompts by kind of stage; all others train on `rl`."""
 
 PROBLEMS_TOLD = 20
 """Skipped rows that are listed one by one; the rest are in the count."""
@@ -90,18 +103,48 @@ def load_prompts(
     _tell(read, settings.prompts, progress)
     if settings.skip_bad_rows and left_out is not None:
         left_out(settings.prompts, len(_share(read.problems, shard)))
-    builtin = settings.prompts.partition(":")[0] == "builtin"
-    split = settings.split or (own_split if builtin else "all")
-    chosen = [prompt for prompt in read.items if split in ("all", split_of(prompt.fingerprint()))]
+    chosen = _in_split(read.items, settings, own_split)
+    limit = settings.limit or (own_limit if _is_builtin(settings) else None)
+    drawn = _drawn(chosen, limit, settings.skip, seed, where=settings.prompts)
+    return part_of(drawn, shard, where=settings.prompts)
+
+
+def passed_over(settings: PromptSettings, *, own_split: Split, seed: int) -> Sequence[Prompt]:
+    """The prompts that `settings.skip` leaves to earlier runs, as `load_prompts` draws them.
+
+    Raises:
+        DataError: They cannot be read, or the split holds none.
+    """
+    if not settings.skip:
+        return ()
+    read = read_prompts(
+        settings.prompts,
+        prompt_column=settings.prompt_column,
+        context_column=settings.context_column,
+        skip_bad_rows=settings.skip_bad_rows,
+    )
+    return draw_split(_in_split(read.items, settings, own_split), settings.skip, seed)
+
+
+def _is_builtin(settings: PromptSettings) -> bool:
+    return settings.prompts.partition(":")[0] == "builtin"
+
+
+def _in_split(prompts: Sequence[Prompt], settings: PromptSettings, own_split: Split) -> list[Prompt]:
+    """Those of the split that `settings` name.
+
+    Raises:
+        DataError: There are none.
+    """
+    split = settings.split or (own_split if _is_builtin(settings) else "all")
+    chosen = [prompt for prompt in prompts if split in ("all", split_of(prompt.fingerprint()))]
     if not chosen:
         raise DataError(
-            f"none of the {len(read.items)} prompts falls into the split `{split}`",
+            f"none of the {len(prompts)} prompts falls into the split `{split}`",
             where=settings.prompts,
             remedy="give more prompts, or take them all with split: all",
         )
-    limit = settings.limit or (own_limit if builtin else None)
-    drawn = _drawn(chosen, limit, settings.skip, seed, where=settings.prompts)
-    return part_of(drawn, shard, where=settings.prompts)
+    return chosen
 
 
 def _drawn(
@@ -124,6 +167,30 @@ def _drawn(
             remedy="give more prompts, or take fewer each time (limit)",
         )
     return left[:limit]
+
+
+def with_others(
+    drawn: Sequence[Prompt], files: Sequence[str], settings: PromptSettings, progress: Progress
+) -> tuple[Prompt, ...]:
+    """`drawn`, and the prompts of further files that ask something else; one whose id is taken gets another
+    one."""
+    found = {prompt.fingerprint(): prompt for prompt in drawn}
+    ids = {prompt.id for prompt in drawn}
+    for file in files:
+        read = read_prompts(
+            file,
+            prompt_column=settings.prompt_column,
+            context_column=settings.context_column,
+            skip_bad_rows=settings.skip_bad_rows,
+        )
+        _tell(read, file, progress)
+        for prompt in read.items:
+            if (key := prompt.fingerprint()) in found:
+                continue
+            id = prompt.id if prompt.id not in ids else f"{prompt.id}-{key[:8]}"
+            found[key] = replace(prompt, id=id)
+            ids.add(id)
+    return tuple(found.values()) if files else tuple(drawn)
 
 
 def part_of(items: Sequence[Item], shard: str | None, *, where: str) -> tuple[Item, ...]:

@@ -313,10 +313,14 @@ class LabelJob(Job[LabelConfig]):
 
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
-        source = self.source if self.config.responses else self._imagined(earlier)
+        source = self._to_judge(earlier)
         comparisons = self._expected(source)
         counts = {"completions": len(source.completions), "comparisons": len(comparisons)}
         return self.bench.plan(comparisons, counts)
+
+    def planned(self, earlier: Mapping[str, AnyJob]) -> Sequence[Comparison]:
+        """What will be compared, of completions that may not exist yet."""
+        return self._expected(self._to_judge(earlier))
 
     def _expected(self, source: Completions) -> list[Comparison]:
         """What would be compared, before the completions are there."""
@@ -327,6 +331,9 @@ class LabelJob(Job[LabelConfig]):
             seed=self.context.seed(self.config),
             given=source.given,
         ).comparisons
+
+    def _to_judge(self, earlier: Mapping[str, AnyJob]) -> Completions:
+        return self.source if self.config.responses else self._imagined(earlier)
 
     def _imagined(self, earlier: Mapping[str, AnyJob]) -> Completions:
         """What the stage that is read from will have sampled, as long as it may get."""

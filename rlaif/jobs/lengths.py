@@ -105,23 +105,38 @@ def sampled_work(rows: int, prompt: int, new: int) -> StageWork:
 
 
 def trained_sampling(
-    config: OnPolicyConfig | BestOfKConfig, lengths: Lengths, device: Device, *, rows: int, micro: int
+    config: OnPolicyConfig | BestOfKConfig,
+    lengths: Lengths,
+    device: Device,
+    *,
+    rows: int,
+    micro: int,
+    watched: Sequence[Prompt] = (),
 ) -> StageWork:
     """Sampling from a policy and training on what it sampled.
 
     Args:
         rows: Sampled side by side.
         micro: Rows of one pass with gradients.
+        watched: Prompts that are sampled for besides, and not trained on.
     """
     prompt, judged = lengths.prompts(config.name), bool(config.answering_models("judge"))
     shared = 0 if config.gradient_checkpointing else lengths.shared(config.name)
-    return sampled_work(rows, prompt, config.max_new_tokens)._replace(
+    longest = max(prompt, lengths.longest(config.name, watched))
+    return sampled_work(rows, longest, config.max_new_tokens)._replace(
         micro_tokens=shared + micro * rounded(prompt - shared + config.max_new_tokens),
         logit_tokens=micro * config.max_new_tokens,
         checkpointing=config.gradient_checkpointing,
         read_tokens=device.tokens,
         read_logits=device.asked if judged else 0,
     )
+
+
+def _longest(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Those that may have the most tokens."""
+    return sorted(prompts, key=lambda prompt: -sum(len(message.content) for message in prompt.messages))[
+        :LOOKED_AT
+    ]
 
 
 class Lengths:
@@ -133,9 +148,13 @@ class Lengths:
 
     def prompts(self, stage: str) -> int:
         """The longest prompt of a stage, as the policy reads it."""
+        return self.longest(stage, self.jobs[stage].prompts)
+
+    def longest(self, stage: str, prompts: Sequence[Prompt]) -> int:
+        """The longest of `prompts`, as the policy of a stage reads it."""
         counter = _counter_of(self._model(stage))
         return max(
-            (counter.count(self.context.library.policy(prompt)) for prompt in self._longest(stage)), default=0
+            (counter.count(self.context.library.policy(prompt)) for prompt in _longest(prompts)), default=0
         )
 
     def shared(self, stage: str) -> int:
@@ -144,7 +163,10 @@ class Lengths:
         if not isinstance(form, ChatFormat):
             return 0
         ids = form.encode(
-            [form.render(self.context.library.policy(prompt)) for prompt in self._longest(stage)]
+            [
+                form.render(self.context.library.policy(prompt))
+                for prompt in _longest(self.jobs[stage].prompts)
+            ]
         )
         found = common_prefix(ids) if len(ids) > 1 else 0
         return found if found >= MIN_PREFIX else 0
@@ -152,12 +174,6 @@ class Lengths:
     def count(self, stage: str) -> int:
         """How many prompts a stage has."""
         return len(self.jobs[stage].prompts)
-
-    def _longest(self, stage: str) -> list[Prompt]:
-        return sorted(
-            self.jobs[stage].prompts,
-            key=lambda prompt: -sum(len(message.content) for message in prompt.messages),
-        )[:LOOKED_AT]
 
     def _model(self, stage: str) -> str:
         return stage_base(self.jobs[stage].config, self.context.recipe)

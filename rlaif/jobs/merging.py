@@ -25,6 +25,7 @@ __all__ = [
     "origin_of",
     "stage_base",
     "tuned_before",
+    "write_merged",
 ]
 
 CARD = "README.md"
@@ -110,11 +111,21 @@ def merge_adapter(adapter: Path, *, log: Callable[[str], None] = lambda line: No
     if folder.is_dir():
         log(f"{folder} is there already")
         return folder
-    origin = origin_of(adapter)
+    write_merged(adapter, folder, origin=origin_of(adapter), log=log)
+    return folder
+
+
+def write_merged(
+    adapter: Path, folder: Path, *, origin: Origin, log: Callable[[str], None] = lambda line: None
+) -> None:
+    """Write the full model that `adapter` and those before it make of its base to `folder`, with its card.
+
+    Raises:
+        RlaifError: As of `merge_adapter`; or something is in the folder already.
+    """
     log(f"merging {adapter} into {origin.base}")
     save_merged(
         origin.base, [*origin.first, adapter], folder, dtype=origin.dtype, device=origin.device, log=log
     )
     if (adapter / CARD).is_file():
         write_text(folder / CARD, merged_card((adapter / CARD).read_text(encoding="utf-8")))
-    return folder

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from rlaif.config.labelling import PromptSettings
 from rlaif.config.monitor import MonitorSettings
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.digest import digest
@@ -14,16 +15,16 @@ from rlaif.io.readers import read_prompts
 from rlaif.io.splits import draw_split, split_of
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.inputs import prompts_digest
+from rlaif.jobs.inputs import OWN_SPLIT, passed_over, prompts_digest
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest
-from rlaif.results.monitor import MonitorReading, MonitorReport
+from rlaif.results.monitor import READINGS, MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
 from rlaif.stages.monitor import Monitor
 from rlaif.types import Prompt
 
-__all__ = ["READINGS", "STATISTICS", "held_out", "monitor_digest", "open_monitor", "write_monitor"]
+__all__ = ["STATISTICS", "held_out", "monitor_digest", "open_monitor", "write_monitor"]
 
-READINGS, STATISTICS = "monitor.jsonl", "statistics.json"
+STATISTICS = "statistics.json"
 PURPOSE = "monitor"
 GOLD = "gold"
 
@@ -49,7 +50,7 @@ def held_out(config: OnPolicyConfig, context: RunContext, trained: Sequence[Prom
     )
     if config.skip_bad_rows:
         context.leave_out(config.name, source, len(read.problems))
-    asked = {prompt.fingerprint() for prompt in trained}
+    asked = {prompt.fingerprint() for prompt in (*trained, *_used_before(config, context))}
     free = [
         prompt
         for prompt in context.unclaimed(read.items, purpose=PURPOSE)
@@ -60,14 +61,22 @@ def held_out(config: OnPolicyConfig, context: RunContext, trained: Sequence[Prom
     if len(drawn) < monitor.prompts:
         raise DataError(
             f"the monitor of {config.name!r} wants {monitor.prompts} prompts, and {len(free)} of the "
-            f"{len(read.items)} are free: others are trained on, used by another stage, or kept for "
-            "`evaluate`",
+            f"{len(read.items)} are free: others are trained on, used by another stage or by "
+            "earlier runs (skip), or kept for `evaluate`",
             where=source,
             remedy="name other prompts (monitor.source), lower monitor.prompts, or train on fewer (limit)",
         )
     context.claim_prompts(PURPOSE, drawn)
     check_rubrics({GOLD: monitor.gold}, drawn, config, context)
     return drawn
+
+
+def _used_before(config: OnPolicyConfig, context: RunContext) -> Iterator[Prompt]:
+    """What earlier runs used, in rounds for one: this stage and those before it pass it over (`skip`)."""
+    for stage in (*context.before(config), config):
+        if isinstance(stage, PromptSettings):
+            own_split = OWN_SPLIT.get(stage.stage, "rl")
+            yield from passed_over(stage, own_split=own_split, seed=context.seed(stage))
 
 
 def monitor_digest(

@@ -14,12 +14,12 @@ from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.adapters import held_role
-from rlaif.jobs.base import AnyJob, Job, Outcome, read_result, settings_digest, write_refused
+from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, read_result, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
-from rlaif.jobs.monitoring import READINGS, STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
+from rlaif.jobs.monitoring import STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
 from rlaif.jobs.planning import StagePlan
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest, with_curve_named
 from rlaif.jobs.tracking import Trackers, check_trackers
@@ -29,7 +29,7 @@ from rlaif.models.start import PREVIOUS, Start
 from rlaif.report.monitor import monitor_markdown, monitor_shown, reading_line
 from rlaif.report.shown import Shown
 from rlaif.report.training import step_line, step_table, steps_markdown
-from rlaif.results.monitor import MonitorReading, MonitorReport
+from rlaif.results.monitor import READINGS, MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
 from rlaif.rl.learner import POLICY, VALUE
 from rlaif.rl.rollout import rows_side_by_side
@@ -45,9 +45,6 @@ __all__ = ["SAMPLES_KEPT", "OnPolicyJob", "Training"]
 
 SAMPLES_KEPT = 4
 """Completions of each step that are written out, to read how the policy changes."""
-
-LEARNING = 2.5
-"""How many times as long as its rollout a step takes (docs/LOG.md: 2.4 to 2.6)."""
 
 Config = TypeVar("Config", bound=OnPolicyConfig)
 
@@ -265,7 +262,9 @@ class OnPolicyJob(Job[Config]):
             completions=episodes + watched,
             new_tokens=config.max_new_tokens,
             served=config.rollout is not None,
-            times=LEARNING,
+            at_once=config.episodes,
+            together=config.samples_per_prompt,
+            passes=Passes(read=2, learned=config.epochs),  # the reward and the reference, then the updates
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
@@ -276,8 +275,11 @@ class OnPolicyJob(Job[Config]):
             config,
             lengths,
             device,
-            rows=min(-(-config.episodes // device.ranks), rows_side_by_side(device.kind)),
+            rows=min(
+                -(-max(config.episodes, len(self.held_out)) // device.ranks), rows_side_by_side(device.kind)
+            ),
             micro=micro,
+            watched=self.held_out,
         )
 
     def adapters(self) -> Adapters:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from rlaif.engines.base import TokenCount
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.estimate import seconds
+from rlaif.jobs.estimate import ROWS, seconds
 from rlaif.models.open import open_token_count
 from rlaif.types import Message
 
@@ -59,6 +59,11 @@ def tokens_of(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -
     return round(sum(counter.count(messages) for messages in sampled) / len(sampled) * len(conversations))
 
 
-def estimated_seconds(model: str, context: RunContext, read: float, write: int) -> float | None:
-    """How long the engine of `model` would take; `None` for scripted and served ones."""
-    return seconds(model, dtype=context.recipe.dtype, device=context.recipe.device, read=read, write=write)
+def estimated_seconds(
+    model: str, context: RunContext, read: float, write: int, *, rows: int = ROWS, learned: float = 0
+) -> float | None:
+    """How long the engine of `model` would take; `None` for scripted and served ones. See `seconds`."""
+    recipe = context.recipe
+    return seconds(
+        model, dtype=recipe.dtype, device=recipe.device, read=read, write=write, rows=rows, learned=learned
+    )

@@ -20,6 +20,7 @@ from rlaif.jobs.base import (
     usable,
 )
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.estimate import ROWS
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import TEMPLATE, Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
@@ -128,7 +129,9 @@ class ReviseJob(Job[ReviseConfig]):
             model=context.model(config.policy),
             read=read,
             write=write,
-            seconds=estimated_seconds(self._weights, context, read, write),
+            seconds=estimated_seconds(
+                self._weights, context, read, write, rows=max(1, min(len(answers), ROWS))
+            ),
             counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
             example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.errors import DataError
 from rlaif.files import folder_digest
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
+from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.label import LabelJob
 from rlaif.jobs.learned_rows import label_files, pairs_digest, read_preferences, renderable, skipper
 from rlaif.jobs.lengths import MICRO_TOKENS, Adapters, Device, Lengths
+from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
 from rlaif.report.shown import Shown
 from rlaif.report.training import reward_markdown, reward_shown
@@ -26,6 +29,7 @@ from rlaif.reward.files import load_reward_model, save_reward_model
 from rlaif.reward.model import RewardModel
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.reward import train_reward
+from rlaif.types import Comparison, Message
 
 __all__ = ["RewardJob"]
 
@@ -56,6 +60,12 @@ class RewardJob(Job[RewardConfig]):
 
     def _files(self) -> Iterator[PreferenceFile]:
         return label_files(self.config, self.config.input, self.config.files, self.context)
+
+    def _fresh(self) -> str:
+        """The preferences of the label stage; empty where only files are learned from, which an earlier model
+        may know."""
+        labelled = self.config.input or not self.config.files
+        return next(self._files()).file if labelled else ""
 
     @cached_property
     def human(self) -> list[PreferencePair]:
@@ -94,6 +104,32 @@ class RewardJob(Job[RewardConfig]):
         """See `Job`."""
         return {"reward": f"{self.base}@{self.context.bases.get(self.base).identity}"}
 
+    def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
+        """See `Job`. Labels that a stage of the run will give are counted; those of files are not."""
+        plan, config = super().dry_run(earlier), self.config
+        jobs = [job for job in earlier.values() if isinstance(job, LabelJob)]
+        named = [job for job in jobs if config.input in (None, job.config.name)]
+        if config.files or not named:
+            return plan
+        pairs = named[-1].planned(earlier)
+        prompt, completion = self._tokens(pairs)
+        texts = {(each.prompt.id, side.index) for each in pairs for side in (each.a, each.b)}
+        read = prompt * len({each.prompt.id for each in pairs}) + completion * len(texts)
+        learned = 0 if config.keep == "head" else config.epochs * len(pairs) * (prompt + 2 * completion)
+        time = estimated_seconds(self.base, self.context, read, 0, learned=learned * config.ensemble.members)
+        return replace(plan, counts=plan.counts | {"pairs": len(pairs)}, read=round(read), seconds=time)
+
+    def _tokens(self, pairs: Sequence[Comparison]) -> tuple[float, float]:
+        """Of a prompt, and of a completion behind it, on average."""
+        counter, policy = counter_of(self.base), self.context.library.policy
+        prompts = [policy(each.prompt) for each in pairs]
+        whole = [
+            (*messages, Message("assistant", each.a.text))
+            for messages, each in zip(prompts, pairs, strict=True)
+        ]
+        few, many = (tokens_of(counter, each) / max(1, len(pairs)) for each in (prompts, whole))
+        return few, many - few
+
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         context = self.context
@@ -110,7 +146,7 @@ class RewardJob(Job[RewardConfig]):
                 role=self.config.name,
                 human=human,
                 previous=previous,
-                fresh=next((file.file for file in self._files()), ""),
+                fresh=self._fresh(),
                 constitution=context.constitution.digest,
                 progress=context.progress,
                 log=lambda step: metrics.write(step._asdict()),

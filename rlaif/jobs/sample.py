@@ -21,7 +21,7 @@ from rlaif.jobs.base import (
     write_refused,
 )
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest
+from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest, with_others
 from rlaif.jobs.lengths import Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
@@ -42,8 +42,8 @@ def sampled_prompts(
     progress: Progress | None = None,
     left_out: Callable[[str, int], None] | None = None,
 ) -> tuple[Prompt, ...]:
-    """The prompts of a sample stage, or of its shard; see `load_prompts`."""
-    return load_prompts(
+    """The prompts of a sample stage, or of its shard, and those of further files; see `load_prompts`."""
+    drawn = load_prompts(
         config,
         own_split="label",
         own_limit=BUILTIN_LIMIT,
@@ -52,6 +52,7 @@ def sampled_prompts(
         left_out=left_out,
         shard=config.shard,
     )
+    return with_others(drawn, config.also, config, progress or NoProgress())
 
 
 class SampleJob(Job[SampleConfig]):
@@ -86,6 +87,7 @@ class SampleJob(Job[SampleConfig]):
                 "limit",
                 "shard",
                 "rollout",
+                "also",
             ),
             "prompts": prompts_digest(self.prompts),
             "policy": digest([self.context.model(self.config.policy), card.identity()]),

@@ -17,6 +17,7 @@ from rlaif.jobs.generate import GenerateJob
 from rlaif.jobs.grpo import GrpoJob
 from rlaif.jobs.judge import JudgeJob
 from rlaif.jobs.label import LabelJob
+from rlaif.jobs.merge import MergeJob
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.revise import ReviseJob
 from rlaif.jobs.reward import RewardJob
@@ -40,6 +41,7 @@ JOBS: Mapping[str, type[AnyJob]] = {
     "sft": SftJob,
     "best_of_k": BestOfKJob,
     "dpo": DpoJob,
+    "merge": MergeJob,
     "evaluate": EvaluateJob,
     "compare": CompareJob,
 }

@@ -28,6 +28,7 @@ __all__ = [
     "PackedRow",
     "Tree",
     "features",
+    "merged",
     "row_batches",
     "pack",
     "pooled",
@@ -82,6 +83,22 @@ class Packed(NamedTuple):
     """(N,), the numbers they go by outside."""
     tokens: int
     """Real tokens, padding not counted."""
+
+
+def merged(trees: Sequence[Tree]) -> tuple[list[Tree], list[int]]:
+    """One tree for each prompt, in which a completion stands once however many of `trees` have it.
+
+    Also: of each completion of `trees`, in order, its number among those of the merged ones.
+    """
+    groups: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+    keys = [(tuple(tree.prompt), tuple(ids)) for tree in trees for ids in tree.completions]
+    for prompt, completion in keys:
+        groups.setdefault(prompt, {})[completion] = None
+    found = [Tree(prompt=prompt, completions=tuple(each)) for prompt, each in groups.items()]
+    number = {
+        key: at for at, key in enumerate((tree.prompt, ids) for tree in found for ids in tree.completions)
+    }
+    return found, [number[key] for key in keys]
 
 
 def rows_of(trees: Sequence[Tree], *, share: bool, start: int = 0) -> list[PackedRow]:

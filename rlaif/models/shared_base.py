@@ -160,6 +160,10 @@ class SharedBase:
         config = self._peft.peft_config[role]
         return int(max(config.r, *config.rank_pattern.values(), 0))
 
+    def alpha(self, role: str) -> float:
+        """What an adapter's update is multiplied by, before it is divided by the rank."""
+        return float(self._peft.peft_config[role].lora_alpha)
+
     @contextmanager
     def role(self, name: str) -> Iterator[SharedBase]:
         """Run as `name` inside the block and as before after it; blocks may be nested.

@@ -1,36 +1,84 @@
-"""How fast this machine multiplies matrices: the unit of every estimate of time."""
+"""How fast this machine runs what models are made of: the units of every estimate of time.
+
+Three of them, since none follows from another: matrix products, which most of the time goes to; what is done
+to each number between the products; and starting an operation at all, which is what decoding a few rows waits
+for. What else runs on the machine counts: all are means over their share of half a second, not its best.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
+from itertools import cycle
+from typing import NamedTuple
 
 import torch
 
 from rlaif.models.devices import pick_device, pick_dtype
 
-__all__ = ["matmul_rate"]
+__all__ = ["Speed", "machine_speed"]
 
-ROWS, INNER, COLUMNS = 1024, 1024, 4096
-"""About the shape of a small model's widest layer over a batch of tokens: 8.6 GFLOP."""
-TRIES = 3
+ROWS, INNER, COLUMNS = 512, 576, 1536
+"""About the shape of a small model's widest layer over a batch of tokens: 0.9 GFLOP."""
+LAYERS = 32
+"""Weights in turn, more than a cache holds: a model's come from memory too."""
+ELEMENTS = 1 << 20
+BATCH = 100
+"""Operations on a few numbers between two looks at the clock."""
+SECONDS = 0.5
+PRODUCTS, ELEMENTWISE, STARTS = 0.5, 0.25, 0.25
+"""Shares of `SECONDS`."""
+
+
+class Speed(NamedTuple):
+    """What the machine does in a second."""
+
+    flops: float
+    """Floating-point operations of matrix products."""
+    elements: float
+    """Numbers to which something is done one by one, in float32."""
+    starts: float
+    """Operations on so few numbers that only starting them takes time."""
 
 
 @lru_cache(maxsize=4)
-def matmul_rate(dtype: str, device: str) -> float:
-    """FLOP a second of one matrix product, the best of three after a warm-up; takes well under a second.
+def machine_speed(dtype: str, device: str) -> Speed:
+    """Time each for its share of half a second, after a warm-up.
 
     Args:
-        dtype: `auto` or a torch dtype's name, as for loading a model.
+        dtype: `auto` or a torch dtype's name, as for loading a model: that of the products.
         device: `auto` or a torch device.
+
+    Raises:
+        ModelError: There is no such dtype or device.
     """
     place = pick_device(device)
     a = torch.ones(ROWS, INNER, dtype=pick_dtype(dtype, place), device=place)
-    b = torch.ones(INNER, COLUMNS, dtype=a.dtype, device=place)
-    best = float("inf")
-    for attempt in range(TRIES + 1):
-        start = time.perf_counter()
-        float((a @ b)[0, 0])  # reading one number waits for the device
-        if attempt:
-            best = min(best, time.perf_counter() - start)
-    return 2.0 * ROWS * INNER * COLUMNS / best
+    layers = cycle([torch.ones(COLUMNS, INNER, dtype=a.dtype, device=place) for _ in range(LAYERS)])
+    many, few = torch.ones(ELEMENTS, device=place), torch.ones(ROWS, device=place)
+
+    def start() -> torch.Tensor:
+        for _ in range(BATCH - 1):
+            torch.add(few, 1.0)
+        return torch.add(few, 1.0)
+
+    return Speed(
+        flops=2.0
+        * ROWS
+        * INNER
+        * COLUMNS
+        * _rate(lambda: torch.nn.functional.linear(a, next(layers)), PRODUCTS),
+        elements=ELEMENTS * _rate(lambda: torch.mul(many, many), ELEMENTWISE),
+        starts=BATCH * _rate(start, STARTS),
+    )
+
+
+def _rate(work: Callable[[], torch.Tensor], share: float) -> float:
+    """How often a second `work` is done, with the device waited for."""
+    float(work().flatten()[0])  # reading one number waits for the device
+    begun, done = time.perf_counter(), 0
+    while (passed := time.perf_counter() - begun) < SECONDS * share or not done:
+        float(work().flatten()[0])
+        done += 1
+    return done / max(passed, 1e-9)

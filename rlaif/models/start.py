@@ -32,25 +32,30 @@ def begin_adapter(
     """Add the adapter `role`, to be trained: the one of `start`, or a new one that changes nothing yet.
 
     Returns:
-        The role of the reference, which is added if it is not there.
+        The role of the reference, which is added.
 
     Raises:
-        ModelError: The adapter cannot be read, is of another base, or of another rank than `lora` asks for.
+        ModelError: The adapter cannot be read, is of another base, or of another rank or alpha than `lora`
+            asks for.
     """
     if start is None:
         base.add_adapter(role, lora, seed=seed)
         return REFERENCE
     base.load_adapter(role, start.folder, train=True)
-    if base.rank(role) != lora.rank:
-        rank = base.rank(role)
-        base.drop_adapter(role)
-        raise ModelError(
-            f"the policy to start from is an adapter of rank {rank}, the settings ask for {lora.rank}",
-            where=str(start.folder),
-            remedy=f"an adapter keeps its rank: set lora_rank to {rank}, or merge it first and start anew",
-        )
+    found = LoraSettings(rank=base.rank(role), alpha=base.alpha(role))
+    for what in ("rank", "alpha"):
+        own, asked = getattr(found, what), getattr(lora, what)
+        if own != asked:
+            base.drop_adapter(role)
+            raise ModelError(
+                f"the policy to start from is an adapter of {what} {own:g}, the settings ask for {asked:g}",
+                where=str(start.folder),
+                remedy=f"an adapter keeps its {what}: set lora_{what} to {own:g}, or merge it first and "
+                "start anew",
+            )
     if not start.held:
         return REFERENCE
-    if PREVIOUS not in base.roles:
-        base.load_adapter(PREVIOUS, start.folder)
+    if PREVIOUS in base.roles:
+        base.drop_adapter(PREVIOUS)  # an earlier training's
+    base.load_adapter(PREVIOUS, start.folder)
     return PREVIOUS

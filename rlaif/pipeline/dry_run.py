@@ -2,7 +2,7 @@
 loaded.
 
 Completions that do not exist yet are counted at their longest. Time is estimated as in `rlaif.jobs.estimate`,
-good to a factor of two.
+of this machine as busy as it is now.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`report.html`, written into the folder of a run or of a study."""
+"""`report.html`, written into the folder of a run, of a run in rounds, or of a study."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from rlaif.errors import RlaifError, RunError
 from rlaif.io.writers import write_text
 from rlaif.report.inspect_logs import inspect_logs
-from rlaif.report.page import REPORT, page_html, run_page, study_page
+from rlaif.report.page import REPORT, page_html, rounds_page, run_page, study_page
 from rlaif.report.page.reading import read_json
 from rlaif.results.evaluation import Evaluation
 from rlaif.runs.disk import run_errors
@@ -19,24 +19,26 @@ from rlaif.text import one_line
 
 __all__ = ["REPORT", "reported", "try_report", "write_inspect", "write_report"]
 
-STUDY, EVALUATION = "study.json", "evaluation.json"
+STUDY, ROUNDS, EVALUATION = "study.json", "rounds.json", "evaluation.json"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of the run or study in `folder`; returns where it lies.
+    """Write the page of the run, rounds or study in `folder`; returns where it lies.
 
     Args:
         out: Another place than `report.html` in the folder.
 
     Raises:
-        RunError: It is no folder of a run or study, or the disk refuses.
+        RunError: It is no folder of a run, of rounds or of a study, or the disk refuses.
     """
     place = out or folder / REPORT
     if (folder / RUN).is_file():
         page = run_page(folder)
     elif (folder / STUDY).is_file():
         page = study_page(folder, report=REPORT)
+    elif (folder / ROUNDS).is_file():
+        page = rounds_page(folder, report=REPORT)
     else:
         what = (
             "this is the folder of no run and of no study" if folder.is_dir() else "there is no such folder"

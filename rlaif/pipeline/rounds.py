@@ -4,6 +4,8 @@ OUT/recipe.yaml            the recipe, with its `rounds`
 OUT/round-N/               a run, as `rlaif run` leaves it
 OUT/rounds.json, rounds.md what each round did, in words and figures
 OUT/policy/                the adapter of the best round
+OUT/feedback/              what each round took from elsewhere
+OUT/report.html            the same answers with pictures, and links to the page of each round
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +22,7 @@ from typing import Any, NamedTuple
 from rlaif.config import Recipe
 from rlaif.config.evaluation import CompareConfig, EvaluateConfig
 from rlaif.config.finetune import DpoConfig
-from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig, Split
+from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, SampleConfig
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import RoundsConfig
 from rlaif.config.start import StartSettings
@@ -27,7 +30,9 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import read_result, read_typed
 from rlaif.jobs.evaluate import EVALUATION, START, read_evaluation
-from rlaif.jobs.inputs import load_prompts
+from rlaif.jobs.inputs import OWN_SPLIT, load_prompts
+from rlaif.pipeline.feedback import NO_FEEDBACK, Feedback, take_feedback
+from rlaif.pipeline.report import reported, try_report
 from rlaif.pipeline.run import RunResult, recipe_text, run_recipe
 from rlaif.progress import NoProgress, Progress
 from rlaif.ranks import current
@@ -44,8 +49,6 @@ __all__ = ["Former", "ROUNDS", "check_rounds", "recipe_of_round", "run_rounds"]
 ROUNDS, POLICY = "rounds.json", "policy"
 FRESH = "fresh"
 """What the name of the evaluation on fresh prompts ends with."""
-OWN_SPLIT: dict[str, Split] = {"sample": "label", "revise": "sft", "evaluate": "eval"}
-"""Parts of the built-in prompts by kind of stage; all others train on `rl`."""
 
 
 class Former(NamedTuple):
@@ -54,12 +57,12 @@ class Former(NamedTuple):
     Attributes:
         policy: The adapter of the last one.
         reward: Its reward model, if it trained one.
-        preferences: What each labelled, the first round first.
+        preferences: What each labelled, and took from elsewhere, the first round first.
     """
 
     policy: Path
     reward: Path | None
-    preferences: tuple[Path, ...]
+    preferences: tuple[tuple[PreferenceFile, ...], ...]
 
 
 def run_rounds(
@@ -90,22 +93,28 @@ def run_rounds(
     found, stopped = list[Round](), ""
     for number in range(1, settings.count + 1):
         progress.note(f"round {number} of {settings.count}")
-        own, folder = recipe_of_round(recipe, number, former), _folder(out, number)
-        result = run_recipe(
-            own,
-            out=folder,
-            journal=journal or out / JOURNAL,
-            command=command,
-            progress=progress,
-            reuse=[_folder(out, number - 1)] if number > 1 else (),
+        feedback = ranks.from_first(
+            partial(take_feedback, settings.feedback, out / "feedback", number, progress)
         )
+        own, folder = recipe_of_round(recipe, number, former, feedback), _folder(out, number)
+        with reported(folder, progress.note) if ranks.first else nullcontext():
+            result = run_recipe(
+                own,
+                out=folder,
+                journal=journal or out / JOURNAL,
+                command=command,
+                progress=progress,
+                reuse=[_folder(out, number - 1)] if number > 1 else (),
+            )
         found.append(ranks.from_first(partial(_described, recipe, own, folder, number)))
         stopped = _why_stopped(found[-1], settings)
         rounds = Rounds(tuple(found), best_round(found), stopped)
         if ranks.first:
             _write(out, rounds)
+            for place in (folder, out):
+                try_report(place, progress.note)
             on_round(result, rounds)
-        former = _former(recipe, own, folder, former)
+        former = _former(recipe, folder, former, feedback)
         del result  # and with it the models
         gc.collect()
         if stopped:
@@ -175,13 +184,15 @@ def _check_supply(stage: PromptSettings, recipe: Recipe, number: int) -> None:
 # One round
 
 
-def recipe_of_round(recipe: Recipe, number: int, former: Former | None) -> Recipe:
+def recipe_of_round(
+    recipe: Recipe, number: int, former: Former | None, feedback: Feedback = NO_FEEDBACK
+) -> Recipe:
     """The recipe of a round, counted from 1: its prompts are others, its policies start from the one before,
     and it learns from the preferences that it shall remember."""
     settings = _settings(recipe)
     stages = []
     for stage in recipe.stages:
-        stages.append(_own(stage, recipe, number, former))
+        stages.append(_own(stage, recipe, number, former, feedback))
         if isinstance(stage, EvaluateConfig) and stage is _evaluation(recipe) and settings.fresh:
             stages.append(_on_fresh_prompts(stages[-1], settings.fresh, number))
     return recipe.model_copy(
@@ -189,20 +200,22 @@ def recipe_of_round(recipe: Recipe, number: int, former: Former | None) -> Recip
     )
 
 
-def _own(stage: BaseStage, recipe: Recipe, number: int, former: Former | None) -> Any:
+def _own(stage: BaseStage, recipe: Recipe, number: int, former: Former | None, feedback: Feedback) -> Any:
     settings, changed = _settings(recipe), dict[str, Any]()
     if _draws(stage):
         changed["skip"] = stage.skip + (number - 1) * stage.limit  # type: ignore[attr-defined]
     if isinstance(stage, CompareConfig) and not stage.evaluations and settings.fresh:
         changed["evaluations"] = (_evaluation(recipe).name,)
+    if isinstance(stage, SampleConfig) and feedback.prompts:
+        changed["also"] = (*stage.also, *feedback.prompts)
+    if isinstance(stage, RewardConfig | DpoConfig):
+        changed |= _remembering(stage, recipe, former.preferences if former else (), feedback)
     if former is not None:
         starts = isinstance(stage, SampleConfig | StartSettings)
         if starts and stage.policy is None:  # type: ignore[attr-defined]
             changed["policy"] = str(former.policy)
             if isinstance(stage, StartSettings):
                 changed["reference"] = settings.reference
-        if isinstance(stage, RewardConfig | DpoConfig):
-            changed |= _remembering(stage, recipe, former)
         if isinstance(stage, RewardConfig) and former.reward is not None:
             changed["previous"] = str(former.reward)
         if isinstance(stage, EvaluateConfig):
@@ -211,18 +224,27 @@ def _own(stage: BaseStage, recipe: Recipe, number: int, former: Former | None) -
     return stage.model_copy(update=changed)
 
 
-def _remembering(stage: RewardConfig | DpoConfig, recipe: Recipe, former: Former) -> dict[str, Any]:
-    """The label stage that a stage reads, and the preferences of earlier rounds."""
+def _remembering(
+    stage: RewardConfig | DpoConfig,
+    recipe: Recipe,
+    earlier: Sequence[tuple[PreferenceFile, ...]],
+    feedback: Feedback,
+) -> dict[str, Any]:
+    """The label stage that a stage reads, the preferences of earlier rounds, and those from elsewhere."""
+    if stage.files and stage.input is None:  # it learns from files alone
+        return {"files": (*stage.files, *feedback.preferences)}
     memory = _settings(recipe).memory
-    earlier = {"all": len(former.preferences), "last": 0}.get(memory, memory)  # type: ignore[arg-type]
-    count = earlier if isinstance(memory, str) else memory - 1
-    remembered = former.preferences[len(former.preferences) - count :] if count else ()
-    labelled = [each.name for each in _before(stage, recipe) if isinstance(each, LabelConfig)]
-    if stage.input is None and stage.files and not remembered:
+    if memory == "all":
+        kept = earlier
+    else:
+        count = 0 if memory == "last" else memory - 1
+        kept = earlier[max(0, len(earlier) - count) :]
+    remembered = [file for files in kept for file in files]
+    if not remembered and not feedback.preferences:
         return {}
-    files = (*stage.files, *(PreferenceFile(file=str(each)) for each in remembered))
-    own = stage.input or (labelled[-1] if labelled and not stage.files else None)
-    return {"files": files, "input": own}
+    labelled = [each.name for each in _before(stage, recipe) if isinstance(each, LabelConfig)]
+    own = stage.input or (labelled[-1] if labelled else None)
+    return {"files": (*stage.files, *remembered, *feedback.preferences), "input": own}
 
 
 def _on_fresh_prompts(stage: EvaluateConfig, count: int, number: int) -> EvaluateConfig:
@@ -313,14 +335,15 @@ def _former_name(found: Evaluation, own: Recipe) -> str:
     return next(each.name for each in found.policies if each.name not in known)
 
 
-def _former(recipe: Recipe, own: Recipe, folder: Path, before: Former | None) -> Former:
-    labels = [each.name for each in own.stages if isinstance(each, LabelConfig)]
-    rewards = [each.name for each in own.stages if isinstance(each, RewardConfig)]
+def _former(recipe: Recipe, folder: Path, before: Former | None, feedback: Feedback) -> Former:
+    labels = [each.name for each in recipe.stages if isinstance(each, LabelConfig)]
+    rewards = [each.name for each in recipe.stages if isinstance(each, RewardConfig)]
     written = [path for name in labels[-1:] for path in sorted((folder / name).glob("preferences.*"))]
+    learned = (*(PreferenceFile(file=str(path)) for path in written[:1]), *feedback.preferences)
     return Former(
         policy=folder / _policy_stage(recipe).name / "adapter",
         reward=folder / rewards[-1] / "model" if rewards else None,
-        preferences=(*(before.preferences if before else ()), *written[:1]),
+        preferences=(*(before.preferences if before else ()), learned),
     )
 
 

@@ -126,6 +126,12 @@ def run_recipe(
         RlaifError: An input, a model or the disk is not as it must be. Stages that had finished stay; answers
             are journaled.
     """
+    if recipe.rounds is not None:
+        raise ConfigError(
+            "the recipe is one of several rounds, and this runs its stages once",
+            where=f"recipe {recipe.name}",
+            remedy="use `rlaif run` (rlaif.pipeline.rounds.run_rounds), or leave `rounds` out",
+        )
     progress = progress or NoProgress()
     started = time.monotonic()
     bound_kernels()

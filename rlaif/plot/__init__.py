@@ -9,9 +9,11 @@ Needs `pip install 'rlaif-toolkit[report]'`; importing this does not import matp
 
 from rlaif.plot.judge import flips_by_principle, label_strength, reward_calibration, strength_counts
 from rlaif.plot.policies import (
+    over_rounds,
     over_seeds,
     overoptimization,
     policy_points,
+    readings,
     training,
     training_columns,
     win_rate_by_length,
@@ -25,9 +27,11 @@ __all__ = [
     "available",
     "flips_by_principle",
     "label_strength",
+    "over_rounds",
     "over_seeds",
     "overoptimization",
     "policy_points",
+    "readings",
     "reward_calibration",
     "strength_counts",
     "style",

@@ -11,16 +11,20 @@ from rlaif.errors import DataError
 from rlaif.plot.style import INK, SERIES, errors, legend, name, new_figure, style, whiskers
 from rlaif.results.evaluation import REWARD, PolicyResult
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.results.rounds import Prompts, Round
 from rlaif.results.study import StudyPolicy
+from rlaif.stats import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
+    "over_rounds",
     "over_seeds",
     "overoptimization",
     "policy_points",
+    "readings",
     "training",
     "training_columns",
     "win_rate_by_length",
@@ -33,6 +37,9 @@ PANELS: Mapping[str, str] = {
     "length": "length (tokens)",
 }
 """Columns of `metrics.jsonl` that `training` shows."""
+PROMPTS: Mapping[Prompts, str] = {"fixed": "fixed prompts, the same in all rounds", "fresh": "fresh prompts"}
+SHIFT = 0.04
+"""How far the points of fixed and fresh prompts stand from their round, so that both bars are seen."""
 CURVE = 60
 """Points that a fitted curve is drawn with."""
 
@@ -71,7 +78,7 @@ def overoptimization(
         figure = new_figure(6.4, 5.2)
         upper, lower = figure.subplots(2, 1, sharex=True)
         for axes, estimates in ((upper, "proxy"), (lower, "gold")):
-            _along_distance(axes, best_of_k, estimates)
+            _along_distance(axes, best_of_k, estimates, color=SERIES[0], label="best of K, untrained")
             for point, color in zip(policies, cycle(SERIES[1:]), strict=False):
                 value = getattr(point, estimates)
                 axes.errorbar(
@@ -91,7 +98,9 @@ def overoptimization(
     return figure
 
 
-def _along_distance(axes: Axes, points: Sequence[OptimizationPoint], estimates: str) -> None:
+def _along_distance(
+    axes: Axes, points: Sequence[OptimizationPoint], estimates: str, *, color: str, label: str
+) -> None:
     if not points:
         return
     values = [getattr(point, estimates) for point in points]
@@ -100,15 +109,52 @@ def _along_distance(axes: Axes, points: Sequence[OptimizationPoint], estimates: 
         [value.value for value in values],
         yerr=errors(values),
         fmt=".-",
-        color=SERIES[0],
+        color=color,
         elinewidth=0.8,
-        label="best of K, untrained",
+        label=label,
     )
 
 
-def _curve(axes: Axes, fit: OptimizationFit, start: float) -> None:
+def _curve(axes: Axes, fit: OptimizationFit, start: float, *, label: str | None = None) -> None:
     distances = [fit.furthest * step / CURVE for step in range(CURVE + 1)]
-    axes.plot(distances, [start + fit.gain(d) for d in distances], "--", color=INK, linewidth=1)
+    gains = [start + fit.gain(d) for d in distances]
+    axes.plot(distances, gains, "--", color=INK, linewidth=1, label=label)
+
+
+def readings(
+    points: Sequence[OptimizationPoint], *, fits: Mapping[str, OptimizationFit], best: str = ""
+) -> Figure:
+    """Proxy and gold of one policy along its training, against √KL (Gao et al. 2022, figure 1).
+
+    Args:
+        points: In the order in which they were read.
+        fits: The curves through the gains over the first point, of `proxy` and `gold`; where$
+            gold turns within what was read, a dotted line says so.
+        best: Name of the point of the best gold.
+
+    Raises:
+        DataError: There is no point.
+    """
+    if not points:
+        raise DataError("there is no reading of a training to draw")
+    with style():
+        figure = new_figure(6.4, 5.2)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for axes, measure, color in ((upper, "proxy", SERIES[0]), (lower, "gold", SERIES[1])):
+            _along_distance(axes, points, measure, color=color, label="readings, in order")
+            fit = fits.get(measure)
+            if fit is not None:
+                _curve(axes, fit, getattr(points[0], measure).value, label="fitted curve")
+            if fit is not None and fit.seen and measure == "gold":
+                axes.axvline(fit.turning_point, color=INK, linestyle=":", label="gold stops rising")
+        for point in points:
+            if point.name == best:
+                lower.plot([point.distance], [point.gold.value], "D", color=SERIES[2], label=f"best: {best}")
+        upper.set_ylabel("reward (proxy)")
+        lower.set_ylabel("gold")
+        lower.set_xlabel("√KL to the reference (√nats)")
+        legend(lower)
+    return figure
 
 
 def training_columns(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -234,3 +280,41 @@ def over_seeds(policies: Sequence[StudyPolicy], measure: str) -> Figure:
         axes.set_xlabel(name(measure))
         legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
+
+
+def over_rounds(rounds: Sequence[Round]) -> Figure:
+    """The gain in gold over the start policy, round by round, on the prompts that all rounds share and on
+    each round's own.
+
+    Raises:
+        DataError: No round has a gain over the start policy.
+    """
+    gains = {
+        prompts: [(each.number, gain) for each in rounds if (gain := _gain_over_start(each, prompts))]
+        for prompts in PROMPTS
+    }
+    if not any(gains.values()):
+        raise DataError("no round has a gain over the start policy to draw")
+    with style():
+        figure = new_figure(6.4, 3.2)
+        axes = figure.subplots()
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for (prompts, found), color, shift in zip(gains.items(), SERIES, (-SHIFT, SHIFT), strict=False):
+            if found:
+                axes.errorbar(
+                    [number + shift for number, _ in found],
+                    [gain.value for _, gain in found],
+                    yerr=errors([gain for _, gain in found]),
+                    fmt="o-" if prompts == "fixed" else "s--",
+                    color=color,
+                    label=PROMPTS[prompts],
+                )
+        axes.set_xticks([each.number for each in rounds])
+        axes.set_xlabel("round")
+        axes.set_ylabel(name(f"{rounds[0].measure}, over the start"))
+        legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def _gain_over_start(found: Round, prompts: Prompts) -> Estimate | None:
+    return found.gain(found.measure, "start", prompts)

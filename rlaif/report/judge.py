@@ -36,6 +36,8 @@ def judge_markdown(report: JudgeReport) -> str:
     ]
     if report.reasonings:
         parts.append(f"Reasonings: {_reasonings(report)}.\n")
+    if report.invalid:
+        parts.append(f"{_invalid(report).capitalize()}.\n")
     if report.sources:
         rows = [[each.group, str(each.pairs), _interval(each)] for each in report.sources]
         parts.append("## By source\n\n" + table(("source", "pairs", "accuracy [95 %]"), rows))
@@ -49,6 +51,8 @@ def judge_shown(report: JudgeReport) -> list[Shown]:
         lines.append(_refused(report))
     if report.reasonings:
         lines.append(f"reasonings: {_reasonings(report)}")
+    if report.invalid:
+        lines.append(_invalid(report))
     low, shorter = report.found["trained"].low, report.found["shorter"].accuracy
     if not told_from_chance(report):
         lines.append("not told from chance: collect more labels before you use it")
@@ -75,7 +79,7 @@ def _ways(report: JudgeReport) -> Table:
     ]
     pairs = count_of(report.pairs, "pair")
     title = f"on {pairs} of {count_of(report.prompts, 'prompt')}"
-    if report.kind == "lora":
+    if report.kind != "probe":
         title = f"on {report.held_out} of {pairs}, whose prompts were held out"
     return Table(title, ("judge", "accuracy [95 %]", "loss (nats)", "ECE"), rows)
 
@@ -90,9 +94,16 @@ def _reasonings(report: JudgeReport) -> str:
     found = report.reasonings
     return (
         f"{found['agreed']:,} of {found['sampled']:,} ended with the label given; {found['kept']:,} were "
-        f"learned from, one in each order of {count_of(found['kept'] // 2, 'question')}; "
+        f"kept, one in each order of {count_of(found['kept'] // 2, 'question')}; "
         f"{count_of(found['left_out'], 'question')} had none in one order or both"
+        + (f"; {count_of(undecided, 'pair')} prefer neither" if (undecided := found["undecided"]) else "")
     )
+
+
+def _invalid(report: JudgeReport) -> str:
+    told = ", ".join(f"{WAYS[name]} {count}" for name, count in report.invalid.items())
+    of = report.held_out or report.pairs
+    return f"of {count_of(of, 'pair')} without a valid verdict, and in no figure of that judge: {told}"
 
 
 def _interval(each: Scored | Breakdown) -> str:

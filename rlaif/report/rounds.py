@@ -10,18 +10,21 @@ from rlaif.results.rounds import Round, Rounds
 from rlaif.stats import Estimate
 from rlaif.text import count_of
 
-__all__ = ["rounds_markdown", "rounds_shown"]
+__all__ = ["rounds_markdown", "rounds_shown", "rounds_table"]
 
 
 def rounds_markdown(found: Rounds) -> str:
     """The answers of every round, then the figures."""
-    parts = [f"# {count_of(len(found.rounds), 'round')}; the policy of round {found.best} is kept\n"]
+    parts = [
+        f"# {count_of(len(found.rounds), 'round')}; the policy of round {found.best} is kept\n",
+        f"{found.kept}\n",
+    ]
     for place, each in enumerate(found.rounds):
         answers = "\n".join(f"- {sentence(line)}" for line in found.words(place))
         parts.append(f"## Round {each.number}\n\n{answers}\n")
     if found.stopped:
         parts.append(f"{sentence(found.stopped)}\n")
-    figures = _table(found)
+    figures = rounds_table(found)
     parts.append(f"## {figures.title}\n\n{table(figures.header, figures.rows)}")
     parts.append(
         "Differences are paired by prompt; each interval holds 95 % by itself. Fixed prompts are the same in "
@@ -36,10 +39,11 @@ def rounds_shown(found: Rounds, *, last: bool = False) -> list[Shown]:
         return [f"• {line}" for line in found.words(len(found.rounds) - 1)]
     lines = [f"• {line}" for place in range(len(found.rounds)) for line in found.words(place)]
     stopped = [found.stopped] if found.stopped else []
-    return [_table(found), *lines, *stopped, f"the policy of round {found.best} is kept"]
+    return [rounds_table(found), *lines, *stopped, found.kept]
 
 
-def _table(found: Rounds) -> Table:
+def rounds_table(found: Rounds) -> Table:
+    """A row a round: gold, its gains, KL, and how the judge answered."""
     measure = found.rounds[0].measure
     name = LABELS.get(measure, measure)
     header = (

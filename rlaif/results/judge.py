@@ -27,7 +27,9 @@ class JudgeReport:
         penalty, scale: Of the ridge regression that was saved, and the factor on its predictions; of an
             adapter the factor alone.
         reasonings: Of the kind `generative`: how many were `sampled`, `agreed` with the label, are `kept` to
-            learn from, and how many questions about a pair were left out as one order or both had none.
+            learn from; how many questions about a pair were `left_out` as one order or both had none, and
+            how many pairs are `undecided`, as their label is ½ or their weight 0.
+        invalid: By way of judging: pairs without a valid verdict, which are in no figure of that way.
     """
 
     pairs: int
@@ -43,6 +45,7 @@ class JudgeReport:
     kind: str = "probe"
     held_out: int = 0
     reasonings: Mapping[str, int] = field(default_factory=dict)
+    invalid: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""

@@ -10,8 +10,10 @@ from typing import Any
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.stats import Estimate
 
-__all__ = ["MonitorReading", "MonitorReport", "best_reading", "is_alarming"]
+__all__ = ["READINGS", "MonitorReading", "MonitorReport", "best_reading", "is_alarming"]
 
+READINGS = "monitor.jsonl"
+"""The file of a stage that has them, a row each."""
 PLAIN = ("step", "kl", "length", "distinct_2", "refusal", "ended", "tokens", "seconds", "flops")
 ESTIMATES = ("proxy", "gold")
 PART = "part/"
@@ -93,12 +95,14 @@ class MonitorReport:
         patience: Readings in a row until the alarm.
         kept: The step whose policy was returned to at the alarm; `None` where the last one stands.
         refused: Ids of held-out prompts that the policy cannot answer, with the reason; they are not read.
+        further: Training began at another policy than the reference.
     """
 
     readings: tuple[MonitorReading, ...]
     patience: int
     kept: int | None = None
     refused: tuple[tuple[str, str], ...] = ()
+    further: bool = False
 
     @property
     def alarms(self) -> tuple[int, ...]:
@@ -112,7 +116,10 @@ class MonitorReport:
 
     def fit(self, measure: str = "gold") -> OptimizationFit | None:
         """d (α − β log d) through the gains of `gold` or `proxy` over the first reading, d = √KL (Gao et al.
-        2022, 2210.10760, eq. 2)."""
+        2022, 2210.10760, eq. 2); `None` where training began elsewhere than at d = 0, or for too few
+        readings."""
+        if self.further:
+            return None
         start = getattr(self.readings[0], measure).value
         # The first is the curve's origin; what its KL is not 0 by is rounding.
         later = self.readings[1:]
@@ -127,18 +134,25 @@ class MonitorReport:
         found = [f"alarm at step {step}: {self._change_until(step)}" for step in self.alarms]
         if self.kept is not None:
             found.append(f"stopped early; the policy is that of step {self.kept}, the best gold reading")
-        fit = self.fit()
-        if fit is not None and fit.seen:
-            where = (fit.turning_point or 0.0) ** 2
-            found.append(
-                f"by the curve of Gao et al. (2022) gold stops rising at a KL of about {where:.2g} nats, "
-                "within what was read"
-            )
-        elif fit is None:
-            found.append("no curve: it needs three readings at different KL above 0")
-        else:
-            found.append("by the curve of Gao et al. (2022) gold does not turn within what was read")
-        return tuple(found)
+        return (*found, self._curve_words())
+
+    def _curve_words(self) -> str:
+        """Whether, and where, gold turns."""
+        fit, curve = self.fit(), "by the curve of Gao et al. (2022) gold"
+        if self.further:
+            first = self.readings[0].kl
+            return f"no curve: training began at a KL of {first:.2g} nats, and gold was not read at 0"
+        if fit is None:
+            return "no curve: it needs three readings at different KL above 0"
+        if fit.turning_point is not None and fit.turning_point < fit.nearest:
+            return f"{curve} falls throughout what was read"
+        if fit.turning_point is None or not fit.seen:
+            return f"{curve} does not turn within what was read"
+        told = f"{curve} stops rising at a KL of about {fit.turning_point**2:.2g} nats, within what was read"
+        golds = [each.gold for each in self.readings]
+        if max(each.low for each in golds) <= min(each.high for each in golds):
+            told += "; the intervals of all readings overlap, so that this may be chance"
+        return told
 
     def _change_until(self, step: int) -> str:
         """How proxy and gold moved from the best reading before `step` to the one at it."""

@@ -49,13 +49,14 @@ class OptimizationFit:
     """R(d) = d (α − β d) for best of K, d (α − β log d) for RL: the gain in gold over the start policy.
 
     Attributes:
-        furthest: The largest d that was measured.
+        furthest, nearest: The largest and the smallest d above 0 that were measured.
     """
 
     method: Method
     alpha: float
     beta: float
     furthest: float
+    nearest: float = 0.0
 
     def gain(self, distance: float) -> float:
         """R at √KL = `distance`."""
@@ -73,7 +74,7 @@ class OptimizationFit:
     @property
     def seen(self) -> bool:
         """Whether it turns within what was measured."""
-        return self.turning_point is not None and self.turning_point < self.furthest
+        return self.turning_point is not None and self.nearest <= self.turning_point < self.furthest
 
     @classmethod
     def through(cls, method: Method, points: Sequence[tuple[float, float]]) -> OptimizationFit | None:
@@ -92,4 +93,5 @@ class OptimizationFit:
             alpha=(ay * bb - by * ab) / determinant,
             beta=(by * aa - ay * ab) / determinant,
             furthest=max(d for d, _ in known),
+            nearest=min(d for d, _ in known),
         )

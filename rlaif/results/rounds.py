@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -11,7 +12,7 @@ from rlaif.results.comparison import interval
 from rlaif.results.evaluation import REWARD
 from rlaif.stats import Estimate
 
-__all__ = ["Against", "Gain", "Round", "Rounds", "Share"]
+__all__ = ["Against", "Gain", "Prompts", "Round", "Rounds", "Share"]
 
 Against = Literal["previous", "start"]
 Prompts = Literal["fixed", "fresh"]
@@ -156,9 +157,60 @@ class Rounds:
             values["answers"] = list(self.words(number))
         return found
 
+    @property
+    def kept(self) -> str:
+        """Which policy is kept, and whether it is better than the start policy."""
+        best = next(each for each in self.rounds if each.number == self.best)
+        gain, line = best.gain(best.measure, "start"), f"The policy of round {self.best} is kept"
+        if gain is None or gain.low > 0:
+            return f"{line}."
+        over = f"{interval(gain, signed=True)} over it"
+        if gain.high < 0:
+            return f"{line}, but the start policy is better: {over}."
+        return f"{line}, but it is not told from the start policy: {over}."
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Rounds:
+        """What `as_dict` gave, back.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: Something is missing, or of the wrong kind.
+        """
+        rounds = tuple(_round(each) for each in values["rounds"])
+        if not rounds:
+            raise ValueError("there is no round")
+        return cls(rounds, best=int(values["best"]), stopped=str(values["stopped"]))
+
     def words(self, place: int) -> Iterator[str]:
         """The answers of the round at a place, counted from 0."""
         yield from self.rounds[place].words(self.rounds[place - 1] if place else None)
+
+
+def _round(values: Mapping[str, Any]) -> Round:
+    reward, judge = (
+        {name: Share(each["of"], _estimate(each["estimate"])) for name, each in values[shares].items()}
+        for shares in ("reward", "judge")
+    )
+    gold, kl, overfit = (
+        None if values[name] is None else _estimate(values[name]) for name in ("gold", "kl", "overfit")
+    )
+    return Round(
+        number=int(values["number"]),
+        policy=str(values["policy"]),
+        measure=str(values["measure"]),
+        gains=tuple(Gain(**{**each, "estimate": _estimate(each["estimate"])}) for each in values["gains"]),
+        gold=gold,
+        kl=kl,
+        overfit=overfit,
+        reward=reward,
+        judge=judge,
+    )
+
+
+def _estimate(values: Mapping[str, float | None]) -> Estimate:
+    """JSON has null for what is not finite."""
+    found = (values[name] for name in Estimate._fields)
+    return Estimate(*(math.nan if each is None else float(each) for each in found))
 
 
 def _verdict(gain: Estimate) -> str:

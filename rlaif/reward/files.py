@@ -29,7 +29,7 @@ from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Conversation, Member, RewardModel
 from rlaif.types import Message
 
-__all__ = ["load_reward_model", "reward_note", "save_reward_model"]
+__all__ = ["find_reward_model", "load_reward_model", "reward_note", "save_reward_model"]
 
 FORMAT = 1
 ABOUT, HEADS = "reward.json", "heads.safetensors"
@@ -37,6 +37,11 @@ REMEDY = "copy or train the model again"
 SAVE_TOLERANCE, LOAD_TOLERANCE = 1e-3, 0.25
 """Largest gap between scores, in standard deviations: at save the arithmetic is the same, at load device and
 dtype may differ."""
+
+
+def find_reward_model(folder: Path) -> Path | None:
+    """The folder of the reward model that `folder` is, or that its stage left in it, if there is one."""
+    return next((place for place in (folder, folder / "model") if (place / ABOUT).is_file()), None)
 
 
 def save_reward_model(

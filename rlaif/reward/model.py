@@ -187,10 +187,26 @@ class RewardModel:
         Raises:
             DataError: A member gives all of them one score.
         """
-        plain = [replace(member, mean=0.0, std=1.0) for member in self.members]
-        alone = [self._with([member]).score_tokens(self.format.encode(conversations)) for member in plain]
+        episodes = self.format.encode(conversations)
+        return self._spread_over([each.score_tokens(episodes) for each in self._alone()])
+
+    def normalised_on(self, found: Sequence[Tensor]) -> RewardModel:
+        """As `normalised`, from each member's features (N, H) of the completions.
+
+        Raises:
+            DataError: A member gives all of them one score.
+        """
+        return self._spread_over([each.combined([x]) for each, x in zip(self._alone(), found, strict=True)])
+
+    def _alone(self) -> list[RewardModel]:
+        """Each member as a model of its own, not normalised."""
+        return [self._with([replace(member, mean=0.0, std=1.0)]) for member in self.members]
+
+    def _spread_over(self, alone: Sequence[Tensor]) -> RewardModel:
+        """This model, normalised by each member's raw scores (N,)."""
         members = [
-            replace(m, mean=mean, std=std) for m, (mean, std) in zip(plain, map(_spread, alone), strict=True)
+            replace(member, mean=mean, std=std)
+            for member, (mean, std) in zip(self.members, map(_spread, alone), strict=True)
         ]
         each = torch.stack([(x - m.mean) / m.std for x, m in zip(alone, members, strict=True)])
         mean, std = _spread(self._combine(each)) if len(members) > 1 else (0.0, 1.0)

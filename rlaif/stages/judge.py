@@ -27,7 +27,7 @@ from rlaif.models.probe import Probe, StateReader
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.judge import JudgeReport
 from rlaif.results.preferences import PreferencePair
-from rlaif.results.reward import by_source, score_pairs
+from rlaif.results.reward import Scored, by_source, score_pairs
 from rlaif.reward.fit import FOLDS, HeadFit, fit_head, fit_scale, folds_of
 from rlaif.text import count_of
 from rlaif.types import Comparison, Completion, Prompt
@@ -36,9 +36,11 @@ __all__ = [
     "QUESTIONS",
     "REPEATS",
     "JudgeResult",
+    "JudgedPairs",
     "PairFeatures",
     "by_length",
     "comparison_of",
+    "judged_pairs",
     "pair_features",
     "questions_about",
     "train_judge",
@@ -122,10 +124,10 @@ def train_judge(
     direction = fit.weight / read.scale
     probe = Probe(direction, -float((read.questions @ direction).mean()), reader.layer, reader.quoted)
     # 3. Measure.
-    found = {"trained": _out_of_fold(read.difference, pairs, seed=seed), "shorter": by_length(pairs)}
+    trained = _out_of_fold(read.difference, pairs, seed=seed)
+    found = {"trained": JudgedPairs(pairs, trained), "shorter": JudgedPairs(pairs, by_length(pairs))}
     if config.compare:
-        found["untrained"] = _untrained(judge, [comparison_of(pair) for pair in pairs], progress)
-    p = torch.tensor([pair.p_chosen for pair in pairs], dtype=torch.double)
+        found["untrained"] = judged_pairs(judge, pairs, progress)
     prompts = len({pair.group for pair in pairs})
     report = JudgeReport(
         pairs=len(pairs),
@@ -134,10 +136,11 @@ def train_judge(
         folds=min(FOLDS, prompts),
         layer=reader.layer,
         layers=layers,
-        found={name: score_pairs(each, p) for name, each in found.items()},
+        found={name: each.scored for name, each in found.items() if each.pairs},
         penalty=fit.penalty,
         scale=fit.scale,
-        sources=by_source(pairs, found["trained"]),
+        sources=by_source(pairs, trained),
+        invalid={name: n for name, each in found.items() if (n := len(pairs) - len(each.pairs))},
     )
     log_odds = probe.log_odds(read.questions[:QUESTIONS]).tolist()
     return JudgeResult(probe, report, list(zip(read.requests[:QUESTIONS], log_odds, strict=True)))
@@ -288,8 +291,31 @@ def by_length(pairs: Sequence[PreferencePair]) -> Tensor:
     return max(scale, 1e-9) * gap
 
 
-def _untrained(judge: Judge, comparisons: Sequence[Comparison], progress: Progress) -> Tensor:
-    """Log-odds (N,) of the untrained judge; 0 where it has no valid verdict."""
+class JudgedPairs(NamedTuple):
+    """Pairs with a valid verdict, and its log-odds of the chosen completion: (N,), fp64."""
+
+    pairs: Sequence[PreferencePair]
+    log_odds: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,), fp64."""
+        return torch.tensor([pair.p_chosen for pair in self.pairs], dtype=torch.double)
+
+    @property
+    def scored(self) -> Scored:
+        """How well the verdicts agree with the labels."""
+        return score_pairs(self.log_odds, self.labels)
+
+
+def judged_pairs(
+    judge: Judge, pairs: Sequence[PreferencePair], progress: Progress, *, who: str = "the untrained model"
+) -> JudgedPairs:
+    """Those of `pairs` on which `judge` gives a valid verdict."""
+    comparisons = [comparison_of(pair) for pair in pairs]
     count = sum(map(judge.questions_about, comparisons))
-    progress.begin(f"asking the untrained model {count_of(count, 'question')}", count)
-    return torch.tensor([judged.logit_a or 0.0 for judged in judge.judge(comparisons)], dtype=torch.double)
+    progress.begin(f"asking {who} {count_of(count, 'question')}", count)
+    judged = zip(pairs, (each.logit_a for each in judge.judge(comparisons)), strict=True)
+    valid = [(pair, logit) for pair, logit in judged if logit is not None]
+    logits = torch.tensor([logit for _, logit in valid], dtype=torch.double)
+    return JudgedPairs([pair for pair, _ in valid], logits)

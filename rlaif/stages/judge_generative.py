@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from rlaif.config.judge import JudgeConfig
 from rlaif.digest import digest, seed_from
@@ -33,10 +32,10 @@ from rlaif.models.shared_base import SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.judge import JudgeReport
 from rlaif.results.preferences import PreferencePair, split_by_prompt
-from rlaif.results.reward import by_source, score_pairs
+from rlaif.results.reward import by_source
 from rlaif.reward.fit import fit_scale
 from rlaif.stages.finetuning import fitting, lora_of
-from rlaif.stages.judge import QUESTIONS, by_length, comparison_of
+from rlaif.stages.judge import QUESTIONS, JudgedPairs, by_length, comparison_of, judged_pairs
 from rlaif.stages.judge_lora import LoraJudgeResult
 from rlaif.stages.sft import SftExample, fit_examples
 from rlaif.text import count_of
@@ -91,20 +90,19 @@ def train_generative_judge(
     rows, overlong = fitting(examples, [each.length for each in examples], base, config, noun="reasonings")
     if overlong:
         refused["prompt_too_long"] += overlong
+    rows = _in_both_orders(rows, refused)
     base.add_adapter(role, lora_of(config), seed=seed_from(seed, "adapter", role) % (1 << 31))
     fit_examples(base, role, rows, config, seed=seed_from(seed, "judge"), progress=progress)
 
     def trained(scale: float) -> LoraJudge:
         return LoraJudge(engine, base, role, scale=scale, card=engine.card, writes=True)
 
-    found = {
-        "trained": _log_odds(asker(trained(1.0)), others, progress, who="the trained judge"),
-        "untrained": _log_odds(asker(None), others, progress, who="the untrained model"),
-        "shorter": by_length(others),
+    held_out = {
+        "trained": judged_pairs(asker(trained(1.0)), others, progress, who="the trained judge"),
+        "untrained": judged_pairs(asker(None), others, progress, who="the untrained model"),
+        "shorter": JudgedPairs(others, by_length(others)),
     }
-    p = torch.tensor([pair.p_chosen for pair in others], dtype=torch.double)
-    weight = torch.tensor([pair.weight for pair in others], dtype=torch.double)
-    scale = max(fit_scale(found["trained"], p, weight)[1], 1e-3)
+    scale = _temperature(held_out["trained"], of=len(others))
     report = JudgeReport(
         kind="generative",
         pairs=len(pairs),
@@ -114,11 +112,12 @@ def train_generative_judge(
         folds=0,
         layer=0,
         layers=0,
-        found={name: score_pairs(each, p) for name, each in found.items()},
+        found={name: each.scored for name, each in held_out.items() if each.pairs},
         penalty=0.0,
         scale=scale,
-        sources=by_source(others, found["trained"]),
+        sources=by_source(held_out["trained"].pairs, held_out["trained"].log_odds),
         reasonings=counts,
+        invalid={name: n for name, each in held_out.items() if (n := len(others) - len(each.pairs))},
     )
     remembered = [lesson.question for lesson in lessons[:QUESTIONS]]
     values = _read(trained(scale), remembered)
@@ -140,7 +139,8 @@ def lessons_from(
         DataError: There are none.
     """
     decided = [pair for pair in pairs if pair.p_chosen != 0.5 and pair.weight]
-    counts, lessons = Counter(sampled=0, agreed=0, kept=0, left_out=0), list[Lesson]()
+    counts = Counter(sampled=0, agreed=0, kept=0, left_out=0, undecided=len(pairs) - len(decided))
+    lessons = list[Lesson]()
     total = sum(reasoner.questions_about(comparison_of(pair)) for pair in decided)
     progress.begin(f"reasoning about {count_of(total, 'question')}", total)
     for start in range(0, len(decided), ASKED):
@@ -223,12 +223,38 @@ def _examples(lessons: Sequence[Lesson], engine: HFEngine) -> tuple[list[SftExam
     return found, refused
 
 
-def _log_odds(judge: Judge, pairs: Sequence[PreferencePair], progress: Progress, *, who: str) -> Tensor:
-    """(N,), fp64: of each pair's chosen completion; 0 where there is no valid verdict."""
-    comparisons = [comparison_of(pair) for pair in pairs]
-    count = sum(map(judge.questions_about, comparisons))
-    progress.begin(f"asking {who} {count_of(count, 'question')}", count)
-    return torch.tensor([judged.logit_a or 0.0 for judged in judge.judge(comparisons)], dtype=torch.double)
+def _in_both_orders(rows: Sequence[SftExample], refused: Counter[str]) -> list[SftExample]:
+    """Those of `_examples` whose question is still there in its other order; the others are counted.
+
+    Raises:
+        DataError: There are none.
+    """
+    numbers = {int(row.id.rpartition("/")[2]) for row in rows}
+    kept = [row for row in rows if int(row.id.rpartition("/")[2]) ^ 1 in numbers]
+    if alone := len(rows) - len(kept):
+        refused["other_order_left_out"] += alone
+    if not kept:
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
+        raise DataError(
+            f"of no question are the reasonings left in both orders: {told}",
+            remedy="raise max_tokens, or let it reason more shortly (reasoning_tokens)",
+        )
+    return kept
+
+
+def _temperature(judged: JudgedPairs, *, of: int) -> float:
+    """The factor on the log-odds that fits the labels best.
+
+    Raises:
+        DataError: No verdict is valid.
+    """
+    if not judged.pairs:
+        raise DataError(
+            f"the trained judge gave no valid verdict on any of {count_of(of, 'held-out pair')}",
+            remedy="give it more room (reasoning_tokens), train less (epochs), or take kind: probe",
+        )
+    weight = torch.tensor([pair.weight for pair in judged.pairs], dtype=torch.double)
+    return max(fit_scale(judged.log_odds, judged.labels, weight)[1], 1e-3)
 
 
 def _read(judge: LoraJudge, requests: Sequence[LabelRequest]) -> list[float]:

@@ -119,8 +119,14 @@ class Watch(Generic[Config]):
         """What was read so far; `None` where nothing watches."""
         if self.monitor is None:
             return None
-        patience = self.monitor.settings.patience
-        return MonitorReport(tuple(self.readings), patience, self.kept, self._refused)
+        start = self._learner.start
+        return MonitorReport(
+            tuple(self.readings),
+            patience=self.monitor.settings.patience,
+            kept=self.kept,
+            refused=self._refused,
+            further=start is not None and not start.held,
+        )
 
     def look(self, step: int, *, last: bool = False) -> str:
         """Take the reading that is due after `step` steps, if one is.

@@ -22,7 +22,7 @@ from torch import Tensor
 from rlaif.config.reward import RewardConfig
 from rlaif.digest import seed_from, unit_from
 from rlaif.errors import DataError, Problem
-from rlaif.models.packing import Tree, features, same_states
+from rlaif.models.packing import Tree, features, merged, same_states
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.informative import check_informative
@@ -100,6 +100,8 @@ class _Work:
     log: Callable[[RewardStep], None]
     steps: list[RewardStep] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+    frozen: Tensor | None = None
+    """(N, 2, H): the frozen base's features of the training pairs, once they were read."""
 
     def tell(self, step: RewardStep) -> None:
         """One optimiser step is done."""
@@ -107,16 +109,14 @@ class _Work:
         self.log(step)
 
     def features(self, trees: Sequence[Tree], role: str) -> Tensor:
-        """(N, 2, H): of the chosen and the rejected completion."""
+        """(N, 2, H): of the chosen and the rejected completion. One that several pairs have is read once."""
+        once, places = merged(trees)
+        share = self.config.share_prompt and same_states(self.base, once)
         with self.base.role(role):
             found = features(
-                self.base,
-                trees,
-                pooling=self.config.pooling,
-                tokens=scoring_tokens(self.base),
-                share=self.share,
+                self.base, once, pooling=self.config.pooling, tokens=scoring_tokens(self.base), share=share
             )
-        return found.view(len(trees), 2, -1)
+        return found[places].view(len(trees), 2, -1)
 
     def differences(self, part: _Part, role: str, head: ScalarHead) -> Tensor:
         """Reward differences (N,) of a part's pairs."""
@@ -200,7 +200,7 @@ def train_reward(
         member.head.requires_grad_(False)
         if member.role != REFERENCE:
             base.train_role(member.role, False)
-    model = raw.normalised(reference or _references(train.pairs, seed))
+    model = _normalised(work, raw, kept, reference, seed=seed)
     report = _report(work, model, found, kept=kept, dropped=dropped, human=human, gold=gold)
     if previous is not None:
         report = replace(report, previous=_beside(work, previous, found[kept], fresh))
@@ -277,6 +277,7 @@ def _train_members(work: _Work, role: str, seed: int) -> tuple[list[Member], lis
     """The members with a head on the frozen base, and those with an adapter; either list may be empty."""
     config, count = work.config, work.config.ensemble.members
     frozen = work.features(work.train.labelled.trees, REFERENCE) if config.warm_start else None
+    work.frozen = frozen
     heads, adapters = [], []
     for number in range(count):
         own = seed_from(seed, "reward member", number)
@@ -378,11 +379,32 @@ def _choose(config: RewardConfig, losses: dict[str, float]) -> str:
     return min(losses, key=lambda name: losses[name]) if config.keep == "best" else config.keep
 
 
-def _references(pairs: Sequence[PreferencePair], seed: int) -> list[Conversation]:
+# 5
+
+
+def _normalised(
+    work: _Work, raw: RewardModel, kept: str, reference: Sequence[Conversation], *, seed: int
+) -> RewardModel:
+    """`raw` normalised on `reference`, or on completions of the training pairs, whose features the head knows
+    already."""
+    if reference:
+        return raw.normalised(reference)
+    pairs, places = work.train.pairs, _references(work.train.pairs, seed)
+    if kept == "head" and work.frozen is not None:
+        found = work.frozen[[pair for pair, _ in places], [side for _, side in places]]
+        return raw.normalised_on([found] * len(raw.members))
+    return raw.normalised(
+        [pairs[at].conversation((pairs[at].chosen, pairs[at].rejected)[side]) for at, side in places]
+    )
+
+
+def _references(pairs: Sequence[PreferencePair], seed: int) -> list[tuple[int, int]]:
     """Distinct completions of the pairs, `REFERENCES` of them drawn by hash, neighbours of one prompt
-    together."""
+    together: the number of a pair, and 0 for its chosen, 1 for its rejected one."""
     every = {
-        (pair.group, text): pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)
+        (pair.group, text): (at, side)
+        for at, pair in enumerate(pairs)
+        for side, text in enumerate((pair.chosen, pair.rejected))
     }
     drawn = sorted(every, key=lambda key: unit_from(seed, "reference", *key))[:REFERENCES]
     return [every[key] for key in sorted(drawn)]

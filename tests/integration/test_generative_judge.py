@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from rlaif.judging.table import open_judge, open_protocol
 from rlaif.progress import NoProgress
 from rlaif.prompts import PromptLibrary
 from rlaif.results.preferences import PreferencePair
+from rlaif.stages import judge_generative
+from rlaif.stages.judge import judged_pairs
 from rlaif.stages.judge_generative import Lesson, lessons_from
+from rlaif.stages.sft import SftExample
 from rlaif.types import Message
 
 RULES = constitution("right")
@@ -59,7 +63,7 @@ def lessons(
 
 def test_what_agrees_is_learned_from_once_an_order() -> None:
     found, counts = lessons(Thinker([-1.0, 2.0, 2.0]))
-    assert counts == {"sampled": 24, "agreed": 16, "kept": 8, "left_out": 0}
+    assert counts == {"sampled": 24, "agreed": 16, "kept": 8, "left_out": 0, "undecided": 0}
     assert [lesson.label for lesson in found] == [0, 1] * 4
     assert all(lesson.question.messages[-1].content.startswith("reasons 1\n") for lesson in found)
 
@@ -69,12 +73,41 @@ def test_what_agrees_in_one_order_only_would_teach_the_position() -> None:
         lessons(Thinker([0.1, 0.1, 0.1], first=3.0))
 
 
+def test_what_has_no_valid_verdict_is_in_no_figure() -> None:
+    judge = open_judge(
+        ScriptedEngine(
+            labels=lambda request: logprobs(2.0) if "Say 0" in str(request) else [-50.0, -50.0], name="some"
+        ),
+        open_protocol("pairwise", library=PromptLibrary(), constitution=RULES),
+        RULES,
+        principles="all",
+        seed=0,
+    )
+    found = judged_pairs(judge, PAIRS, NoProgress())
+    assert [pair.id for pair in found.pairs] == ["p0"]
+    assert found.scored.pairs == 1
+    none = found._replace(pairs=[], log_odds=found.log_odds[:0])
+    with pytest.raises(DataError, match="no valid verdict on any of 4 held-out pairs"):
+        judge_generative._temperature(none, of=4)
+
+
+def test_a_reasoning_whose_other_order_is_too_long_is_not_learned_from() -> None:
+    rows = [SftExample(f"p{at // 2}/{at}", (1,), (2,)) for at in range(6)]
+    refused = Counter(prompt_too_long=1)
+    kept = judge_generative._in_both_orders([row for row in rows if row.id != "p1/3"], refused)
+    assert [row.id for row in kept] == ["p0/0", "p0/1", "p2/4", "p2/5"]
+    assert refused == {"prompt_too_long": 1, "other_order_left_out": 1}
+    with pytest.raises(DataError, match="of no question are the reasonings left in both orders"):
+        judge_generative._in_both_orders(rows[1:2], refused)
+
+
 def test_the_other_label_is_learned_where_people_chose_otherwise_and_ties_are_not() -> None:
     row = PAIRS[0]
     against = PreferencePair(row.id, row.prompt, row.chosen, row.rejected, log_odds=-2.0, group="p0")
     tie = PreferencePair(row.id, row.prompt, row.chosen, row.rejected, log_odds=0.0, group="p0")
     found, counts = lessons(Thinker([-1.0, 2.0, 2.0]), [against, tie])
     assert counts["sampled"] == 6
+    assert counts["undecided"] == 1
     assert [lesson.label for lesson in found] == [1, 0]
     assert all(lesson.question.messages[-1].content.startswith("reasons 0\n") for lesson in found)
 

@@ -17,9 +17,13 @@ from rlaif.config import load_recipe
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.monitor import MonitorSettings
 from rlaif.config.ppo import PpoConfig
+from rlaif.engines.journaled import NullMemo
 from rlaif.errors import ConfigError, DataError
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.tracking import Trackers
 from rlaif.models.shared_base import SharedBase
+from rlaif.models.start import Start
 from rlaif.pipeline.run import run_recipe
 from rlaif.progress import NoProgress
 from rlaif.results.monitor import MonitorReading
@@ -107,7 +111,12 @@ def watcher(
 
 
 def train(
-    base: SharedBase, monitor: Monitor | None, folder: Path | None = None, **changed: Any
+    base: SharedBase,
+    monitor: Monitor | None,
+    folder: Path | None = None,
+    *,
+    start: Start | None = None,
+    **changed: Any,
 ) -> OnPolicyResult:
     watched = {"monitor": monitor.settings.model_dump()} if monitor else {}
     return train_ppo(
@@ -118,6 +127,7 @@ def train(
         seed=7,
         checkpoint_folder=folder,
         monitor=monitor,
+        start=start,
     )
 
 
@@ -233,6 +243,19 @@ def test_a_killed_training_still_returns_to_a_policy_from_before(tmp_path: Path)
     assert same(weights(resumed), weights(straight))
 
 
+def test_the_curve_of_a_policy_that_is_trained_further_begins_where_its_reference_is(tmp_path: Path) -> None:
+    base = toy_base()
+    train(base, None, steps=2)
+    base.save_adapter(POLICY, tmp_path / "adapter")
+    for held in (True, False):
+        report = train(
+            toy_base(), watcher([], every=5), steps=1, start=Start(tmp_path / "adapter", held=held)
+        ).monitor
+        assert report is not None
+        assert report.further is not held
+        assert (report.readings[0].kl < 1e-6) is held
+
+
 def test_a_part_of_weight_0_is_measured_and_not_learned() -> None:
     def trained(parts: dict[str, tuple[float, Any]]) -> tuple[list[torch.Tensor], OnPolicyResult]:
         base = toy_base()
@@ -293,6 +316,25 @@ def test_a_run_writes_its_readings_and_tells_them(tmp_path: Path, monkeypatch: p
     assert again.stages[0].skipped
     other = run_recipe(load_recipe(written(tmp_path, patience=2)), out=out, progress=notes)
     assert not other.stages[0].skipped
+
+
+def test_what_earlier_runs_trained_on_is_not_held_out(tmp_path: Path) -> None:
+    written(tmp_path, limit=2)
+    read = {prompt.id for prompt in held_out_of(tmp_path, skip=0)}
+    trained = [job_of(tmp_path, skip=skip).prompts for skip in (0, 2, 4)]
+    later = {prompt.id for prompt in held_out_of(tmp_path, skip=4)}
+    assert len(read) == len(later) == 3
+    assert not later & {prompt.id for prompts in trained for prompt in prompts}
+
+
+def job_of(folder: Path, *, skip: int) -> PpoJob:
+    recipe = load_recipe(folder / "recipe.yaml", (f"stages.ppo.skip={skip}",))
+    [config] = recipe.stages
+    return PpoJob(config, RunContext(recipe, memo=NullMemo(), progress=NoProgress()))  # type: ignore[arg-type]
+
+
+def held_out_of(folder: Path, *, skip: int) -> tuple[Prompt, ...]:
+    return job_of(folder, skip=skip).held_out
 
 
 def test_prompts_that_are_trained_on_are_never_held_out(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.load import load_engine
 from rlaif.models.open import open_engine
 from rlaif.models.role_engine import resident_base
-from rlaif.models.shared_base import REFERENCE
+from rlaif.models.shared_base import REFERENCE, LoraSettings
+from rlaif.models.start import PREVIOUS, Start, begin_adapter
 from rlaif.pipeline.run import RunResult, run_recipe
 from rlaif.types import Message
 
@@ -35,12 +36,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, *stages: dict[str, Any], out: str) -> RunResult:
+    common = {"prompts": str(place / "prompts.txt"), "max_new_tokens": 4}
     recipe = {
         "name": "start",
         "model": str(place / "model"),
         "dtype": "float32",
         "allow_prompt_overlap": True,
-        "stages": [{"prompts": str(place / "prompts.txt"), "max_new_tokens": 4, **stage} for stage in stages],
+        "stages": [stage if stage["stage"] == "merge" else common | stage for stage in stages],
     }
     return run_recipe(parse_recipe(json.dumps(recipe), source="test"), out=place / out)
 
@@ -146,6 +148,23 @@ def test_a_moved_policy_is_the_same_and_a_changed_one_is_not(place: Path, first:
     assert run(place, stage, out="sampled-plain").asked == 2
 
 
+def test_an_earlier_training_leaves_no_reference_behind(place: Path, first: Path, tmp_path: Path) -> None:
+    base = resident_base(load_engine(str(place / "model"), dtype="float32"))
+    lora = LoraSettings(rank=2)
+    for number in range(2):
+        folder = first / "adapter"
+        if number:
+            base.add_adapter("other", lora, seed=1)
+            base.save_adapter("other", tmp_path / "other")
+            folder = tmp_path / "other"
+        assert begin_adapter(base, "policy", lora, seed=0, start=Start(folder, held=True)) == PREVIOUS
+        base.save_adapter(PREVIOUS, tmp_path / f"held-{number}")
+        base.drop_adapter("policy")
+    held = load_file(tmp_path / "held-1/adapter_model.safetensors")
+    own = load_file(tmp_path / "other/adapter_model.safetensors")
+    assert all(tensor.equal(own[name]) for name, tensor in held.items())
+
+
 def test_what_cannot_be_started_from_is_refused(place: Path, first: Path) -> None:
     with pytest.raises(DataError, match="there is no adapter"):
         run(place, ppo(policy=str(place / "nowhere")), out="no")
@@ -153,5 +172,34 @@ def test_what_cannot_be_started_from_is_refused(place: Path, first: Path) -> Non
         run(place, ppo(policy="late"), ppo(name="late"), out="no")
     with pytest.raises(ModelError, match="adapter of rank 2, the settings ask for 4"):
         run(place, ppo(policy=str(first), lora_rank=4), out="rank")
+    with pytest.raises(ModelError, match="adapter of alpha 32, the settings ask for 8"):
+        run(place, ppo(policy=str(first), lora_alpha=8), out="alpha")
     with pytest.raises(ConfigError, match="reference acts with `policy` only"):
         run(place, ppo(reference="previous"), out="no")
+
+
+def test_a_merged_policy_answers_as_its_adapter_does(place: Path, first: Path) -> None:
+    sample = {"stage": "sample", "k": 1, "split": "all", "limit": 3, "temperature": 0}
+    run(
+        place,
+        ppo(),
+        {"stage": "merge", "input": "ppo"},
+        sample | {"name": "whole", "policy": "merge"},
+        sample | {"name": "adapted", "policy": "ppo"},
+        out="merging",
+    )
+    texts = [
+        [row["completion"] for row in rows(place / "merging" / name / "completions.jsonl")]
+        for name in ("whole", "adapted")
+    ]
+    assert texts[0] == texts[1]
+    said = call("merge", first, "--dtype", "float32", "--out", place / "full", "--dry-run")
+    assert said.status == 0, said.err
+    assert not (place / "full").exists()
+    said = call("merge", first, "--dtype", "float32", "--out", place / "full")
+    assert said.status == 0, said.err
+    assert (place / "full/merge/model/config.json").is_file()
+    with pytest.raises(ConfigError, match="leaves a full model"):
+        run(place, ppo(), {"stage": "merge", "input": "ppo"}, ppo(name="next", policy="merge"), out="no")
+    with pytest.raises(DataError, match="there is no adapter"):
+        run(place, {"stage": "merge", "input": str(place / "model")}, out="no")

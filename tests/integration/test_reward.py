@@ -16,14 +16,14 @@ from tiny import tiny_model, tiny_tokenizer
 
 from rlaif.config.reward import EnsembleSettings, RewardConfig
 from rlaif.errors import DataError, ModelError
-from rlaif.models.packing import Tree, features, pack, row_batches, same_states, whole_trees
+from rlaif.models.packing import Tree, features, merged, pack, row_batches, same_states, whole_trees
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.results.preferences import PreferencePair, pairs_from_rows, split_by_prompt
 from rlaif.reward.files import load_reward_model, save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Conversation, Member, RewardModel
 from rlaif.reward.train import RewardStep
-from rlaif.stages.reward import RewardResult, train_reward
+from rlaif.stages.reward import RewardResult, encode_pairs, train_reward
 from rlaif.types import Message
 
 GOOD, BAD = ("kind", "glad", "warm"), ("rude", "cold", "grim")
@@ -66,6 +66,10 @@ def toy_rows(prompts: int, *, p: float = 0.9, each: int = 1, seed: int = 0) -> l
     ]
 
 
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
 def learn(
     base: SharedBase, rows: Sequence[dict[str, Any]], *, seed: int = 0, **settings: Any
 ) -> RewardResult:
@@ -102,6 +106,13 @@ def test_features_depend_neither_on_sharing_nor_on_the_batch(pooling: Any, token
         torch.testing.assert_close(
             features(base, trees, pooling=pooling, tokens=tokens, share=share), alone, rtol=1e-4, atol=1e-4
         )
+
+
+def test_merged_trees_hold_every_completion_once_and_say_where() -> None:
+    trees = [Tree((1, 2), ((5,), (6,))), Tree((3,), ((5,), (7,))), Tree((1, 2), ((7,), (5,)))]
+    once, places = merged(trees)
+    assert once == [Tree((1, 2), ((5,), (6,), (7,))), Tree((3,), ((5,), (7,)))]
+    assert places == [0, 1, 3, 4, 2, 0]
 
 
 def test_the_gradient_through_a_shared_prompt_is_that_of_separate_rows() -> None:
@@ -281,6 +292,38 @@ def test_keep_head_trains_no_adapter() -> None:
     result = learn(base, toy_rows(40), keep="head")
     assert not result.steps
     assert base.roles == ()
+
+
+def test_the_head_alone_reads_every_completion_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = ([f"{word} {FILL[n]}" for n, word in enumerate(words)] for words in (GOOD, BAD))
+    rows = [
+        {**row, "id": f"{row['id']}/{a}/{b}", "chosen": said(a), "rejected": said(b)}
+        for row in toy_rows(12)
+        for a in good
+        for b in bad
+    ]
+    read: list[int] = []
+    hidden = SharedBase.hidden
+
+    def counted(self: SharedBase, ids: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        read.append(ids.numel())
+        return hidden(self, ids, *args, **options)
+
+    monkeypatch.setattr(SharedBase, "hidden", counted)
+    pairs = pairs_from_rows(rows)
+    base = base_of()
+    model = learn(base, rows, keep="head").model
+    fitted, read[:] = sum(read), []
+    features(base, encode_pairs(pairs, base, RewardConfig()).trees, pooling="mean", tokens=1024, share=True)
+    assert len(pairs) == 12 * 9
+    assert fitted < sum(read) / 2  # each of a prompt's six completions is in three pairs
+    train, _ = split_by_prompt(pairs, 0.25, seed=0)
+    texts_of = {
+        (pair.group, text): pair.conversation(text) for pair in train for text in (pair.chosen, pair.rejected)
+    }
+    again = model.normalised(list(texts_of.values()))
+    assert again.members[0].mean == pytest.approx(model.members[0].mean, abs=1e-4)
+    assert again.members[0].std == pytest.approx(model.members[0].std, rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_model() -> None:

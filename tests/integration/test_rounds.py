@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,22 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import Recipe, parse_recipe
-from rlaif.errors import ConfigError, DataError
+from rlaif.config.reward import PreferenceFile, RewardConfig
+from rlaif.config.rounds import FeedbackSettings
+from rlaif.engines.journaled import NullMemo
+from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.jobs.context import RunContext
+from rlaif.jobs.reward import RewardJob
+from rlaif.jobs.sample import sampled_prompts
+from rlaif.pipeline.feedback import take_feedback
+from rlaif.pipeline.report import write_report
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
+from rlaif.pipeline.run import run_recipe
+from rlaif.pipeline.study import plan_study
+from rlaif.progress import NoProgress
+from rlaif.report.page import rounds_page
+from rlaif.report.rounds import rounds_markdown, rounds_shown
+from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
 from rlaif.stages.rounds import best_round
 from rlaif.stats import Estimate
@@ -127,6 +142,41 @@ def test_the_answers_are_in_words_and_in_figures(ran: Path) -> None:
     assert all(made[name].equal(tensor) for name, tensor in kept.items())
 
 
+def test_the_answers_have_a_page_with_a_picture_and_links_to_the_rounds(ran: Path) -> None:
+    found = Rounds.from_dict(json.loads((ran / "rounds.json").read_text("utf-8")))
+    assert json.loads(json.dumps(found.as_dict())) == json.loads((ran / "rounds.json").read_text("utf-8"))
+    text = (ran / "report.html").read_text("utf-8")
+    for number in (1, 2):
+        assert f'href="round-{number}/report.html"' in text
+        assert (ran / f"round-{number}/report.html").is_file()
+    assert "Rounds of turns" in text
+    assert text.count("<svg") == 1
+    assert "What is not here" not in text
+    picture = next(
+        each for section in rounds_page(ran, report="report.html").sections for each in section.pictures
+    )
+    assert [row[0] for row in picture.numbers[0].rows] == ["1", "2"]
+    fixed, fresh = (found.rounds[1].gain("letters", "start", prompts) for prompts in ("fixed", "fresh"))
+    assert fixed is not None
+    assert fresh is not None
+    assert picture.numbers[0].rows[1][1:] == (interval(fixed, signed=True), interval(fresh, signed=True))
+
+
+def test_a_page_of_rounds_says_what_is_missing_and_refuses_what_it_cannot_read(
+    ran: Path, tmp_path: Path
+) -> None:
+    for name in ("rounds.json", "recipe.yaml"):
+        shutil.copy(ran / name, tmp_path / name)
+    recipe_text = (tmp_path / "recipe.yaml").read_text("utf-8").replace("count: 2", "count: 5")
+    (tmp_path / "recipe.yaml").write_text(recipe_text, "utf-8")
+    page = rounds_page(tmp_path, report="report.html")
+    assert page.missing[0] == "2 of 5 rounds have finished"
+    assert page.missing[1] == "there is no `round-1/report.html`"
+    (tmp_path / "rounds.json").write_text('{"rounds": []}')
+    with pytest.raises(RunError, match=r"rounds\.json is not what a run in rounds writes"):
+        write_report(tmp_path)
+
+
 def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
     half = place / "killed"
     shutil.copytree(ran, half)
@@ -176,12 +226,27 @@ def test_what_cannot_be_run_in_rounds_is_refused(place: Path, changed: dict[str,
     ("memory", "remembered"), [("all", [1, 2, 3]), ("last", []), (2, [3]), (9, [1, 2, 3])]
 )
 def test_what_is_remembered(place: Path, memory: object, remembered: list[int]) -> None:
-    former = Former(Path("p"), Path("r"), tuple(Path(f"labels-{at}") for at in (1, 2, 3)))
+    files = tuple((PreferenceFile(file=f"labels-{at}"),) for at in (1, 2, 3))
+    former = Former(Path("p"), Path("r"), files)
     own = recipe_of_round(recipe(place, rounds={"memory": memory, "count": 4}), 4, former)
     stage = next(each for each in own.stages if each.stage == "reward")
     assert [each.file for each in stage.files] == [f"labels-{at}" for at in remembered]  # type: ignore[attr-defined]
-    assert stage.input == "label"  # type: ignore[attr-defined]
+    assert stage.input == ("label" if remembered else None)  # type: ignore[attr-defined]
     assert stage.previous == "r"  # type: ignore[attr-defined]
+
+
+def test_a_reward_model_of_files_alone_is_not_given_other_labels(place: Path) -> None:
+    former = Former(Path("p"), Path("r"), ((PreferenceFile(file="labels-1"),),))
+    own = recipe(place, reward={"files": [{"file": "people.jsonl"}]})
+    stage = next(each for each in recipe_of_round(own, 2, former).stages if each.stage == "reward")
+    assert [each.file for each in stage.files] == ["people.jsonl"]  # type: ignore[attr-defined]
+    assert stage.input is None  # type: ignore[attr-defined]
+    assert isinstance(stage, RewardConfig)
+    job = RewardJob(stage, RunContext(own, memo=NullMemo(), progress=NoProgress()))
+    assert job._fresh() == "", "the model of the round before has learned from them"
+    named = recipe(place, reward={"files": [{"file": "people.jsonl"}], "input": "label"})
+    stage = next(each for each in recipe_of_round(named, 2, former).stages if each.stage == "reward")
+    assert [each.file for each in stage.files] == ["people.jsonl", "labels-1"]  # type: ignore[attr-defined]
 
 
 def estimate(value: float, width: float) -> Estimate:
@@ -220,11 +285,75 @@ def test_the_proxy_that_runs_ahead_and_the_judge_that_changes_are_named() -> Non
     assert not second.has_gained
 
 
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (0.3, "The policy of round 2 is kept."),
+        (
+            0.05,
+            "The policy of round 2 is kept, but it is not told from the start policy: +0.05 [-0.05, +0.15] over it.",
+        ),
+        (-0.3, "The policy of round 2 is kept, but the start policy is better: -0.3 [-0.4, -0.2] over it."),
+    ],
+)
+def test_a_kept_policy_that_is_not_better_than_the_start_is_named(gain: float, said: str) -> None:
+    rounds = [round_of(1, -1.0), round_of(2, 0.0, Gain("gold", "start", "fixed", estimate(gain, 0.1)))]
+    found = Rounds(tuple(rounds), best_round(rounds))
+    assert found.kept == said
+    assert said in rounds_markdown(found)
+    assert rounds_shown(found)[-1] == said
+
+
 def test_the_command_tells_what_each_round_did(place: Path, ran: Path) -> None:
     said = call("run", ran / "recipe.yaml", "--out", ran, "--dry-run")
     assert said.status == 0, said.err
     assert "the first of 2 rounds" in said.out
     said = call("run", ran / "recipe.yaml", "--out", ran)
     assert said.status == 0, said.err
-    assert "the policy of round" in said.out
+    assert "The policy of round" in said.out
     assert "rounds.md" in said.out
+    assert f"report: {ran / 'report.html'}" in said.out.replace("\n", "")
+
+
+def test_feedback_enters_once_and_what_is_left_out_is_counted(place: Path) -> None:
+    chats, labels = place / "chats.jsonl", place / "labels.jsonl"
+    chats.write_text('{"prompt": "say thing 1000", "time": "2026-11-02T10:00:00Z"}\n', "utf-8")
+    pair = {"prompt": "say hello", "chosen": "hello", "rejected": "no"}
+    given = [
+        pair | {"time": "2026-11-02"},
+        pair | {"time": "2026-11-02", "id": "again"},
+        pair | {"time": "2026-10-30", "chosen": "old"},
+        pair | {"chosen": "undated"},
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in given), "utf-8")
+    settings = FeedbackSettings(
+        prompts=(str(chats),),
+        preferences=(PreferenceFile(file=str(labels), weight=3),),
+        since=date(2026, 11, 1),
+    )
+    first = take_feedback(settings, place / "feedback", 1, NoProgress())
+    counts = json.loads((place / "feedback/round-1.json").read_text("utf-8"))["counts"][str(labels)]
+    assert counts == {"rows": 4, "taken": 1, "known": 1, "out_of_range": 1, "without_time": 1}
+    with labels.open("a", encoding="utf-8") as more:
+        more.write(json.dumps(pair | {"time": 1793577600, "chosen": "new"}) + "\n")
+    assert take_feedback(settings, place / "feedback", 1, NoProgress()) == first
+    second = take_feedback(settings, place / "feedback", 2, NoProgress())
+    assert second.prompts == ()
+    assert [row["chosen"] for row in rows(Path(second.preferences[0].file))] == ["new"]
+    own = recipe_of_round(recipe(place), 1, None, first)
+    stages = {each.stage: each for each in own.stages}
+    assert stages["sample"].also == first.prompts  # type: ignore[attr-defined]
+    assert [(each.weight, stages["reward"].input) for each in stages["reward"].files] == [(3, "label")]  # type: ignore[attr-defined]
+    asked = sampled_prompts(stages["sample"], seed=0)  # type: ignore[arg-type]
+    assert len(asked) == 7
+    assert asked[-1].messages[-1].content == "say thing 1000"
+    labels.write_text(json.dumps(pair | {"time": "yesterday"}) + "\n", "utf-8")
+    with pytest.raises(DataError, match="'yesterday' is no time"):
+        take_feedback(settings, place / "feedback", 3, NoProgress())
+
+
+def test_a_recipe_in_rounds_is_not_run_once_in_silence(place: Path, ran: Path) -> None:
+    with pytest.raises(ConfigError, match="is one of several rounds"):
+        run_recipe(recipe(place), out=place / "once")
+    with pytest.raises(ConfigError, match="this recipe is run in rounds"):
+        plan_study(str(ran / "recipe.yaml"))

@@ -3,9 +3,16 @@ estimate."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rlaif.cli.dry_run import estimate_line
+from rlaif.config import load_recipe
 from rlaif.jobs import estimate
+from rlaif.models import speed as speed_module
+from rlaif.models.speed import Speed
+from rlaif.pipeline.dry_run import plan_recipe
 
 
 @pytest.mark.parametrize(
@@ -27,10 +34,64 @@ def test_models_that_run_elsewhere_have_no_estimate() -> None:
         assert estimate.seconds(model, dtype="auto", device="cpu", read=1e6) is None
 
 
-def test_writing_costs_more_than_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "matmul_rate", lambda dtype, device: 1e12)
-    read = estimate.seconds("smollm2-135m", dtype="auto", device="cpu", read=1000)
-    assert read == pytest.approx(2 * 106e6 / 1e12 * 1000 / 0.35, rel=0.01)
-    assert estimate.seconds("smollm2-135m", dtype="auto", device="cpu", read=0, write=1000) == pytest.approx(
-        read * 7
+def test_reading_learning_and_writing_cost_what_the_formulas_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = Speed(flops=1e12, elements=1e10, starts=1e5)
+    monkeypatch.setattr(estimate, "machine_speed", lambda dtype, device: speed)
+
+    def seconds(**work: float) -> float:
+        found = estimate.seconds("smollm2-135m", dtype="auto", device="cpu", **{"read": 0, **work})  # type: ignore[arg-type]
+        assert found is not None
+        return found
+
+    layers, head = 106.2e6, 28.3e6
+    read = 2 * layers / 1e12 + 60 * 30 * 576 / 1e10
+    assert seconds(read=1000) == pytest.approx(1000 * read, rel=0.01)
+    assert seconds(learned=1000) == pytest.approx(3.2 * 1000 * read, rel=0.01)
+    step = 1.5 * 2 * (layers + head) * 32 / 1e12 + 170 * 30 / 1e5
+    assert seconds(write=32 * 40, rows=32) == pytest.approx(40 * step, rel=0.01)
+    assert seconds(write=32 * 40, rows=64) < seconds(write=32 * 40, rows=32)  # steps wait less
+
+
+def test_the_speed_of_this_machine_is_that_of_the_work_it_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands at each piece of work: the rates follow from it and from nothing else."""
+    now = iter(range(1000))
+    monkeypatch.setattr(speed_module.time, "perf_counter", lambda: float(next(now)))
+    found = speed_module.machine_speed.__wrapped__("float32", "cpu")
+    # The look at the clock after one piece of work is a second later, which is past every share.
+    assert found == Speed(flops=2.0 * 512 * 576 * 1536 / 2, elements=(1 << 20) / 2, starts=100 / 2)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose speed does not depend on what else it does."""
+    monkeypatch.setattr(estimate, "machine_speed", lambda dtype, device: Speed(1e12, 1e10, 1e5))
+
+
+def test_a_plan_has_a_time_for_every_stage_of_the_quickstart_that_runs_a_model(fast: None) -> None:
+    plan = plan_recipe(load_recipe("quickstart"))
+    times = {stage.name: stage.seconds for stage in plan.stages}
+    assert times.pop("compare") is None
+    assert all(time is not None and time > 0.1 for time in times.values())
+    assert plan.seconds == pytest.approx(sum(time for time in times.values() if time is not None))
+
+
+def test_what_makes_a_stage_longer_is_in_its_estimate(fast: None) -> None:
+    more = {"reward": "keep=lora", "best-of-k": "epochs=6", "ppo": "epochs=2", "evaluate": "judged=3"}
+    plain, longer = (
+        {each.name: each.seconds or 0 for each in plan_recipe(load_recipe("quickstart", changes)).stages}
+        for changes in ([], [f"stages.{stage}.{setting}" for stage, setting in more.items()])
     )
+    for stage in more:
+        assert longer.pop(stage) > 1.02 * plain.pop(stage)
+    assert longer == plain
+
+
+def test_the_line_before_a_run_is_of_the_stages_that_are_ahead(fast: None, tmp_path: Path) -> None:
+    recipe, noted = load_recipe("quickstart"), list[str]()
+    line = estimate_line(recipe, tmp_path, note=noted.append)
+    assert line.startswith("about ")
+    assert "sample " in line
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / "manifest.json").write_text("{}")
+    assert "sample " not in estimate_line(recipe, tmp_path, note=noted.append)
+    assert estimate_line(load_recipe("quickstart", ["model=scripted"]), tmp_path, note=noted.append) == ""

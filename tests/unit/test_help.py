@@ -206,8 +206,8 @@ def test_the_docs_have_commands() -> None:
 def test_every_example_can_be_typed(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Options, values and `--set` are read; what a command then does is not done."""
     made: list[Recipe] = []
-    for run in ("mine", "p"):
-        (tmp_path / "runs" / run / "ppo").mkdir(parents=True)
+    for folder in ("mine/ppo/adapter", "mine/reward", "mine/label", "p/ppo"):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for name in STAGE_KINDS:
         module = importlib.import_module(f"rlaif.cli.{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -234,3 +235,25 @@ stages:
     plain = works(text.replace(protocol, "pairwise").replace(", reasoning_tokens: 5000", ""))
     for stage in ("audit", "label"):
         assert plain[stage] == StageWork(read_tokens=2048, read_logits=2048 // 16)
+
+
+def test_a_plan_counts_what_a_monitor_samples(tmp_path: Path) -> None:
+    model, trained, watched = save_tiny(tmp_path / "model"), tmp_path / "short.txt", tmp_path / "long.txt"
+    trained.write_text("\n".join(f"say {at}" for at in range(4)), "utf-8")
+    watched.write_text("\n".join(f"say {at} {'very ' * 40}well" for at in range(6)), "utf-8")
+
+    def work(**monitor: object) -> StageWork:
+        stage = {"stage": "ppo", "prompts": str(trained), "episodes": 4, "max_new_tokens": 10, **monitor}
+        stage["reward"] = {"words": {"kind": "function", "function": "rlaif.metrics:length_words"}}
+        recipe = parse_recipe(json.dumps({"model": str(model), "stages": [stage]}), source="r.json")
+        context = RunContext(recipe, memo=NullMemo(), progress=NoProgress())
+        [job] = [make_job(config, context) for config in recipe.stages]
+        found = job.memory_work(Lengths([job], context), Device("cpu", tokens=2048, rows=8))
+        assert found is not None
+        return found
+
+    gold = {"kind": "function", "function": "rlaif.metrics:length_words"}
+    plain, with_it = work(), work(monitor={"gold": gold, "source": str(watched), "prompts": 6})
+    assert (plain.sampled_rows, with_it.sampled_rows) == (4, 6)
+    assert with_it.row_tokens > plain.row_tokens + 100
+    assert with_it.micro_tokens == plain.micro_tokens

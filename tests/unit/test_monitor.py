@@ -102,6 +102,34 @@ def test_the_curve_through_readings_is_the_one_that_they_lie_on() -> None:
     assert (stated["tokens"], stated["seconds"]) == (500, 7.5)
 
 
+@pytest.mark.parametrize(
+    ("golds", "said"),
+    [
+        ((0.9, 0.62, 0.4, 0.17), "gold falls throughout what was read"),
+        ((1.3, 1.6, 1.9, 2.2), "gold does not turn within what was read"),
+        ((1.05, 1.06, 1.05, 0.95), "overlap, so that this may be chance"),
+        ((1.6, 1.9, 1.6, 0.9), "stops rising at a KL of about 0."),
+    ],
+)
+def test_a_turn_is_told_only_where_it_was_read(golds: tuple[float, ...], said: str) -> None:
+    readings = [reading(0, 0.0, 1.0)]
+    readings += [
+        reading(at + 1, d, gold, kl=d * d)
+        for at, (d, gold) in enumerate(zip((0.3, 0.7, 1.1, 1.5), golds, strict=True))
+    ]
+    told = MonitorReport(tuple(readings), patience=3).words[-1]
+    assert said in told
+    assert ("overlap" in told) is ("overlap" in said)
+
+
+def test_a_policy_that_is_trained_further_has_no_curve_from_a_kl_of_0() -> None:
+    readings = tuple(reading(at, at, at, kl=2.0 + at) for at in range(5))
+    assert MonitorReport(readings, patience=3).fit() is not None
+    report = MonitorReport(readings, patience=3, further=True)
+    assert report.as_dict()["fits"] == {"proxy": None, "gold": None}
+    assert report.words == ("no curve: training began at a KL of 2 nats, and gold was not read at 0",)
+
+
 def test_a_row_is_read_back_as_it_was() -> None:
     one = reading(5, 0.3, 0.4, kl=1.25)
     assert MonitorReading.from_row(json.loads(json.dumps(one.as_row()))) == one

@@ -10,11 +10,13 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
+from reported import readings
 
 from rlaif import plot
 from rlaif.errors import DataError
 from rlaif.results.evaluation import CompletionRows, Cost, PolicyResult, WinRate
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.results.rounds import Gain, Round
 from rlaif.results.study import StudyPolicy
 from rlaif.stats import Estimate, ReliabilityBin
 
@@ -76,6 +78,20 @@ def test_over_optimisation_is_drawn_along_the_root_of_the_kl() -> None:
     assert ys(curve)[-1] == pytest.approx(fit.gain(2.0))
 
 
+def test_readings_of_a_training_stand_at_the_root_of_their_kl_with_the_curve_and_where_it_turns() -> None:
+    points = [each.point for each in readings()]
+    fit = OptimizationFit("rl", alpha=0.4, beta=0.3, furthest=3.0)
+    upper, lower = plot.readings(points, fits={"gold": fit}, best="step 2").axes
+    assert xs(upper.lines[0]) == xs(lower.lines[0]) == [0.0, 0.5, 1.0, 2.0, 3.0]
+    assert ys(upper.lines[0]) == [0.0, 0.5, 1.0, 2.0, 3.0]
+    lines = {str(line.get_label()): line for line in lower.lines}
+    assert ys(lines["fitted curve"])[-1] == pytest.approx(fit.gain(3.0))
+    assert xs(lines["gold stops rising"]) == [fit.turning_point] * 2
+    assert xs(lines["best: step 2"]) == [1.0]
+    still = plot.readings(points, fits={}).axes[1]
+    assert not {"fitted curve", "gold stops rising"} & {str(line.get_label()) for line in still.lines}
+
+
 def test_a_win_rate_stands_at_its_length_with_and_without_the_help_of_length() -> None:
     policies = [policy("start", tokens=40, rate=None), policy("ppo", tokens=80, rate=0.6)]
     (axes,) = plot.win_rate_by_length(policies, start="start").axes
@@ -111,6 +127,23 @@ def test_a_study_shows_every_seed_and_the_mean() -> None:
     assert names == ["one seed", "mean over seeds, 95 %"]
 
 
+def test_rounds_show_the_gain_over_the_start_on_fixed_and_on_fresh_prompts() -> None:
+    gains = [Gain("gold", "start", prompts, around(0.2)) for prompts in ("fixed", "fresh")]  # type: ignore[arg-type]
+    rounds = [
+        Round(1, "round-1/ppo", "gold", None, None, tuple(gains)),
+        Round(2, "round-2/ppo", "gold", None, None, (gains[0]._replace(estimate=around(0.5)),)),
+    ]
+    (axes,) = plot.over_rounds(rounds).axes
+    assert axes.get_xticks().tolist() == [1, 2]
+    fixed, fresh = (line for line in axes.lines if line.get_marker() in ("o", "s"))
+    assert ys(fixed) == [0.2, 0.5]
+    assert ys(fresh) == [0.2]
+    assert [each.get_text() for each in axes.get_legend().get_texts()] == [
+        "fixed prompts, the same in all rounds",
+        "fresh prompts",
+    ]
+
+
 def test_odd_names_are_printed_as_they_are() -> None:
     text = svg(plot.flips_by_principle({ODD: 0.5, "日本語" * 30: 0.2}))
     assert ElementTree.fromstring(text).tag.endswith("svg")
@@ -131,8 +164,10 @@ def test_the_same_values_give_the_same_bytes_under_any_settings() -> None:
     [
         lambda: plot.overoptimization([]),
         lambda: plot.training({"ppo": []}),
+        lambda: plot.readings([], fits={}),
         lambda: plot.win_rate_by_length([policy("start", tokens=4, rate=None)], start="start"),
         lambda: plot.over_seeds([], "gold"),
+        lambda: plot.over_rounds([Round(1, "round-1/ppo", "gold", None, None, ())]),
         lambda: plot.label_strength([0, 0]),
         lambda: plot.flips_by_principle({"alone": None}),
         lambda: plot.reward_calibration([]),

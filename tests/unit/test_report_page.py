@@ -112,12 +112,24 @@ def test_ids_are_unique_and_what_refers_to_them_finds_them(read: Read) -> None:
 def test_every_table_and_picture_can_be_read_aloud(read: Read) -> None:
     assert {each.get("scope") for tag, each in read.tags if tag == "th"} == {"col", "row"}
     pictures = [each for tag, each in read.tags if tag == "svg"]
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all(each["role"] == "img" and each["aria-labelledby"] for each in pictures)
-    assert [tag for tag, _ in read.tags].count("desc") == 6
+    assert [tag for tag, _ in read.tags].count("desc") == 7
     headings = [tag for tag, _ in read.tags if re.fullmatch("h[1-6]", tag)]
     assert headings.count("h1") == 1
     assert set(headings) == {"h1", "h2", "h3"}
+
+
+def test_the_readings_of_a_monitor_are_a_picture_with_what_they_say(run: Path, tmp_path: Path) -> None:
+    pictures = next(each.pictures for each in run_page(run).sections if each.id == "pictures")
+    picture = next(each for each in pictures if each.title.startswith("Monitor of ppo"))
+    assert "gold stops rising at a KL of about 1.9 nats" in picture.about
+    assert [row[0] for row in picture.numbers[0].rows] == ["0", "1", "2", "3", "4"]
+    assert picture.numbers[0].rows[3][2].startswith("2 [1.9")
+    shutil.copytree(run, tmp_path / "damaged")
+    (tmp_path / "damaged/ppo/statistics.json").write_text("{")
+    lacking = run_page(tmp_path / "damaged").missing
+    assert any(line.startswith("the readings of the monitor of `ppo` is left out") for line in lacking)
 
 
 def test_rows_hold_every_verdict_in_both_orders_and_say_why_they_are_worth_reading(read: Read) -> None:
@@ -220,7 +232,7 @@ def test_a_picture_that_cannot_be_drawn_takes_nothing_else_with_it(tmp_path: Pat
     (run / "ppo" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     text = write_report(run).read_text(encoding="utf-8")
     assert "This picture cannot be drawn from its numbers" in text
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 6
     assert Read(text).open == []
 
 

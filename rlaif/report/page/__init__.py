@@ -1,10 +1,11 @@
-"""`report.html`: what a run or a study found, on one page without anything from elsewhere."""
+"""`report.html`: what a run, its rounds or a study found, on one page without anything from elsewhere."""
 
 from rlaif.report.page.render import page_html
+from rlaif.report.page.rounds import rounds_page
 from rlaif.report.page.run import run_page
 from rlaif.report.page.study import study_page
 
-__all__ = ["REPORT", "page_html", "run_page", "study_page"]
+__all__ = ["REPORT", "page_html", "rounds_page", "run_page", "study_page"]
 
 REPORT = "report.html"
-"""Its name in the folder of the run or study."""
+"""Its name in the folder of the run, of its rounds or of the study."""

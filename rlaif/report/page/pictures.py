@@ -10,6 +10,7 @@ from rlaif.report.page.model import Picture
 from rlaif.report.shown import Table
 from rlaif.results.comparison import interval
 from rlaif.results.evaluation import Evaluation, PolicyResult
+from rlaif.results.monitor import MonitorReading
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.stats import Estimate, ReliabilityBin
 from rlaif.text import one_line
@@ -18,6 +19,7 @@ __all__ = [
     "calibration",
     "count_strength",
     "flips",
+    "monitor",
     "no_strengths",
     "overoptimization",
     "strength",
@@ -86,6 +88,52 @@ def _steps(name: str, steps: Sequence[Mapping[str, Any]], columns: Sequence[str]
     shown = steps[:: max(1, -(-len(steps) // MOST_STEPS))]
     rows = [(str(step["step"] + 1), *(_figure(step.get(column)) for column in columns)) for step in shown]
     return Table(one_line(name), ("step", *columns), rows)
+
+
+def monitor(stage: str, readings: Sequence[MonitorReading], statistics: Mapping[str, Any]) -> Picture | None:
+    """What the monitor of a training read, along √KL; `None` without readings.
+
+    Args:
+        statistics: The `monitor` of the stage's `statistics.json`.
+    """
+    if not readings:
+        return None
+    points = [each.point for each in readings]
+    fits = {
+        name: OptimizationFit("rl", *(float(fit[key]) for key in ("alpha", "beta", "furthest", "nearest")))
+        for name, fit in statistics["fits"].items()
+        if fit is not None
+    }
+    best = f"step {statistics['best_step']}"
+    said = "; ".join(one_line(each) for each in statistics["words"])
+    about = (
+        "One policy on held-out prompts that it never trains on, from reading to reading: above the reward, "
+        "below gold, against the distance from the reference. Bars are 95 % intervals over the prompts"
+        + (
+            "; dashed: the curve of Gao et al. (2022) through the gains over the first reading"
+            if fits
+            else ""
+        )
+        + f". The readings say: {said}."
+    )
+    header = ("step", "√KL", "reward (proxy)", "gold", "length (tokens)", "distinct-2", "refusals")
+    return Picture(
+        title=f"Monitor of {one_line(stage)}: proxy and gold against √KL",
+        about=about,
+        draw=lambda: plot.readings(points, fits=fits, best=best),
+        numbers=(Table("", header, [_reading(each) for each in readings]),),
+    )
+
+
+def _reading(found: MonitorReading) -> tuple[str, ...]:
+    measured = (found.length, found.distinct_2, found.refusal)
+    return (
+        str(found.step),
+        f"{found.point.distance:.3g}",
+        interval(found.proxy),
+        interval(found.gold),
+        *(f"{each:.3g}" for each in measured),
+    )
 
 
 def calibration(stage: str, report: Mapping[str, Any]) -> Picture | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -14,7 +14,7 @@ from rlaif.runs.manifest import MANIFEST, Manifest
 from rlaif.runs.run import RunInfo
 from rlaif.text import one_line
 
-__all__ = ["Missing", "Stage", "finished_stages", "read_json", "unfinished_stages"]
+__all__ = ["Missing", "Stage", "finished_stages", "read_json", "recipe_in", "unfinished_stages"]
 
 Found = TypeVar("Found")
 Given = ParamSpec("Given")
@@ -88,7 +88,15 @@ def unfinished_stages(info: RunInfo) -> list[str]:
 def _recipe_stages(folder: Path) -> list[str]:
     """The names of the stages in `recipe.yaml`; none where it cannot be read."""
     try:
-        stages = yaml.safe_load(read_small(folder / "recipe.yaml", error=RunError))["stages"]
-        return [str(each.get("name") or each["stage"]) for each in stages]
-    except (OSError, RunError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return [str(each.get("name") or each["stage"]) for each in recipe_in(folder)["stages"]]
+    except (KeyError, TypeError, AttributeError):
         return []
+
+
+def recipe_in(folder: Path) -> Mapping[str, Any]:
+    """What `recipe.yaml` says; nothing where it cannot be read."""
+    try:
+        found = yaml.safe_load(read_small(folder / "recipe.yaml", error=RunError))
+    except (OSError, RunError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -20,6 +20,7 @@ from rlaif.report.page.reading import Missing, Stage, finished_stages, read_json
 from rlaif.report.page.samples import MOST_BYTES, MOST_ROWS, Keeper, evaluated_rows, json_rows, label_row
 from rlaif.report.shown import Table
 from rlaif.results.evaluation import Evaluation
+from rlaif.results.monitor import READINGS, MonitorReading
 from rlaif.runs.run import RunInfo, read_run
 from rlaif.stats import Estimate
 from rlaif.text import count_of, one_line
@@ -168,6 +169,11 @@ def _pictures(
     trained = [*run.of_kind("ppo"), *run.of_kind("grpo")]
     found.append(attempt("the picture of training", _training, trained))
     found += [
+        attempt(f"the readings of the monitor of `{stage.name}`", _monitor, stage)
+        for stage in trained
+        if READINGS in stage.manifest.outputs
+    ]
+    found += [
         attempt(f"the calibration of `{stage.name}`", _calibration, stage) for stage in run.of_kind("reward")
     ]
     if evaluation is not None:
@@ -181,6 +187,11 @@ def _training(stages: Sequence[Stage]) -> Picture | None:
     return pictures.training(
         {stage.name: list(json_rows(stage.folder / "metrics.jsonl")) for stage in stages}
     )
+
+
+def _monitor(stage: Stage) -> Picture | None:
+    rows = [MonitorReading.from_row(row) for row in json_rows(stage.folder / READINGS)]
+    return pictures.monitor(stage.name, rows, read_json(stage.folder / "statistics.json")["monitor"])
 
 
 def _calibration(stage: Stage) -> Picture | None:
