@@ -21,7 +21,15 @@ from rlaif.engines.batching import pad_left
 from rlaif.engines.head import tuned_head
 from rlaif.engines.labels import Tokens
 
-__all__ = ["GATHERED", "GPU_CACHE_SHARE", "Decoder", "DecodingJob", "cache_tokens", "draw_token"]
+__all__ = [
+    "GATHERED",
+    "GPU_CACHE_SHARE",
+    "Decoder",
+    "DecodingJob",
+    "cache_tokens",
+    "draw_token",
+    "row_uniforms",
+]
 
 BLOCK = 256
 """Vocabulary entries summed together in the first of the two steps of a draw."""
@@ -70,7 +78,7 @@ class _Live:
         steps = max(sampling.max_new_tokens for sampling in samplings)
         return cls(
             rows=[_Row(index, request.sampling) for index, request in requests],
-            uniforms=torch.stack([_uniforms(request.seed, steps) for _, request in requests]).to(device),
+            uniforms=torch.stack([row_uniforms(request.seed, steps) for _, request in requests]).to(device),
             temperature=torch.tensor([sampling.temperature for sampling in samplings], device=device),
             top_p=torch.tensor([sampling.top_p for sampling in samplings], device=device),
         )
@@ -85,7 +93,7 @@ class _Live:
         )
 
 
-def _uniforms(seed: int, count: int) -> torch.Tensor:
+def row_uniforms(seed: int, count: int) -> torch.Tensor:
     """`count` numbers in [0, 1) from a generator of their own; on the CPU, so that they are the same for
     every device."""
     generator = torch.Generator().manual_seed(seed)

@@ -49,6 +49,7 @@ BELOW: dict[str, frozenset[str]] = {
     "models": frozenset({"engines"}),
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
+    "serving": frozenset({"engines", "models", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
     "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
@@ -121,6 +122,7 @@ BELOW: dict[str, frozenset[str]] = {
             "models",
             "results",
             "report",
+            "serving",
             "jobs",
             "pipeline",
         }

@@ -1,0 +1,162 @@
+"""`rlaif serve`: a base and its policies over HTTP."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlaif.cli.options import examples
+
+if TYPE_CHECKING:
+    from rlaif.serving.server import ModelServer, ServerSettings
+
+__all__ = ["serve"]
+
+
+@click.command(
+    epilog=examples(
+        "rlaif serve --model smollm2-135m --port 8000",
+        "rlaif serve --policy runs/first/ppo --reward runs/first/reward",
+        "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
+        "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
+    )
+)
+@click.option("--model", default=None, metavar="MODEL", help="The base. [default: that of the first policy]")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="[NAME=]DIR",
+    help="A policy on the base: folder of an adapter, or of the stage that trained it; repeat for several.",
+)
+@click.option(
+    "--reward",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="A reward model on the base, or the stage's folder: requests may then ask for n_best.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one."
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="What clients must send as their key; needed where other machines can ask.",
+)
+@click.option("--token-env", default=None, metavar="NAME", help="The same, from an environment variable.")
+@click.option(
+    "--rows",
+    type=click.IntRange(1, 4096),
+    default=None,
+    help="Completions sampled side by side. [default: 32 on a CPU, 256 on a GPU]",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Requests that wait; more are refused.",
+)
+@click.option(
+    "--max-tokens",
+    "most_tokens",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Longest completion that a request may ask for, and the length where it says nothing.",
+)
+@click.option(
+    "--max-body",
+    "most_body",
+    type=click.IntRange(min=1024),
+    default=1 << 20,
+    show_default=True,
+    help="Bytes of a request.",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    help="Seconds that requests under way have when the server stops.",
+)
+@click.option("--log-texts", is_flag=True, help="Log what is asked and answered, too.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, …")
+def serve(**options: Any) -> None:
+    """Serve a base and its policies with OpenAI's chat completions API.
+
+    Each --policy is a model name of its own on the one base in memory, which answers under its own name.
+    Requests that come at the same time are decoded in one batch. It listens on this machine alone until
+    --host says otherwise, and then asks for a token. Ctrl-C ends it when the requests under way are done.
+    Needs fastapi and uvicorn: pip install 'rlaif-toolkit[serve]'.
+    """
+    from rlaif.cli.echo import tell
+
+    server = _opened(options)
+    tell(f"serving {server.url}/v1 (Ctrl-C ends)")
+    try:
+        server.run_until_stopped()
+    except KeyboardInterrupt:  # a signal, after what was under way has ended
+        tell("stopped")
+
+
+def _opened(options: dict[str, Any]) -> ModelServer:
+    """The server with its models loaded; it listens already."""
+    from rlaif.cli.echo import tell
+
+    module = _server_module()
+    settings: ServerSettings = module.ServerSettings(
+        token=module.read_token(options["token_file"], options["token_env"]),
+        **{name: options[name] for name in ("host", "port", "rows", "queue", "most_tokens", "most_body")},
+        grace=options["grace"],
+        log_texts=options["log_texts"],
+    )
+    module.check_may_listen(settings.host, settings.token)
+
+    def log(line: str) -> None:
+        tell(line, err=True)
+
+    from rlaif.serving.residents import open_residents
+
+    residents = open_residents(
+        options["model"],
+        options["policies"],
+        options["reward"],
+        dtype=options["dtype"],
+        device=options["device"],
+        log=log,
+    )
+    tell(f"models: {', '.join(residents.roles)}")
+    server: ModelServer = module.ModelServer(residents, settings, log)
+    return server
+
+
+def _server_module() -> Any:
+    """The part that needs the extra.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    from rlaif.errors import ConfigError
+
+    try:
+        return importlib.import_module("rlaif.serving.server")
+    except ImportError as error:
+        if error.name not in ("fastapi", "uvicorn", "starlette"):
+            raise
+        raise ConfigError(
+            f"a server needs the package {error.name}", remedy="pip install 'rlaif-toolkit[serve]'"
+        ) from None

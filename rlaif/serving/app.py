@@ -1,0 +1,308 @@
+"""The HTTP interface: chat completions as OpenAI's API has them, the models, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from rlaif.engines.base import Sampling
+from rlaif.engines.chat import TemplateRefusal
+from rlaif.serving.batcher import Batcher, NotServing, QueueFull
+from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
+from rlaif.serving.metrics import Metrics
+from rlaif.serving.refusal import Refusal, error_body, error_response
+from rlaif.serving.residents import Residents
+from rlaif.serving.wire import ChatRequest, Completion, chunk, event
+from rlaif.serving.work import Event, Failed, Finished, Job
+from rlaif.text import count_of
+from rlaif.types import Message
+
+__all__ = ["Service", "create_app"]
+
+GONE = 499
+"""Status in the log of a request whose client did not wait for the answer."""
+
+LISTED = 5
+"""Problems of one request that are spelled out."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the application serves.
+
+    Attributes:
+        most_tokens: Longest completion that may be asked for, and the length where a request says nothing.
+        log_texts: Whether the log holds what was asked and answered.
+    """
+
+    residents: Residents
+    batcher: Batcher
+    metrics: Metrics
+    most_tokens: int = 1024
+    log: Callable[[str], None] = lambda line: None
+    log_texts: bool = False
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock)
+
+    def job(self, body: ChatRequest, emit: Callable[[Event], None]) -> Job:
+        """What a request asks of the decoder.
+
+        Raises:
+            Refusal: It asks for what there is not, or for more than may be.
+        """
+        if body.model not in self.residents.roles:
+            known = ", ".join(self.residents.roles)
+            what = f"there is no model {body.model!r} here; there are {known}"
+            raise Refusal(404, what, param="model", code="model_not_found")
+        _check_fields(body)
+        samples, best_only = self._samples(body)
+        messages = tuple(each.message() for each in body.messages)
+        ids = self._encoded(messages)
+        sampling = Sampling(
+            max_new_tokens=self._length(body, len(ids), scored=best_only),
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            stop=body.stops,
+        )
+        return Job(
+            role=self.residents.roles[body.model],
+            ids=ids,
+            messages=messages,
+            sampling=sampling,
+            seed=secrets.randbits(63) if body.seed is None else body.seed,
+            emit=emit,
+            samples=samples,
+            best_only=best_only,
+        )
+
+    def _samples(self, body: ChatRequest) -> tuple[int, bool]:
+        """How many completions are sampled, and whether only the best is wanted."""
+        best = body.n_best or 1
+        if best > 1 and self.residents.reward is None:
+            what = "n_best needs a reward model: start the server with --reward"
+            raise Refusal(400, what, param="n_best")
+        if best > 1 and (body.n or 1) > 1:
+            raise Refusal(400, "n and n_best do not go together", param="n_best")
+        samples, most = max(best, body.n or 1), self.batcher.limits.rows
+        if samples > most:
+            name = "n_best" if best > 1 else "n"
+            raise Refusal(400, f"at most {most} completions are sampled side by side here", param=name)
+        return samples, best > 1
+
+    def _encoded(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt's tokens."""
+        form = self.batcher.form
+        with self._tokenizing:
+            try:
+                ids = tuple(form.encode([form.render(messages)])[0])
+            except TemplateRefusal as error:
+                raise Refusal(400, error.what, param="messages") from None
+        if max(ids, default=0) >= self.residents.base.model.get_input_embeddings().weight.shape[0]:
+            raise Refusal(400, "the messages hold a token that the model does not have", param="messages")
+        return ids
+
+    def _length(self, body: ChatRequest, prompt: int, *, scored: bool) -> int:
+        """The longest completion in tokens; one that is scored needs room for the end of its turn."""
+        context, wanted = self.residents.base.context, body.most_tokens
+        if self.residents.reward is not None and scored:
+            context -= len(self.residents.reward.format.close)
+        if wanted is not None and wanted > self.most_tokens:
+            what = f"at most {self.most_tokens} tokens may be asked for here, not {wanted}"
+            raise Refusal(400, what, param="max_tokens")
+        room = context - prompt
+        if room < (wanted or 1):
+            asked = "" if wanted is None else f" and the {wanted} asked for"
+            what = f"the messages have {prompt} tokens; they{asked} pass the model's context of {context}"
+            raise Refusal(400, what, param="messages", code="context_length_exceeded")
+        return min(self.most_tokens, room) if wanted is None else wanted
+
+
+def _check_fields(body: ChatRequest) -> None:
+    """Refuse fields that contradict each other, or that would have no effect."""
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        what = "max_tokens and max_completion_tokens mean the same: send one of them"
+        raise Refusal(400, what, param="max_completion_tokens")
+    if body.stream_options is not None and not body.stream:
+        raise Refusal(400, "stream_options needs stream: true", param="stream_options")
+
+
+class _Inbox:
+    """What the decoder tells of one job, carried to the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def put(self, told: Event) -> None:
+        """Add an event, from any thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._events.put_nowait, told)
+
+    async def get(self) -> Event:
+        """The next event."""
+        return await self._events.get()
+
+    async def whole(self, answer: Completion) -> str:
+        """Gather all events into `answer`; returns why it failed, or nothing."""
+        while True:
+            told = await self.get()
+            if isinstance(told, Failed):
+                return told.reason
+            answer.add(told)
+            if isinstance(told, Finished):
+                return ""
+
+
+def create_app(service: Service, settings: GuardSettings) -> Guard:
+    """The ASGI application."""
+    app = FastAPI(title="rlaif", docs_url=None, redoc_url=None, openapi_url=None)
+    started = Completion("", "").head["created"]
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request, body: ChatRequest) -> Response:
+        return await _chat(service, request, body)
+
+    @app.get("/v1/models")
+    async def models() -> Any:
+        data = [
+            {"id": name, "object": "model", "created": started, "owned_by": "rlaif"}
+            for name in service.residents.roles
+        ]
+        return {"object": "list", "data": data}
+
+    @app.get("/health")
+    async def health() -> Any:
+        if not service.batcher.alive:
+            raise Refusal(503, "the server is stopping, or its decoder has ended", retry_after=5)
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        gauges = {"rlaif_rows": service.batcher.rows, "rlaif_waiting": service.batcher.waiting}
+        text = service.metrics.text(gauges)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(StarletteHTTPException, _refused)
+    app.add_exception_handler(Exception, _broken)
+    return Guard(app, settings, service.metrics, service.log)
+
+
+async def _chat(service: Service, request: Request, body: ChatRequest) -> Response:
+    """Answer a request for completions."""
+    inbox = _Inbox()
+    job = await asyncio.to_thread(service.job, body, inbox.put)
+    try:
+        service.batcher.submit(job)
+    except QueueFull as full:
+        raise Refusal(429, str(full), code="queue_full", retry_after=full.retry_after) from None
+    except NotServing as stopping:
+        raise Refusal(503, str(stopping), retry_after=5) from None
+    answer = Completion(request.state.request_id, body.model)
+    if body.stream:
+        stream = _streamed(service, job, inbox, answer, with_usage=body.wants_usage)
+        return StreamingResponse(
+            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+    return await _whole(service, job, inbox, answer, request)
+
+
+async def _whole(service: Service, job: Job, inbox: _Inbox, answer: Completion, request: Request) -> Response:
+    """The answer in one piece; given up when the client goes away."""
+    gone, done = asyncio.create_task(_gone(request)), asyncio.create_task(inbox.whole(answer))
+    try:
+        await asyncio.wait((gone, done), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            return Response(status_code=GONE)
+        if reason := done.result():
+            raise Refusal(500, reason)
+    finally:
+        service.batcher.cancel(job)
+        gone.cancel()
+        done.cancel()
+    _log_texts(service, job, answer)
+    return JSONResponse(answer.body())
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _streamed(
+    service: Service, job: Job, inbox: _Inbox, answer: Completion, *, with_usage: bool
+) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; the job is cancelled when nobody reads them any more."""
+    begun: set[int] = set()
+    try:
+        while True:
+            told = await inbox.get()
+            if isinstance(told, Failed):
+                yield event(error_body(500, told.reason))
+                return
+            answer.add(told)
+            if isinstance(told, Finished):
+                break
+            first = told.choice not in begun
+            begun.add(told.choice)
+            yield event(chunk(answer.head, told, first=first, with_usage=with_usage))
+        if with_usage:
+            last: dict[str, Any] = {"object": "chat.completion.chunk", "choices": [], "usage": answer.usage}
+            yield event(answer.head | last)
+        yield b"data: [DONE]\n\n"
+        _log_texts(service, job, answer)
+    finally:
+        service.batcher.cancel(job)
+
+
+def _log_texts(service: Service, job: Job, answer: Completion) -> None:
+    if service.log_texts:
+        asked = [message.as_dict() for message in job.messages]
+        texts = [answer.texts.get(choice, "") for choice in sorted(answer.ended)]
+        service.log(json.dumps({"id": answer.head["id"], "messages": asked, "completions": texts}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """400 for a body that is not a request, with every problem."""
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return error_response(Refusal(400, f"the body is not JSON: {problems[0]['ctx']['error']}"))
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return error_response(Refusal(400, "send a JSON object, with Content-Type: application/json"))
+    places = [".".join(str(part) for part in problem["loc"][1:]) for problem in problems]
+    said = [f"{place or 'body'}: {_said(problem)}" for place, problem in zip(places, problems, strict=True)]
+    more = f"; and {count_of(len(said) - LISTED, 'more problem')}" if len(said) > LISTED else ""
+    param = places[0].split(".")[0] or None
+    return error_response(Refusal(400, "; ".join(said[:LISTED]) + more, param=param))
+
+
+def _said(problem: Any) -> str:
+    return "is not supported here" if problem["type"] == "extra_forbidden" else str(problem["msg"])
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Any error with a status, ours and the framework's."""
+    if isinstance(error, Refusal):
+        return error_response(error)
+    assert isinstance(error, StarletteHTTPException)
+    said = str(error.detail)
+    if error.status_code == 404:
+        said = f"there is no {request.url.path} here; there are {', '.join(KNOWN_PATHS)}"
+    return JSONResponse(error_body(error.status_code, said), error.status_code, error.headers)
+
+
+async def _broken(_request: Request, _error: Exception) -> Response:
+    """A defect of ours: the traceback goes to the log, not to the client."""
+    return error_response(Refusal(500, "the server failed; its log says more"))

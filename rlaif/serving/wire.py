@@ -1,0 +1,169 @@
+"""Requests and answers of the chat completions API. A field that is not known, or that would have no effect,
+is refused instead of ignored."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlaif.serving.work import Delta, Ended, Finished
+from rlaif.types import Message, Role
+
+__all__ = ["ChatMessage", "ChatRequest", "Completion", "chunk", "event"]
+
+MOST_MESSAGES = 4_096
+MOST_STOPS, LONGEST_STOP = 16, 256
+MOST_CHOICES = 128
+LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
+
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextPart(_Form):
+    """A part of a message that is made of parts."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(_Form):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    def message(self) -> Message:
+        """The turn as the rest of rlaif has it."""
+        parts = self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return Message(ROLES[self.role], text)
+
+
+class StreamOptions(_Form):
+    """How a stream is sent."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(_Form):
+    """The body of `POST /v1/chat/completions`.
+
+    Attributes:
+        n_best: Sample so many completions, and answer with the one that the reward model scores highest.
+        seed: Fixes the draw; drawn at random when left out.
+    """
+
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    seed: int | None = Field(default=None, ge=LEAST_SEED, le=GREATEST_SEED)
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    n_best: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    logprobs: Literal[False] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end a completion."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The longest completion that is asked for, in tokens."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with what it used."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class Completion:
+    """The answer to one request, while it is put together.
+
+    Args:
+        id: Of the request.
+        model: As the request named it.
+    """
+
+    def __init__(self, id: str, model: str) -> None:
+        self.head = {"id": f"chatcmpl-{id}", "created": int(time.time()), "model": model}
+        self.texts: dict[int, str] = {}
+        self.ended: dict[int, Ended] = {}
+        self.usage: dict[str, int] | None = None
+
+    def add(self, event: Delta | Ended | Finished) -> None:
+        """Take in what the decoder told."""
+        match event:
+            case Delta(choice, text):
+                self.texts[choice] = self.texts.get(choice, "") + text
+            case Ended():
+                self.ended[event.choice] = event
+            case Finished(prompt_tokens, completion_tokens):
+                self.usage = {
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": completion_tokens,
+                    "total_tokens": prompt_tokens + completion_tokens,
+                }
+
+    def body(self) -> dict[str, Any]:
+        """The whole answer."""
+        choices = [
+            {
+                "index": choice,
+                "message": {"role": "assistant", "content": self.texts.get(choice, ""), "refusal": None},
+                "logprobs": None,
+                "finish_reason": ended.finish,
+            }
+            | _reward(ended)
+            for choice, ended in sorted(self.ended.items())
+        ]
+        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+
+
+def chunk(head: Mapping[str, Any], told: Delta | Ended, *, first: bool, with_usage: bool) -> dict[str, Any]:
+    """One piece of a streamed answer.
+
+    Args:
+        first: Whether it is the first of its choice, which names the role.
+        with_usage: Whether a last chunk will hold the usage, so that this one says it has none.
+    """
+    delta: dict[str, Any] = {"role": "assistant"} if first else {}
+    if isinstance(told, Delta):
+        delta["content"] = told.text
+    finish = told.finish if isinstance(told, Ended) else None
+    choice = {"index": told.choice, "delta": delta, "logprobs": None, "finish_reason": finish}
+    choice |= _reward(told) if isinstance(told, Ended) else {}
+    body = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+    return body | ({"usage": None} if with_usage else {})
+
+
+def event(body: object) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+def _reward(ended: Ended) -> dict[str, float]:
+    return {} if ended.reward is None else {"reward": ended.reward}
