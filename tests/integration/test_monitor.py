@@ -206,6 +206,20 @@ def test_at_the_alarm_the_policy_of_the_best_gold_reading_is_back() -> None:
     )
 
 
+def test_a_training_that_runs_away_says_which_policy_is_left(tmp_path: Path) -> None:
+    base, untrained, resumed = toy_base(), toy_base(), toy_base()
+    report = train(base, watcher([], every=1), tmp_path, max_kl=1e-6, checkpoint_every=1).monitor
+    train(untrained, None, steps=1, learning_rate=1e-12)
+    again = train(resumed, watcher([], every=1), tmp_path, max_kl=1e-6, checkpoint_every=1)
+    assert again.first_step == 1
+    for found, own in ((report, base), (again.monitor, resumed)):
+        assert found is not None
+        assert [each.step for each in found.readings] == [0, 1]
+        assert found.kept == 0
+        pairs = zip(weights(own), weights(untrained), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs)
+
+
 def test_an_alarm_alone_stops_nothing() -> None:
     told: list[tuple[MonitorReading, bool]] = []
     result = train(toy_base(), watcher(told, gold=consonants, every=1, patience=2))
