@@ -85,6 +85,24 @@ def test_a_policy_is_trained_further(place: Path, first: Path, kind: str, refere
     assert start == pytest.approx(0, abs=1e-4) if reference == "previous" else start > 1e-3
 
 
+def test_what_training_took_is_told_from_the_start_policy_on(place: Path, first: Path) -> None:
+    run(place, ppo(policy=str(first)), out="further")
+    before, whole = (
+        json.loads((folder / "cost.json").read_text("utf-8")) for folder in (first, place / "further/ppo")
+    )
+    own = rows(place / "further/ppo/metrics.jsonl")
+    for name, key in (("tokens", "tokens"), ("flops", "flops")):
+        assert whole[name] == before[name] + sum(step[key] for step in own)
+    assert whole["curve"][0]["tokens"] == before["tokens"]
+    assert whole["curve"][0]["seconds"] == before["seconds"] > 0
+    assert whole["seconds"] > before["seconds"]
+    shutil.copytree(first / "adapter", place / "alone/adapter")
+    run(place, ppo(policy=str(place / "alone/adapter")), out="further-alone")
+    unknown = json.loads((place / "further-alone/ppo/cost.json").read_text("utf-8"))
+    assert unknown["tokens"] == sum(step["tokens"] for step in own)
+    assert unknown["curve"] == []
+
+
 def test_best_of_k_and_dpo_go_on_from_a_policy(place: Path, first: Path) -> None:
     pairs = place / "pairs.jsonl"
     pairs.write_text(
@@ -121,6 +139,9 @@ def test_best_of_k_and_dpo_go_on_from_a_policy(place: Path, first: Path) -> None
     assert said.status == 0, said.err
     report = json.loads((place / "dpo/dpo/report.json").read_text("utf-8"))
     assert report["chosen_shift"] == pytest.approx(0, abs=1e-4)
+    for folder in ("chain/best-of-k", "dpo/dpo"):
+        took = json.loads((place / folder / "cost.json").read_text("utf-8"))
+        assert took["seconds"] > json.loads((first / "cost.json").read_text("utf-8"))["seconds"]
 
 
 def test_it_is_sampled_from_by_its_folder_on_the_base_that_others_use(place: Path, first: Path) -> None:
