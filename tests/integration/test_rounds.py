@@ -17,7 +17,7 @@ from rlaif.config import Recipe, parse_recipe
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import FeedbackSettings
 from rlaif.engines.journaled import NullMemo
-from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.errors import ConfigError, DataError, RlaifError, RunError
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.reward import RewardJob
 from rlaif.jobs.sample import sampled_prompts
@@ -189,6 +189,25 @@ def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
     assert (half / "round-1/ppo/manifest.json").read_bytes() == first
     one, other = (json.loads((each / "rounds.json").read_text("utf-8")) for each in (ran, half))
     assert one == other
+
+
+def test_rounds_and_a_single_run_keep_to_folders_of_their_own(place: Path, ran: Path) -> None:
+    single = recipe(place, rounds=None)
+    with pytest.raises(RunError, match="the folder of a recipe that was run in rounds"):
+        run_recipe(single, out=ran)
+    with pytest.raises(RunError, match="the folder of a single run, and rounds are several"):
+        run_rounds(recipe(place, rounds=SETTINGS), out=ran / "round-1")
+    said = call("runs", "list", place)
+    assert f"{ran.name}/round-1" in said.out.replace("\n", "")
+    assert f"{ran.name}/round-2" in said.out.replace("\n", "")
+
+
+def test_an_error_without_a_place_is_given_that_of_its_stage(place: Path) -> None:
+    never = {"reward": {"never": {"kind": "pattern", "pattern": "no answer has this"}}, "steps": 4}
+    one = recipe(place, rounds={"count": 1, "fresh": None}, ppo=never, sample=None, label=None, reward=None)
+    with pytest.raises(RlaifError) as told:
+        run_rounds(one, out=place / "fails")
+    assert str(told.value).startswith("ppo: the reward gave 0 to every completion")
 
 
 def test_it_ends_without_a_gain_and_keeps_the_best(place: Path) -> None:
