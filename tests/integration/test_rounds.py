@@ -177,6 +177,17 @@ def test_a_page_of_rounds_says_what_is_missing_and_refuses_what_it_cannot_read(
         write_report(tmp_path)
 
 
+def test_a_folder_that_was_moved_has_nothing_to_do(
+    place: Path, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ran, place / "moved")
+    monkeypatch.chdir(place)
+    before = {path: path.read_bytes() for path in sorted(Path("moved").glob("round-*/*/manifest.json"))}
+    run_rounds(recipe(place, rounds=SETTINGS), out=Path("moved"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(Path("moved").glob("round-*/superseded/*"))
+
+
 def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
     half = place / "killed"
     shutil.copytree(ran, half)
@@ -184,9 +195,10 @@ def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
         shutil.rmtree(half / "round-2" / stage)
     for name in ("rounds.json", "rounds.md"):
         (half / name).unlink()
-    first = (half / "round-1/ppo/manifest.json").read_bytes()
-    run_rounds(recipe(place, rounds=SETTINGS), out=half)
-    assert (half / "round-1/ppo/manifest.json").read_bytes() == first
+    kept = ("round-1/ppo", "round-2/sample", "round-2/label", "round-2/reward")
+    before = [(half / name / "manifest.json").read_bytes() for name in kept]
+    run_rounds(recipe(place, rounds=SETTINGS), out=half)  # which lies elsewhere now
+    assert [(half / name / "manifest.json").read_bytes() for name in kept] == before
     one, other = (json.loads((each / "rounds.json").read_text("utf-8")) for each in (ran, half))
     assert one == other
 
