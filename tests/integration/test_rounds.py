@@ -27,7 +27,7 @@ from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rou
 from rlaif.pipeline.run import run_recipe
 from rlaif.pipeline.study import plan_study
 from rlaif.progress import NoProgress
-from rlaif.report.page import rounds_page
+from rlaif.report.page import rounds_page, run_page
 from rlaif.report.rounds import rounds_markdown, rounds_shown
 from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
@@ -175,6 +175,14 @@ def test_a_page_of_rounds_says_what_is_missing_and_refuses_what_it_cannot_read(
     (tmp_path / "rounds.json").write_text('{"rounds": []}')
     with pytest.raises(RunError, match=r"rounds\.json is not what a run in rounds writes"):
         write_report(tmp_path)
+
+
+def test_the_report_of_a_round_shows_the_evaluation_that_was_compared(ran: Path) -> None:
+    page = run_page(ran / "round-2")
+    assert page.samples is not None
+    shown = [json.loads(row)["id"] for row in page.samples.rows]
+    assert [id for id in shown if id.startswith("evaluate/")]
+    assert not [id for id in shown if id.startswith("evaluate-fresh/")]
 
 
 def test_a_folder_that_was_moved_has_nothing_to_do(
