@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from spine import call, rows
 from tiny import save_tiny
 
@@ -195,6 +196,13 @@ def test_what_cannot_be_started_from_is_refused(place: Path, first: Path) -> Non
         run(place, ppo(policy=str(first), lora_rank=4), out="rank")
     with pytest.raises(ModelError, match="adapter of alpha 32, the settings ask for 8"):
         run(place, ppo(policy=str(first), lora_alpha=8), out="alpha")
+    shutil.copytree(first / "adapter", place / "embeds")
+    whole = load_file(place / "embeds/adapter_model.safetensors")
+    whole["base_model.model.model.embed_tokens.base_layer.weight"] = torch.zeros(2, 2)
+    save_file(whole, place / "embeds/adapter_model.safetensors")
+    with pytest.raises(ModelError, match="holds weights of the model itself beside its own") as told:
+        run(place, ppo(policy=str(place / "embeds")), out="embeds-run")
+    assert "merge it into its base" in told.value.remedy
     with pytest.raises(ConfigError, match="reference acts with `policy` only"):
         run(place, ppo(reference="previous"), out="no")
 
