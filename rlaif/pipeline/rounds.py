@@ -140,9 +140,10 @@ def run_rounds(
 def _why_stopped(last: Round, settings: RoundsConfig) -> str:
     if settings.stop_when == "never" or last.has_gained or last.number == settings.count:
         return ""
+    over = "the start" if last.number == 1 else "the round before"
     return (
-        f"Stopped after round {last.number} of {settings.count}: {last.measure} did not rise over the round "
-        "before by more than its interval."
+        f"Stopped after round {last.number} of {settings.count}: {last.measure} did not rise over {over} by "
+        "more than its interval."
     )
 
 

@@ -236,7 +236,7 @@ def test_it_ends_without_a_gain_and_keeps_the_best(place: Path) -> None:
     )
     found = run_rounds(still, out=place / "still")
     assert len(found.rounds) == 1
-    assert "did not rise over the round before" in found.stopped
+    assert "did not rise over the start" in found.stopped
     assert (place / "still/policy/adapter_config.json").is_file()
 
 
