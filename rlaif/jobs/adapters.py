@@ -15,12 +15,13 @@ from rlaif.models.cost import peak_memory
 from rlaif.models.shared_base import SharedBase
 from rlaif.models.start import PREVIOUS
 from rlaif.report.training import figures_markdown
+from rlaif.results.costs import TrainingCost
 from rlaif.rl.learner import POLICY
-from rlaif.runs.costs import COST, write_cost
+from rlaif.runs.costs import COST, read_cost, write_cost
 from rlaif.stages.dpo import DpoResult
 from rlaif.stages.sft import SftResult
 
-__all__ = ["held_role", "policy_models", "trained_adapter", "write_results"]
+__all__ = ["held_role", "policy_models", "trained_adapter", "whole_cost", "write_results"]
 
 
 @contextmanager
@@ -44,6 +45,23 @@ def write_results(
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     write_text(folder / "samples.md", figures_markdown(title, result.report))
     return {"report.json": 1, "metrics.jsonl": len(result.steps)}
+
+
+def whole_cost(cost: TrainingCost, config: StartSettings, context: RunContext) -> TrainingCost:
+    """What a stage's training took, and all training before it where a policy is trained further. Where that
+    is not noted there is no curve, which would begin too early."""
+    start = context.start_of(config)
+    if start is None:
+        return cost
+    place = start.folder.parent / COST
+    noted = read_cost(place)
+    if noted is None:
+        context.progress.note(
+            f"what training the policy in {start.folder} took is not noted: {COST} is of this stage alone, "
+            "without a curve"
+        )
+        return replace(cost, curve=())
+    return cost.after(TrainingCost.from_dict(noted, where=str(place)))
 
 
 def held_role(config: StartSettings) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.errors import ConfigError
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.adapters import held_role, policy_models
+from rlaif.jobs.adapters import held_role, policy_models, whole_cost
 from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, read_typed, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
@@ -119,7 +119,7 @@ class BestOfKJob(Job[BestOfKConfig]):
         cost = replace(
             with_curve_named(result.cost, self.config, context), peak_bytes=peak_memory(base.device)
         )
-        write_cost(folder / COST, cost.as_dict())
+        write_cost(folder / COST, whole_cost(cost, self.config, context).as_dict())
         report = result.report
         write_text(folder / "report.json", json.dumps(report.as_dict(), indent=2) + "\n")
         write_text(folder / "samples.md", best_of_k_markdown(report, result.rows))

@@ -20,6 +20,7 @@ from rlaif.io.splits import check_disjoint
 from rlaif.jobs.bases import Bases
 from rlaif.jobs.engines import Engines
 from rlaif.jobs.merging import adapter_of
+from rlaif.models.policy_files import find_policy
 from rlaif.models.start import Start
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
@@ -111,6 +112,10 @@ class RunContext:
         if named is not None and (merged := self.recipe.merge_stage(named)) is not None:
             return str(self.path / merged.name / "model")
         return self.model(named)
+
+    def policy_name(self, named: str | None) -> str:
+        """What a stage's key calls a policy: an adapter is known by its bytes, wherever it lies."""
+        return "adapter" if find_policy(self.policy(named)) else self.model(named)
 
     def check_start(self, config: BaseStage) -> None:
         """Look for the policy that a stage starts from, before anything is loaded.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from rlaif.config.finetune import DpoConfig
 from rlaif.config.reward import PreferenceFile
-from rlaif.jobs.adapters import held_role, policy_models, trained_adapter, write_results
+from rlaif.jobs.adapters import held_role, policy_models, trained_adapter, whole_cost, write_results
 from rlaif.jobs.base import Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
@@ -88,6 +89,7 @@ class DpoJob(Job[DpoConfig]):
             results=result.report.as_dict(),
             judge=judges_of(file.file for file in self._files()),
         )
+        result = replace(result, cost=whole_cost(result.cost, self.config, context))
         counts = {"pairs": len(pairs), "steps": len(result.steps)}
         return Outcome(counts=counts, rows=write_results(result, folder, base, title="DPO"))
 

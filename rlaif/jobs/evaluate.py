@@ -106,7 +106,7 @@ class EvaluateJob(Job[EvaluateConfig]):
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
-        context = self.context
+        context, names = self.context, _names(self.policies)
         return {
             "settings": settings_digest(
                 self.config,
@@ -123,7 +123,7 @@ class EvaluateJob(Job[EvaluateConfig]):
             "seed": str(context.seed(self.config)),
             "policies": digest(
                 [
-                    [name, self._base(name).identity, folder_digest(self._adapter(name))]
+                    [names[name], self._base(name).identity, folder_digest(self._adapter(name))]
                     for name in self.policies
                 ]
             ),

@@ -13,7 +13,7 @@ from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.errors import ModelError
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_rows, write_text
-from rlaif.jobs.adapters import held_role
+from rlaif.jobs.adapters import held_role, whole_cost
 from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, read_result, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
@@ -187,7 +187,7 @@ class OnPolicyJob(Job[Config]):
             with_curve_named(on_policy_cost(metrics.rows), self.config, self.context),
             peak_bytes=peak_memory(self.context.bases.get().device),
         )
-        write_cost(folder / COST, cost.as_dict())
+        write_cost(folder / COST, whole_cost(cost, self.config, self.context).as_dict())
         counts = {
             "prompts": len(self.prompts),
             "refused": len(result.refused),

@@ -60,7 +60,7 @@ class ReviseJob(Job[ReviseConfig]):
                 self.config, "policy", "prompts", "prompt_column", "context_column", "split", "limit"
             ),
             "prompts": prompts_digest(self.prompts),
-            "policy": digest([self.context.model(self.config.policy), card.identity()]),
+            "policy": digest([self.context.policy_name(self.config.policy), card.identity()]),
             "constitution": self.context.constitution.digest,
             "templates": self.context.library.digest("policy", "critique", "revise"),
             "seed": str(self.context.seed(self.config)),

@@ -91,7 +91,7 @@ class SampleJob(Job[SampleConfig]):
                 "also",
             ),
             "prompts": prompts_digest(self.prompts),
-            "policy": digest([self.context.model(self.config.policy), card.identity()]),
+            "policy": digest([self.context.policy_name(self.config.policy), card.identity()]),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
         }

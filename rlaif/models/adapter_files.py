@@ -113,6 +113,13 @@ def read_adapter(folder: Path) -> AdapterFiles:
         remedy = "it was cut short or changed: save it again"
         raise ModelError(f"the adapter cannot be read: {first}", where=where, remedy=remedy) from None
     check_finite(state, what="the adapter", where=where, remedy="train it again")
+    if whole := sorted(name for name in state if "lora_" not in name):
+        raise ModelError(
+            f"the adapter holds weights of the model itself beside its own ({whole[0]}), as PEFT saves them "
+            "for adapters of embeddings; these are not read here",
+            where=where,
+            remedy="merge it into its base with PEFT, and name the merged model",
+        )
     if not isinstance(config, peft.LoraConfig):
         raise ModelError(
             "the adapter is not a LoRA adapter",

@@ -27,7 +27,7 @@ from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import RoundsConfig
 from rlaif.config.start import StartSettings
 from rlaif.engines.journaled import NullMemo
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, RunError
 from rlaif.io.splits import check_disjoint
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import read_result, read_typed
@@ -47,6 +47,7 @@ from rlaif.results.reward import RewardReport
 from rlaif.results.rounds import Round, Rounds
 from rlaif.runs.disk import run_errors
 from rlaif.runs.journal import JOURNAL
+from rlaif.runs.run import RUN
 from rlaif.stages.rounds import best_round, describe_round
 from rlaif.types import Prompt
 
@@ -91,6 +92,12 @@ def run_rounds(
     Raises:
         RlaifError: The recipe cannot be run in rounds, prompts run out, or a round fails.
     """
+    if (out / RUN).is_file():
+        raise RunError(
+            "this is the folder of a single run, and rounds are several",
+            where=str(out),
+            remedy="give the rounds another folder (--out)",
+        )
     check_rounds(recipe)
     settings, progress, ranks = _settings(recipe), progress or NoProgress(), current()
     if ranks.first:
@@ -133,9 +140,10 @@ def run_rounds(
 def _why_stopped(last: Round, settings: RoundsConfig) -> str:
     if settings.stop_when == "never" or last.has_gained or last.number == settings.count:
         return ""
+    over = "the start" if last.number == 1 else "the round before"
     return (
-        f"Stopped after round {last.number} of {settings.count}: {last.measure} did not rise over the round "
-        "before by more than its interval."
+        f"Stopped after round {last.number} of {settings.count}: {last.measure} did not rise over {over} by "
+        "more than its interval."
     )
 
 

@@ -17,7 +17,7 @@ from rlaif import __version__
 from rlaif.config import Recipe
 from rlaif.config.labelling import BaseStage
 from rlaif.digest import digest
-from rlaif.errors import ConfigError
+from rlaif.errors import ConfigError, RlaifError, RunError
 from rlaif.jobs.base import AnyJob
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.table import make_job
@@ -35,11 +35,13 @@ from rlaif.runs.manifest import (
     stage_key,
 )
 from rlaif.runs.reuse import take_over
-from rlaif.runs.run import RunFolder, now, remove_abandoned
+from rlaif.runs.run import RUN, RunFolder, now, remove_abandoned
 from rlaif.runs.spending import SPENDING, Spending, Spent
 
 __all__ = ["RunResult", "StageResult", "default_folder", "recipe_text", "run_recipe"]
 
+FIRST_ROUND = "round-1"
+"""In the folder of a recipe that is run in rounds."""
 RANK = "rlaif-rank-"
 """How the folders of ranks that are not the first begin, among temporary files."""
 
@@ -176,6 +178,12 @@ def run_recipe(
 def _opened(recipe: Recipe, out: Path, ranks: Ranks, *, command: Sequence[str] | None) -> Iterator[RunFolder]:
     """The run folder; of several ranks the first's. Each other one writes what it must into a folder of its
     own, which goes in the end."""
+    if (out / FIRST_ROUND / RUN).is_file():
+        raise RunError(
+            "this is the folder of a recipe that was run in rounds",
+            where=str(out),
+            remedy="give the run another folder (--out), or run it in rounds (--rounds)",
+        )
     with ExitStack() as stack:
         mine = out if ranks.first else _folder_of_rank(stack)
         run = stack.enter_context(RunFolder.open(mine, name=recipe.name, command=command))
@@ -235,7 +243,7 @@ def _run_stage(
     give_back()
     started, clock = now(), time.monotonic()
     with run.stage(config.name) as folder:
-        with Peak(context.recipe.device) as peak:
+        with Peak(context.recipe.device) as peak, _placed(config.name):
             outcome = job.execute(folder)
         manifest = Manifest(
             stage=config.name,
@@ -258,6 +266,18 @@ def _run_stage(
     shutil.rmtree(work, ignore_errors=True)
     manifest = ranks.from_first(lambda: manifest)  # and the files are there
     return StageResult(job=job, folder=out / config.name, manifest=manifest, skipped=False)
+
+
+@contextmanager
+def _placed(stage: str) -> Iterator[None]:
+    """Give errors that name no place the name of the stage."""
+    try:
+        yield
+    except RlaifError as error:
+        if not error.where:
+            error.where = stage
+            error.args = (error.render(),)
+        raise
 
 
 def _check_answered(stage: str, answered: Mapping[str, str], parts: Mapping[str, str]) -> None:

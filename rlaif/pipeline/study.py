@@ -122,12 +122,6 @@ def plan_study(
             f"a study of {count_of(len(chosen), 'seed')} shows nothing that a run does not",
             remedy="ask for two or more: --seeds 5",
         )
-    if base.rounds is not None:
-        raise ConfigError(
-            "a study puts runs into one table, and this recipe is run in rounds",
-            where=source,
-            remedy="leave `rounds` out (--set rounds=null), or run it by `rlaif run` once a seed",
-        )
     if not any(stage.stage == "evaluate" for stage in base.stages):
         raise ConfigError(
             "the recipe has no `evaluate` stage, so its runs have nothing to compare",
@@ -149,6 +143,12 @@ def plan_study(
         for seed in chosen
         for setting, values in settings
     )
+    if any(run.recipe.rounds is not None for run in runs):
+        raise ConfigError(
+            "a study repeats a single run, and this recipe is run in rounds",
+            where=source,
+            remedy="leave its rounds out: --set rounds=null",
+        )
     return StudyPlan(name=base.name, folder=out or default_study_folder(base), runs=runs)
 
 

@@ -4,7 +4,7 @@ comparison reads."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError
@@ -43,6 +43,24 @@ class TrainingCost:
     curve: tuple[CurvePoint, ...] = ()
     shows: str = ""
     basis: str = ""
+
+    def after(self, before: TrainingCost) -> TrainingCost:
+        """This cost, from the start policy on, of training that began where one that took `before` ended: its
+        curve begins there."""
+        flops = None if self.flops is None or before.flops is None else before.flops + self.flops
+        peaks = [each for each in (before.peak_bytes, self.peak_bytes) if each is not None]
+        curve = [
+            CurvePoint(before.tokens + point.tokens, before.seconds + point.seconds, point.value)
+            for point in self.curve
+        ]
+        return replace(
+            self,
+            tokens=before.tokens + self.tokens,
+            seconds=before.seconds + self.seconds,
+            flops=flops,
+            peak_bytes=max(peaks, default=None),
+            curve=tuple(curve),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""

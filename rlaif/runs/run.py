@@ -199,14 +199,15 @@ class RunFolder:
 
 
 def list_runs(root: Path) -> list[RunInfo]:
-    """The runs in the folders of `root` (and `root` itself, when it is one), the latest first; damaged ones
-    last.
+    """The runs in the folders of `root` (and `root` itself, when it is one), each round of those that are run
+    in rounds, the latest first; damaged ones last.
 
     Raises:
         RunError: `root` is no folder, or cannot be read.
     """
     with run_errors("list the runs", root):
         folders = [root, *(path for path in root.iterdir() if path.is_dir())]
+        folders += [each for path in folders[1:] for each in path.glob("round-*") if each.is_dir()]
     runs = [_listed(folder) for folder in folders if (folder / RUN).exists()]
     return sorted(runs, key=lambda info: (info.started, info.name), reverse=True)
 

@@ -76,10 +76,11 @@ def compare(
     if not measures:
         remedy = "evaluate with a gold metric, a judge or a reward model"
         raise DataError("the evaluations have no measure to decide by", remedy=remedy)
+    met = [(measure, *pair) for measure in measures for pair in _meetings(policies, merged.start)]
     differences = [
         paired_difference(ours, base, measure, resamples=resamples, seed=seed)
-        for measure in measures
-        for ours, base in _meetings(policies, merged.start)
+        for measure, ours, base in met
+        if can_be_paired(ours, base, measure)
     ]
     at_budgets = _at_budgets(costs, budgets)
     best_of_k = _best_of_k(merged, resamples=resamples, seed=seed)
@@ -87,6 +88,12 @@ def compare(
     notes = [
         *merged.notes,
         *unused(people or {}, rates),
+        *(
+            f"`{ours.name}` and `{base.name}` have fewer than two prompts in common on {measure}, so that "
+            "they are not compared on it."
+            for measure, ours, base in met
+            if not can_be_paired(ours, base, measure)
+        ),
         *([EACH_INTERVAL] if len(differences) > MANY * len(measures) else []),
     ]
     if best_of_k and merged.gold and (missing := _not_in_curve(merged, merged.gold)):
@@ -121,6 +128,11 @@ def _meetings(policies: Sequence[PolicyResult], start: str) -> list[tuple[Policy
     """Every policy against the start policy, then every other pair."""
     first, *others = sorted(policies, key=lambda each: each.name != start)
     return [*((each, first) for each in others), *combinations(others, 2)]
+
+
+def can_be_paired(ours: PolicyResult, base: PolicyResult, measure: str) -> bool:
+    """Whether both have a measure on two prompts at least: an interval needs as many."""
+    return len(ours.rows.measured(measure).keys() & base.rows.measured(measure).keys()) > 1
 
 
 def paired_difference(
@@ -164,7 +176,7 @@ def _optimisations(differences: Sequence[PolicyDifference], merged: Evaluation) 
             gold=to_start[policy, merged.gold],
         )
         for (policy, measure), estimate in to_start.items()
-        if measure == proxy
+        if measure == proxy and (policy, merged.gold) in to_start
     ]
 
 

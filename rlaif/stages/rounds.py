@@ -9,7 +9,7 @@ from typing import Any
 from rlaif.results.evaluation import REWARD, WIN, Evaluation
 from rlaif.results.reward import Scored
 from rlaif.results.rounds import Gain, Prompts, Round, Share
-from rlaif.stages.compare import paired_difference
+from rlaif.stages.compare import can_be_paired, paired_difference
 from rlaif.stats import Estimate, wilson
 
 __all__ = ["best_round", "describe_round"]
@@ -70,7 +70,7 @@ def _gains(found: Evaluation, prompts: Prompts, made: str, former: str | None, *
     for against, other in (("start", found.start), ("previous", former or found.start)):
         ours, theirs = found.policy(made), found.policy(other)
         for measure in (found.gold, WIN, REWARD):
-            if measure and measure in ours.estimates and measure in theirs.estimates:
+            if measure and can_be_paired(ours, theirs, measure):
                 difference = paired_difference(ours, theirs, measure, resamples=RESAMPLES, seed=seed)
                 gains.append(Gain(measure, against, prompts, difference.estimate))  # type: ignore[arg-type]
     return gains

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from spine import call, rows
 from tiny import save_tiny
 
@@ -85,6 +86,24 @@ def test_a_policy_is_trained_further(place: Path, first: Path, kind: str, refere
     assert start == pytest.approx(0, abs=1e-4) if reference == "previous" else start > 1e-3
 
 
+def test_what_training_took_is_told_from_the_start_policy_on(place: Path, first: Path) -> None:
+    run(place, ppo(policy=str(first)), out="further")
+    before, whole = (
+        json.loads((folder / "cost.json").read_text("utf-8")) for folder in (first, place / "further/ppo")
+    )
+    own = rows(place / "further/ppo/metrics.jsonl")
+    for name, key in (("tokens", "tokens"), ("flops", "flops")):
+        assert whole[name] == before[name] + sum(step[key] for step in own)
+    assert whole["curve"][0]["tokens"] == before["tokens"]
+    assert whole["curve"][0]["seconds"] == before["seconds"] > 0
+    assert whole["seconds"] > before["seconds"]
+    shutil.copytree(first / "adapter", place / "alone/adapter")
+    run(place, ppo(policy=str(place / "alone/adapter")), out="further-alone")
+    unknown = json.loads((place / "further-alone/ppo/cost.json").read_text("utf-8"))
+    assert unknown["tokens"] == sum(step["tokens"] for step in own)
+    assert unknown["curve"] == []
+
+
 def test_best_of_k_and_dpo_go_on_from_a_policy(place: Path, first: Path) -> None:
     pairs = place / "pairs.jsonl"
     pairs.write_text(
@@ -121,6 +140,9 @@ def test_best_of_k_and_dpo_go_on_from_a_policy(place: Path, first: Path) -> None
     assert said.status == 0, said.err
     report = json.loads((place / "dpo/dpo/report.json").read_text("utf-8"))
     assert report["chosen_shift"] == pytest.approx(0, abs=1e-4)
+    for folder in ("chain/best-of-k", "dpo/dpo"):
+        took = json.loads((place / folder / "cost.json").read_text("utf-8"))
+        assert took["seconds"] > json.loads((first / "cost.json").read_text("utf-8"))["seconds"]
 
 
 def test_it_is_sampled_from_by_its_folder_on_the_base_that_others_use(place: Path, first: Path) -> None:
@@ -174,6 +196,13 @@ def test_what_cannot_be_started_from_is_refused(place: Path, first: Path) -> Non
         run(place, ppo(policy=str(first), lora_rank=4), out="rank")
     with pytest.raises(ModelError, match="adapter of alpha 32, the settings ask for 8"):
         run(place, ppo(policy=str(first), lora_alpha=8), out="alpha")
+    shutil.copytree(first / "adapter", place / "embeds")
+    whole = load_file(place / "embeds/adapter_model.safetensors")
+    whole["base_model.model.model.embed_tokens.base_layer.weight"] = torch.zeros(2, 2)
+    save_file(whole, place / "embeds/adapter_model.safetensors")
+    with pytest.raises(ModelError, match="holds weights of the model itself beside its own") as told:
+        run(place, ppo(policy=str(place / "embeds")), out="embeds-run")
+    assert "merge it into its base" in told.value.remedy
     with pytest.raises(ConfigError, match="reference acts with `policy` only"):
         run(place, ppo(reference="previous"), out="no")
 

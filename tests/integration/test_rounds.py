@@ -17,7 +17,7 @@ from rlaif.config import Recipe, parse_recipe
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import FeedbackSettings
 from rlaif.engines.journaled import NullMemo
-from rlaif.errors import ConfigError, DataError, RunError
+from rlaif.errors import ConfigError, DataError, RlaifError, RunError
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.reward import RewardJob
 from rlaif.jobs.sample import sampled_prompts
@@ -27,7 +27,7 @@ from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rou
 from rlaif.pipeline.run import run_recipe
 from rlaif.pipeline.study import plan_study
 from rlaif.progress import NoProgress
-from rlaif.report.page import rounds_page
+from rlaif.report.page import rounds_page, run_page
 from rlaif.report.rounds import rounds_markdown, rounds_shown
 from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
@@ -177,6 +177,25 @@ def test_a_page_of_rounds_says_what_is_missing_and_refuses_what_it_cannot_read(
         write_report(tmp_path)
 
 
+def test_the_report_of_a_round_shows_the_evaluation_that_was_compared(ran: Path) -> None:
+    page = run_page(ran / "round-2")
+    assert page.samples is not None
+    shown = [json.loads(row)["id"] for row in page.samples.rows]
+    assert [id for id in shown if id.startswith("evaluate/")]
+    assert not [id for id in shown if id.startswith("evaluate-fresh/")]
+
+
+def test_a_folder_that_was_moved_has_nothing_to_do(
+    place: Path, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ran, place / "moved")
+    monkeypatch.chdir(place)
+    before = {path: path.read_bytes() for path in sorted(Path("moved").glob("round-*/*/manifest.json"))}
+    run_rounds(recipe(place, rounds=SETTINGS), out=Path("moved"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(Path("moved").glob("round-*/superseded/*"))
+
+
 def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
     half = place / "killed"
     shutil.copytree(ran, half)
@@ -184,11 +203,31 @@ def test_a_run_that_was_killed_goes_on(place: Path, ran: Path) -> None:
         shutil.rmtree(half / "round-2" / stage)
     for name in ("rounds.json", "rounds.md"):
         (half / name).unlink()
-    first = (half / "round-1/ppo/manifest.json").read_bytes()
-    run_rounds(recipe(place, rounds=SETTINGS), out=half)
-    assert (half / "round-1/ppo/manifest.json").read_bytes() == first
+    kept = ("round-1/ppo", "round-2/sample", "round-2/label", "round-2/reward")
+    before = [(half / name / "manifest.json").read_bytes() for name in kept]
+    run_rounds(recipe(place, rounds=SETTINGS), out=half)  # which lies elsewhere now
+    assert [(half / name / "manifest.json").read_bytes() for name in kept] == before
     one, other = (json.loads((each / "rounds.json").read_text("utf-8")) for each in (ran, half))
     assert one == other
+
+
+def test_rounds_and_a_single_run_keep_to_folders_of_their_own(place: Path, ran: Path) -> None:
+    single = recipe(place, rounds=None)
+    with pytest.raises(RunError, match="the folder of a recipe that was run in rounds"):
+        run_recipe(single, out=ran)
+    with pytest.raises(RunError, match="the folder of a single run, and rounds are several"):
+        run_rounds(recipe(place, rounds=SETTINGS), out=ran / "round-1")
+    said = call("runs", "list", place)
+    assert f"{ran.name}/round-1" in said.out.replace("\n", "")
+    assert f"{ran.name}/round-2" in said.out.replace("\n", "")
+
+
+def test_an_error_without_a_place_is_given_that_of_its_stage(place: Path) -> None:
+    never = {"reward": {"never": {"kind": "pattern", "pattern": "no answer has this"}}, "steps": 4}
+    one = recipe(place, rounds={"count": 1, "fresh": None}, ppo=never, sample=None, label=None, reward=None)
+    with pytest.raises(RlaifError) as told:
+        run_rounds(one, out=place / "fails")
+    assert str(told.value).startswith("ppo: the reward gave 0 to every completion")
 
 
 def test_it_ends_without_a_gain_and_keeps_the_best(place: Path) -> None:
@@ -197,7 +236,7 @@ def test_it_ends_without_a_gain_and_keeps_the_best(place: Path) -> None:
     )
     found = run_rounds(still, out=place / "still")
     assert len(found.rounds) == 1
-    assert "did not rise over the round before" in found.stopped
+    assert "did not rise over the start" in found.stopped
     assert (place / "still/policy/adapter_config.json").is_file()
 
 

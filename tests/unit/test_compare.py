@@ -455,3 +455,13 @@ def test_compare_settings() -> None:
     assert CompareConfig().name == "compare"
     with pytest.raises(ValidationError, match="budgets"):
         CompareConfig.model_validate({"budgets": ["flops"]})
+
+
+def test_policies_without_two_prompts_in_common_are_said_not_to_be_compared() -> None:
+    first = policy("first", gold=(1, 1, 1, 1, *[None] * 4), reward=[1.0] * 8)
+    last = policy("last", gold=(*[None] * 4, 0, 0, 0, 0), reward=[2.0] * 8)
+    found = compare([evaluation(START, first, last)], {}, resamples=100, seed=0)
+    met = {(each.policy, each.against) for each in found.differences if each.measure == "gold"}
+    assert met == {("first", "start"), ("last", "start")}
+    assert "`first` and `last` have fewer than two prompts in common on gold" in " ".join(found.notes)
+    assert {each.policy for each in found.optimisations} == {"first", "last"}

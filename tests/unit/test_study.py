@@ -168,6 +168,7 @@ def test_more_seeds_go_on_in_the_same_folder(recipe: str) -> None:
         ({"seeds": 999, "grid": {"stages.ppo.steps": [1, 2]}}, "more than a study"),
         ({"grid": {"stages.ppo.stepps": [1]}}, "problem"),
         ({"grid": {"stages.ppo.steps": ["many"]}}, "problem"),
+        ({"overrides": ["rounds=2"]}, "this recipe is run in rounds"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(recipe: str, arguments: dict[str, object], said: str) -> None:

@@ -81,8 +81,8 @@ def run_page(folder: Path) -> Page:
     """
     info, missing = read_run(folder), Missing()
     run = _Run(info, missing, finished_stages(info, missing))
-    evaluation = _last(run, "evaluate", "evaluation.json", Evaluation.from_dict)
-    comparison = _last(run, "compare", "comparison.json", _Comparison.of)
+    evaluation = _read(run, _evaluated(run), "evaluation.json", Evaluation.from_dict)
+    comparison = _read(run, run.of_kind("compare"), "comparison.json", _Comparison.of)
     training = [each for each in comparison.tables if each.title == TRAINING] if comparison else []
     _read_samples(run, evaluation)
     sections = (
@@ -105,9 +105,22 @@ def run_page(folder: Path) -> Page:
     )
 
 
-def _last(run: _Run, kind: str, file: str, made: Callable[[dict[str, Any]], Found]) -> Found | None:
-    """What the last stage of a kind found; `None` where there is none."""
-    stages = run.of_kind(kind)
+def _evaluated(run: _Run) -> list[Stage]:
+    """The evaluations that the page may show, the one it does last: of those that the last comparison read,
+    so that verdict, pictures and samples are of the same prompts; of all where nothing was compared."""
+    every, compared = run.of_kind("evaluate"), run.of_kind("compare")
+    if not compared:
+        return every
+    named = compared[-1].manifest.config.get("evaluations") or ()
+    before = run.stages[: run.stages.index(compared[-1])]
+    read = [each for each in every if (each.name in named if named else each in before)]
+    return read or every
+
+
+def _read(
+    run: _Run, stages: Sequence[Stage], file: str, made: Callable[[dict[str, Any]], Found]
+) -> Found | None:
+    """What the last of some stages found; `None` where there is none."""
     if not stages:
         return None
     path = stages[-1].folder / file
@@ -257,7 +270,7 @@ def _read_samples(run: _Run, evaluation: Evaluation | None) -> None:
     labels, rows, size = run.of_kind("label"), MOST_ROWS, MOST_BYTES
     parts = len(labels) + (evaluation is not None)
     if evaluation is not None:
-        stage = run.of_kind("evaluate")[-1]
+        stage = _evaluated(run)[-1]
         expected = len(evaluation.policies[0].rows.prompts)
         keeper = Keeper(expected, rows=rows // parts, size=size // parts)
         what = f"samples of `{stage.name}`"
