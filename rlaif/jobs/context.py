@@ -172,6 +172,11 @@ class RunContext:
         if not self.recipe.allow_prompt_overlap:
             check_disjoint({name: list(claimed.values()) for name, claimed in self._claimed.items()})
 
+    @property
+    def claimed(self) -> Mapping[str, Mapping[str, Prompt]]:
+        """The prompts that stages have put down, by purpose and fingerprint."""
+        return self._claimed
+
     def unclaimed(self, prompts: Sequence[Prompt], *, purpose: str) -> list[Prompt]:
         """Those of `prompts` that no stage so far has put down for anything but `purpose`."""
         taken = {key for name, claimed in self._claimed.items() if name != purpose for key in claimed}

@@ -22,7 +22,7 @@ from rlaif.reward.functions import RewardFunction
 from rlaif.stages.monitor import Monitor
 from rlaif.types import Prompt
 
-__all__ = ["STATISTICS", "held_out", "monitor_digest", "open_monitor", "write_monitor"]
+__all__ = ["PURPOSE", "STATISTICS", "held_out", "monitor_digest", "open_monitor", "write_monitor"]
 
 STATISTICS = "statistics.json"
 PURPOSE = "monitor"

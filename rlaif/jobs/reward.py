@@ -212,7 +212,12 @@ class RewardJob(Job[RewardConfig]):
     def adapters(self) -> Adapters:
         """See `Job`."""
         trained = ("reward",) if self.config.keep != "head" else ()
-        return Adapters(trained, tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)
+        earlier = sorted(Path(self.config.previous).glob("adapter-*")) if self.config.previous else ()
+        read = (
+            *self.context.reward_adapters(self.config),
+            *(f"{each.name} of `previous`" for each in earlier),
+        )
+        return Adapters(trained, read, self.config.lora_rank)
 
 
 def _content(pair: PreferencePair) -> tuple[object, ...]:

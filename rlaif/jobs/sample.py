@@ -22,9 +22,10 @@ from rlaif.jobs.base import (
 )
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest, with_others
-from rlaif.jobs.lengths import Device, Lengths, sampled_work
+from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
+from rlaif.models.policy_files import find_policy
 from rlaif.progress import NoProgress, Progress
 from rlaif.report.samples import completions_markdown, spread
 from rlaif.results.rows import columns_for_judges, completion_row
@@ -164,6 +165,14 @@ class SampleJob(Job[SampleConfig]):
             for index in range(self.config.k)
         ]
         return Completions(prompts=self.prompts, completions=tuple(completions), given={})
+
+    def adapters(self) -> Adapters:
+        """See `Job`."""
+        named, found = self.config.policy, super().adapters()
+        is_adapter = named is not None and (
+            self.context.recipe.policy_stage(named) is not None or find_policy(self.policy) is not None
+        )
+        return found._replace(read=(*found.read, str(named))) if is_adapter else found
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""

@@ -26,11 +26,16 @@ from rlaif.config.labelling import BaseStage, LabelConfig, PromptSettings, Sampl
 from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.config.rounds import RoundsConfig
 from rlaif.config.start import StartSettings
+from rlaif.engines.journaled import NullMemo
 from rlaif.errors import ConfigError, DataError
+from rlaif.io.splits import check_disjoint
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import read_result, read_typed
+from rlaif.jobs.context import RunContext
 from rlaif.jobs.evaluate import EVALUATION, START, read_evaluation
 from rlaif.jobs.inputs import OWN_SPLIT, load_prompts
+from rlaif.jobs.monitoring import PURPOSE as MONITOR
+from rlaif.jobs.table import make_job
 from rlaif.pipeline.feedback import NO_FEEDBACK, Feedback, take_feedback
 from rlaif.pipeline.report import reported, try_report
 from rlaif.pipeline.run import RunResult, recipe_text, run_recipe
@@ -43,10 +48,13 @@ from rlaif.results.rounds import Round, Rounds
 from rlaif.runs.disk import run_errors
 from rlaif.runs.journal import JOURNAL
 from rlaif.stages.rounds import best_round, describe_round
+from rlaif.types import Prompt
 
 __all__ = ["Former", "ROUNDS", "check_rounds", "recipe_of_round", "run_rounds"]
 
 ROUNDS, POLICY = "rounds.json", "policy"
+EVAL = "eval"
+"""What evaluations put their prompts down for."""
 FRESH = "fresh"
 """What the name of the evaluation on fresh prompts ends with."""
 
@@ -132,11 +140,12 @@ def _why_stopped(last: Round, settings: RoundsConfig) -> str:
 
 
 def check_rounds(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot be run in rounds, and prompts that will run out.
+    """Refuse a recipe that cannot be run in rounds, prompts that will run out, and those that are trained on
+    in one round and evaluated on in the same or a later one.
 
     Raises:
         ConfigError: A stage has no limit, trains what no later round can start from, or one is missing.
-        DataError: Prompts run out before the last round; the message says how many are missing.
+        DataError: Prompts run out before the last round, and how many are missing; or sets overlap.
     """
     settings = _settings(recipe)
     _evaluation(recipe)
@@ -161,11 +170,35 @@ def check_rounds(recipe: Recipe) -> None:
                 where=stage.name,
                 remedy="set its `limit`",
             )
+    trained: dict[str, Prompt] = {}
     for number in range(1, settings.count + 1):
-        nobody = Former(Path(POLICY), None, ())
-        for stage in recipe_of_round(recipe, number, nobody if number > 1 else None).stages:
+        own = recipe_of_round(recipe, number, None)
+        for stage in own.stages:
             if isinstance(stage, PromptSettings) and stage.skip:
                 _check_supply(stage, recipe, number)
+        _check_disjoint(own, number, trained)
+
+
+def _check_disjoint(own: Recipe, number: int, trained: dict[str, Prompt]) -> None:
+    """Have the stages of a round put down their prompts, and add those that it trains on to `trained`."""
+    context = RunContext(own, memo=NullMemo(), progress=NoProgress())
+    try:
+        for stage in own.stages:
+            if isinstance(stage, PromptSettings):
+                make_job(stage, context)
+        for purpose, claimed in context.claimed.items():
+            if purpose not in (EVAL, MONITOR):
+                trained.update(claimed)
+        if not own.allow_prompt_overlap:
+            held_out = list(context.claimed.get(EVAL, {}).values())
+            check_disjoint({"trained on so far": list(trained.values()), EVAL: held_out})
+    except DataError as error:
+        raise DataError(
+            f"in round {number}: {error.what}",
+            where=error.where,
+            remedy=error.remedy,
+            problems=error.problems,
+        ) from None
 
 
 def _check_supply(stage: PromptSettings, recipe: Recipe, number: int) -> None:

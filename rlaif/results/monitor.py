@@ -93,7 +93,8 @@ class MonitorReport:
 
     Attributes:
         patience: Readings in a row until the alarm.
-        kept: The step whose policy was returned to at the alarm; `None` where the last one stands.
+        kept: The step whose policy was returned to, at the alarm or where training ran away; `None` where the
+            last one stands.
         refused: Ids of held-out prompts that the policy cannot answer, with the reason; they are not read.
         further: Training began at another policy than the reference.
     """
@@ -133,8 +134,14 @@ class MonitorReport:
             return ()
         found = [f"alarm at step {step}: {self._change_until(step)}" for step in self.alarms]
         if self.kept is not None:
-            found.append(f"stopped early; the policy is that of step {self.kept}, the best gold reading")
+            found.append(f"stopped early; the policy is that of step {self.kept}, {self._kept_words()}")
         return (*found, self._curve_words())
+
+    def _kept_words(self) -> str:
+        if self.kept == best_reading(self.readings).step:
+            return "the best gold reading"
+        was_read = any(each.step == self.kept for each in self.readings)
+        return "which is not the best gold reading" if was_read else "which was not read"
 
     def _curve_words(self) -> str:
         """Whether, and where, gold turns."""

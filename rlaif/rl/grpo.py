@@ -79,7 +79,7 @@ def grpo_step(
         tokens = TokenScores(*map(sampled.whole, scored))
     kl = per_completion(tokens.kl)
     check_kl(kl, learner)
-    learner.keep()
+    learner.keep(step)
     # 4. What each completion is worth among those of its prompt.
     charges = None
     if config.kl_in == "reward":

@@ -78,15 +78,16 @@ class Learner(Generic[Config]):
         self.policy_optimizer = Adam(self.policy_weights, lr=config.learning_rate, eps=config.adam_eps)
         self.kl = open_controller(config.kl, episodes=config.episodes)
         self.good: list[Tensor] = []
-        self.keep()
+        self.keep(0)
 
     def _add_adapter(self, role: str, start: Start | None = None) -> str:
         lora = LoraSettings(rank=self.config.lora_rank, alpha=self.config.lora_alpha)
         seed = seed_from(self.seed, "adapter", role) % (1 << 31)
         return begin_adapter(self.base, role, lora, seed=seed, start=start)
 
-    def keep(self) -> None:
-        """Remember the policy's weights as the last good ones."""
+    def keep(self, steps: int) -> None:
+        """Remember the policy's weights, which so many steps made, as the last good ones."""
+        self.good_steps = steps
         self.good = [weight.detach().clone() for weight in self.policy_weights]
 
     @torch.no_grad()

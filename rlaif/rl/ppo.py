@@ -97,7 +97,7 @@ def ppo_step(
         tokens = TokenScores(*map(sampled.whole, scored))
     kl = per_completion(tokens.kl)
     check_kl(kl, learner)
-    learner.keep()
+    learner.keep(step)
     # 4. Values V(s_t); token rewards r_t = -β (log π - log π_ref) + [t = last] r(x, y); advantages and
     # returns by GAE.
     values = sampled.whole(values_of(learner, own, ref_states))

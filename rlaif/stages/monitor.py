@@ -150,6 +150,10 @@ class Watch(Generic[Config]):
         self.monitor.on_reading(reading, alarm)
         return self._return(reading) if alarm and settings.stop else ""
 
+    def rolled_back(self, steps: int) -> None:
+        """Training ran away, and the policy is the one that so many steps made."""
+        self.kept = steps if self.monitor is not None else None
+
     @torch.no_grad()
     def _return(self, reading: MonitorReading) -> str:
         for weight, best in zip(self._learner.policy_weights, self._best, strict=True):

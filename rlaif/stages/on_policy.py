@@ -127,6 +127,7 @@ def train_on_policy(
                     report = take_step(asked, step)
             except RunawayError as error:
                 learner.roll_back()
+                watch.rolled_back(learner.good_steps)
                 stopped = f"step {step}: {error.what}; the last good weights are back"
                 break
             history.append(report.metrics | {"flops": meter.flops_of_all()})
@@ -270,6 +271,8 @@ def load_learner(learner: Learner[Config], checkpoint: Checkpoint) -> None:
                 moments.setdefault(int(index), {})[moment] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     learner.kl.load_state_dict(checkpoint.state["kl"])
+    # A step keeps the weights that it begins with.
+    learner.good_steps = max(0, checkpoint.step - 1)
 
 
 def _resume(

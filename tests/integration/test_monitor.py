@@ -206,6 +206,20 @@ def test_at_the_alarm_the_policy_of_the_best_gold_reading_is_back() -> None:
     )
 
 
+def test_a_training_that_runs_away_says_which_policy_is_left(tmp_path: Path) -> None:
+    base, untrained, resumed = toy_base(), toy_base(), toy_base()
+    report = train(base, watcher([], every=1), tmp_path, max_kl=1e-6, checkpoint_every=1).monitor
+    train(untrained, None, steps=1, learning_rate=1e-12)
+    again = train(resumed, watcher([], every=1), tmp_path, max_kl=1e-6, checkpoint_every=1)
+    assert again.first_step == 1
+    for found, own in ((report, base), (again.monitor, resumed)):
+        assert found is not None
+        assert [each.step for each in found.readings] == [0, 1]
+        assert found.kept == 0
+        pairs = zip(weights(own), weights(untrained), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs)
+
+
 def test_an_alarm_alone_stops_nothing() -> None:
     told: list[tuple[MonitorReading, bool]] = []
     result = train(toy_base(), watcher(told, gold=consonants, every=1, patience=2))
@@ -320,21 +334,21 @@ def test_a_run_writes_its_readings_and_tells_them(tmp_path: Path, monkeypatch: p
 
 def test_what_earlier_runs_trained_on_is_not_held_out(tmp_path: Path) -> None:
     written(tmp_path, limit=2)
-    read = {prompt.id for prompt in held_out_of(tmp_path, skip=0)}
-    trained = [job_of(tmp_path, skip=skip).prompts for skip in (0, 2, 4)]
-    later = {prompt.id for prompt in held_out_of(tmp_path, skip=4)}
+    read = {prompt.id for prompt in held_out_of(tmp_path, first=0)}
+    trained = [job_of(tmp_path, first=first).prompts for first in (0, 2, 4)]
+    later = {prompt.id for prompt in held_out_of(tmp_path, first=4)}
     assert len(read) == len(later) == 3
     assert not later & {prompt.id for prompts in trained for prompt in prompts}
 
 
-def job_of(folder: Path, *, skip: int) -> PpoJob:
-    recipe = load_recipe(folder / "recipe.yaml", (f"stages.ppo.skip={skip}",))
+def job_of(folder: Path, *, first: int) -> PpoJob:
+    recipe = load_recipe(folder / "recipe.yaml", (f"stages.ppo.skip={first}",))
     [config] = recipe.stages
     return PpoJob(config, RunContext(recipe, memo=NullMemo(), progress=NoProgress()))  # type: ignore[arg-type]
 
 
-def held_out_of(folder: Path, *, skip: int) -> tuple[Prompt, ...]:
-    return job_of(folder, skip=skip).held_out
+def held_out_of(folder: Path, *, first: int) -> tuple[Prompt, ...]:
+    return job_of(folder, first=first).held_out
 
 
 def test_prompts_that_are_trained_on_are_never_held_out(tmp_path: Path) -> None:

@@ -207,6 +207,21 @@ def test_prompts_that_run_out_are_counted_before_anything_runs(place: Path) -> N
     assert not (place / "out").exists()
 
 
+def test_what_a_round_trained_on_is_no_later_round_s_evaluation(place: Path) -> None:
+    shared = {"sample": None, "label": None, "reward": None, "evaluate": {"split": "all", "skip": 60}}
+    reward = {"letters": {"kind": "function", "function": "toy_policy:letters"}}
+
+    def check(rounds: int, first: int) -> None:
+        stages = shared | {"ppo": {"split": "all", "skip": first, "reward": reward}}
+        check_rounds(recipe(place, rounds={"count": rounds, "fresh": 3}, **stages))
+
+    check(2, 0)
+    check(1, 64 + 3)
+    # Round 1 trains on the prompts 67 to 70 of the draw, from which round 2 would take fresh ones, 67 to 69.
+    with pytest.raises(DataError, match=r"in round 2: sets of prompts that must be disjoint overlap"):
+        check(2, 64 + 3)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -257,3 +257,22 @@ def test_a_plan_counts_what_a_monitor_samples(tmp_path: Path) -> None:
     assert (plain.sampled_rows, with_it.sampled_rows) == (4, 6)
     assert with_it.row_tokens > plain.row_tokens + 100
     assert with_it.micro_tokens == plain.micro_tokens
+
+
+def test_a_plan_counts_adapters_of_earlier_runs(tmp_path: Path) -> None:
+    model, policy = save_tiny(tmp_path / "model"), tmp_path / "policy"
+    for folder in (policy, tmp_path / "reward/adapter-0"):
+        folder.mkdir(parents=True)
+    (policy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(model)}))
+    stages = [
+        {"stage": "sample", "limit": 2, "k": 2, "policy": str(policy)},
+        {"stage": "label"},
+        {"stage": "reward", "previous": str(tmp_path / "reward")},
+    ]
+    recipe = parse_recipe(
+        json.dumps({"model": str(model), "constitution": "default", "stages": stages}), source="r.json"
+    )
+    context = RunContext(recipe, memo=NullMemo(), progress=NoProgress())
+    sample, _, reward = (make_job(config, context) for config in recipe.stages)
+    assert sample.adapters().read == (str(policy),)
+    assert reward.adapters().read == ("adapter-0 of `previous`",)

@@ -135,6 +135,15 @@ def test_a_row_is_read_back_as_it_was() -> None:
     assert MonitorReading.from_row(json.loads(json.dumps(one.as_row()))) == one
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(1, "the best gold reading"), (3, "which is not the best gold reading"), (9, "which was not read")],
+)
+def test_the_policy_that_is_left_is_named(kept: int, said: str) -> None:
+    report = MonitorReport(tuple(along(*RISEN)), patience=9, kept=kept)
+    assert report.words[0] == f"stopped early; the policy is that of step {kept}, {said}"
+
+
 def test_too_few_readings_have_no_curve_and_say_so() -> None:
     report = MonitorReport(tuple(along((0, 0.5), (0.1, 0.6))), patience=3)
     assert report.fit() is None
