@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rlaif.config import Recipe
 
 Stage = TypeVar("Stage", bound=BaseStage)
+COMMON = ("model", "constitution", "seed", "dtype", "device")
+"""Options of all commands: settings of the recipe, also where a stage has one of that name."""
 
 __all__ = ["journal_of", "make_recipe", "make_stage", "pick", "reward_parts", "weighted_file"]
 
@@ -42,13 +44,9 @@ def make_stage(
     Raises:
         ConfigError: A setting is unknown or cannot be right; every problem is listed.
     """
-    from rlaif.config import Recipe, apply_overrides
+    from rlaif.config import apply_overrides
 
-    own = [
-        name
-        for name in kind.model_fields
-        if name not in Recipe.model_fields and name not in BaseStage.model_fields
-    ]
+    own = [name for name in kind.model_fields if name not in COMMON and name not in BaseStage.model_fields]
     values = {name: options[name] for name in own if options.get(name) not in (None, ())}
     changes = options.get("overrides", ()) if overrides is None else overrides
     try:
@@ -122,7 +120,7 @@ def make_recipe(name: str, stages: Sequence[BaseStage], options: Mapping[str, An
     """
     from rlaif.config import Recipe, apply_overrides
 
-    common = pick(options, "model", "constitution", "seed", "dtype", "device")
+    common = pick(options, *COMMON)
     if options.get("prompts_dir"):
         common["prompts_dir"] = str(options["prompts_dir"])
     server = pick(options, "api_key_env", "price_input", "price_output", "max_cost")
