@@ -159,25 +159,17 @@ class EvaluateJob(Job[EvaluateConfig]):
     def _judged_tokens(self) -> float:
         """About how many tokens the judge reads, what its questions begin alike with read once; none where it
         reads elsewhere."""
-        config, name = (
-            self.config,
-            self.context.recipe.weights_of(self.config.judge or self.context.recipe.model),
-        )
-        if name != self.context.recipe.model:
+        config, recipe = self.config, self.context.recipe
+        name = recipe.weights_of(config.judge or recipe.model)
+        if name != recipe.model:
             return 0
         counter, judge = counter_of(name), self._open_judge(load_scripted("scripted"))
         duels = [_imagined(prompt, config.max_new_tokens) for prompt in self.prompts[:COUNTED]]
         groups = [list(dict.fromkeys(judge.requests(duel))) for duel in duels]
         once = shared([counter.render(request.messages) for request in group] for group in groups)
         read = tokens_of(counter, [request.messages for group in groups for request in group])
-        return (
-            read
-            * once
-            / len(duels)
-            * len(self.prompts)
-            * len(self.policies)
-            * (config.judged or config.samples)
-        )
+        all_duels = len(self.prompts) * len(self.policies) * (config.judged or config.samples)
+        return read * once / len(duels) * all_duels
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""

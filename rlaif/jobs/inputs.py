@@ -25,6 +25,7 @@ __all__ = [
     "load_responses",
     "passed_over",
     "prompts_digest",
+    "read_source",
     "with_others",
 ]
 
@@ -94,12 +95,7 @@ def load_prompts(
     Raises:
         DataError: They cannot be read, or the split holds none.
     """
-    read = read_prompts(
-        settings.prompts,
-        prompt_column=settings.prompt_column,
-        context_column=settings.context_column,
-        skip_bad_rows=settings.skip_bad_rows,
-    )
+    read = read_source(settings)
     _tell(read, settings.prompts, progress)
     if settings.skip_bad_rows and left_out is not None:
         left_out(settings.prompts, len(_share(read.problems, shard)))
@@ -117,13 +113,18 @@ def passed_over(settings: PromptSettings, *, own_split: Split, seed: int) -> Seq
     """
     if not settings.skip:
         return ()
-    read = read_prompts(
-        settings.prompts,
+    read = read_source(settings)
+    return draw_split(_in_split(read.items, settings, own_split), settings.skip, seed)
+
+
+def read_source(settings: PromptSettings, source: str | None = None) -> Read[Prompt]:
+    """All prompts of the source that `settings` name, or of another one that is read as they say."""
+    return read_prompts(
+        source or settings.prompts,
         prompt_column=settings.prompt_column,
         context_column=settings.context_column,
         skip_bad_rows=settings.skip_bad_rows,
     )
-    return draw_split(_in_split(read.items, settings, own_split), settings.skip, seed)
 
 
 def _is_builtin(settings: PromptSettings) -> bool:
@@ -177,12 +178,7 @@ def with_others(
     found = {prompt.fingerprint(): prompt for prompt in drawn}
     ids = {prompt.id for prompt in drawn}
     for file in files:
-        read = read_prompts(
-            file,
-            prompt_column=settings.prompt_column,
-            context_column=settings.context_column,
-            skip_bad_rows=settings.skip_bad_rows,
-        )
+        read = read_source(settings, file)
         _tell(read, file, progress)
         for prompt in read.items:
             if (key := prompt.fingerprint()) in found:

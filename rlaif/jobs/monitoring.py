@@ -11,11 +11,10 @@ from rlaif.config.monitor import MonitorSettings
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.digest import digest
 from rlaif.errors import DataError
-from rlaif.io.readers import read_prompts
 from rlaif.io.splits import draw_split, split_of
 from rlaif.io.writers import write_rows, write_text
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.inputs import OWN_SPLIT, passed_over, prompts_digest
+from rlaif.jobs.inputs import OWN_SPLIT, passed_over, prompts_digest, read_source
 from rlaif.jobs.rewards import check_rewards, check_rubrics, open_reward, rewards_digest
 from rlaif.results.monitor import READINGS, MonitorReading, MonitorReport
 from rlaif.reward.functions import RewardFunction
@@ -42,12 +41,7 @@ def held_out(config: OnPolicyConfig, context: RunContext, trained: Sequence[Prom
         return ()
     check_rewards({GOLD: monitor.gold}, config, context)
     source = monitor.source or config.prompts
-    read = read_prompts(
-        source,
-        prompt_column=config.prompt_column,
-        context_column=config.context_column,
-        skip_bad_rows=config.skip_bad_rows,
-    )
+    read = read_source(config, source)
     if config.skip_bad_rows:
         context.leave_out(config.name, source, len(read.problems))
     asked = {prompt.fingerprint() for prompt in (*trained, *_used_before(config, context))}

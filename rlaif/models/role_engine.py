@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from rlaif.engines.base import EngineCard, Generation, GenerationRequest, LabelReading, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.models.shared_base import SharedBase
 
 __all__ = ["RoleEngine", "resident_base"]
+
+Answer = TypeVar("Answer", Generation, LabelReading)
 
 
 def resident_base(engine: HFEngine) -> SharedBase:
@@ -42,20 +45,16 @@ class RoleEngine:
         self, requests: Sequence[LabelRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, LabelReading]]:
         """As the engine's, with the adapter on."""
-        batches = self._engine.label_logprobs(requests, done=done)
-        while True:
-            # The role is left between batches: whoever takes them may run the base as another one.
-            with self._base.role(self._role), self._base.held():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        yield from self._in_role(self._engine.label_logprobs(requests, done=done))
 
     def generate(
         self, requests: Sequence[GenerationRequest], *, done: Container[int] = ()
     ) -> Iterator[Mapping[int, Generation]]:
         """As the engine's, with the adapter on."""
-        batches = self._engine.generate(requests, done=done)
+        yield from self._in_role(self._engine.generate(requests, done=done))
+
+    def _in_role(self, batches: Iterator[Mapping[int, Answer]]) -> Iterator[Mapping[int, Answer]]:
+        """The role is left between batches: whoever takes them may run the base as another one."""
         while True:
             with self._base.role(self._role), self._base.held():
                 batch = next(batches, None)

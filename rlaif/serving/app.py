@@ -23,7 +23,7 @@ from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
-from rlaif.serving.wire import ChatRequest, Completion, chunk, event
+from rlaif.serving.wire import ChatCompletion, ChatRequest, chunk, event
 from rlaif.serving.work import Event, Failed, Finished, Job
 from rlaif.text import count_of
 from rlaif.types import Message
@@ -152,7 +152,7 @@ class _Inbox:
         """The next event."""
         return await self._events.get()
 
-    async def whole(self, answer: Completion) -> str:
+    async def whole(self, answer: ChatCompletion) -> str:
         """Gather all events into `answer`; returns why it failed, or nothing."""
         while True:
             told = await self.get()
@@ -166,7 +166,7 @@ class _Inbox:
 def create_app(service: Service, settings: GuardSettings) -> Guard:
     """The ASGI application."""
     app = FastAPI(title="rlaif", docs_url=None, redoc_url=None, openapi_url=None)
-    started = Completion("", "").head["created"]
+    started = ChatCompletion("", "").head["created"]
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: ChatRequest) -> Response:
@@ -208,7 +208,7 @@ async def _chat(service: Service, request: Request, body: ChatRequest) -> Respon
         raise Refusal(429, str(full), code="queue_full", retry_after=full.retry_after) from None
     except NotServing as stopping:
         raise Refusal(503, str(stopping), retry_after=5) from None
-    answer = Completion(request.state.request_id, body.model)
+    answer = ChatCompletion(request.state.request_id, body.model)
     if body.stream:
         stream = _streamed(service, job, inbox, answer, with_usage=body.wants_usage)
         return StreamingResponse(
@@ -217,7 +217,9 @@ async def _chat(service: Service, request: Request, body: ChatRequest) -> Respon
     return await _whole(service, job, inbox, answer, request)
 
 
-async def _whole(service: Service, job: Job, inbox: _Inbox, answer: Completion, request: Request) -> Response:
+async def _whole(
+    service: Service, job: Job, inbox: _Inbox, answer: ChatCompletion, request: Request
+) -> Response:
     """The answer in one piece; given up when the client goes away."""
     gone, done = asyncio.create_task(_gone(request)), asyncio.create_task(inbox.whole(answer))
     try:
@@ -241,7 +243,7 @@ async def _gone(request: Request) -> None:
 
 
 async def _streamed(
-    service: Service, job: Job, inbox: _Inbox, answer: Completion, *, with_usage: bool
+    service: Service, job: Job, inbox: _Inbox, answer: ChatCompletion, *, with_usage: bool
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events; the job is cancelled when nobody reads them any more."""
     begun: set[int] = set()
@@ -266,7 +268,7 @@ async def _streamed(
         service.batcher.cancel(job)
 
 
-def _log_texts(service: Service, job: Job, answer: Completion) -> None:
+def _log_texts(service: Service, job: Job, answer: ChatCompletion) -> None:
     if service.log_texts:
         asked = [message.as_dict() for message in job.messages]
         texts = [answer.texts.get(choice, "") for choice in sorted(answer.ended)]

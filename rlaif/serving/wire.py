@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlaif.serving.work import Delta, Ended, Finished
 from rlaif.types import Message, Role
 
-__all__ = ["ChatMessage", "ChatRequest", "Completion", "chunk", "event"]
+__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "chunk", "event"]
 
 MOST_MESSAGES = 4_096
 MOST_STOPS, LONGEST_STOP = 16, 256
@@ -100,7 +100,7 @@ class ChatRequest(_Form):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class Completion:
+class ChatCompletion:
     """The answer to one request, while it is put together.
 
     Args:
