@@ -145,6 +145,8 @@ class ChatsFile:
             raise RefusedVote("chosen and rejected are the same exchange", param="rejected")
         with self._writing():
             asked = [self._found(id).messages for id in (chosen, rejected)]
+            for id in (chosen, rejected):
+                self._check_choice(id, 0)
             if asked[0] != asked[1]:
                 raise RefusedVote("chosen and rejected answer different conversations", param="rejected")
             self._database.execute(
