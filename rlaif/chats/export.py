@@ -42,6 +42,7 @@ REASONS = {
     "no_question": "without a question at the end",
     "blocked": "about an answer that was blocked",
     "equal": "of equal answers",
+    "compared": "of answers that were compared directly too",
     "other_side": "about a prompt of the other side",
 }
 Row = dict[str, Any]
@@ -103,9 +104,9 @@ class Export:
             self.rows[kind if side == "train" else f"{kind}.{HELD_OUT}"].append(row)
         self.fates[kind][reason or side] += 1
 
-    def put_voted(self, kind: str, row: Row, voted: Sequence[_Voted], side: Side) -> None:
+    def put_voted(self, kind: str, row: Row, voted: Sequence[_Voted], side: Side, reason: str = "") -> None:
         """As `put`, of answers to one prompt that people voted on."""
-        reason, exchange = "", voted[0].exchange
+        exchange = voted[0].exchange
         if not _asks(exchange):
             reason = "no_question"
         elif any(each.answer.blocked for each in voted):
@@ -185,9 +186,12 @@ def gather(file: ChatsFile, wanted: ExportRange) -> Export:
     voted = _counted_votes(votes, exchanges, export)
     for each in voted:
         _put_thumb(each, wanted, export)
+    compared = _counted_preferences(preferences, export)
+    directly = {frozenset((each.chosen, each.rejected)) for each in compared}
     for pair in _paired(voted):
-        _put_pair(pair, "thumbs", 1.0, wanted, export)
-    for preference in _counted_preferences(preferences, export):
+        known = not any(each.answer.choice for each in pair) and _ids(pair) in directly
+        _put_pair(pair, "thumbs", 1.0, wanted, export, reason="compared" if known else "")
+    for preference in compared:
         both = [exchanges[id] for id in (preference.chosen, preference.rejected)]
         chosen, rejected = (_Voted(each, each.answers[0], True, preference.time) for each in both)
         _put_pair((chosen, rejected), "a/b", 0.5 if preference.tie else 1.0, wanted, export)
@@ -278,6 +282,10 @@ def _paired(voted: Sequence[_Voted]) -> list[tuple[_Voted, _Voted]]:
     return pairs
 
 
+def _ids(pair: Sequence[_Voted]) -> frozenset[str]:
+    return frozenset(each.exchange.id for each in pair)
+
+
 def _key(voted: _Voted) -> tuple[str, int]:
     return voted.exchange.id, voted.answer.choice
 
@@ -299,7 +307,13 @@ def _put_thumb(voted: _Voted, wanted: ExportRange, export: Export) -> None:
 
 
 def _put_pair(
-    pair: tuple[_Voted, _Voted], source: str, p_chosen: float, wanted: ExportRange, export: Export
+    pair: tuple[_Voted, _Voted],
+    source: str,
+    p_chosen: float,
+    wanted: ExportRange,
+    export: Export,
+    *,
+    reason: str = "",
 ) -> None:
     """A preference: held out if one of its two users is."""
     when = max(each.time for each in pair)
@@ -315,7 +329,7 @@ def _put_pair(
         "p_chosen": p_chosen,
         **_from(pair[0].exchange, source, when),
     }
-    export.put_voted("preferences", row, pair, HELD_OUT if held_out else "train")
+    export.put_voted("preferences", row, pair, HELD_OUT if held_out else "train", reason)
 
 
 def _prompt_row(exchange: Exchange, export: Export) -> Row:

@@ -53,9 +53,14 @@ def test_prompts_votes_and_comparisons_become_rows_that_are_read(file: ChatsFile
     file.vote("e0", 0, "up", DAY + timedelta(hours=1))
     file.vote("e1", 0, "down", DAY + timedelta(hours=2))
     file.prefer("e2", "e1", DAY + timedelta(hours=3))
+    file.add(exchange("e3", QUESTIONS[1], user="u"))
+    file.add(exchange("e4", QUESTIONS[1], user="u"))
+    file.vote("e3", 0, "up", DAY)
+    file.vote("e4", 0, "down", DAY)
+    file.prefer("e4", "e3", DAY + timedelta(hours=4))  # whose thumbs say otherwise: the comparison counts
     out = tmp_path / "out"
     export_chats(file, out, ExportRange())
-    (prompt,) = rows(out, "prompts")
+    prompt, _ = rows(out, "prompts")
     assert prompt == {
         "id": "e0",
         "prompt": [{"role": "user", "content": QUESTIONS[0]}],
@@ -64,17 +69,20 @@ def test_prompts_votes_and_comparisons_become_rows_that_are_read(file: ChatsFile
         "model": "m",
         "policy": "p1",
     }
-    thumbs, direct = rows(out, "preferences")
+    thumbs, direct, last = rows(out, "preferences")
+    assert (last["id"], last["source"]) == ("e4:0+e3:0", "a/b")
+    left = {(row["kind"], row["id"]): row["reason"] for row in rows(out, "left_out")}
+    assert left["preferences", "e3:0+e4:0"] == "compared"
     assert (thumbs["source"], thumbs["time"]) == ("thumbs", "2026-11-01T14:00:00.000Z")
     assert thumbs["chosen"] == [{"role": "assistant", "content": "answer e0"}]
     assert thumbs["rejected"] == [{"role": "assistant", "content": "answer e1"}]
     assert (direct["source"], direct["p_chosen"], direct["id"]) == ("a/b", 1.0, "e2:0+e1:0")
-    assert [each["label"] for each in rows(out, "thumbs")] == [True, False]
+    assert [each["label"] for each in rows(out, "thumbs")] == [True, False, True, False]
     read = read_prompts(str(out / "prompts.jsonl")).items
-    assert [each.messages for each in read] == [(Message("user", QUESTIONS[0]),)]
+    assert [each.messages for each in read] == [(Message("user", text),) for text in QUESTIONS[:2]]
     table = read_table(str(out / "preferences.jsonl"))
-    assert [preference_of(row.values) for row in table.rows] == [thumbs, direct]
-    assert demonstration_of(rows(out, "thumbs")[0])["prompt"] == prompt["prompt"]
+    assert [preference_of(row.values) for row in table.rows] == [thumbs, direct, last]
+    assert demonstration_of(rows(out, "thumbs")[2])["prompt"] == prompt["prompt"]
 
 
 def test_every_row_is_in_one_file_and_the_counts_add_up(file: ChatsFile, tmp_path: Path) -> None:
