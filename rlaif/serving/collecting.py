@@ -30,6 +30,7 @@ __all__ = ["Collecting", "add_routes", "kept", "kept_stream"]
 
 PATIENCE = 5.0
 """Seconds that an answer waits for its place on the disk."""
+DONE = b"data: [DONE]"
 LONGEST_FLAG = 2_000
 LONGEST_ID = 200
 MOST_CHOICES = 128
@@ -156,7 +157,7 @@ async def kept_stream(
     async with aclosing(events) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
             chunk = _chunk(piece) if asked.store else None
-            if held is not None and chunk is None:
+            if held is not None and piece.startswith(DONE):
                 held["stored"] = chats is not None and await chats.keep(asked, gathered.body(usage()))
             if held is not None:
                 yield event(held)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rlaif.models.shared_base import LoraSettings, SharedBase
 from rlaif.serving import collecting
 from rlaif.serving.collecting import Collecting
 from rlaif.serving.residents import Residents, open_residents
+from rlaif.serving.wire import ChatRequest, event
 from rlaif.types import Message
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,6 +108,26 @@ def test_what_moderation_and_directives_said_is_kept() -> None:
     assert answer.extra == {"moderation": {"category": "harm", "score": 0.9}}
     assert body["directives"]["digest"] == "d1"
     assert body["usage"] == {"total_tokens": 2}
+
+
+def test_a_stream_that_fails_after_a_choice_has_ended_is_not_kept() -> None:
+    ended = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    sent = [event(ended), event({"error": {"message": "the model failed"}})]
+
+    async def events() -> AsyncIterator[bytes]:
+        for each in sent:
+            yield each
+
+    class Unasked(Collecting):
+        async def keep(self, asked: ChatRequest, body: Any) -> bool:
+            raise AssertionError("it was kept")
+
+    async def received() -> list[bytes]:
+        asked = ChatRequest.model_validate(ASKED | {"store": True})
+        chats = Unasked(None, {}, "")  # type: ignore[arg-type]
+        return [piece async for piece in collecting.kept_stream(chats, asked, events())]
+
+    assert asyncio.run(received()) == sent
 
 
 def test_votes_flags_and_preferences(running: Collected) -> None:
