@@ -101,7 +101,7 @@ class ChatStats(NamedTuple):
         for name, theirs in INSTRUCT_GPT.items():
             count = self.use_cases.get(name, 0)
             share = _share(stats.wilson(count, self.exchanges)) if self.exchanges else "–"
-            lines.append(f"  {name:14} {count:6,}  {share:20}  {theirs:.1%}")
+            lines.append(f"  {name:14} {count:6,}  {share:23} {theirs:.1%}")
         return lines
 
     def _day_lines(self) -> list[str]:

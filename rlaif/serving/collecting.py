@@ -81,6 +81,18 @@ class Collecting:
     metrics: Metrics = field(default_factory=Metrics)
     log: Callable[[str], None] = lambda line: None
 
+    @classmethod
+    def of(
+        cls,
+        keeper: ChatKeeper | None,
+        policies: Mapping[str, str],
+        consent: str,
+        metrics: Metrics,
+        log: Callable[[str], None],
+    ) -> Collecting | None:
+        """Of a keeper, if there is one."""
+        return None if keeper is None else cls(keeper, policies, consent, metrics, log)
+
     @property
     def info(self) -> dict[str, Any]:
         """For `GET /v1/info`: `{"consent": text, "retain_days": days or null}`."""

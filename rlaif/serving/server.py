@@ -89,9 +89,6 @@ class ModelServer(uvicorn.Server):
             finished=metrics.finished,
             broken=self._decoder_broke,
         )
-        collecting = None
-        if chats is not None:
-            collecting = Collecting(chats, residents.revisions, settings.consent, metrics, log)
         service = Service(
             residents=residents,
             batcher=self.batcher,
@@ -99,7 +96,7 @@ class ModelServer(uvicorn.Server):
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
-            chats=collecting,
+            chats=Collecting.of(chats, residents.revisions, settings.consent, metrics, log),
         )
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
         config = uvicorn.Config(
