@@ -110,8 +110,7 @@ class Collecting:
             await self.done(add)
         except (sqlite3.Error, KeeperBusy, TimeoutError) as error:
             self.metrics.count("rlaif_chats_failed_total")
-            why = "the disk took too long" if isinstance(error, TimeoutError) else error
-            self.log(f"chats: {body['id']} could not be stored ({why})")
+            self.log(f"chats: {body['id']} could not be stored ({error})")
             return False
         self.metrics.count("rlaif_chats_stored_total")
         return True
@@ -126,7 +125,7 @@ class Collecting:
         waiting = asyncio.wrap_future(promised)
         await asyncio.wait((waiting,), timeout=PATIENCE)
         if not waiting.done() and promised.cancel():
-            raise TimeoutError
+            raise TimeoutError("the disk took too long")
         return await waiting  # it is being written: soon done, or given up by the database's own timeout
 
     def _exchange(self, asked: ChatRequest, body: Mapping[str, Any], user: str | None) -> Exchange:
@@ -276,5 +275,5 @@ async def _written(
         raise Refusal(400, str(refused), param=refused.param) from None
     except (sqlite3.Error, KeeperBusy, TimeoutError) as error:
         chats.metrics.count("rlaif_chats_failed_total")
-        chats.log(f"chats: what was sent about an exchange could not be stored ({error or 'timeout'})")
+        chats.log(f"chats: what was sent about an exchange could not be stored ({error})")
         raise Refusal(503, "the file of chats cannot be written now", retry_after=5) from None
