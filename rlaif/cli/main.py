@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
     "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),
     "audit": ("rlaif.cli.audit:audit", "Audit a judge before its labels are trusted."),
-    "collect": ("rlaif.cli.collect:collect", "Collect people's labels on a page of this machine."),
+    "collect": ("rlaif.cli.collect:collect", "Collect people's labels; export and count chats."),
     "judge": ("rlaif.cli.judge:judge", "Train a judge on people's labels, or another judge's."),
     "journal": ("rlaif.cli.journal:journal", "Show and merge journals."),
     "runs": ("rlaif.cli.runs:runs", "List and show runs."),

@@ -11,6 +11,9 @@ import click
 from rlaif.cli.options import examples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rlaif.chats.keeper import ChatKeeper
     from rlaif.serving.server import ModelServer, ServerSettings
 
 __all__ = ["serve"]
@@ -22,6 +25,7 @@ __all__ = ["serve"]
         "rlaif serve --policy runs/first/ppo --reward runs/first/reward",
         "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
         "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
+        "rlaif serve --policy runs/first/ppo --collect chats.sqlite --retain 30d",
     )
 )
 @click.option("--model", default=None, metavar="MODEL", help="The base. [default: that of the first policy]")
@@ -89,6 +93,26 @@ __all__ = ["serve"]
 )
 @click.option("--log-texts", is_flag=True, help="Log what is asked and answered, too.")
 @click.option(
+    "--collect",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Keep what was asked with `store: true`, and people's votes, in this SQLite file.",
+)
+@click.option(
+    "--consent",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="What people are told before they agree. [default: a built-in text]",
+)
+@click.option(
+    "--retain",
+    default=None,
+    metavar="AGE",
+    help="Delete what was kept longer ago: 30d, 12h, 2w. [default: never]",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     default="auto",
@@ -123,6 +147,7 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         **{name: options[name] for name in ("host", "port", "rows", "queue", "most_tokens", "most_body")},
         grace=options["grace"],
         log_texts=options["log_texts"],
+        consent=_consent(options),
     )
     module.check_may_listen(settings.host, settings.token)
 
@@ -131,6 +156,7 @@ def _opened(options: dict[str, Any]) -> ModelServer:
 
     from rlaif.serving.residents import open_residents
 
+    chats = _chats(options, log)
     residents = open_residents(
         options["model"],
         options["policies"],
@@ -140,8 +166,34 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         log=log,
     )
     tell(f"models: {', '.join(residents.roles)}")
-    server: ModelServer = module.ModelServer(residents, settings, log)
+    server: ModelServer = module.ModelServer(residents, settings, log, chats)
     return server
+
+
+def _consent(options: dict[str, Any]) -> str:
+    """What people are told about `--collect`.
+
+    Raises:
+        ConfigError: The file cannot be read, or nothing is collected.
+    """
+    from rlaif.chats.opening import age_of, consent_of
+    from rlaif.errors import ConfigError
+
+    for name in ("consent", "retain"):
+        if options[name] is not None and options["collect"] is None:
+            raise ConfigError("nothing is collected", where=f"--{name}", remedy="add --collect FILE")
+    return consent_of(options["consent"], age_of(options["retain"]))
+
+
+def _chats(options: dict[str, Any], log: Callable[[str], None]) -> ChatKeeper | None:
+    """The file of `--collect`, open."""
+    if options["collect"] is None:
+        return None
+    from rlaif.chats.keeper import ChatKeeper
+    from rlaif.chats.opening import age_of
+    from rlaif.chats.store import ChatsFile
+
+    return ChatKeeper(ChatsFile(options["collect"]), retain=age_of(options["retain"]), log=log)
 
 
 def _server_module() -> Any:

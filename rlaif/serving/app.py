@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from rlaif.engines.base import Sampling
 from rlaif.engines.chat import TemplateRefusal
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
+from rlaif.serving.collecting import Collecting, add_routes, kept, kept_stream
 from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal, error_body, error_response
@@ -44,6 +45,7 @@ class Service:
     Attributes:
         most_tokens: Longest completion that may be asked for, and the length where a request says nothing.
         log_texts: Whether the log holds what was asked and answered.
+        chats: Where exchanges are kept that agree to it.
     """
 
     residents: Residents
@@ -52,6 +54,7 @@ class Service:
     most_tokens: int = 1024
     log: Callable[[str], None] = lambda line: None
     log_texts: bool = False
+    chats: Collecting | None = None
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
     def job(self, body: ChatRequest, emit: Callable[[Event], None]) -> Job:
@@ -192,6 +195,7 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
         text = service.metrics.text(gauges)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    add_routes(app, service.chats)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
@@ -211,14 +215,15 @@ async def _chat(service: Service, request: Request, body: ChatRequest) -> Respon
     answer = ChatCompletion(request.state.request_id, body.model)
     if body.stream:
         stream = _streamed(service, job, inbox, answer, with_usage=body.wants_usage)
+        stream = kept_stream(service.chats, body, stream, lambda: answer.usage)
         return StreamingResponse(
             stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
-    return await _whole(service, job, inbox, answer, request)
+    return await _whole(service, job, inbox, answer, request, body)
 
 
 async def _whole(
-    service: Service, job: Job, inbox: _Inbox, answer: ChatCompletion, request: Request
+    service: Service, job: Job, inbox: _Inbox, answer: ChatCompletion, request: Request, body: ChatRequest
 ) -> Response:
     """The answer in one piece; given up when the client goes away."""
     gone, done = asyncio.create_task(_gone(request)), asyncio.create_task(inbox.whole(answer))
@@ -233,7 +238,7 @@ async def _whole(
         gone.cancel()
         done.cancel()
     _log_texts(service, job, answer)
-    return JSONResponse(answer.body())
+    return JSONResponse(await kept(service.chats, body, answer.body()))
 
 
 async def _gone(request: Request) -> None:

@@ -50,6 +50,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
+        self._counts: Counter[str] = Counter()
         self._prompt_tokens = self._completion_tokens = self._cancelled = 0
         self._first_token, self._seconds = Histogram(), Histogram()
 
@@ -57,6 +58,11 @@ class Metrics:
         """Count an HTTP request."""
         with self._lock:
             self._requests[path, status] += 1
+
+    def count(self, name: str) -> None:
+        """Add one to a count of that name."""
+        with self._lock:
+            self._counts[name] += 1
 
     def finished(self, job: Job) -> None:
         """Count a job that has ended."""
@@ -86,6 +92,7 @@ class Metrics:
                 ("rlaif_prompt_tokens_total", self._prompt_tokens),
                 ("rlaif_completion_tokens_total", self._completion_tokens),
                 ("rlaif_cancelled_total", self._cancelled),
+                *sorted(self._counts.items()),
             ):
                 lines += [f"# TYPE {name} counter", f"{name} {value}"]
             for name, value in gauges.items():

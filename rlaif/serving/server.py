@@ -17,10 +17,12 @@ from typing import Any
 
 import uvicorn
 
+from rlaif.chats.keeper import ChatKeeper
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
 from rlaif.serving.batcher import Batcher, Limits
+from rlaif.serving.collecting import Collecting
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.residents import Residents
@@ -42,6 +44,7 @@ class ServerSettings:
         most_body: Bytes of a request's body.
         grace: Seconds that requests under way have when the server stops.
         log_texts: Whether the log holds what was asked and answered.
+        consent: What people are told before an exchange is kept.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +56,7 @@ class ServerSettings:
     most_body: int = 1 << 20
     grace: int = 30
     log_texts: bool = False
+    consent: str = ""
 
 
 class ModelServer(uvicorn.Server):
@@ -60,16 +64,23 @@ class ModelServer(uvicorn.Server):
 
     Args:
         log: Told a line for every request.
+        chats: Keeps the exchanges that agree to it; closed when the server ends.
 
     Raises:
         ConfigError: The address is taken or may not be listened on.
     """
 
-    def __init__(self, residents: Residents, settings: ServerSettings, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        residents: Residents,
+        settings: ServerSettings,
+        log: Callable[[str], None],
+        chats: ChatKeeper | None = None,
+    ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
         self._socket = _listening(settings.host, settings.port)
-        metrics = Metrics()
+        metrics, self._chats = Metrics(), chats
         self.batcher = Batcher(
             residents.base,
             Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
@@ -85,6 +96,7 @@ class ModelServer(uvicorn.Server):
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
+            chats=Collecting.of(chats, residents.revisions, settings.consent, metrics, log),
         )
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
         config = uvicorn.Config(
@@ -119,6 +131,8 @@ class ModelServer(uvicorn.Server):
         finally:
             self.batcher.stop()
             self._socket.close()
+            if self._chats is not None:
+                self._chats.close()
         if self._broken:
             raise ModelError(
                 "the decoder ended by a defect, and the server with it",

@@ -18,6 +18,7 @@ __all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "chunk", "event"]
 MOST_MESSAGES = 4_096
 MOST_STOPS, LONGEST_STOP = 16, 256
 MOST_CHOICES = 128
+MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
 ROLES: Mapping[str, Role] = {
@@ -27,6 +28,9 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
 }
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Metadata = dict[
+    Annotated[str, Field(max_length=LONGEST_KEY)], Annotated[str, Field(max_length=LONGEST_VALUE)]
+]
 
 
 class _Form(BaseModel):
@@ -65,6 +69,7 @@ class ChatRequest(_Form):
     Attributes:
         n_best: Sample so many completions, and answer with the one that the reward model scores highest.
         seed: Fixes the draw; drawn at random when left out.
+        store: Consent to keep this exchange, where the server collects any.
     """
 
     model: str
@@ -80,6 +85,8 @@ class ChatRequest(_Form):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    store: bool | None = None
+    metadata: Annotated[Metadata, Field(max_length=MOST_METADATA)] | None = None
     logprobs: Literal[False] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
