@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("rlaif.cli.audit:audit", "Audit a judge before its labels are trusted."),
     "collect": ("rlaif.cli.collect:collect", "Collect people's labels on a page of this machine."),
     "judge": ("rlaif.cli.judge:judge", "Train a judge on people's labels, or another judge's."),
+    "moderation": ("rlaif.cli.moderation:moderation", "Train a moderator of prompts and answers."),
     "journal": ("rlaif.cli.journal:journal", "Show and merge journals."),
     "runs": ("rlaif.cli.runs:runs", "List and show runs."),
     "models": ("rlaif.cli.models:models", "Fetch and show models."),

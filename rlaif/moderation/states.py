@@ -20,6 +20,7 @@ from rlaif.engines.chat import ChatFormat
 from rlaif.errors import DataError, ModelError
 from rlaif.models.heap import rounded
 from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.progress import NoProgress, Progress
 from rlaif.types import Message
 
 __all__ = [
@@ -181,7 +182,15 @@ class StateTable:
         texts: With at least one token to score each.
     """
 
-    def __init__(self, base: SharedBase, texts: Sequence[ReadText], layers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        base: SharedBase,
+        texts: Sequence[ReadText],
+        layers: Sequence[int],
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        self._progress = progress or NoProgress()
         self.base, self.texts, self.layers = base, texts, tuple(layers)
         tokens = sum(len(text.ids) - text.start for text in texts)
         self.size = len(self.layers) * base.hidden_size
@@ -194,6 +203,7 @@ class StateTable:
             yield from self._kept.items()
             return
         for batch in read_states(self.base, self.texts, self.layers):
+            self._progress.advance(len(batch))
             for at, states in batch.items():
                 if self._keep:
                     self._kept[at] = states.clone()
