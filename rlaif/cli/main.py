@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("rlaif.cli.merge:merge", "Write a full model: an adapter merged into its base."),
     "evaluate": ("rlaif.cli.evaluate:evaluate", "Measure policies on held-out prompts."),
     "compare": ("rlaif.cli.compare:compare", "Say which policy won, and at what cost."),
+    "moderate": ("rlaif.cli.moderate:moderate", "Score a file of prompts or answers by a moderator."),
     "serve": ("rlaif.cli.serve:serve", "Serve a base and its policies over HTTP."),
     "study": ("rlaif.cli.study:study", "Run a recipe under several seeds: what holds over all."),
     "report": ("rlaif.cli.report:report", "Write the page of a run or study, to open in a browser."),

@@ -87,6 +87,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "rl",
             "results",
             "stages",
