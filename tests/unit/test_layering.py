@@ -54,7 +54,9 @@ BELOW: dict[str, frozenset[str]] = {
     "serving": frozenset({"engines", "chats", "models", "moderation", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
-    "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
+    "stages": frozenset(
+        {"engines", "prompts", "config", "judging", "models", "moderation", "reward", "rl", "results"}
+    ),
     "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
@@ -67,6 +69,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "reward",
             "rl",
             "results",
@@ -85,6 +88,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "rl",
             "results",
             "stages",
