@@ -50,13 +50,15 @@ BELOW: dict[str, frozenset[str]] = {
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "moderation": frozenset({"engines", "prompts", "judging", "models", "reward"}),
-    "serving": frozenset({"engines", "models", "moderation", "reward"}),
+    "directives": frozenset({"constitution", "engines", "prompts", "judging", "moderation"}),
+    "serving": frozenset({"directives", "engines", "models", "moderation", "prompts", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
     "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
     "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -75,6 +77,7 @@ BELOW: dict[str, frozenset[str]] = {
     ),
     "pipeline": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -112,6 +115,7 @@ BELOW: dict[str, frozenset[str]] = {
     ),
     "cli": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -226,6 +230,7 @@ def test_the_light_parts_are_free_of_torch() -> None:
             "judging",
             "audit",
             "collect",
+            "directives",
             "plot",
             "cli",
         }:
