@@ -30,6 +30,7 @@ on_option = click.option(
     epilog=examples(
         "rlaif directives show docs/how-to/directives.yaml",
         "rlaif directives lint docs/how-to/directives.yaml",
+        "rlaif serve --model smollm2-135m --directives docs/how-to/directives.yaml",
     )
 )
 def directives() -> None:

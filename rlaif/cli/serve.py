@@ -11,7 +11,10 @@ import click
 from rlaif.cli.options import examples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rlaif.serving.server import ModelServer, ServerSettings
+    from rlaif.serving.steering import Steering
 
 __all__ = ["serve"]
 
@@ -22,6 +25,7 @@ __all__ = ["serve"]
         "rlaif serve --policy runs/first/ppo --reward runs/first/reward",
         "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
         "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
+        "rlaif serve --model smollm2-135m --directives docs/how-to/directives.yaml",
     )
 )
 @click.option("--model", default=None, metavar="MODEL", help="The base. [default: that of the first policy]")
@@ -89,6 +93,19 @@ __all__ = ["serve"]
 )
 @click.option("--log-texts", is_flag=True, help="Log what is asked and answered, too.")
 @click.option(
+    "--directives",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Directives that every answer follows; an edit of the file holds from the next request on.",
+)
+@click.option(
+    "--directives-judge",
+    default=None,
+    metavar="MODEL",
+    help="Who is asked the questions of `when: {judge: ...}`; loaded beside the base.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     default="auto",
@@ -140,8 +157,26 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         log=log,
     )
     tell(f"models: {', '.join(residents.roles)}")
-    server: ModelServer = module.ModelServer(residents, settings, log)
+    server: ModelServer = module.ModelServer(residents, settings, log, steering=_steering(options, log))
     return server
+
+
+def _steering(options: dict[str, Any], log: Callable[[str], None]) -> Steering | None:
+    """The directives of the server.
+
+    Raises:
+        ConfigError: They cannot be used, or a judge is named that nobody asks.
+    """
+    from rlaif.errors import ConfigError
+    from rlaif.serving.steering import open_steering
+
+    if options["directives"] is None:
+        if options["directives_judge"] is not None:
+            what, remedy = "there are no directives to judge for", "add --directives FILE"
+            raise ConfigError(what, where="--directives-judge", remedy=remedy)
+        return None
+    own = {name: options[name] for name in ("dtype", "device")}
+    return open_steering(options["directives"], options["directives_judge"], log=log, **own)
 
 
 def _server_module() -> Any:

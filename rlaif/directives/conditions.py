@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from rlaif.directives.patterns import compiled
@@ -43,7 +45,7 @@ class Conditions:
     """Decides conditions with the moderators and the judge that there are.
 
     Args:
-        library: Renders the judge's questions; needed where there is a judge.
+        templates: A folder whose templates replace the shipped ones of the same name.
     """
 
     def __init__(
@@ -51,10 +53,10 @@ class Conditions:
         *,
         moderators: Sequence[Moderator] = (),
         judge: Engine | None = None,
-        library: PromptLibrary | None = None,
+        templates: Path | None = None,
     ) -> None:
         self.judge = judge
-        self._library = library or PromptLibrary()
+        self.library = lru_cache(maxsize=8)(lambda language: PromptLibrary(language, templates))
         self._moderators = {
             category: moderator for moderator in reversed(moderators) for category in moderator.categories
         }
@@ -75,12 +77,15 @@ class Conditions:
                 )
         return found
 
-    def held(self, directives: Sequence[Directive], conversations: Sequence[Conversation]) -> list[Held]:
+    def held(
+        self, directives: Sequence[Directive], conversations: Sequence[Conversation], *, language: str
+    ) -> list[Held]:
         """What holds of each of `conversations`. A judge is asked only what can make a difference: nothing
         more once a fixed answer is certain.
 
         Args:
             directives: In the order of their file, all of them decidable.
+            language: Of the templates by which the judge is asked.
 
         Raises:
             ModelError: A conversation is longer than a moderator reads.
@@ -94,7 +99,7 @@ class Conditions:
                     ids[at].add(each.id)
         asked = [(at, each) for at, found in enumerate(ids) for each in _worth_asking(directives, found)]
         unread: list[list[str]] = [[] for _ in conversations]
-        for (at, each), reading in zip(asked, self._answers(asked, conversations), strict=True):
+        for (at, each), reading in zip(asked, self._answers(asked, conversations, language), strict=True):
             odds = log_odds(reading, LEAST_SHARE)
             if odds is None:
                 unread[at].append(each.id)
@@ -123,13 +128,14 @@ class Conditions:
             yield each, [float(score[each.when.text]) for score in scores]
 
     def _answers(
-        self, asked: Sequence[tuple[int, Directive]], conversations: Sequence[Conversation]
+        self, asked: Sequence[tuple[int, Directive]], conversations: Sequence[Conversation], language: str
     ) -> list[LabelReading]:
         if not asked:
             return []
         assert self.judge is not None, "an undecidable directive was asked"
         found: dict[int, LabelReading] = {}
-        requests = [condition_request(self._library, each, conversations[at]) for at, each in asked]
+        library = self.library(language)
+        requests = [condition_request(library, each, conversations[at]) for at, each in asked]
         for batch in self.judge.label_logprobs(requests):
             found.update(batch)
         return [found[at] for at in range(len(requests))]

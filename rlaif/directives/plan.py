@@ -80,7 +80,7 @@ def plans(
     active = directives.active(on)
     undecidable = {each.id for each, _ in conditions.undecidable(active)}
     usable = [each for each in active if each.id not in undecidable]
-    held = conditions.held(usable, conversations)
+    held = conditions.held(usable, conversations, language=directives.language)
     return [
         _plan(directives.digest, usable, talk, found) for talk, found in zip(conversations, held, strict=True)
     ]

@@ -24,6 +24,7 @@ from rlaif.serving.batcher import Batcher, Limits
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.residents import Residents
+from rlaif.serving.steering import Steering
 
 __all__ = ["ModelServer", "ServerSettings", "check_may_listen", "read_token"]
 
@@ -60,12 +61,20 @@ class ModelServer(uvicorn.Server):
 
     Args:
         log: Told a line for every request.
+        steering: Directives that every answer follows.
 
     Raises:
         ConfigError: The address is taken or may not be listened on.
     """
 
-    def __init__(self, residents: Residents, settings: ServerSettings, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        residents: Residents,
+        settings: ServerSettings,
+        log: Callable[[str], None],
+        *,
+        steering: Steering | None = None,
+    ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
         self._socket = _listening(settings.host, settings.port)
@@ -85,6 +94,7 @@ class ModelServer(uvicorn.Server):
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
+            steering=steering,
         )
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
         config = uvicorn.Config(
