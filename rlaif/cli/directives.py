@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlaif.cli.echo import tell, tell_json
-from rlaif.cli.options import examples
+from rlaif.cli.options import common_options, examples
+from rlaif.cli.stage_options import generation_options, prompt_options
+from rlaif.config.labelling import SampleConfig
 from rlaif.directives.load import load_directives
 from rlaif.directives.values import Directive, Directives, today
 from rlaif.errors import RlaifError
+from rlaif.runs.journal import JOURNAL
 from rlaif.text import count_of
 
+if TYPE_CHECKING:
+    from rlaif.directives.trial import Trial
+    from rlaif.pipeline.directives import TrialSettings
+
 __all__ = ["directives"]
+
+FOLDER = Path("runs/directives")
 
 
 on_option = click.option(
@@ -30,6 +41,7 @@ on_option = click.option(
     epilog=examples(
         "rlaif directives show docs/how-to/directives.yaml",
         "rlaif directives lint docs/how-to/directives.yaml",
+        "rlaif directives test docs/how-to/directives.yaml --limit 8",
         "rlaif serve --model smollm2-135m --directives docs/how-to/directives.yaml",
     )
 )
@@ -77,6 +89,100 @@ def lint(ctx: click.Context, files: tuple[str, ...], on: date, strict: bool) -> 
         advised = _advise(loaded, file, on)
         failed = failed or (strict and advised > 0)
     ctx.exit(1 if failed else 0)
+
+
+@directives.command(
+    epilog=examples(
+        "rlaif directives test docs/how-to/directives.yaml --prompts builtin:everyday --limit 8",
+        "rlaif directives test directives.yaml --prompts my_prompts.csv --policy runs/first/ppo --judge "
+        "Qwen/Qwen2.5-0.5B-Instruct",
+    )
+)
+@click.argument("file")
+@prompt_options
+@click.option(
+    "--k", type=click.IntRange(1, 1024), default=1, show_default=True, help="Answers to a prompt, each way."
+)
+@generation_options
+@click.option("--judge", default=None, metavar="MODEL", help="Model that judges. [default: --model]")
+@on_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@common_options
+def test(file: str, as_json: bool, **given: Any) -> None:
+    """Answer prompts without and with the directives of FILE, and say how often answers comply.
+
+    Which directive applies to which prompt, the answers before and after with their difference, and the share
+    that complies by the judge, with an interval of the change. Written as JSON and Markdown; an interrupted
+    test goes on where it stopped.
+    """
+    from rlaif.cli.console import ConsoleProgress, output
+    from rlaif.pipeline.directives import plan_trial, run_trial
+
+    dry = given.pop("dry_run")
+    settings = _trial_settings(file, given)
+    with ConsoleProgress() as progress:
+        if dry:
+            plan = plan_trial(settings, progress)
+            told = (
+                f"{plan.conditions} questions about {plan.prompts} prompts, {plan.completions} completions "
+            )
+            progress.note(f"{told}({plan.write} tokens) and {plan.questions} questions about them at most")
+            return
+        tried = run_trial(settings, progress)
+    if as_json:
+        tell_json(tried.trial.as_dict(), indent=2)
+        return
+    console = output()
+    for part in _trial_parts(tried.trial):
+        console.print(part, soft_wrap=True)
+    for path in tried.files:
+        console.print(str(path), soft_wrap=True)
+
+
+def _trial_settings(file: str, given: dict[str, Any]) -> TrialSettings:
+    """The settings that the options of `test` say."""
+    from rlaif.cli.settings import make_recipe, make_stage
+    from rlaif.pipeline.directives import TrialSettings
+
+    stage = make_stage(
+        SampleConfig, {"k": 1, **{name: each for name, each in given.items() if each is not None}}
+    )
+    recipe = make_recipe("directives", [stage], given)
+    out = given["out"] or FOLDER
+    return TrialSettings(
+        source=file,
+        sample=stage,
+        model=recipe.model,
+        judge=given["judge"] or recipe.model,
+        out=out,
+        journal=given["journal"] or out.parent / JOURNAL,
+        seed=recipe.seed,
+        on=given["on"],
+        dtype=recipe.dtype,
+        device=recipe.device,
+        server=recipe.server,
+        prompts_dir=given["prompts_dir"],
+    )
+
+
+def _trial_parts(trial: Trial) -> list[Any]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from rlaif.report.directives import COMPLIANCE, compliance_rows
+
+    table = Table(*COMPLIANCE, title="answers that comply, by the judge")
+    for row in compliance_rows(trial.compliance):
+        table.add_row(*(Text(cell) for cell in row))
+    prompts = len(trial.cases) + len(trial.untouched)
+    applied = ", ".join(f"{id} {count}" for id, count in trial.applied().items() if count)
+    before, after = trial.before, trial.after
+    facts = [
+        f"a directive applied to {len(trial.cases)} of {prompts} prompts ({applied})",
+        f"tokens: {before.tokens} before, {after.tokens} after; seconds: {before.seconds:.1f} before, "
+        f"{after.seconds:.1f} after",
+    ]
+    return [*([table] if trial.compliance else []), *map(Text, facts)]
 
 
 def _advise(loaded: Directives, file: str, day: date) -> int:

@@ -55,7 +55,7 @@ BELOW: dict[str, frozenset[str]] = {
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
     "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
-    "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
+    "report": frozenset({"directives", "judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
             "directives",
@@ -78,6 +78,7 @@ BELOW: dict[str, frozenset[str]] = {
     "pipeline": frozenset(
         {
             "directives",
+            "moderation",
             "engines",
             "prompts",
             "constitution",
