@@ -117,6 +117,7 @@ def test(file: str, as_json: bool, **given: Any) -> None:
     """
     from rlaif.cli.console import ConsoleProgress, output
     from rlaif.pipeline.directives import plan_trial, run_trial
+    from rlaif.report.directives import undecided
 
     dry = given.pop("dry_run")
     settings = _trial_settings(file, given)
@@ -135,6 +136,8 @@ def test(file: str, as_json: bool, **given: Any) -> None:
     console = output()
     for part in _trial_parts(tried.trial):
         console.print(part, soft_wrap=True)
+    for note in undecided(tried.trial):
+        tell(f"warning: {note}")
     for path in tried.files:
         console.print(str(path), soft_wrap=True)
 

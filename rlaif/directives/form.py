@@ -164,6 +164,10 @@ class DirectiveForm(_Form):
     )
     """The good answer of `question`, then the bad one; yes and no when left out."""
 
+    answer_prefix: Text = ""
+    """How the judge's answer to `question` begins, up to where one of `answers` follows, as in `The tone of
+    this text is`."""
+
     def value(self) -> Directive:
         """The directive."""
         both = self.both_sides
@@ -179,6 +183,7 @@ class DirectiveForm(_Form):
             until=self.until,
             question=self.question,
             answers=Answers(*self.answers) if self.answers else None,
+            answer_prefix=self.answer_prefix,
         )
 
 

@@ -151,8 +151,9 @@ def _acts(item: Mapping, label: str) -> Iterator[Fault]:
             if key in item:
                 what = f"{label} has `{key}` beside `answer`, where it would have no effect"
                 yield Fault(item[key].line, what, f"leave `{key}` out: a fixed answer is what it is")
-    if "answers" in item and "question" not in item:
-        yield Fault(item["answers"].line, f"{label} has `answers` but no `question`", "write the question")
+    for key in ("answers", "answer_prefix"):
+        if key in item and "question" not in item:
+            yield Fault(item[key].line, f"{label} has `{key}` but no `question`", "write the question")
 
 
 def _dates(item: Mapping, label: str) -> Iterator[Fault]:

@@ -26,6 +26,8 @@ from rlaif.types import Completion, Message, Prompt
 
 __all__ = ["Answer", "Case", "Compliance", "Spent", "Trial", "after_requests", "before_requests", "try_out"]
 
+SAME = 0.95
+"""Share of answers with one verdict from which on a judge is said to tell nothing."""
 COMPLIES = 0.5
 """Probability of the good answer from which on an answer complies."""
 
@@ -66,6 +68,7 @@ class Compliance(NamedTuple):
         before, after: Share of the answers.
         change: after − before, paired by prompt, 95 %; None for fewer than two prompts.
         mean_before, mean_after: Mean P(good answer).
+        mean_change: Their difference, as `change`.
         invalid: Questions without a valid answer.
     """
 
@@ -76,7 +79,14 @@ class Compliance(NamedTuple):
     change: Estimate | None
     mean_before: float
     mean_after: float
+    mean_change: Estimate | None
     invalid: int
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the judge says the same of nearly all answers, before and after: it cannot tell them apart,
+        or there is nothing to tell."""
+        return min(self.before, self.after) >= SAME or max(self.before, self.after) <= 1 - SAME
 
 
 class Spent(NamedTuple):
@@ -123,8 +133,9 @@ class Trial:
 
 
 def _compliance(found: Compliance) -> dict[str, Any]:
-    change = None if found.change is None else found.change._asdict()
-    return found._asdict() | {"change": change}
+    estimates = {"change": found.change, "mean_change": found.mean_change}
+    plain = {name: None if each is None else each._asdict() for name, each in estimates.items()}
+    return found._asdict() | plain | {"undecided": found.undecided}
 
 
 def _case(case: Case) -> dict[str, Any]:
@@ -305,11 +316,33 @@ def question(library: PromptLibrary, directive: Directive, prompt: Prompt, text:
 
 
 def _complied(directive: Directive, cases: Sequence[Case], seed: int) -> Compliance:
+    sides, prompts, invalid = _said(directive, cases)
+    shares = [[float(value >= COMPLIES) for _, value in side] for side in sides]
+    names = [[name for name, _ in side] for side in sides]
+    values = [[value for _, value in side] for side in sides]
+    changes = [
+        bootstrap_difference(each[1], names[1], each[0], names[0], seed=seed) if prompts > 1 else None
+        for each in (shares, values)
+    ]
+    return Compliance(
+        id=directive.id,
+        prompts=prompts,
+        before=_mean(shares[0]),
+        after=_mean(shares[1]),
+        change=changes[0],
+        mean_before=_mean(values[0]),
+        mean_after=_mean(values[1]),
+        mean_change=changes[1],
+        invalid=invalid,
+    )
+
+
+def _said(directive: Directive, cases: Sequence[Case]) -> tuple[list[list[tuple[str, float]]], int, int]:
+    """P(good answer) of the answers before and after, each with its prompt's id, where both are known; of how
+    many prompts; and how many questions have no valid answer."""
     sides: list[list[tuple[str, float]]] = [[], []]
     prompts = invalid = 0
     for case in cases:
-        if directive.id not in case.plan.applied:
-            continue
         said = [
             [answer.complies[directive.id] for answer in answers if directive.id in answer.complies]
             for answers in (case.before, case.after)
@@ -320,21 +353,7 @@ def _complied(directive: Directive, cases: Sequence[Case], seed: int) -> Complia
             prompts += 1
             for side, values in zip(sides, valid, strict=True):
                 side += [(case.prompt.id, value) for value in values]
-    shares = [[float(value >= COMPLIES) for _, value in side] for side in sides]
-    names = [[name for name, _ in side] for side in sides]
-    change = None
-    if prompts > 1:
-        change = bootstrap_difference(shares[1], names[1], shares[0], names[0], seed=seed)
-    return Compliance(
-        id=directive.id,
-        prompts=prompts,
-        before=_mean(shares[0]),
-        after=_mean(shares[1]),
-        change=change,
-        mean_before=_mean([value for _, value in sides[0]]),
-        mean_after=_mean([value for _, value in sides[1]]),
-        invalid=invalid,
-    )
+    return sides, prompts, invalid
 
 
 def _mean(values: Sequence[float]) -> float:

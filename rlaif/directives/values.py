@@ -66,6 +66,7 @@ class Directive:
         since: First day on which it holds, UTC.
         until: Last day on which it holds, UTC.
         question: Asks a judge of one answer whether it complies; its answers are `answers`.
+        answer_prefix: How the judge's answer begins; the template's own when empty.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Directive:
     until: date | None = None
     question: str = ""
     answers: Answers | None = None
+    answer_prefix: str = ""
 
     def active(self, on: date) -> bool:
         """Whether it holds on a day."""
@@ -94,7 +96,8 @@ class Directive:
 
     def principle(self) -> Principle:
         """The question about compliance as a judge is asked it."""
-        return Principle(self.id, question=self.question, answers=self.answers)
+        lead = self.answer_prefix or None
+        return Principle(self.id, question=self.question, answers=self.answers, answer_prefix=lead)
 
     def meaning(self) -> dict[str, Any]:
         """The directive as JSON values, for the digest."""
@@ -109,6 +112,7 @@ class Directive:
             "until": str(self.until or ""),
             "question": self.question,
             "answers": [self.answers.good, self.answers.bad] if self.answers else [],
+            "answer_prefix": self.answer_prefix,
         }
 
 

@@ -21,6 +21,7 @@ from rlaif.jobs.base import (
     write_refused,
 )
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.directives import steered_prompts
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest, with_others
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
@@ -72,6 +73,7 @@ class SampleJob(Job[SampleConfig]):
         if config.rollout is not None:
             context.bases.check_servable(self.policy)
         context.claim_prompts("label", self.prompts)
+        self.prompts = steered_prompts(config.directives, self.prompts, config, context, asked=False)
         context.sampled[config.name] = self.prompts
 
     def key_parts(self) -> dict[str, str]:
@@ -87,6 +89,7 @@ class SampleJob(Job[SampleConfig]):
                 "split",
                 "limit",
                 "shard",
+                "directives",
                 "rollout",
                 "also",
             ),

@@ -24,7 +24,7 @@ from rlaif.jobs.inputs import load_prompts
 from rlaif.moderation.base import Moderator
 from rlaif.progress import Progress
 from rlaif.prompts import PromptLibrary
-from rlaif.report.directives import trial_markdown
+from rlaif.report.directives import trial_markdown, undecided
 from rlaif.runs.journal import Journal
 from rlaif.runs.spending import Spending
 from rlaif.types import Prompt
@@ -128,7 +128,10 @@ def run_trial(settings: TrialSettings, progress: Progress, *, moderators: Sequen
             progress=progress,
         )
         told = pool.asked()
-    notes += (f"{told['asked']} answers were computed, {told['reused']} came from the journal",)
+    notes += (
+        f"{told['asked']} answers were computed, {told['reused']} came from the journal",
+        *undecided(trial),
+    )
     return Tried(trial, notes, _written(trial, notes, settings, policy, judge))
 
 

@@ -8,11 +8,21 @@ from collections.abc import Sequence
 from rlaif.directives.trial import Answer, Case, Compliance, Trial
 from rlaif.report.markdown import code, named, quoted, table
 
-__all__ = ["COMPLIANCE", "compliance_rows", "trial_markdown", "word_diff"]
+__all__ = ["COMPLIANCE", "compliance_rows", "trial_markdown", "undecided", "word_diff"]
 
 LONGEST_DIFF = 2_000
 """Words of a text that are compared: the time grows with their product."""
-COMPLIANCE = ("directive", "prompts", "complied before", "after", "change, 95 %", "no valid answer")
+COMPLIANCE = (
+    "directive",
+    "prompts",
+    "complied before",
+    "after",
+    "change, 95 %",
+    "mean P before",
+    "after",
+    "change, 95 %",
+    "invalid",
+)
 
 
 def compliance_rows(found: Sequence[Compliance]) -> list[tuple[str, ...]]:
@@ -24,6 +34,9 @@ def compliance_rows(found: Sequence[Compliance]) -> list[tuple[str, ...]]:
             _share(each.before, each.prompts),
             _share(each.after, each.prompts),
             _change(each),
+            f"{each.mean_before:.3f}" if each.prompts else "–",
+            f"{each.mean_after:.3f}" if each.prompts else "–",
+            _mean_change(each),
             str(each.invalid),
         )
         for each in found
@@ -39,6 +52,23 @@ def _change(found: Compliance) -> str:
         return "–"
     value, low, high = (100 * each for each in found.change)
     return f"{value:+z.0f} points [{low:+z.0f}, {high:+z.0f}]"
+
+
+def _mean_change(found: Compliance) -> str:
+    if found.mean_change is None:
+        return "–"
+    value, low, high = found.mean_change
+    return f"{value:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
+
+
+def undecided(trial: Trial) -> list[str]:
+    """Of which directives the judge says nothing."""
+    return [
+        f"directive `{each.id}`: the judge says the same of nearly all answers, so its shares tell nothing; "
+        "ask another judge, or word the question so that it names both answers"
+        for each in trial.compliance
+        if each.prompts and each.undecided
+    ]
 
 
 def trial_markdown(trial: Trial, *, policy: str, judge: str, notes: Sequence[str] = ()) -> str:

@@ -153,6 +153,7 @@ def test_the_digest_is_of_the_meaning() -> None:
         ("directives: [{id: a, when: {always: true}, prior: x, answer: y}]", "has `prior` and `answer`"),
         ("directives: [{id: a, when: {always: true}, answer: y, question: z}]", "`question` beside `answer`"),
         ("directives: [{id: a, when: {always: true}, prior: y, answers: [Yes, No]}]", "but no `question`"),
+        ("directives: [{id: a, when: {always: true}, prior: y, answer_prefix: x}]", "`answer_prefix` but no"),
         (
             "directives: [{id: a, when: {always: true}, prior: y, question: q, answers: [No, No one]}]",
             "begin alike",

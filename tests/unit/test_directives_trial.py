@@ -20,7 +20,7 @@ from rlaif.engines.base import GenerationRequest, LabelRequest, Sampling
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import DataError
 from rlaif.prompts import PromptLibrary
-from rlaif.report.directives import compliance_rows, trial_markdown, word_diff
+from rlaif.report.directives import compliance_rows, trial_markdown, undecided, word_diff
 from rlaif.types import Message, Prompt
 
 RULES = parse_directives(
@@ -159,13 +159,20 @@ def test_documents_of_a_prompt_stay_in_its_last_turn() -> None:
 def test_the_report_shows_every_prompt() -> None:
     found = tried(prompts("q1 <b>", "q2", "hours", "pets"))
     text = trial_markdown(found, policy="p@1", judge="j@1", notes=["one note"])
-    assert "| short | 2 | 0 % | 100 % | +100 points [+100, +100] | 0 |" in text
+    assert "| short | 2 | 0 % | 100 % | +100 points [+100, +100] | 0.091 | 0.909 | +0.818 " in text
     assert "- one note" in text
     assert text.count("### ") == 4
     assert "after, Cat" in text
     assert "\\<b>" in text
     assert compliance_rows(found.compliance)[1][2:5] == ("0 %", "100 %", "–")
     json.dumps(found.as_dict())
+
+
+def test_a_judge_that_says_the_same_of_all_is_named() -> None:
+    found = tried(prompts("q stubborn", "q stubborn too"))
+    assert found.compliance[0].undecided
+    assert "the judge says the same of nearly all answers" in undecided(found)[0]
+    assert undecided(tried(prompts("q1", "q2"))) == []
 
 
 def test_a_difference_is_word_by_word() -> None:

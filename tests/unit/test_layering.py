@@ -50,7 +50,7 @@ BELOW: dict[str, frozenset[str]] = {
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "moderation": frozenset({"engines", "prompts", "judging", "models", "reward"}),
-    "directives": frozenset({"constitution", "engines", "prompts", "judging", "moderation"}),
+    "directives": frozenset({"constitution", "engines", "prompts", "judging", "moderation", "reward"}),
     "serving": frozenset({"directives", "engines", "models", "moderation", "prompts", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
