@@ -39,7 +39,7 @@ MESSAGES = {
 }
 """What is wrong, and the remedy, by the type of pydantic's error."""
 REMEDIES = {
-    "regex": "write a pattern without such repeats: `(?i)\\bopening hours\\b`; lookahead and plain words do",
+    "regex": "write a pattern without such repeats, as `(?i)\\bopening hours\\b`",
     "always": "write `always: true`, or another condition",
     "threshold": "write a number such as 0.8",
     "from": "write the day as 2026-12-31, UTC",

@@ -196,7 +196,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(a+)+", "(a|b+)*c", "(?:x*y)+", "((a?)b)*", "a?" * 40 + "a" * 40, "(a{0,30}){9}", ".*.*.*.*.*.*"],
+    [
+        "(a+)+",
+        "(a|b+)*c",
+        "(?:x*y)+",
+        "((a?)b)*",
+        "a?" * 40 + "a" * 40,
+        "(a{0,30}){9}",
+        ".*.*.*.*.*.*",
+        "(a|aa)+b",
+        "(?i)(?:a|Aa)+b",
+        "(?:[ab]c|[bc]d)*",
+        "(a|aa)" * 12,
+    ],
 )
 def test_patterns_that_can_hold_a_server_up_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="repeat"):

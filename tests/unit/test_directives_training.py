@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import rlaif
 from rlaif.config import parse_recipe
+from rlaif.config.directives import DirectiveSettings
+from rlaif.config.rewards import DirectivesPart
 from rlaif.directives.load import parse_directives
 from rlaif.directives.training import DirectiveReward, Steered, steer
 from rlaif.engines.base import LabelRequest
@@ -119,3 +122,9 @@ def test_settings_that_do_not_go_together(stage: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_recipe(f"stages: [{{{stage}}}]", source="r.yaml")
     assert says in str(caught.value)
+
+
+def test_python_is_told_how_to_train_under_directives() -> None:
+    settings = rlaif.PpoConfig(directives=DirectiveSettings(path="d.yaml"), reward={"d": DirectivesPart()})
+    with pytest.raises(ConfigError, match=r"rlaif\.directives\.training\.steer"):
+        rlaif.train_ppo(["x"], base="nothing", reward=lambda prompt, completion: 0.0, config=settings)
