@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "memory": ("rlaif.cli.memory:memory", "Print how much memory a recipe needs."),
     "push": ("rlaif.cli.push:push", "Upload a policy, reward model, judge or labels to the hub."),
     "constitution": ("rlaif.cli.constitution:constitution", "Show, check and import principle files."),
+    "directives": ("rlaif.cli.directives:directives", "Show, check and try directives of an operator."),
     "prompts": ("rlaif.cli.prompts:prompts", "Print exactly what a judge will read."),
     "recipe": ("rlaif.cli.recipe:recipe", "Show recipes and their JSON schema."),
     "audit": ("rlaif.cli.audit:audit", "Audit a judge before its labels are trusted."),

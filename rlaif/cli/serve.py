@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rlaif.chats.keeper import ChatKeeper
     from rlaif.serving.server import ModelServer, ServerSettings
+    from rlaif.serving.steering import Steering
 
 __all__ = ["serve"]
 
@@ -26,6 +27,7 @@ __all__ = ["serve"]
         "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
         "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
         "rlaif serve --policy runs/first/ppo --collect chats.sqlite --retain 30d",
+        "rlaif serve --model smollm2-135m --directives docs/how-to/directives.yaml",
     )
 )
 @click.option("--model", default=None, metavar="MODEL", help="The base. [default: that of the first policy]")
@@ -113,6 +115,19 @@ __all__ = ["serve"]
     help="Delete what was kept longer ago: 30d, 12h, 2w. [default: never]",
 )
 @click.option(
+    "--directives",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Directives that every answer follows; an edit of the file holds from the next request on.",
+)
+@click.option(
+    "--directives-judge",
+    default=None,
+    metavar="MODEL",
+    help="Who is asked the questions of `when: {judge: ...}`; loaded beside the base.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     default="auto",
@@ -166,7 +181,9 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         log=log,
     )
     tell(f"models: {', '.join(residents.roles)}")
-    server: ModelServer = module.ModelServer(residents, settings, log, chats)
+    server: ModelServer = module.ModelServer(
+        residents, settings, log, chats, steering=_steering(options, log)
+    )
     return server
 
 
@@ -194,6 +211,24 @@ def _chats(options: dict[str, Any], log: Callable[[str], None]) -> ChatKeeper | 
     from rlaif.chats.store import ChatsFile
 
     return ChatKeeper(ChatsFile(options["collect"]), retain=age_of(options["retain"]), log=log)
+
+
+def _steering(options: dict[str, Any], log: Callable[[str], None]) -> Steering | None:
+    """The directives of the server.
+
+    Raises:
+        ConfigError: They cannot be used, or a judge is named that nobody asks.
+    """
+    from rlaif.errors import ConfigError
+    from rlaif.serving.steering import open_steering
+
+    if options["directives"] is None:
+        if options["directives_judge"] is not None:
+            what, remedy = "there are no directives to judge for", "add --directives FILE"
+            raise ConfigError(what, where="--directives-judge", remedy=remedy)
+        return None
+    own = {name: options[name] for name in ("dtype", "device")}
+    return open_steering(options["directives"], options["directives_judge"], log=log, **own)
 
 
 def _server_module() -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from rlaif.config.directives import DirectiveSettings
 from rlaif.config.jury import JudgeSeat, NamedJudges, check_seats, seats_of
 from rlaif.config.protocol import OneOfTheProtocols, ProtocolName, known_protocols
 from rlaif.config.rollout import AskedRollout
@@ -260,6 +261,10 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     reasoning: Literal["keep", "strip"] = "keep"
     """What to do with the reasoning of a model that reasons (`<think>…</think>`): `strip` keeps only the
     answer, which is empty where the reasoning was cut."""
+
+    directives: DirectiveSettings | None = None
+    """Directives under whose priors a share of the prompts is asked, as `{path: directives.yaml, share: 1}`;
+    the prior stays in the prompt of its completions. None when left out."""
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""

@@ -13,6 +13,7 @@ from rlaif.config.protocol import ProtocolName
 from rlaif.config.settings import refuse_idle
 
 __all__ = [
+    "DirectivesPart",
     "FormatPart",
     "FunctionPart",
     "JudgePart",
@@ -24,6 +25,7 @@ __all__ = [
     "RubricPart",
     "check_weights",
     "cohorts_in",
+    "directed_in",
     "judges_of",
 ]
 
@@ -120,6 +122,22 @@ class ModerationPart(BasePart):
     """Minus the `probability`, -1 to 0, or minus its `log-odds`, which do not saturate."""
 
 
+class DirectivesPart(BasePart):
+    """The directive whose prior the prompt is under (`directives` of the stage): a judge is asked whether the
+    completion follows it. 0 for prompts under none."""
+
+    kind: Literal["directives"] = "directives"
+
+    judge: str | None = None
+    """Model that judges; the recipe's `model` when left out."""
+
+    scale: Literal["log-odds", "probability"] = "log-odds"
+    """`log-odds` of the good answer, which do not saturate, or its `probability` less a half."""
+
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
+    """An answer is invalid where its two labels hold less than this share of the probability together."""
+
+
 class LengthPart(BasePart):
     """A rule: -1 for a completion outside a length in words, else 0."""
 
@@ -174,6 +192,7 @@ RewardPart = Annotated[
     | JudgePart
     | RubricPart
     | ModerationPart
+    | DirectivesPart
     | LengthPart
     | PatternPart
     | FormatPart,
@@ -199,6 +218,12 @@ def cohorts_in(parts: Mapping[str, RewardPart]) -> list[str]:
     return [name for name, part in parts.items() if isinstance(part, JudgePart) and part.mode == "cohort"]
 
 
+def directed_in(parts: Mapping[str, RewardPart]) -> list[str]:
+    """The parts that reward following directives."""
+    return [name for name, part in parts.items() if isinstance(part, DirectivesPart)]
+
+
 def judges_of(parts: Mapping[str, RewardPart], default: str) -> tuple[str, ...]:
     """The models that judge for a reward, `default` where a part names none."""
-    return tuple(part.judge or default for part in parts.values() if isinstance(part, JudgePart | RubricPart))
+    asking = JudgePart | RubricPart | DirectivesPart
+    return tuple(part.judge or default for part in parts.values() if isinstance(part, asking))

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlaif.audit.grade import GRADES
 from rlaif.config.labelling import BaseStage
-from rlaif.config.rewards import JudgePart, ModelPart, RewardPart, RubricPart
+from rlaif.config.rewards import DirectivesPart, JudgePart, ModelPart, RewardPart, RubricPart
 from rlaif.io.tables import read_table
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import AnyJob
@@ -88,6 +88,6 @@ def reward_judges(parts: Mapping[str, RewardPart], config: BaseStage, context: R
         if isinstance(part, ModelPart):
             _, folder = context.reward_source(config, part.reward)
             found[reward_note(folder).get("judge", "")] = None
-        if isinstance(part, JudgePart | RubricPart):
+        if isinstance(part, JudgePart | RubricPart | DirectivesPart):
             found[f"{context.engines.card(context.model(part.judge)).label}, asked directly"] = None
     return "; ".join(name for name in found if name)

@@ -11,6 +11,7 @@ from rlaif.config.finetune import BestOfKConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.config.rewards import (
+    DirectivesPart,
     FormatPart,
     FunctionPart,
     JudgePart,
@@ -22,6 +23,7 @@ from rlaif.config.rewards import (
     RubricPart,
 )
 from rlaif.digest import digest
+from rlaif.directives.training import DirectiveReward
 from rlaif.errors import ConfigError, DataError
 from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import usable
@@ -96,6 +98,15 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
         case ModerationPart():
             return ScoredReward(
                 name, partial(moderation_score, part, open_moderator(part.path, context), context)
+            )
+        case DirectivesPart():
+            return DirectiveReward(
+                context.engines.get(context.model(part.judge)),
+                context.library,
+                context.steered[config.name].under,
+                scale=part.scale,
+                name=name,
+                least_share=part.min_label_share,
             )
         case FunctionPart():
             return _asked_by_first(FunctionReward(part.function, name=name))
@@ -176,7 +187,7 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: R
             protocol_of(context.model(part.judge), Rubric.name, Rubric.name)
         if isinstance(part, JudgePart) and part.mode == "cohort":
             _cohort_protocol(part, context)
-        elif isinstance(part, JudgePart):
+        elif isinstance(part, JudgePart | DirectivesPart):
             protocol_of(context.model(part.judge), Pointwise.name, Pointwise.name)
 
 
@@ -225,6 +236,10 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
             return context.engines.card(context.model(part.judge)).label + context.library.digest(
                 Rubric.template
             )
+        if isinstance(part, DirectivesPart):
+            card = context.engines.card(context.model(part.judge))
+            asked = context.steered[config.name].digest
+            return card.label + asked + context.library.digest(Pointwise.template)
         if isinstance(part, JudgePart) and part.mode == "cohort":
             protocol = _cohort_protocol(part, context)
             return context.engines.card(context.model(part.judge)).label + digest(

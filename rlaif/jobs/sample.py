@@ -22,6 +22,7 @@ from rlaif.jobs.base import (
     write_refused,
 )
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.directives import steered_prompts
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest, with_others
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.moderators import check_moderator, choose_prompts, moderator_digest, open_moderator
@@ -87,6 +88,7 @@ class SampleJob(Job[SampleConfig]):
         if config.moderation is not None:
             check_moderator(config.moderation.path)
         context.claim_prompts("label", self.prompts)
+        self.prompts = steered_prompts(config.directives, self.prompts, config, context, asked=False)
         context.sampled[config.name] = self.prompts
 
     def key_parts(self) -> dict[str, str]:
@@ -102,6 +104,7 @@ class SampleJob(Job[SampleConfig]):
                 "split",
                 "limit",
                 "shard",
+                "directives",
                 "rollout",
                 "also",
                 "moderation",

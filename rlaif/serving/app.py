@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,7 +25,8 @@ from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
-from rlaif.serving.wire import ChatCompletion, ChatRequest, chunk, event
+from rlaif.serving.steering import Steering, Work
+from rlaif.serving.wire import ChatCompletion, ChatRequest, event
 from rlaif.serving.work import Event, Failed, Finished, Job
 from rlaif.text import count_of
 from rlaif.types import Message
@@ -46,6 +48,7 @@ class Service:
         most_tokens: Longest completion that may be asked for, and the length where a request says nothing.
         log_texts: Whether the log holds what was asked and answered.
         chats: Where exchanges are kept that agree to it.
+        steering: Directives that every answer follows.
     """
 
     residents: Residents
@@ -55,21 +58,47 @@ class Service:
     log: Callable[[str], None] = lambda line: None
     log_texts: bool = False
     chats: Collecting | None = None
+    steering: Steering | None = None
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
-    def job(self, body: ChatRequest, emit: Callable[[Event], None]) -> Job:
-        """What a request asks of the decoder.
+    def work(self, body: ChatRequest, emit: Callable[[Event], None]) -> Work:
+        """The jobs that answer a request, as the directives say.
 
         Raises:
             Refusal: It asks for what there is not, or for more than may be.
+        """
+        if self.steering is None:
+            return Work((self.job(body, emit),))
+        choices, best_only = self.checked(body)
+        stride = 1 if best_only else choices
+        return self.steering.work(body.turns, emit, partial(self.job, body), choices=stride)
+
+    def checked(self, body: ChatRequest) -> tuple[int, bool]:
+        """How many completions are sampled, and whether only the best is wanted.
+
+        Raises:
+            Refusal: It asks for what there is not, or for fields that do not go together.
         """
         if body.model not in self.residents.roles:
             known = ", ".join(self.residents.roles)
             what = f"there is no model {body.model!r} here; there are {known}"
             raise Refusal(404, what, param="model", code="model_not_found")
         _check_fields(body)
-        samples, best_only = self._samples(body)
-        messages = tuple(each.message() for each in body.messages)
+        return self._samples(body)
+
+    def job(
+        self, body: ChatRequest, emit: Callable[[Event], None], messages: Sequence[Message] | None = None
+    ) -> Job:
+        """What a request asks of the decoder.
+
+        Args:
+            messages: What the policy reads in place of the request's messages.
+
+        Raises:
+            Refusal: It asks for what there is not, or for more than may be.
+        """
+        samples, best_only = self.checked(body)
+        messages = body.turns if messages is None else tuple(messages)
         ids = self._encoded(messages)
         sampling = Sampling(
             max_new_tokens=self._length(body, len(ids), scored=best_only),
@@ -205,25 +234,25 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
 async def _chat(service: Service, request: Request, body: ChatRequest) -> Response:
     """Answer a request for completions."""
     inbox = _Inbox()
-    job = await asyncio.to_thread(service.job, body, inbox.put)
+    work = await asyncio.to_thread(service.work, body, inbox.put)
     try:
-        service.batcher.submit(job)
+        work.submit(service.batcher)
     except QueueFull as full:
         raise Refusal(429, str(full), code="queue_full", retry_after=full.retry_after) from None
     except NotServing as stopping:
         raise Refusal(503, str(stopping), retry_after=5) from None
-    answer = ChatCompletion(request.state.request_id, body.model)
+    answer = ChatCompletion(request.state.request_id, body.model, beside=work.beside, labels=work.labels)
     if body.stream:
-        stream = _streamed(service, job, inbox, answer, with_usage=body.wants_usage)
+        stream = _streamed(service, work, inbox, answer, with_usage=body.wants_usage)
         stream = kept_stream(service.chats, body, stream, lambda: answer.usage)
         return StreamingResponse(
             stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
-    return await _whole(service, job, inbox, answer, request, body)
+    return await _whole(service, work, inbox, answer, request, body)
 
 
 async def _whole(
-    service: Service, job: Job, inbox: _Inbox, answer: ChatCompletion, request: Request, body: ChatRequest
+    service: Service, work: Work, inbox: _Inbox, answer: ChatCompletion, request: Request, body: ChatRequest
 ) -> Response:
     """The answer in one piece; given up when the client goes away."""
     gone, done = asyncio.create_task(_gone(request)), asyncio.create_task(inbox.whole(answer))
@@ -234,10 +263,10 @@ async def _whole(
         if reason := done.result():
             raise Refusal(500, reason)
     finally:
-        service.batcher.cancel(job)
+        work.cancel(service.batcher)
         gone.cancel()
         done.cancel()
-    _log_texts(service, job, answer)
+    _log_texts(service, work, answer)
     return JSONResponse(await kept(service.chats, body, answer.body()))
 
 
@@ -248,9 +277,9 @@ async def _gone(request: Request) -> None:
 
 
 async def _streamed(
-    service: Service, job: Job, inbox: _Inbox, answer: ChatCompletion, *, with_usage: bool
+    service: Service, work: Work, inbox: _Inbox, answer: ChatCompletion, *, with_usage: bool
 ) -> AsyncIterator[bytes]:
-    """The answer as server-sent events; the job is cancelled when nobody reads them any more."""
+    """The answer as server-sent events; its jobs are cancelled when nobody reads them any more."""
     begun: set[int] = set()
     try:
         while True:
@@ -263,19 +292,19 @@ async def _streamed(
                 break
             first = told.choice not in begun
             begun.add(told.choice)
-            yield event(chunk(answer.head, told, first=first, with_usage=with_usage))
+            yield event(answer.piece(told, first=first, with_usage=with_usage))
         if with_usage:
             last: dict[str, Any] = {"object": "chat.completion.chunk", "choices": [], "usage": answer.usage}
-            yield event(answer.head | last)
+            yield event({**answer.head, **last, **work.beside})
         yield b"data: [DONE]\n\n"
-        _log_texts(service, job, answer)
+        _log_texts(service, work, answer)
     finally:
-        service.batcher.cancel(job)
+        work.cancel(service.batcher)
 
 
-def _log_texts(service: Service, job: Job, answer: ChatCompletion) -> None:
+def _log_texts(service: Service, work: Work, answer: ChatCompletion) -> None:
     if service.log_texts:
-        asked = [message.as_dict() for message in job.messages]
+        asked = [message.as_dict() for message in work.messages]
         texts = [answer.texts.get(choice, "") for choice in sorted(answer.ended)]
         service.log(json.dumps({"id": answer.head["id"], "messages": asked, "completions": texts}))
 

@@ -26,6 +26,7 @@ from rlaif.serving.collecting import Collecting
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.residents import Residents
+from rlaif.serving.steering import Steering
 
 __all__ = ["ModelServer", "ServerSettings", "check_may_listen", "read_token"]
 
@@ -65,6 +66,7 @@ class ModelServer(uvicorn.Server):
     Args:
         log: Told a line for every request.
         chats: Keeps the exchanges that agree to it; closed when the server ends.
+        steering: Directives that every answer follows.
 
     Raises:
         ConfigError: The address is taken or may not be listened on.
@@ -76,6 +78,8 @@ class ModelServer(uvicorn.Server):
         settings: ServerSettings,
         log: Callable[[str], None],
         chats: ChatKeeper | None = None,
+        *,
+        steering: Steering | None = None,
     ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
@@ -97,6 +101,7 @@ class ModelServer(uvicorn.Server):
             log=log,
             log_texts=settings.log_texts,
             chats=Collecting.of(chats, residents.revisions, settings.consent, metrics, log),
+            steering=steering,
         )
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
         config = uvicorn.Config(

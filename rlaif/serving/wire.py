@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -92,6 +93,11 @@ class ChatRequest(_Form):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
 
     @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages as the rest of rlaif has them."""
+        return tuple(each.message() for each in self.messages)
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """Strings that end a completion."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -113,9 +119,19 @@ class ChatCompletion:
     Args:
         id: Of the request.
         model: As the request named it.
+        beside: What the answer has beside OpenAI's fields.
+        labels: What stands above a choice, by its number.
     """
 
-    def __init__(self, id: str, model: str) -> None:
+    def __init__(
+        self,
+        id: str,
+        model: str,
+        *,
+        beside: Mapping[str, Any] = MappingProxyType({}),
+        labels: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        self.beside, self.labels = beside, labels
         self.head = {"id": f"chatcmpl-{id}", "created": int(time.time()), "model": model}
         self.texts: dict[int, str] = {}
         self.ended: dict[int, Ended] = {}
@@ -145,9 +161,20 @@ class ChatCompletion:
                 "finish_reason": ended.finish,
             }
             | _reward(ended)
+            | self._label(choice)
             for choice, ended in sorted(self.ended.items())
         ]
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+        body = {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+        return {**body, **self.beside}
+
+    def piece(self, told: Delta | Ended, *, first: bool, with_usage: bool) -> dict[str, Any]:
+        """A piece of the streamed answer; see `chunk`. One that ends a choice has what stands beside."""
+        body = chunk(self.head, told, first=first, with_usage=with_usage)
+        body["choices"][0] |= self._label(told.choice)
+        return {**body, **self.beside} if isinstance(told, Ended) else body
+
+    def _label(self, choice: int) -> dict[str, str]:
+        return {"label": self.labels[choice]} if choice in self.labels else {}
 
 
 def chunk(head: Mapping[str, Any], told: Delta | Ended, *, first: bool, with_usage: bool) -> dict[str, Any]:

@@ -51,15 +51,17 @@ BELOW: dict[str, frozenset[str]] = {
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "moderation": frozenset({"engines", "prompts", "judging", "models", "reward"}),
-    "serving": frozenset({"engines", "chats", "models", "moderation", "reward"}),
+    "directives": frozenset({"constitution", "engines", "prompts", "judging", "moderation", "reward"}),
+    "serving": frozenset({"chats", "directives", "engines", "models", "moderation", "prompts", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
     "stages": frozenset(
         {"engines", "prompts", "config", "judging", "models", "moderation", "reward", "rl", "results"}
     ),
-    "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
+    "report": frozenset({"directives", "judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -79,6 +81,7 @@ BELOW: dict[str, frozenset[str]] = {
     ),
     "pipeline": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -117,6 +120,7 @@ BELOW: dict[str, frozenset[str]] = {
     ),
     "cli": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -233,6 +237,7 @@ def test_the_light_parts_are_free_of_torch() -> None:
             "audit",
             "chats",
             "collect",
+            "directives",
             "plot",
             "cli",
         }:
