@@ -106,7 +106,7 @@ def serve(**options: Any) -> None:
     from rlaif.cli.echo import tell
 
     server = _opened(options)
-    tell(f"serving {server.url}/v1 (Ctrl-C ends)")
+    tell(f"serving {server.url}/v1 and a page at {server.url}/ (Ctrl-C ends)")
     try:
         server.run_until_stopped()
     except KeyboardInterrupt:  # a signal, after what was under way has ended

@@ -20,7 +20,9 @@ from rlaif.engines.base import Sampling
 from rlaif.engines.chat import TemplateRefusal
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
 from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
+from rlaif.serving.info import Info, add_info
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.page import add_page
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
 from rlaif.serving.wire import ChatCompletion, ChatRequest, chunk, event
@@ -44,6 +46,7 @@ class Service:
     Attributes:
         most_tokens: Longest completion that may be asked for, and the length where a request says nothing.
         log_texts: Whether the log holds what was asked and answered.
+        info: What `GET /v1/info` says; each part adds its field.
     """
 
     residents: Residents
@@ -52,6 +55,7 @@ class Service:
     most_tokens: int = 1024
     log: Callable[[str], None] = lambda line: None
     log_texts: bool = False
+    info: Info = field(default_factory=Info)
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
     def job(self, body: ChatRequest, emit: Callable[[Event], None]) -> Job:
@@ -192,6 +196,9 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
         text = service.metrics.text(gauges)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    service.info.add("models", lambda: list(service.residents.roles))
+    add_info(app, service.info)
+    add_page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _broken)

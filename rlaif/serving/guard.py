@@ -18,15 +18,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.page import PAGE_PATHS
 from rlaif.serving.refusal import Refusal, error_response
 from rlaif.text import one_line
 
 __all__ = ["KNOWN_PATHS", "Guard", "GuardSettings"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", *PAGE_PATHS)
 """Answered without a token."""
-KNOWN_PATHS = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
+KNOWN_PATHS = ("/v1/chat/completions", "/v1/models", "/v1/info", "/health", "/metrics", "/")
 LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 SHOWN = 200
 """Characters of a path that the log shows."""
