@@ -2,7 +2,6 @@
 
 import * as acts from "./acts.js";
 import { again, newChat, send, stop } from "./asking.js";
-import * as chat from "./chat.js";
 import * as screen from "./screen.js";
 import * as server from "./server.js";
 import { hasToken, set, settings, useToken } from "./settings.js";
@@ -158,7 +157,7 @@ listenToSettings();
 listenToHeader();
 listenToToken();
 listenToQuestion();
-addEventListener("pagehide", () => chat.keep(state.exchanges));
+for (const event of ["beforeunload", "pagehide"]) addEventListener(event, screen.leave);
 setInterval(() => countDown(document), 250);
 screen.drawWords();
 await begin();

@@ -19,6 +19,7 @@ export const state = {
 let drawn = new Map();
 let acts = {};
 let fading = 0;
+let leaving = 0;
 
 export const at = id => document.getElementById(id);
 
@@ -164,7 +165,15 @@ export function toast(text, undo) {
   fading = setTimeout(() => { at("toast").hidden = true; }, undo ? LONG : SHORT);
 }
 
+/** Keep the conversation as it is when the page is left: what breaks on the way out is not kept. */
+export function leave() {
+  if (performance.now() < leaving) return;
+  chat.keep(state.exchanges);
+  leaving = performance.now() + SHORT;
+}
+
 /** Keep the conversation over a reload. */
 export function keep() {
+  if (performance.now() < leaving) return;
   if (!chat.keep(state.exchanges)) toast(word("memory_full"));
 }
