@@ -1,8 +1,8 @@
 """What stands before every request: its id, who may ask, how much may be sent, and a line in the log.
 
 Without a token only names of this machine are answered (against names that are pointed here, DNS rebinding);
-a page of the browser cannot ask, for it may not send JSON without being asked first, and no CORS header says
-yes.
+a page of another site cannot ask, for it may not send JSON without being asked first, and no CORS header says
+yes. The server's own page is sent without a token, for it holds no secret.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_the_page_is_for_names_of_this_machine_only_unless_there_is_a_token() ->
 def test_all_that_the_page_asks_for_is_there_and_its_own() -> None:
     asked = {value.partition("#")[0] for value in Read().values("src", "href") if not value.startswith("#")}
     asked |= {f"page/{name}" for name in re.findall(r'from "\./(.+?)"', text_of(*SCRIPTS))}
-    asked |= {"page/words.json", "page/icons.svg"}
+    asked.add("page/words.json")
     assert {f"/{path}" for path in asked} | {"/"} == set(page.PAGE_PATHS)
     sources = text_of(*SCRIPTS, FOLDER / "index.html", FOLDER / "page.css")
     addresses = set(re.findall(r"\w+://[^\s\"')]+", sources))
@@ -90,10 +90,10 @@ def test_all_that_the_page_asks_for_is_there_and_its_own() -> None:
 
 
 def test_every_icon_is_drawn() -> None:
-    drawn = set(re.findall(r'<symbol id="(\w+)"', (FOLDER / "icons.svg").read_text("utf-8")))
+    drawn = {value.removeprefix("icon-") for value in Read().values("id") if value.startswith("icon-")}
     used = set(re.findall(r'icon\("(\w+)"\)|tool\("(\w+)"', text_of(*SCRIPTS)))
     found = {one or other for one, other in used}
-    found |= {value.partition("#")[2] for value in Read().values("href") if "icons.svg#" in value}
+    found |= {value.removeprefix("#icon-") for value in Read().values("href") if value.startswith("#icon-")}
     assert found == drawn
 
 

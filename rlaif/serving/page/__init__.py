@@ -17,7 +17,6 @@ __all__ = ["PAGE_PATHS", "add_page"]
 FILES = {
     "/": "index.html",
     "/page/page.css": "page.css",
-    "/page/icons.svg": "icons.svg",
     "/page/logo.svg": "logo.svg",
     "/page/words.json": "words.json",
     "/page/page.js": "page.js",

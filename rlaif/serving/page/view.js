@@ -22,7 +22,7 @@ export function make(name, rest = {}, ...children) {
 function icon(name) {
   const made = document.createElementNS(SVG, "svg"), use = document.createElementNS(SVG, "use");
   made.setAttribute("aria-hidden", "true");
-  use.setAttribute("href", `page/icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   made.append(use);
   return made;
 }
