@@ -367,7 +367,7 @@ def test_a_blocked_answer_is_explained_and_left_out_of_what_is_sent(page: Page, 
     exchange = ask(page, "blocked")
     expect(exchange.locator(".text")).to_have_text("The first words. This answer was stopped.")
     expect(exchange.locator(".note")).to_contain_text("Stopped by the moderation")
-    expect(exchange.locator(".note")).to_contain_text(f"Category: kind {EVIL} · Score: 0.88")
+    expect(exchange.locator(".note")).to_contain_text(f"Category: kind {EVIL} · score 0.88")
     ask(page, "more")
     assert [content for _, content in messages(stand_in)] == ["hello", "ppo says: hello", "more"]
 
@@ -538,7 +538,9 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(open_page: Opener, stand_in: S
     box = page.get_by_label("Token", exact=True)
     expect(box).to_be_focused()
     page.keyboard.press("Escape")
-    expect(box).to_be_visible()
+    expect(box).not_to_be_visible()
+    expect(page.locator("#problem")).to_contain_text("The server asks for a token.")
+    button(page, "Try again").click()
     for text, problem in (("zwei Wörter", "one line of ASCII"), ("wrong", "refused that token")):
         box.fill(text)
         page.keyboard.press("Enter")

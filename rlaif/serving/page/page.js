@@ -88,7 +88,9 @@ function listenToToken() {
     at("token").close();
     afterToken();
   });
-  at("token").addEventListener("cancel", event => event.preventDefault());
+  at("token").addEventListener("cancel", () => {
+    if (state.models.length === 0) screen.drawProblem(new server.Problem("needs_token"), begin);
+  });
   at("token-forget").addEventListener("click", () => {
     useToken(null);
     at("settings").close();

@@ -104,8 +104,8 @@ export function countDown(root) {
 
 function blockedBox(choice) {
   const found = choice.moderation;
-  const why = found && make("p", {}, `${word("category")}: `, make("span", { class: "own" }, found.category),
-    ` · ${word("score")}: ${Number(found.score).toFixed(2)}`);
+  const why = found && make("p", {}, word("category"), " ", make("span", { class: "own" }, found.category),
+    " · ", word("score_is", { score: Number(found.score).toFixed(2) }));
   return make("div", { class: "note warn" }, icon("shield"),
     make("div", {}, make("strong", {}, word("blocked")), why, make("p", { class: "said" }, word("left_out"))));
 }
@@ -187,7 +187,7 @@ function meta(exchange, answer) {
     : word("usage", { tokens: answer.tokens, seconds });
   return [
     answer.directives.length
-      ? make("span", { class: "tag" }, `${word("directives")}: ${answer.directives.join(", ")}`) : null,
+      ? make("span", { class: "tag" }, word("directives", { ids: answer.directives.join(", ") })) : null,
     answer.stored ? make("span", { class: "tag kept", title: word("kept_hint") }, word("kept")) : null,
     used ? make("span", { class: "used" }, used) : null,
   ];
