@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
-from stand_in import CONSENT, EVIL, StandIn
+from stand_in import CODE, CONSENT, EVIL, StandIn
 from tiny import save_tiny
 
 from rlaif.serving.residents import open_residents
@@ -176,6 +176,27 @@ def test_code_and_paragraphs_are_told_apart(page: Page) -> None:
     expect(exchange.locator("figcaption")).to_have_text("python")
 
 
+def test_an_answer_is_copied_as_it_was_written(page: Page) -> None:
+    exchange = ask(page, "code")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button(exchange, "Copy").click()
+    expect(page.locator("#toast")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == CODE
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
+    button(exchange, "Copy").click()
+    expect(page.locator("#toast")).to_contain_text("does not let this page copy")
+
+
+def test_where_the_browser_has_no_clipboard_there_is_no_copy(open_page: Opener, stand_in: StandIn) -> None:
+    """As over plain HTTP from another machine."""
+    page = open_page()
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.reload()
+    exchange = ask(page, "hello")
+    expect(button(exchange, "Ask again")).to_be_visible()
+    expect(button(exchange, "Copy")).to_have_count(0)
+
+
 def test_the_policy_is_chosen(page: Page, stand_in: StandIn) -> None:
     page.locator("#first").select_option("base")
     expect(ask(page, "hello").locator(".text")).to_have_text("base says: hello")
@@ -310,6 +331,9 @@ def test_thumbs_and_reports_reach_the_server(page: Page, stand_in: StandIn) -> N
     button(exchange, "Report a problem").click()
     expect(exchange.get_by_label("What is wrong")).to_be_focused()
     page.keyboard.type("untrue")
+    button(exchange, "Why?").click()
+    expect(exchange.locator(".why")).to_be_visible()
+    exchange.get_by_label("What is wrong").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#toast")).to_have_text("Reported.")
     sent = [body for name, body in stand_in.sent if name == "feedback"]

@@ -53,13 +53,13 @@ export function openFlag({ exchange, answer, choice }, open) {
 
 export function flag(place, text) {
   if (text === "") return null;
-  place.choice.flagging = false;
+  Object.assign(place.choice, { flagging: false, draft: null });
   return feedback(place, { flag: text }, "flagged");
 }
 
-export async function copy(text) {
-  await navigator.clipboard.writeText(text);
-  toast(word("copied"));
+export function copy(text) {
+  return navigator.clipboard.writeText(text)
+    .then(() => toast(word("copied")), () => toast(word("copy_failed")));
 }
 
 /** Have the server delete an exchange. */
@@ -84,7 +84,7 @@ export function why({ exchange, choice }) {
   ];
   return tried(exchange, async () => {
     const told = await server.post("v1/moderations", { input: { messages } });
-    const { categories, category_scores: scores } = told.results[0];
+    const { categories = {}, category_scores: scores = {} } = (told.results || [])[0] || {};
     choice.why = { state: "told", categories, scores };
     say(word("why_title"));
   }, problem => { choice.why = { state: "failed", problem: problem.plain() }; });

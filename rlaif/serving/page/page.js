@@ -103,7 +103,7 @@ function listenToToken() {
 /** Learn what the server has. */
 async function learn() {
   const [told, listed] = await Promise.all([server.get("v1/info"), server.get("v1/models")]);
-  const models = listed.data.map(model => model.id);
+  const models = (listed.data || []).map(model => model.id);
   if (models.length === 0) throw new server.Problem("no_models");
   const first = models.includes(settings.first) ? settings.first : models.at(-1);
   const others = models.filter(name => name !== first);

@@ -133,7 +133,8 @@ function whyBox(why) {
 function flagForm(place, acts) {
   const input = make("input", {
     type: "text", maxlength: 1000, required: true, "data-key": `flag-text-${place.choice.index}`,
-    "aria-label": word("flag_label"), placeholder: word("flag_label"), value: place.choice.flag || "",
+    "aria-label": word("flag_label"), placeholder: word("flag_label"), value: place.choice.draft || place.choice.flag || "",
+    oninput: event => { place.choice.draft = event.target.value; },
   });
   return make("form", {
     class: "flag",
@@ -152,7 +153,7 @@ function choiceTools(place, can, acts) {
     tool("flag", word("flag"), key("flag"), () => acts.openFlag(place, true), choice.flag !== null),
   ] : [];
   return make("div", { class: "tools" },
-    choice.text ? tool("copy", word("copy"), key("copy"), () => acts.copy(choice.text)) : null, votes,
+    choice.text && navigator.clipboard ? tool("copy", word("copy"), key("copy"), () => acts.copy(choice.text)) : null, votes,
     can.why ? tool("why", word("why"), key("why"), () => acts.why(place), choice.why !== null) : null,
     answer.choices.length === 1 ? answerTools(place.exchange, answer, can, acts) : null);
 }
