@@ -336,6 +336,8 @@ def test_thumbs_and_reports_reach_the_server(page: Page, stand_in: StandIn) -> N
     exchange.get_by_label("What is wrong").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#toast")).to_have_text("Reported.")
+    up.click()
+    expect(up).to_have_attribute("aria-pressed", "true")
     sent = [body for name, body in stand_in.sent if name == "feedback"]
     id = "chatcmpl-ppo-1"
     assert sent == [
@@ -343,6 +345,7 @@ def test_thumbs_and_reports_reach_the_server(page: Page, stand_in: StandIn) -> N
         {"id": id, "vote": "down", "flag": None, "choice": 0},
         {"id": id, "vote": None, "flag": None, "choice": 0},
         {"id": id, "vote": None, "flag": "untrue", "choice": 0},
+        {"id": id, "vote": "up", "flag": None, "choice": 0},
     ]
 
 
@@ -357,6 +360,15 @@ def test_an_exchange_can_be_deleted_from_the_server(page: Page, stand_in: StandI
     button(exchange, "Delete from the server").click()
     expect(button(exchange, "Good answer")).to_have_count(0)
     assert stand_in.deleted == {"chatcmpl-ppo-1"}
+    expect(exchange).to_contain_text("This exchange is not sent along")
+    ask(page, "more")
+    assert messages(stand_in) == [("user", "more")], "it would be kept again"
+    compare(page)
+    exchange = ask(page, "two")
+    button(exchange, "Tie").click()
+    button(exchange, "Delete from the server").first.click()
+    expect(button(exchange, "Delete from the server")).to_have_count(0)
+    assert len(stand_in.deleted) == 3
 
 
 def test_why_shows_the_verdict_on_every_principle(page: Page, stand_in: StandIn) -> None:

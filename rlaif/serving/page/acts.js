@@ -30,7 +30,7 @@ function tellRefusal(problem) {
 
 /** Send vote and report of a choice; `told` names the words for it. `place` is {exchange, answer, choice}. */
 function feedback({ exchange, answer, choice }, changes, told) {
-  const body = { id: answer.id, vote: choice.vote, flag: choice.flag, choice: choice.index, ...changes };
+  const body = { id: answer.id, vote: choice.vote, flag: null, choice: choice.index, ...changes };
   return tried(exchange, async () => {
     await server.post("v1/feedback", body);
     Object.assign(choice, changes);
@@ -62,11 +62,14 @@ export function copy(text) {
     .then(() => toast(word("copied")), () => toast(word("copy_failed")));
 }
 
-/** Have the server delete an exchange. */
-export function forget(answer, exchange) {
+/** Have the server delete an exchange, whose text is not sent to it again. */
+export function forget(exchange) {
   return tried(exchange, async () => {
-    await server.remove(`v1/chats/${encodeURIComponent(answer.id)}`);
-    answer.stored = false;
+    for (const answer of exchange.answers.filter(each => each.stored)) {
+      await server.remove(`v1/chats/${encodeURIComponent(answer.id)}`);
+      answer.stored = false;
+    }
+    exchange.forgotten = true;
     toast(word("forgotten"));
   }, tellRefusal);
 }

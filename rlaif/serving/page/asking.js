@@ -77,7 +77,7 @@ export function send(askToken) {
 export function again(exchange, askToken) {
   if (state.stopper !== null) return;
   const names = exchange.answers.map(each => each.model);
-  Object.assign(exchange, { vote: null, sent: null, answers: names.map(chat.newAnswer) });
+  Object.assign(exchange, { vote: null, sent: null, forgotten: false, answers: names.map(chat.newAnswer) });
   at("question").focus();
   screen.draw(exchange);
   answer(exchange, () => askToken(() => again(exchange, askToken)));

@@ -8,7 +8,7 @@ import { chunks, Problem } from "./server.js";
 const KEPT_UNDER = "rlaif.chat";
 
 export function newExchange(question, models) {
-  return { question, vote: null, sent: null, answers: models.map(newAnswer) };
+  return { question, vote: null, sent: null, forgotten: false, answers: models.map(newAnswer) };
 }
 
 export function newAnswer(model) {
@@ -83,12 +83,13 @@ export function isNamed(exchange) {
 
 /** The answer that the conversation goes on with: the better one, the left one of equals; none without text. */
 function goesOn(exchange) {
+  if (exchange.forgotten) return undefined;
   const order = exchange.vote === "right" ? [1, 0] : [0, 1];
   return order.map(at => exchange.answers[at])
     .find(answer => answer && answer.state !== "failed" && textOf(answer) !== "");
 }
 
-/** The messages of a conversation; an exchange that was blocked, or failed, is left out. */
+/** The messages of a conversation; an exchange that was blocked, failed, or was deleted is left out. */
 export function messagesOf(exchanges, system) {
   const said = exchanges.flatMap(exchange => {
     const answer = goesOn(exchange);

@@ -130,7 +130,7 @@ export function drawConsent() {
   const days = collect.retain_days;
   at("store").checked = agreed();
   at("consent-text").textContent = collect.consent;
-  at("consent-days").textContent = days === null ? word("retain_always") : word("retain", { days });
+  at("consent-days").textContent = days === null ? word("retain_always") : word("retain", { days: Math.round(days * 100) / 100 });
   at("consent-told").hidden = !consentShown();
   at("consent-more").setAttribute("aria-expanded", String(consentShown()));
 }

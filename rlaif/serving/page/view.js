@@ -163,7 +163,7 @@ function answerTools(exchange, answer, can, acts) {
   const repeats = can.last === exchange && exchange.answers.length === 1 && answer.problem === null;
   return [
     repeats ? tool("again", word("again"), "again", () => acts.again(exchange)) : null,
-    answer.stored ? tool("remove", word("forget"), "forget", () => acts.forget(answer, exchange)) : null,
+    answer.stored ? tool("remove", word("forget"), "forget", () => acts.forget(exchange)) : null,
   ].filter(Boolean);
 }
 
@@ -254,7 +254,8 @@ export function exchangeElement(exchange, can, acts) {
       make("p", { dir: "auto" }, exchange.question)),
     make("div", { class: "answers" },
       exchange.answers.map((answer, at) => answerElement(exchange, answer, at, can, acts))),
-    isOpen(exchange) ? voteBar(exchange, acts) : null, two ? voteNote(exchange) : null);
+    isOpen(exchange) ? voteBar(exchange, acts) : null, two ? voteNote(exchange) : null,
+    exchange.forgotten ? make("p", { class: "soft" }, word("left_out")) : null);
 }
 
 /** Bring the texts of a streaming exchange up to date; false when it has to be made anew. */
