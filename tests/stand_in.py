@@ -150,7 +150,7 @@ class StandIn:
         elif "code" in question:
             texts = {0: CODE}
         elif "slow" in question:
-            texts = {0: POEM * 20}
+            texts = {0: POEM * 500}
         elif "blocked" in question:
             texts = {0: "The first words. This answer was stopped."}
             end = {
