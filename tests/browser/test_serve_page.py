@@ -371,6 +371,18 @@ def test_an_exchange_can_be_deleted_from_the_server(page: Page, stand_in: StandI
     assert len(stand_in.deleted) == 3
 
 
+def test_an_answer_that_was_asked_for_again_is_deleted_with_the_first(page: Page, stand_in: StandIn) -> None:
+    page.locator("#store").check()
+    exchange = ask(page, "hello")
+    page.locator("#store").uncheck()
+    button(exchange, "Ask again").click()
+    expect(page.locator("#send")).to_be_visible()
+    expect(button(exchange, "Good answer")).to_have_count(0)
+    button(exchange, "Delete from the server").click()
+    expect(button(exchange, "Delete from the server")).to_have_count(0)
+    assert stand_in.deleted == {"chatcmpl-ppo-1"}
+
+
 def test_why_shows_the_verdict_on_every_principle(page: Page, stand_in: StandIn) -> None:
     ask(page, "first")
     exchange = ask(page, "hello")

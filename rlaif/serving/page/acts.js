@@ -65,9 +65,10 @@ export function copy(text) {
 /** Have the server delete an exchange, whose text is not sent to it again. */
 export function forget(exchange) {
   return tried(exchange, async () => {
-    for (const answer of exchange.answers.filter(each => each.stored)) {
-      await server.remove(`v1/chats/${encodeURIComponent(answer.id)}`);
-      answer.stored = false;
+    for (const id of chat.keptIds(exchange)) {
+      await server.remove(`v1/chats/${encodeURIComponent(id)}`);
+      exchange.earlier = exchange.earlier.filter(each => each !== id);
+      for (const answer of exchange.answers) if (answer.id === id) answer.stored = false;
     }
     exchange.forgotten = true;
     toast(word("forgotten"));

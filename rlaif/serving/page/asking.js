@@ -76,8 +76,7 @@ export function send(askToken) {
 /** Ask for the answers of an exchange once more. */
 export function again(exchange, askToken) {
   if (state.stopper !== null) return;
-  const names = exchange.answers.map(each => each.model);
-  Object.assign(exchange, { vote: null, sent: null, forgotten: false, answers: names.map(chat.newAnswer) });
+  chat.clear(exchange);
   at("question").focus();
   screen.draw(exchange);
   answer(exchange, () => askToken(() => again(exchange, askToken)));

@@ -8,7 +8,7 @@ import { chunks, Problem } from "./server.js";
 const KEPT_UNDER = "rlaif.chat";
 
 export function newExchange(question, models) {
-  return { question, vote: null, sent: null, forgotten: false, answers: models.map(newAnswer) };
+  return { question, vote: null, sent: null, forgotten: false, earlier: [], answers: models.map(newAnswer) };
 }
 
 export function newAnswer(model) {
@@ -16,6 +16,17 @@ export function newAnswer(model) {
     model, id: null, stored: false, state: "running", problem: null, directives: [], tokens: null,
     seconds: null, choices: [],
   };
+}
+
+/** The ids under which the server keeps an exchange, those of answers that were asked for again too. */
+export function keptIds(exchange) {
+  return [...exchange.earlier, ...exchange.answers.filter(each => each.stored).map(each => each.id)];
+}
+
+/** Forget the answers of an exchange, to ask for them again. */
+export function clear(exchange) {
+  const answers = exchange.answers.map(each => newAnswer(each.model));
+  Object.assign(exchange, { vote: null, sent: null, forgotten: false, earlier: keptIds(exchange), answers });
 }
 
 function choiceOf(answer, index) {

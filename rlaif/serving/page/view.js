@@ -1,6 +1,6 @@
 // Conversation to elements. Whatever models, people or the server wrote becomes a text node.
 
-import { isBlocked, isNamed, isOpen, textOf } from "./chat.js";
+import { isBlocked, isNamed, isOpen, keptIds, textOf } from "./chat.js";
 import { problemText, word } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -133,7 +133,8 @@ function whyBox(why) {
 function flagForm(place, acts) {
   const input = make("input", {
     type: "text", maxlength: 1000, required: true, "data-key": `flag-text-${place.choice.index}`,
-    "aria-label": word("flag_label"), placeholder: word("flag_label"), value: place.choice.draft || place.choice.flag || "",
+    "aria-label": word("flag_label"), placeholder: word("flag_label"),
+    value: place.choice.draft || place.choice.flag || "",
     oninput: event => { place.choice.draft = event.target.value; },
   });
   return make("form", {
@@ -152,8 +153,9 @@ function choiceTools(place, can, acts) {
     tool("down", word("down"), key("down"), () => acts.thumb(place, "down"), choice.vote === "down"),
     tool("flag", word("flag"), key("flag"), () => acts.openFlag(place, true), choice.flag !== null),
   ] : [];
+  const copies = choice.text && navigator.clipboard;
   return make("div", { class: "tools" },
-    choice.text && navigator.clipboard ? tool("copy", word("copy"), key("copy"), () => acts.copy(choice.text)) : null, votes,
+    copies ? tool("copy", word("copy"), key("copy"), () => acts.copy(choice.text)) : null, votes,
     can.why ? tool("why", word("why"), key("why"), () => acts.why(place), choice.why !== null) : null,
     answer.choices.length === 1 ? answerTools(place.exchange, answer, can, acts) : null);
 }
@@ -163,7 +165,7 @@ function answerTools(exchange, answer, can, acts) {
   const repeats = can.last === exchange && exchange.answers.length === 1 && answer.problem === null;
   return [
     repeats ? tool("again", word("again"), "again", () => acts.again(exchange)) : null,
-    answer.stored ? tool("remove", word("forget"), "forget", () => acts.forget(exchange)) : null,
+    keptIds(exchange).length > 0 ? tool("remove", word("forget"), "forget", () => acts.forget(exchange)) : null,
   ].filter(Boolean);
 }
 
