@@ -138,14 +138,15 @@ def serve(**options: Any) -> None:
     """Serve a base and its policies with OpenAI's chat completions API.
 
     Each --policy is a model name of its own on the one base in memory, which answers under its own name.
-    Requests that come at the same time are decoded in one batch. It listens on this machine alone until
-    --host says otherwise, and then asks for a token. Ctrl-C ends it when the requests under way are done.
+    Requests that come at the same time are decoded in one batch. At / is a page on which to chat with them,
+    and to compare two of them without their names. It listens on this machine alone until --host says
+    otherwise, and then asks for a token. Ctrl-C ends it when the requests under way are done.
     Needs fastapi and uvicorn: pip install 'rlaif-toolkit[serve]'.
     """
     from rlaif.cli.echo import tell
 
     server = _opened(options)
-    tell(f"serving {server.url}/v1 (Ctrl-C ends)")
+    tell(f"serving {server.url}/v1 and a page at {server.url}/ (Ctrl-C ends)")
     try:
         server.run_until_stopped()
     except KeyboardInterrupt:  # a signal, after what was under way has ended

@@ -22,7 +22,9 @@ from rlaif.engines.chat import TemplateRefusal
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
 from rlaif.serving.collecting import Collecting, add_routes, kept, kept_stream
 from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
+from rlaif.serving.info import Info, add_info
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.page import add_page
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
 from rlaif.serving.steering import Steering, Work
@@ -49,6 +51,7 @@ class Service:
         log_texts: Whether the log holds what was asked and answered.
         chats: Where exchanges are kept that agree to it.
         steering: Directives that every answer follows.
+        info: What `GET /v1/info` says; each part adds its field.
     """
 
     residents: Residents
@@ -59,6 +62,7 @@ class Service:
     log_texts: bool = False
     chats: Collecting | None = None
     steering: Steering | None = None
+    info: Info = field(default_factory=Info)
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self, body: ChatRequest, emit: Callable[[Event], None]) -> Work:
@@ -225,10 +229,22 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     add_routes(app, service.chats)
+    _tell(service)
+    add_info(app, service.info)
+    add_page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
     return Guard(app, settings, service.metrics, service.log)
+
+
+def _tell(service: Service) -> None:
+    """Say in `GET /v1/info` what the server has."""
+    service.info.add("models", lambda: list(service.residents.roles))
+    if service.chats is not None:
+        service.info.add("collect", service.chats.info)
+    if service.steering is not None:
+        service.info.add("directives", service.steering.info)
 
 
 async def _chat(service: Service, request: Request, body: ChatRequest) -> Response:
