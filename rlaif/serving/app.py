@@ -21,6 +21,8 @@ from rlaif.engines.chat import TemplateRefusal
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
 from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.moderating import Moderation
+from rlaif.serving.moderations import add_moderations, blocked_at_once, tell
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
 from rlaif.serving.wire import ChatCompletion, ChatRequest, chunk, event
@@ -42,6 +44,7 @@ class Service:
     """What the application serves.
 
     Attributes:
+        moderation: Decides what is decoded and what of it goes out.
         most_tokens: Longest completion that may be asked for, and the length where a request says nothing.
         log_texts: Whether the log holds what was asked and answered.
     """
@@ -49,6 +52,7 @@ class Service:
     residents: Residents
     batcher: Batcher
     metrics: Metrics
+    moderation: Moderation | None = None
     most_tokens: int = 1024
     log: Callable[[str], None] = lambda line: None
     log_texts: bool = False
@@ -83,6 +87,7 @@ class Service:
             emit=emit,
             samples=samples,
             best_only=best_only,
+            moderation=self.moderation,
         )
 
     def _samples(self, body: ChatRequest) -> tuple[int, bool]:
@@ -190,8 +195,11 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
     async def metrics() -> Response:
         gauges = {"rlaif_rows": service.batcher.rows, "rlaif_waiting": service.batcher.waiting}
         text = service.metrics.text(gauges)
+        if service.moderation is not None:
+            text += service.moderation.metrics()
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    add_moderations(app, service.moderation, service.batcher)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
@@ -203,7 +211,8 @@ async def _chat(service: Service, request: Request, body: ChatRequest) -> Respon
     inbox = _Inbox()
     job = await asyncio.to_thread(service.job, body, inbox.put)
     try:
-        service.batcher.submit(job)
+        if not await blocked_at_once(service.moderation, service.batcher, job):
+            service.batcher.submit(job)
     except QueueFull as full:
         raise Refusal(429, str(full), code="queue_full", retry_after=full.retry_after) from None
     except NotServing as stopping:
@@ -232,7 +241,7 @@ async def _whole(
         service.batcher.cancel(job)
         gone.cancel()
         done.cancel()
-    _log_texts(service, job, answer)
+    _log_answer(service, job, answer)
     return JSONResponse(answer.body())
 
 
@@ -262,13 +271,15 @@ async def _streamed(
         if with_usage:
             last: dict[str, Any] = {"object": "chat.completion.chunk", "choices": [], "usage": answer.usage}
             yield event(answer.head | last)
+        _log_answer(service, job, answer)
         yield b"data: [DONE]\n\n"
-        _log_texts(service, job, answer)
     finally:
         service.batcher.cancel(job)
 
 
-def _log_texts(service: Service, job: Job, answer: ChatCompletion) -> None:
+def _log_answer(service: Service, job: Job, answer: ChatCompletion) -> None:
+    for line in tell(service.moderation, job, answer):
+        service.log(line)
     if service.log_texts:
         asked = [message.as_dict() for message in job.messages]
         texts = [answer.texts.get(choice, "") for choice in sorted(answer.ended)]

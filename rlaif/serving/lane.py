@@ -10,6 +10,7 @@ The cache keeps all keys of layers with a sliding window: the mask hides those o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from rlaif.engines.decoding import draw_token
 from rlaif.errors import ModelError
 from rlaif.models.shared_base import SharedBase
+from rlaif.models.states import StateTap
 from rlaif.serving.work import Row
 
 __all__ = ["Lane", "check_joining"]
@@ -35,12 +37,16 @@ class Lane:
 
     Args:
         ends: Tokens that end a completion.
+        tap: Takes the hidden states of every token that is read, for rows that are moderated by them.
     """
 
-    def __init__(self, base: SharedBase, role: str, ends: frozenset[int]) -> None:
+    def __init__(
+        self, base: SharedBase, role: str, ends: frozenset[int], tap: StateTap | None = None
+    ) -> None:
         self.base = base
         self.role = role
         self.ends = ends
+        self.tap = tap
         self.rows: list[Row] = []
         self.clear()
 
@@ -79,9 +85,12 @@ class Lane:
         """Read the last tokens of all rows and draw the next ones."""
         self._mask = pad(self._mask, (0, 1), value=1)
         self._positions = self._positions + 1
-        state = self.base.hidden(self._tokens, self._mask, self._positions, past_key_values=self._cache)[
-            :, -1
-        ]
+        with nullcontext() if self.tap is None else self.tap.reading():
+            out = self.base.hidden(self._tokens, self._mask, self._positions, past_key_values=self._cache)
+        state = out[:, -1]
+        if self.tap is not None:
+            for row, states in zip(self.rows, self.tap.states(state), strict=True):
+                row.read(states)
         self._tokens = self._draw(self.rows, state)
         self.leave()
 
@@ -115,7 +124,8 @@ class Lane:
             torch.tensor([row.job.sampling.top_p for row in rows], device=device),
         )
         for row, token in zip(rows, drawn.tolist(), strict=True):
-            row.take(token, self.ends)
+            if row.draws:
+                row.take(token, self.ends)
         return drawn.clamp(min=0)[:, None]
 
 

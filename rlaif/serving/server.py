@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from rlaif.serving.app import Service, create_app
 from rlaif.serving.batcher import Batcher, Limits
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.moderating import Moderation
 from rlaif.serving.residents import Residents
 
 __all__ = ["ModelServer", "ServerSettings", "check_may_listen", "read_token"]
@@ -60,12 +62,19 @@ class ModelServer(uvicorn.Server):
 
     Args:
         log: Told a line for every request.
+        moderation: Decides what is decoded and what of it goes out.
 
     Raises:
         ConfigError: The address is taken or may not be listened on.
     """
 
-    def __init__(self, residents: Residents, settings: ServerSettings, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        residents: Residents,
+        settings: ServerSettings,
+        log: Callable[[str], None],
+        moderation: Moderation | None = None,
+    ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
         self._socket = _listening(settings.host, settings.port)
@@ -74,6 +83,7 @@ class ModelServer(uvicorn.Server):
             residents.base,
             Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
             reward=residents.reward,
+            layers=() if moderation is None else moderation.moderator.layers,
             log=log,
             finished=metrics.finished,
             broken=self._decoder_broke,
@@ -82,10 +92,14 @@ class ModelServer(uvicorn.Server):
             residents=residents,
             batcher=self.batcher,
             metrics=metrics,
+            moderation=moderation,
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
         )
+        self._moderation = moderation
+        if moderation is not None:
+            moderation.attach(partial(self.batcher.call, urgent=True), self.batcher.wake)
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
         config = uvicorn.Config(
             create_app(service, guard),
@@ -118,6 +132,8 @@ class ModelServer(uvicorn.Server):
             self.run(sockets=[self._socket])
         finally:
             self.batcher.stop()
+            if self._moderation is not None:
+                self._moderation.close()
             self._socket.close()
         if self._broken:
             raise ModelError(

@@ -50,7 +50,7 @@ BELOW: dict[str, frozenset[str]] = {
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "moderation": frozenset({"engines", "prompts", "judging", "models", "reward"}),
-    "serving": frozenset({"engines", "models", "moderation", "reward"}),
+    "serving": frozenset({"engines", "prompts", "judging", "models", "moderation", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
     "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
