@@ -42,6 +42,9 @@ Where = Literal["prompt", "answer", "both"]
 
 REACH = 512
 """Characters before a piece of text that a match of a regex may begin in, and of such a piece."""
+PATIENCE = 64
+"""Characters for which a match of a regex that goes on with the text may be undecided."""
+SPACES = re.compile("  +")
 MOST_BETWEEN = 3
 """Characters between the letters of a word that is `spaced`."""
 
@@ -210,35 +213,42 @@ class _Reel:
         if not self._words:
             return False
         start, waited = len(self._text), self.undecided
-        for character in alike(piece):
-            self._add(character)
+        self._add(alike(piece))
         size = len(self._text)
         ends = range(start if waited else start + 1, size)
-        found = any(self._ends_at(end) and self._is_apart(end) for end in ends)
+        found = any(self._ends_at(end) and self._is_apart(end) for end in self._likely(ends))
         last = (waited or size > start) and self._ends_at(size)
         self.undecided = last and not self._gap and is_joined(self._text[-1])
         self._text, self._joined = self._text[-self._kept :], self._joined[-self._kept :]
         return found or (last and not self.undecided)
 
-    def _add(self, character: str) -> None:
-        if self._letters_only and not is_letter(character):
-            self._gap += 1
+    def _add(self, text: str) -> None:
+        if not self._letters_only:
+            text = SPACES.sub(" ", text)
+            self._text += text[1:] if text.startswith(" ") and self._text.endswith(" ") else text
+            self._joined += [True] * (len(self._text) - len(self._joined))
             return
-        if self._gap > MOST_BETWEEN:
-            self._put(" ", joined=False)
-        if character != " " or not self._text.endswith(" "):
-            self._put(character, joined=not self._gap)
-        self._gap = 0
+        added = []
+        for character in text:
+            if not is_letter(character):
+                self._gap += 1
+                continue
+            if self._gap > MOST_BETWEEN:
+                added.append(" ")
+                self._joined.append(False)
+            added.append(character)
+            self._joined.append(not self._gap)
+            self._gap = 0
+        self._text += "".join(added)
 
-    def _put(self, character: str, *, joined: bool) -> None:
-        self._text += character
-        self._joined.append(joined)
+    def _likely(self, ends: range) -> list[int]:
+        """Those before which stands how a word ends."""
+        text, likely = self._text, self._ends
+        return [end for end in ends if text[max(0, end - 2) : end] in likely or text[end - 1] in likely]
 
     def _ends_at(self, end: int) -> bool:
         """Whether a word ends before the character at `end`, whatever follows."""
         text = self._text
-        if text[max(0, end - 2) : end] not in self._ends and text[end - 1 : end] not in self._ends:
-            return False
         return any(
             end >= length and text[end - length : end] in self._words and self._is_apart(end - length)
             for length in self._lengths
@@ -255,24 +265,26 @@ class _PatternSearch:
     """A text searched for regexes.
 
     Attributes:
-        undecided: Whether the only match ends where the text does, so that what follows may undo it.
+        undecided: Whether all matches end where the text does, so that what follows may undo them.
     """
 
     def __init__(self, patterns: Sequence[re.Pattern[str]]) -> None:
         self.undecided = False
         self._patterns = tuple(patterns)
         self._text = ""
+        self._waited = 0
+        """Characters read since it is undecided."""
 
     def push(self, piece: str) -> bool:
-        """Whether there is a match that ends in `piece`, or that it did not undo."""
+        """Whether there is a match that goes on no more."""
         if not self._patterns:
             return False
         # `^` does not match at the `pos` of a search, so nothing is lost with text that nobody can match.
         self._text = self._text[-4 * REACH :] + piece
         start = max(0, len(self._text) - len(piece) - REACH)
         ends = [found.end() for pattern in self._patterns for found in pattern.finditer(self._text, start)]
-        inside = any(end < len(self._text) for end in ends)
-        found = bool(ends) and (inside or self.undecided)
+        self._waited = self._waited + len(piece) if self.undecided else 0
+        found = any(end < len(self._text) or self._waited > PATIENCE for end in ends)
         self.undecided = bool(ends) and not found
         return found
 
