@@ -29,6 +29,7 @@ __all__ = [
     "bootstrap_mean",
     "calibration",
     "cohen_kappa",
+    "fit_logistic",
     "krippendorff_alpha",
     "length_controlled_win_rate",
     "student",
@@ -411,18 +412,18 @@ def length_controlled_win_rate(
     )
 
     def controlled(weights: Floats) -> float:
-        return float(_sigmoid(_fit_logistic(x, wins, weights, ridge=ridge)[0]))
+        return float(_sigmoid(fit_logistic(x, wins, weights, ridge=ridge)[0]))
 
     return LengthControlled(
         win_rate=bootstrap(controlled, prompts, resamples=resamples, confidence=confidence, seed=seed),
         raw=bootstrap(
             lambda w: _mean(wins, w), prompts, resamples=resamples, confidence=confidence, seed=seed
         ),
-        length_effect=float(_fit_logistic(x, wins, np.ones_like(wins), ridge=ridge)[1]),
+        length_effect=float(fit_logistic(x, wins, np.ones_like(wins), ridge=ridge)[1]),
     )
 
 
-def _fit_logistic(x: Floats, y: Floats, weights: Floats, *, ridge: float) -> Floats:
+def fit_logistic(x: Floats, y: Floats, weights: Floats, *, ridge: float) -> Floats:
     """Logistic regression with soft targets by iteratively reweighted least squares, that is Newton's method,
     its step halved while it does not lower the loss. x (rows, k), y and weights (rows,) -> (k,)."""
 
