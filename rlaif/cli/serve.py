@@ -11,6 +11,7 @@ import click
 from rlaif.cli.options import examples
 
 if TYPE_CHECKING:
+    from rlaif.serving.opening import ModerationSettings
     from rlaif.serving.server import ModelServer, ServerSettings
 
 __all__ = ["serve"]
@@ -21,6 +22,7 @@ __all__ = ["serve"]
         "rlaif serve --model smollm2-135m --port 8000",
         "rlaif serve --policy runs/first/ppo --reward runs/first/reward",
         "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
+        "rlaif serve --policy runs/first/ppo --moderation moderators/calm --moderation names.yaml",
         "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
     )
 )
@@ -38,6 +40,35 @@ __all__ = ["serve"]
     default=None,
     metavar="DIR",
     help="A reward model on the base, or the stage's folder: requests may then ask for n_best.",
+)
+@click.option(
+    "--moderation",
+    "moderators",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR|FILE",
+    help="Block what this flags, in prompts and answers: a trained moderator's folder, or a block list; "
+    "repeat for several.",
+)
+@click.option(
+    "--hold",
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    help="Tokens of an answer that are held back until what follows them is scored.",
+)
+@click.option(
+    "--cascade",
+    "judge",
+    default="",
+    metavar="JUDGE|self",
+    help="Ask this judge, or the served base, before an answer is blocked; needs --constitution.",
+)
+@click.option(
+    "--constitution",
+    default=None,
+    metavar="FILE",
+    help="Holds the questions of the principles that the judge is asked by.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -100,7 +131,8 @@ def serve(**options: Any) -> None:
 
     Each --policy is a model name of its own on the one base in memory, which answers under its own name.
     Requests that come at the same time are decoded in one batch. It listens on this machine alone until
-    --host says otherwise, and then asks for a token. Ctrl-C ends it when the requests under way are done.
+    --host says otherwise, and then asks for a token. With --moderation nothing of an answer goes out before
+    it is scored. Ctrl-C ends it when the requests under way are done.
     Needs fastapi and uvicorn: pip install 'rlaif-toolkit[serve]'.
     """
     from rlaif.cli.echo import tell
@@ -131,6 +163,7 @@ def _opened(options: dict[str, Any]) -> ModelServer:
 
     from rlaif.serving.residents import open_residents
 
+    moderators = _moderation_settings(options)
     residents = open_residents(
         options["model"],
         options["policies"],
@@ -140,8 +173,27 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         log=log,
     )
     tell(f"models: {', '.join(residents.roles)}")
-    server: ModelServer = module.ModelServer(residents, settings, log)
+    from rlaif.serving.opening import open_moderation
+
+    moderation = open_moderation(moderators, residents.base, log=log)
+    if moderation is not None:
+        tell(f"moderated: {', '.join(moderation.moderator.categories)}")
+    server: ModelServer = module.ModelServer(residents, settings, log, moderation=moderation)
     return server
+
+
+def _moderation_settings(options: dict[str, Any]) -> ModerationSettings:
+    """What is moderated; its constitution is read before a model is loaded."""
+    from rlaif.constitution.load import load_constitution
+    from rlaif.serving.opening import ModerationSettings
+
+    source = options["constitution"]
+    return ModerationSettings(
+        moderators=options["moderators"],
+        hold=options["hold"],
+        judge=options["judge"],
+        constitution=None if source is None else load_constitution(source),
+    )
 
 
 def _server_module() -> Any:

@@ -22,7 +22,6 @@ from rlaif.engines.decoding import cache_tokens
 from rlaif.errors import RlaifError
 from rlaif.models.heap import give_back
 from rlaif.models.shared_base import REFERENCE, SharedBase
-from rlaif.models.states import StateTap
 from rlaif.reward.model import RewardModel
 from rlaif.serving.lane import Lane
 from rlaif.serving.work import Delta, Ended, Failed, Finished, Job, Row, best_row, emit_blocked, start_rows
@@ -116,8 +115,7 @@ class Batcher:
         self._finished = finished
         self._broken = broken
         self._ends = end_tokens(base.model, self.form)
-        tap = StateTap(base, layers) if layers else None
-        self._lanes = {role: Lane(base, role, self._ends, tap) for role in (REFERENCE, *base.roles)}
+        self._lanes = {role: Lane(base, role, self._ends, layers) for role in (REFERENCE, *base.roles)}
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -257,9 +255,14 @@ class Batcher:
             if not done.set_running_or_notify_cancel():
                 continue
             try:
-                done.set_result(work())
-            except Exception as error:  # noqa: BLE001  # whoever asked has it
+                result = work()
+            except (RlaifError, RuntimeError) as error:  # whoever asked has it; the rows go on
                 done.set_exception(error)
+            except BaseException:  # a defect of ours: nobody may wait for the answer
+                done.set_exception(NotServing("the decoder has ended"))
+                raise
+            else:
+                done.set_result(result)
 
     def _settle_judged(self) -> None:
         """Go on with the rows that a judge has answered about, and end jobs that waited for that alone."""

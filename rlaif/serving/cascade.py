@@ -62,6 +62,11 @@ class Cascade:
         self._run: Run | None = None
         self._wake: Callable[[], None] = lambda: None
 
+    @property
+    def askable(self) -> frozenset[str]:
+        """The categories that it can be asked about."""
+        return frozenset(self._principles)
+
     def attach(self, run: Run, wake: Callable[[], None]) -> None:
         """Say how work gets onto the decoder's thread, and who is told that an answer is there."""
         self._run = run if self._pool is None else self._pool.submit

@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from rlaif.engines.decoding import draw_token
 from rlaif.errors import ModelError
 from rlaif.models.shared_base import SharedBase
-from rlaif.models.states import StateTap
+from rlaif.moderation.states import tapped
 from rlaif.serving.work import Row
 
 __all__ = ["Lane", "check_joining"]
@@ -37,16 +37,14 @@ class Lane:
 
     Args:
         ends: Tokens that end a completion.
-        tap: Takes the hidden states of every token that is read, for rows that are moderated by them.
+        layers: Whose hidden states at every token that is read go to the rows' moderators.
     """
 
-    def __init__(
-        self, base: SharedBase, role: str, ends: frozenset[int], tap: StateTap | None = None
-    ) -> None:
+    def __init__(self, base: SharedBase, role: str, ends: frozenset[int], layers: Sequence[int] = ()) -> None:
         self.base = base
         self.role = role
         self.ends = ends
-        self.tap = tap
+        self.layers = tuple(layers)
         self.rows: list[Row] = []
         self.clear()
 
@@ -85,13 +83,12 @@ class Lane:
         """Read the last tokens of all rows and draw the next ones."""
         self._mask = pad(self._mask, (0, 1), value=1)
         self._positions = self._positions + 1
-        with nullcontext() if self.tap is None else self.tap.reading():
+        with tapped(self.base, self.layers) if self.layers else nullcontext() as tap:
             out = self.base.hidden(self._tokens, self._mask, self._positions, past_key_values=self._cache)
-        state = out[:, -1]
-        if self.tap is not None:
-            for row, states in zip(self.rows, self.tap.states(state), strict=True):
+        if tap is not None:
+            for row, states in zip(self.rows, tap.states(out)[:, -1].float().cpu(), strict=True):
                 row.read(states)
-        self._tokens = self._draw(self.rows, state)
+        self._tokens = self._draw(self.rows, out[:, -1])
         self.leave()
 
     def leave(self) -> None:

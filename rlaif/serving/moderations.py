@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlaif.errors import ModelError
+from rlaif.errors import DataError, ModelError
 from rlaif.moderation.base import Scores, flagged
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
 from rlaif.serving.moderating import Moderation
@@ -69,7 +69,7 @@ async def scored(
         param: The field of the request that holds the conversations.
 
     Raises:
-        Refusal: A conversation is longer than the moderator reads, or the server is busy or stopping.
+        Refusal: The moderator cannot read a conversation, or fails; or the server is busy or stopping.
     """
     try:
         done = batcher.call(lambda: moderation.moderator.scores(conversations))
@@ -78,8 +78,11 @@ async def scored(
         raise Refusal(429, str(full), code="queue_full", retry_after=full.retry_after) from None
     except NotServing as stopping:
         raise Refusal(503, str(stopping), retry_after=5) from None
-    except ModelError as error:
+    except (DataError, ModelError) as error:
         raise Refusal(400, f"the moderator cannot read this: {error.what}", param=param) from None
+    except RuntimeError as error:  # of torch: no memory, for one
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Refusal(500, f"the moderator failed: {first}") from None
 
 
 async def blocked_at_once(moderation: Moderation | None, batcher: Batcher, job: Job) -> bool:

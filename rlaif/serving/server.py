@@ -73,6 +73,7 @@ class ModelServer(uvicorn.Server):
         residents: Residents,
         settings: ServerSettings,
         log: Callable[[str], None],
+        *,
         moderation: Moderation | None = None,
     ) -> None:
         check_may_listen(settings.host, settings.token)

@@ -21,7 +21,6 @@ from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import ConfigError, ModelError
 from rlaif.models.shared_base import LoraSettings, SharedBase
-from rlaif.models.states import StateTap
 from rlaif.moderation.base import Moderator
 from rlaif.moderation.blocklist import BlockList, Entry
 from rlaif.moderation.united import United
@@ -69,7 +68,7 @@ def served(
     residents: Residents, moderation: Moderation, log: list[str] | None = None
 ) -> Iterator[ModelServer]:
     said: list[str] = [] if log is None else log
-    server = ModelServer(residents, ServerSettings(port=0, rows=8), said.append, moderation)
+    server = ModelServer(residents, ServerSettings(port=0, rows=8), said.append, moderation=moderation)
     thread = threading.Thread(target=server.run_until_stopped)
     thread.start()
     try:
@@ -336,8 +335,8 @@ def test_metrics_tell_what_was_blocked_and_how_long_text_was_held(residents: Res
 
 def test_a_moderator_reads_the_states_of_every_token(residents: Residents) -> None:
     """Of several rows that join and leave, on the adapter that decodes: what a watch was given is what one
-    pass over the whole text gives, for the first layers, the last, and the state after the norm."""
-    layers = (0, 1, 2)
+    pass over the whole text gives, for a layer, and the state after the norm."""
+    layers = (1, 2)
     reader = StateReader(layers)
     scripts = [[*tokens("the inner yes"), END], tokens("在海里"), [*tokens("a"), END]]
     prompt = [{"role": "user", "content": "ask"}]
@@ -368,11 +367,6 @@ def test_a_flag_by_states_holds_as_one_by_text_does(residents: Residents, hold: 
             stream = events(wire(server, stream=True, max_tokens=8))
         assert ended(stream)["finish_reason"] == "content_filter"
         assert spoken(stream) == with_notice(text[: max(0, place - hold)])
-
-
-def test_a_layer_that_is_not_there(residents: Residents) -> None:
-    with pytest.raises(ModelError, match="layer 3 is to be read, and the model has 2"):
-        StateTap(residents.base, [3])
 
 
 # Several
@@ -624,3 +618,40 @@ def test_a_conversation_that_the_moderator_cannot_read_is_refused(residents: Res
         assert refused.value.param == "input"
         with pytest.raises(openai.BadRequestError, match="512 are read"):
             api.chat.completions.create(model="policy", messages=[{"role": "user", "content": "ask"}])
+
+
+def test_a_moderator_without_memory_is_an_error_and_the_server_goes_on(residents: Residents) -> None:
+    class Large(Oracle):
+        def scores(self, conversations: Sequence[Sequence[Message]]) -> Any:
+            raise RuntimeError("out of memory")
+
+    with served(residents, Moderation(Large("QZQ"))) as server, api_of(server) as api:
+        with pytest.raises(openai.InternalServerError, match="the moderator failed"):
+            api.moderations.create(input="x")
+        assert api.get("../health", cast_to=str) == '{"status":"ok"}'
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_of_a_moderator_ends_the_server_and_nobody_waits(residents: Residents) -> None:
+    class Wrong(Oracle):
+        def scores(self, conversations: Sequence[Sequence[Message]]) -> Any:
+            raise KeyError("a defect")
+
+    server = ModelServer(
+        residents, ServerSettings(port=0), lambda line: None, moderation=Moderation(Wrong("QZQ"))
+    )
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.run_until_stopped()
+        except ModelError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: server.started)
+    with api_of(server) as api, pytest.raises(openai.InternalServerError, match="the decoder has ended"):
+        api.chat.completions.create(model="policy", messages=[{"role": "user", "content": "ask"}])
+    thread.join(PATIENCE)
+    assert ended
