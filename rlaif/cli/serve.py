@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlaif.cli.options import examples
+from rlaif.cli.serve_parts import consent_of_options, moderation_settings, open_chats, steering_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rlaif.chats.keeper import ChatKeeper
     from rlaif.serving.server import ModelServer, ServerSettings
-    from rlaif.serving.steering import Steering
 
 __all__ = ["serve"]
 
@@ -25,6 +22,7 @@ __all__ = ["serve"]
         "rlaif serve --model smollm2-135m --port 8000",
         "rlaif serve --policy runs/first/ppo --reward runs/first/reward",
         "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
+        "rlaif serve --policy runs/first/ppo --moderation moderators/calm --moderation names.yaml",
         "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
         "rlaif serve --policy runs/first/ppo --collect chats.sqlite --retain 30d",
         "rlaif serve --model smollm2-135m --directives docs/how-to/directives.yaml",
@@ -44,6 +42,35 @@ __all__ = ["serve"]
     default=None,
     metavar="DIR",
     help="A reward model on the base, or the stage's folder: requests may then ask for n_best.",
+)
+@click.option(
+    "--moderation",
+    "moderators",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR|FILE",
+    help="Block what this flags, in prompts and answers: a trained moderator's folder, or a block list; "
+    "repeat for several.",
+)
+@click.option(
+    "--hold",
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    help="Tokens of an answer that are held back until what follows them is scored.",
+)
+@click.option(
+    "--cascade",
+    "judge",
+    default="",
+    metavar="JUDGE|self",
+    help="Ask this judge, or the served base, before an answer is blocked; needs --constitution.",
+)
+@click.option(
+    "--constitution",
+    default=None,
+    metavar="FILE",
+    help="Holds the questions of the principles that the judge is asked by.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -138,9 +165,10 @@ def serve(**options: Any) -> None:
     """Serve a base and its policies with OpenAI's chat completions API.
 
     Each --policy is a model name of its own on the one base in memory, which answers under its own name.
-    Requests that come at the same time are decoded in one batch. At / is a page on which to chat with them,
-    and to compare two of them without their names. It listens on this machine alone until --host says
-    otherwise, and then asks for a token. Ctrl-C ends it when the requests under way are done.
+    Requests that come at the same time are decoded in one batch. With --moderation nothing of an answer goes
+    out before it is scored. At / is a page on which to chat with the models, and to compare two of them
+    without their names. It listens on this machine alone until --host says otherwise, and then asks for a
+    token. Ctrl-C ends it when the requests under way are done.
     Needs fastapi and uvicorn: pip install 'rlaif-toolkit[serve]'.
     """
     from rlaif.cli.echo import tell
@@ -163,16 +191,18 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         **{name: options[name] for name in ("host", "port", "rows", "queue", "most_tokens", "most_body")},
         grace=options["grace"],
         log_texts=options["log_texts"],
-        consent=_consent(options),
+        consent=consent_of_options(options),
     )
     module.check_may_listen(settings.host, settings.token)
 
     def log(line: str) -> None:
         tell(line, err=True)
 
+    from rlaif.serving.opening import open_moderation
     from rlaif.serving.residents import open_residents
 
-    chats = _chats(options, log)
+    moderators = moderation_settings(options)
+    chats = open_chats(options, log)
     residents = open_residents(
         options["model"],
         options["policies"],
@@ -182,54 +212,14 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         log=log,
     )
     tell(f"models: {', '.join(residents.roles)}")
+    moderation = open_moderation(moderators, residents.base, log=log)
+    if moderation is not None:
+        tell(f"moderated: {', '.join(moderation.moderator.categories)}")
+    own = () if moderation is None else (moderation.from_elsewhere,)
     server: ModelServer = module.ModelServer(
-        residents, settings, log, chats, steering=_steering(options, log)
+        residents, settings, log, moderation=moderation, chats=chats, steering=steering_of(options, own, log)
     )
     return server
-
-
-def _consent(options: dict[str, Any]) -> str:
-    """What people are told about `--collect`.
-
-    Raises:
-        ConfigError: The file cannot be read, or nothing is collected.
-    """
-    from rlaif.chats.opening import age_of, consent_of
-    from rlaif.errors import ConfigError
-
-    for name in ("consent", "retain"):
-        if options[name] is not None and options["collect"] is None:
-            raise ConfigError("nothing is collected", where=f"--{name}", remedy="add --collect FILE")
-    return consent_of(options["consent"], age_of(options["retain"]))
-
-
-def _chats(options: dict[str, Any], log: Callable[[str], None]) -> ChatKeeper | None:
-    """The file of `--collect`, open."""
-    if options["collect"] is None:
-        return None
-    from rlaif.chats.keeper import ChatKeeper
-    from rlaif.chats.opening import age_of
-    from rlaif.chats.store import ChatsFile
-
-    return ChatKeeper(ChatsFile(options["collect"]), retain=age_of(options["retain"]), log=log)
-
-
-def _steering(options: dict[str, Any], log: Callable[[str], None]) -> Steering | None:
-    """The directives of the server.
-
-    Raises:
-        ConfigError: They cannot be used, or a judge is named that nobody asks.
-    """
-    from rlaif.errors import ConfigError
-    from rlaif.serving.steering import open_steering
-
-    if options["directives"] is None:
-        if options["directives_judge"] is not None:
-            what, remedy = "there are no directives to judge for", "add --directives FILE"
-            raise ConfigError(what, where="--directives-judge", remedy=remedy)
-        return None
-    own = {name: options[name] for name in ("dtype", "device")}
-    return open_steering(options["directives"], options["directives_judge"], log=log, **own)
 
 
 def _server_module() -> Any:

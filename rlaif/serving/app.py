@@ -24,6 +24,8 @@ from rlaif.serving.collecting import Collecting, add_routes, kept, kept_stream
 from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.info import Info, add_info
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.moderating import Moderation
+from rlaif.serving.moderations import add_moderations, blocked_at_once, tell
 from rlaif.serving.page import add_page
 from rlaif.serving.refusal import Refusal, error_body, error_response
 from rlaif.serving.residents import Residents
@@ -47,6 +49,7 @@ class Service:
     """What the application serves.
 
     Attributes:
+        moderation: Decides what is decoded and what of it goes out.
         most_tokens: Longest completion that may be asked for, and the length where a request says nothing.
         log_texts: Whether the log holds what was asked and answered.
         chats: Where exchanges are kept that agree to it.
@@ -57,6 +60,7 @@ class Service:
     residents: Residents
     batcher: Batcher
     metrics: Metrics
+    moderation: Moderation | None = None
     most_tokens: int = 1024
     log: Callable[[str], None] = lambda line: None
     log_texts: bool = False
@@ -119,6 +123,7 @@ class Service:
             emit=emit,
             samples=samples,
             best_only=best_only,
+            moderation=self.moderation,
         )
 
     def _samples(self, body: ChatRequest) -> tuple[int, bool]:
@@ -226,8 +231,11 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
     async def metrics() -> Response:
         gauges = {"rlaif_rows": service.batcher.rows, "rlaif_waiting": service.batcher.waiting}
         text = service.metrics.text(gauges)
+        if service.moderation is not None:
+            text += service.moderation.metrics()
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    add_moderations(app, service.moderation, service.batcher)
     add_routes(app, service.chats)
     _tell(service)
     add_info(app, service.info)
@@ -242,17 +250,22 @@ def _tell(service: Service) -> None:
     """Say in `GET /v1/info` what the server has."""
     service.info.add("models", lambda: list(service.residents.roles))
     if service.chats is not None:
-        service.info.add("collect", service.chats.info)
+        chats = service.chats
+        service.info.add("collect", lambda: chats.info)
     if service.steering is not None:
         service.info.add("directives", service.steering.info)
+    if service.moderation is not None:
+        categories = list(service.moderation.moderator.categories)
+        service.info.add("moderation", lambda: {"categories": categories})
 
 
 async def _chat(service: Service, request: Request, body: ChatRequest) -> Response:
     """Answer a request for completions."""
     inbox = _Inbox()
-    work = await asyncio.to_thread(service.work, body, inbox.put)
     try:
-        work.submit(service.batcher)
+        work = await asyncio.to_thread(service.work, body, inbox.put)
+        if not await blocked_at_once(service.moderation, service.batcher, work.jobs, work.messages):
+            work.submit(service.batcher)
     except QueueFull as full:
         raise Refusal(429, str(full), code="queue_full", retry_after=full.retry_after) from None
     except NotServing as stopping:
@@ -282,7 +295,7 @@ async def _whole(
         work.cancel(service.batcher)
         gone.cancel()
         done.cancel()
-    _log_texts(service, work, answer)
+    _log_answer(service, work, answer)
     return JSONResponse(await kept(service.chats, body, answer.body()))
 
 
@@ -312,13 +325,15 @@ async def _streamed(
         if with_usage:
             last: dict[str, Any] = {"object": "chat.completion.chunk", "choices": [], "usage": answer.usage}
             yield event({**answer.head, **last, **work.beside})
+        _log_answer(service, work, answer)
         yield b"data: [DONE]\n\n"
-        _log_texts(service, work, answer)
     finally:
         work.cancel(service.batcher)
 
 
-def _log_texts(service: Service, work: Work, answer: ChatCompletion) -> None:
+def _log_answer(service: Service, work: Work, answer: ChatCompletion) -> None:
+    for line in tell(service.moderation, work.jobs, answer):
+        service.log(line)
     if service.log_texts:
         asked = [message.as_dict() for message in work.messages]
         texts = [answer.texts.get(choice, "") for choice in sorted(answer.ended)]

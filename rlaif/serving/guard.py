@@ -30,6 +30,7 @@ OPEN_PATHS = ("/health", *PAGE_PATHS)
 KNOWN_PATHS = (
     "/v1/chat/completions",
     "/v1/models",
+    "/v1/moderations",
     "/v1/feedback",
     "/v1/preferences",
     "/v1/info",

@@ -7,41 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from rlaif.serving.histogram import Histogram
 from rlaif.serving.work import Job
 
-__all__ = ["Histogram", "Metrics"]
-
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the buckets of times."""
-
-
-class Histogram:
-    """How many observations were at most each of `SECONDS`."""
-
-    def __init__(self) -> None:
-        self.buckets = [0] * len(SECONDS)
-        self.count = 0
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Add an observation."""
-        self.count += 1
-        self.sum += seconds
-        for at, bound in enumerate(SECONDS):
-            self.buckets[at] += seconds <= bound
-
-    def lines(self, name: str) -> list[str]:
-        """The samples as Prometheus reads them."""
-        buckets = [
-            f'{name}_bucket{{le="{bound:g}"}} {count}'
-            for bound, count in zip(SECONDS, self.buckets, strict=True)
-        ]
-        return [
-            *buckets,
-            f'{name}_bucket{{le="+Inf"}} {self.count}',
-            f"{name}_sum {self.sum:.6f}",
-            f"{name}_count {self.count}",
-        ]
+__all__ = ["Metrics"]
 
 
 class Metrics:

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ from rlaif.serving.batcher import Batcher, Limits
 from rlaif.serving.collecting import Collecting
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.moderating import Moderation
 from rlaif.serving.residents import Residents
 from rlaif.serving.steering import Steering
 
@@ -65,6 +67,7 @@ class ModelServer(uvicorn.Server):
 
     Args:
         log: Told a line for every request.
+        moderation: Decides what is decoded and what of it goes out.
         chats: Keeps the exchanges that agree to it; closed when the server ends.
         steering: Directives that every answer follows.
 
@@ -77,8 +80,9 @@ class ModelServer(uvicorn.Server):
         residents: Residents,
         settings: ServerSettings,
         log: Callable[[str], None],
-        chats: ChatKeeper | None = None,
         *,
+        moderation: Moderation | None = None,
+        chats: ChatKeeper | None = None,
         steering: Steering | None = None,
     ) -> None:
         check_may_listen(settings.host, settings.token)
@@ -89,6 +93,7 @@ class ModelServer(uvicorn.Server):
             residents.base,
             Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
             reward=residents.reward,
+            layers=() if moderation is None else moderation.moderator.layers,
             log=log,
             finished=metrics.finished,
             broken=self._decoder_broke,
@@ -97,12 +102,16 @@ class ModelServer(uvicorn.Server):
             residents=residents,
             batcher=self.batcher,
             metrics=metrics,
+            moderation=moderation,
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
             chats=Collecting.of(chats, residents.revisions, settings.consent, metrics, log),
             steering=steering,
         )
+        self._moderation = moderation
+        if moderation is not None:
+            moderation.attach(partial(self.batcher.call, urgent=True), self.batcher.wake)
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
         config = uvicorn.Config(
             create_app(service, guard),
@@ -135,6 +144,8 @@ class ModelServer(uvicorn.Server):
             self.run(sockets=[self._socket])
         finally:
             self.batcher.stop()
+            if self._moderation is not None:
+                self._moderation.close()
             self._socket.close()
             if self._chats is not None:
                 self._chats.close()

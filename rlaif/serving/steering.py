@@ -21,6 +21,7 @@ from rlaif.errors import ConfigError, ModelError
 from rlaif.models.open import open_engine
 from rlaif.moderation.base import Moderator
 from rlaif.serving.batcher import Batcher, NotServing, QueueFull
+from rlaif.serving.hold import Flag
 from rlaif.serving.refusal import Refusal
 from rlaif.serving.work import Delta, Ended, Event, Failed, Finished, Job
 from rlaif.types import Message
@@ -156,17 +157,33 @@ class Steering:
         if plan.answer:
             return replace(made, fixed=lambda: _tell_fixed(plan.answer, choices, emit))
         if not plan.sides:
-            return replace(made, jobs=(job(emit, plan.messages),))
+            return replace(made, jobs=(_telling(plan, job(emit, plan.messages)),))
         joined = _Joined(emit, len(plan.sides), choices)
         return replace(
             made,
-            jobs=tuple(job(joined.of(at), side.messages) for at, side in enumerate(plan.sides)),
+            jobs=tuple(
+                _telling(plan, job(joined.of(at), side.messages)) for at, side in enumerate(plan.sides)
+            ),
             labels={
                 at * choices + number: side.label
                 for at, side in enumerate(plan.sides)
                 for number in range(choices)
             },
         )
+
+
+def _telling(plan: Plan, job: Job) -> Job:
+    """The job, which says in place of what is blocked what the directives say."""
+    moderation = job.moderation
+    if moderation is not None:
+        otherwise = moderation.message
+
+        def message(flag: Flag) -> str:
+            found = plan.blocked(flag.category)
+            return otherwise(flag) if found is None else found.message
+
+        job.moderation = replace(moderation, message=message)
+    return job
 
 
 def _tell_fixed(text: str, choices: int, emit: Emit) -> None:

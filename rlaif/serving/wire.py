@@ -160,7 +160,7 @@ class ChatCompletion:
                 "logprobs": None,
                 "finish_reason": ended.finish,
             }
-            | _reward(ended)
+            | _found(ended)
             | self._label(choice)
             for choice, ended in sorted(self.ended.items())
         ]
@@ -189,7 +189,7 @@ def chunk(head: Mapping[str, Any], told: Delta | Ended, *, first: bool, with_usa
         delta["content"] = told.text
     finish = told.finish if isinstance(told, Ended) else None
     choice = {"index": told.choice, "delta": delta, "logprobs": None, "finish_reason": finish}
-    choice |= _reward(told) if isinstance(told, Ended) else {}
+    choice |= _found(told) if isinstance(told, Ended) else {}
     body = {**head, "object": "chat.completion.chunk", "choices": [choice]}
     return body | ({"usage": None} if with_usage else {})
 
@@ -199,5 +199,9 @@ def event(body: object) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
-def _reward(ended: Ended) -> dict[str, float]:
-    return {} if ended.reward is None else {"reward": ended.reward}
+def _found(ended: Ended) -> dict[str, Any]:
+    """What a choice has beside OpenAI's fields: its reward, or what it was blocked for."""
+    found: dict[str, Any] = {} if ended.reward is None else {"reward": ended.reward}
+    if ended.flag is not None:
+        found["moderation"] = {"category": ended.flag.category, "score": ended.flag.score}
+    return found

@@ -52,7 +52,9 @@ BELOW: dict[str, frozenset[str]] = {
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "moderation": frozenset({"engines", "prompts", "judging", "models", "reward"}),
     "directives": frozenset({"constitution", "engines", "prompts", "judging", "moderation", "reward"}),
-    "serving": frozenset({"chats", "directives", "engines", "models", "moderation", "prompts", "reward"}),
+    "serving": frozenset(
+        {"chats", "directives", "engines", "judging", "models", "moderation", "prompts", "reward"}
+    ),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
     "stages": frozenset(
