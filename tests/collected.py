@@ -68,7 +68,7 @@ def collected(residents: Residents, path: Path | None, **options: Any) -> Iterat
     log: list[str] = []
     chats = None if path is None else ChatKeeper(ChatsFile(path), log=log.append, **options)
     settings = ServerSettings(port=0, rows=4, consent="We keep it.")
-    server = ModelServer(residents, settings, log.append, chats)
+    server = ModelServer(residents, settings, log.append, chats=chats)
     thread = threading.Thread(target=server.run_until_stopped)
     thread.start()
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlaif.chats.keeper import ChatKeeper
-    from rlaif.moderation.base import Moderator
+    from rlaif.serving.moderating import AskedFromElsewhere
     from rlaif.serving.opening import ModerationSettings
     from rlaif.serving.steering import Steering
 
@@ -17,6 +17,7 @@ __all__ = ["consent_of_options", "moderation_settings", "open_chats", "steering_
 def moderation_settings(options: dict[str, Any]) -> ModerationSettings:
     """What is moderated; its constitution is read before a model is loaded."""
     from rlaif.constitution.load import load_constitution
+    from rlaif.serving.moderating import AskedFromElsewhere
     from rlaif.serving.opening import ModerationSettings
 
     source = options["constitution"]
@@ -55,7 +56,7 @@ def open_chats(options: dict[str, Any], log: Callable[[str], None]) -> ChatKeepe
 
 
 def steering_of(
-    options: dict[str, Any], moderators: Sequence[Moderator], log: Callable[[str], None]
+    options: dict[str, Any], moderators: Sequence[AskedFromElsewhere], log: Callable[[str], None]
 ) -> Steering | None:
     """The directives of the server.
 
