@@ -185,6 +185,18 @@ def _planned(
     return plans(directives, talks, conditions, on=settings.on or today())
 
 
+def _check_some_act(planned: Sequence[Plan], settings: TrialSettings) -> None:
+    """Raises:
+    DataError: There is nothing to try.
+    """
+    if not any(plan.applied for plan in planned):
+        raise DataError(
+            f"no directive acts on any of the {len(planned)} prompts",
+            where=settings.source,
+            remedy="give prompts that a condition holds for; `rlaif directives show` lists the conditions",
+        )
+
+
 def _notes(directives: Directives, conditions: Conditions, on: date) -> tuple[str, ...]:
     """Directives that take no part, and why."""
     active = directives.active(on)
