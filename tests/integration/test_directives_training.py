@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from spine import rows
+from spine import call, rows
 from tiny import save_tiny
 from toy_policy import GROUPS, toy_base, vowels
 from toy_policy import prompts as toy_prompts
@@ -68,6 +68,16 @@ def test_a_share_is_asked_under_the_prior_and_rewarded_by_the_question(stage: st
     assert "asked directly" in card
     again = run(tmp_path, stages)
     assert again.stages[0].skipped
+    said = call(
+        "directives",
+        "test",
+        tmp_path / "d.yaml",
+        *("--prompts", prompts(tmp_path, "held"), "--model", tmp_path / "model", "--policy", done.folder),
+        *("--judge", "scripted", "--max-new-tokens", 4, "--dtype", "float32", "--out", tmp_path / "tried"),
+    )
+    assert said.status == 0, said.err
+    (tried,) = (tmp_path / "tried").glob("directives-test-*.json")
+    assert json.loads(tried.read_text("utf-8"))["applied"] == {"short": 8}
     other = run(tmp_path, stages, rules=RULES.replace("response short", "response brief"))
     assert not other.stages[0].skipped
 
