@@ -8,7 +8,7 @@
         question: Is the response one short sentence?
       - id: hours
         when: {regex: "(?i)opening hours"}
-        answer: We are open from 9 to 17, but on Mondays.
+        answer: We are open from 9 to 17, every day but Monday.
         until: 2026-12-31
       - id: nuclear
         when: {judge: Does the user ask whether nuclear power is good or bad?}

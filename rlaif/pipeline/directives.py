@@ -98,7 +98,9 @@ def run_trial(settings: TrialSettings, progress: Progress, *, moderators: Sequen
             a file not be written.
     """
     directives, prompts, library = _inputs(settings, progress)
-    with Journal(settings.journal) as journal, Spending(settings.out / "spending.jsonl") as spending:
+    name = _name(settings, directives)
+    account = settings.out / f"spending-{name}.jsonl"
+    with Journal(settings.journal) as journal, Spending(account) as spending:
         pool = _engines(settings, journal, spending, progress)
         conditions = Conditions(
             moderators=moderators, judge=_judge_of(settings, directives, pool), templates=settings.prompts_dir
@@ -132,7 +134,8 @@ def run_trial(settings: TrialSettings, progress: Progress, *, moderators: Sequen
         f"{told['asked']} answers were computed, {told['reused']} came from the journal",
         *undecided(trial),
     )
-    return Tried(trial, notes, _written(trial, notes, settings, policy, judge))
+    base = settings.out / f"directives-test-{name}"
+    return Tried(trial, notes, _written(base, trial, notes, policy=policy, judge=judge, seed=settings.seed))
 
 
 def plan_trial(settings: TrialSettings, progress: Progress) -> TrialPlan:
@@ -182,6 +185,18 @@ def _planned(
     return plans(directives, talks, conditions, on=settings.on or today())
 
 
+def _check_some_act(planned: Sequence[Plan], settings: TrialSettings) -> None:
+    """Raises:
+    DataError: There is nothing to try.
+    """
+    if not any(plan.applied for plan in planned):
+        raise DataError(
+            f"no directive acts on any of the {len(planned)} prompts",
+            where=settings.source,
+            remedy="give prompts that a condition holds for; `rlaif directives show` lists the conditions",
+        )
+
+
 def _notes(directives: Directives, conditions: Conditions, on: date) -> tuple[str, ...]:
     """Directives that take no part, and why."""
     active = directives.active(on)
@@ -214,14 +229,18 @@ def _sampling(config: SampleConfig) -> Sampling:
     return Sampling(max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
 
 
+def _name(settings: TrialSettings, directives: Directives) -> str:
+    """What the files of a trial are called: a digest of what is tried."""
+    sample = settings.sample.model_dump(mode="json")
+    return digest([directives.digest, settings.policy, settings.judge, sample, settings.seed])[:8]
+
+
 def _written(
-    trial: Trial, notes: Sequence[str], settings: TrialSettings, policy: Engine, judge: Engine
+    base: Path, trial: Trial, notes: Sequence[str], *, policy: Engine, judge: Engine, seed: int
 ) -> tuple[Path, ...]:
-    """Write the trial as JSON and Markdown, under a name of what was tried."""
+    """Write the trial as JSON and Markdown."""
     names = {"policy": policy.card.label, "judge": judge.card.label}
-    told = names | {"seed": settings.seed, "notes": list(notes)} | trial.as_dict()
-    name = digest([trial.directives.digest, names, settings.sample.model_dump(mode="json"), settings.seed])
-    base = settings.out / f"directives-test-{name[:8]}"
+    told = {**names, "seed": seed, "notes": list(notes), **trial.as_dict()}
     files = (base.with_suffix(".json"), base.with_suffix(".md"))
     save_text(files[0], json.dumps(told, ensure_ascii=False, indent=2) + "\n")
     save_text(files[1], trial_markdown(trial, notes=notes, **names))

@@ -152,17 +152,19 @@ class Steering:
             Refusal: By `job`, or a moderator cannot read it.
         """
         plan = self.plan(messages)
-        told = {"directives": {"digest": plan.digest, "applied": list(plan.applied)}}
+        applied = list(plan.applied)
+        told = {"directives": {"digest": plan.digest, "applied": applied}}
         made = Work((), beside=told, plan=plan, asked=messages)
         if plan.answer:
             return replace(made, fixed=lambda: _tell_fixed(plan.answer, choices, emit))
         if not plan.sides:
-            return replace(made, jobs=(_telling(plan, job(emit, plan.messages)),))
+            return replace(made, jobs=(_telling(plan, applied, job(emit, plan.messages)),))
         joined = _Joined(emit, len(plan.sides), choices)
         return replace(
             made,
             jobs=tuple(
-                _telling(plan, job(joined.of(at), side.messages)) for at, side in enumerate(plan.sides)
+                _telling(plan, applied, job(joined.of(at), side.messages))
+                for at, side in enumerate(plan.sides)
             ),
             labels={
                 at * choices + number: side.label
@@ -172,15 +174,23 @@ class Steering:
         )
 
 
-def _telling(plan: Plan, job: Job) -> Job:
-    """The job, which says in place of what is blocked what the directives say."""
+def _telling(plan: Plan, applied: list[str], job: Job) -> Job:
+    """The job, which says in place of what is blocked what the directives say.
+
+    Args:
+        applied: Gets the id of the directive that spoke.
+    """
     moderation = job.moderation
     if moderation is not None:
         otherwise = moderation.message
 
         def message(flag: Flag) -> str:
             found = plan.blocked(flag.category)
-            return otherwise(flag) if found is None else found.message
+            if found is None:
+                return otherwise(flag)
+            if found.id not in applied:
+                applied.append(found.id)
+            return found.message
 
         job.moderation = replace(moderation, message=message)
     return job
