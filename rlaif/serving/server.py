@@ -13,17 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
-from rlaif.serving.batcher import Batcher, Limits
+from rlaif.serving.decoder import Decoder
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
-from rlaif.serving.residents import Residents
+from rlaif.serving.passed import UpstreamSettings
+
+if TYPE_CHECKING:
+    from rlaif.serving.batcher import Batcher
+    from rlaif.serving.residents import Residents
+    from rlaif.serving.upstream import Upstream
 
 __all__ = ["ModelServer", "ServerSettings", "check_may_listen", "read_token"]
 
@@ -56,31 +61,34 @@ class ServerSettings:
 
 
 class ModelServer(uvicorn.Server):
-    """Serves residents; `run_until_stopped` returns after a signal or `stop`.
+    """Serves residents, or an upstream; `run_until_stopped` returns after a signal or `stop`.
 
     Args:
+        served: The models in this process, or where the server is that answers.
         log: Told a line for every request.
 
     Raises:
         ConfigError: The address is taken or may not be listened on.
     """
 
-    def __init__(self, residents: Residents, settings: ServerSettings, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, served: Residents | UpstreamSettings, settings: ServerSettings, log: Callable[[str], None]
+    ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
         self._socket = _listening(settings.host, settings.port)
         metrics = Metrics()
-        self.batcher = Batcher(
-            residents.base,
-            Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
-            reward=residents.reward,
-            log=log,
-            finished=metrics.finished,
-            broken=self._decoder_broke,
-        )
+        self.batcher: Decoder
+        upstream = residents = None
+        if isinstance(served, UpstreamSettings):
+            self.batcher = upstream = _upstream(served, log, metrics)
+        else:
+            residents = served
+            self.batcher = _batcher(served, settings, log, metrics, self._decoder_broke)
         service = Service(
             residents=residents,
             batcher=self.batcher,
+            upstream=upstream,
             metrics=metrics,
             most_tokens=settings.most_tokens,
             log=log,
@@ -138,6 +146,33 @@ class ModelServer(uvicorn.Server):
         """A signal: as `stop`, and at once when it comes twice."""
         self.batcher.drain()
         super().handle_exit(sig, frame)
+
+
+def _upstream(settings: UpstreamSettings, log: Callable[[str], None], metrics: Metrics) -> Upstream:
+    """The decoder that is another server."""
+    from rlaif.serving.upstream import Upstream  # late: it needs the extra `api`
+
+    return Upstream(settings, log=log, finished=metrics.finished)
+
+
+def _batcher(
+    residents: Residents,
+    settings: ServerSettings,
+    log: Callable[[str], None],
+    metrics: Metrics,
+    broken: Callable[[], None],
+) -> Batcher:
+    """The decoder of models in this process."""
+    from rlaif.serving.batcher import Batcher, Limits  # late: before an upstream nothing loads torch
+
+    return Batcher(
+        residents.base,
+        Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
+        reward=residents.reward,
+        log=log,
+        finished=metrics.finished,
+        broken=broken,
+    )
 
 
 def check_may_listen(host: str, token: str) -> None:

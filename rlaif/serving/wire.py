@@ -121,7 +121,7 @@ class ChatCompletion:
                 self.texts[choice] = self.texts.get(choice, "") + text
             case Ended():
                 self.ended[event.choice] = event
-            case Finished(prompt_tokens, completion_tokens):
+            case Finished(prompt_tokens, completion_tokens, counted=True):
                 self.usage = {
                     "prompt_tokens": prompt_tokens,
                     "completion_tokens": completion_tokens,
