@@ -34,8 +34,8 @@ __all__ = ["serve"]
     "models",
     multiple=True,
     metavar="MODEL",
-    help="The base [default: that of the first policy]; with --upstream a name that may be asked for, several "
-    "by repeating it [default: all that it has].",
+    help="The base [default: that of the first policy]. With --upstream a name that may be asked for; repeat "
+    "for several [default: all that it has].",
 )
 @click.option(
     "--policy",

@@ -351,7 +351,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _said(problem: Any) -> str:
-    return "is not supported here" if problem["type"] == "extra_forbidden" else str(problem["msg"])
+    refused = problem["type"] in ("extra_forbidden", "none_required")
+    return "is not supported here" if refused else str(problem["msg"])
 
 
 async def _refused(request: Request, error: Exception) -> Response:

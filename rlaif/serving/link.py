@@ -27,6 +27,9 @@ SOON = 5
 SHOWN = 500
 """Characters of an upstream's own message that a client is told."""
 LARGEST_ERROR = 64 << 10
+"""Bytes of an upstream's error that are read."""
+LONGEST_PAUSE = 3600.0
+"""Seconds of the longest `Retry-After` that is passed on."""
 REFUSED = (400, 404, 413, 415, 422)
 """Statuses of an upstream that are about the request."""
 
@@ -37,12 +40,16 @@ class Lost(Exception):
     Attributes:
         failed: What the client is told.
         again: Whether it may be sent once more.
+        pause: Seconds that the upstream wants to be left alone before.
     """
 
-    def __init__(self, status: int, reason: str, *, again: bool = False, **more: Any) -> None:
+    def __init__(
+        self, status: int, reason: str, *, again: bool = False, pause: float = 0.0, **more: Any
+    ) -> None:
         super().__init__(reason)
         self.failed = Failed(reason, status=status, **more)
         self.again = again
+        self.pause = pause
 
 
 class Link:
@@ -116,11 +123,12 @@ class Link:
             said, param, code = error_of(json.loads(raw))
         except (ValueError, RecursionError):
             said, param, code = "", None, None
-        status, pause = response.status_code, math.ceil(min(retry_after(response.headers), 3600.0))
+        status, pause = response.status_code, min(retry_after(response.headers), LONGEST_PAUSE)
         said = self.told(said)
         because = f": {said}" if said else f" with status {status}"
         if status in FULL:
-            return Lost(status, f"the upstream is full{because}", again=True, retry_after=pause or SOON)
+            soon = math.ceil(pause) or SOON
+            return Lost(status, f"the upstream is full{because}", again=True, pause=pause, retry_after=soon)
         if status in AGAIN or status >= 500:
             return Lost(502, f"the upstream failed{because}", again=True)
         if status in (401, 403):

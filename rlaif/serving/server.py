@@ -76,7 +76,6 @@ class ModelServer(uvicorn.Server):
     ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
-        self._socket = _listening(settings.host, settings.port)
         metrics = Metrics()
         self.batcher: Decoder
         upstream = residents = None
@@ -85,6 +84,7 @@ class ModelServer(uvicorn.Server):
         else:
             residents = served
             self.batcher = _batcher(served, settings, log, metrics, self._decoder_broke)
+        self._socket = _listening(settings.host, settings.port)
         service = Service(
             residents=residents,
             batcher=self.batcher,

@@ -222,7 +222,8 @@ class Upstream:
         elif task.cancelled():
             self._end(job, _stopped())
         elif (error := task.exception()) is None:
-            self._end(job, job.used or Failed("the upstream's answer was lost", status=502))
+            assert job.used is not None
+            self._end(job, job.used)
         elif isinstance(error, Lost):
             self._end(job, error.failed)
         else:  # a defect of ours
@@ -246,7 +247,7 @@ class Upstream:
                     await self._tell(job, response)
                 return
             except Lost as lost:
-                wait = max(float(lost.failed.retry_after or 0), BACKOFF * 2**attempt * random.uniform(1, 2))
+                wait = max(lost.pause, BACKOFF * 2**attempt * random.uniform(1, 2))
                 if not lost.again or attempt == RETRIES or wait > LONGEST_WAIT:
                     self._log(f"the upstream did not answer a request: {lost}")
                     raise
