@@ -19,7 +19,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from rlaif.engines.base import Sampling
 from rlaif.engines.chat import TemplateRefusal
+from rlaif.serving.answers import Health, ModelList
 from rlaif.serving.decoder import Decoder, NotServing, QueueFull
+from rlaif.serving.description import CHAT, PATH, UPSTREAM, describe, errors
 from rlaif.serving.guard import KNOWN_PATHS, Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.passed import PassedRequest
@@ -83,6 +85,14 @@ class Service:
             {"id": name, "object": "model", "created": self.started, "owned_by": "rlaif"}
             for name in self.here.roles
         ]
+
+    def most(self) -> dict[str, int]:
+        """The greatest values of the fields of a request."""
+        found = {"max_tokens": self.most_tokens, "max_completion_tokens": self.most_tokens}
+        if self.upstream is None:
+            rows = self.batcher.limits.rows
+            found |= {"n": rows, "n_best": rows if self.here.reward is not None else 1}
+        return found
 
     def job(self, body: ChatRequest, emit: Callable[[Event], None]) -> Job:
         """What a request asks of the decoder.
@@ -204,25 +214,27 @@ class _Inbox:
 
 def create_app(service: Service, settings: GuardSettings) -> Guard:
     """The ASGI application."""
-    app = FastAPI(title="rlaif", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="rlaif", docs_url=None, redoc_url=None, openapi_url=PATH)
 
     async def chat(request: Request, body: ChatRequest) -> Response:
         return await _chat(service, request, body)
 
     chat.__annotations__["body"] = ChatRequest if service.upstream is None else PassedRequest
-    app.post("/v1/chat/completions")(chat)
+    app.post("/v1/chat/completions", responses=CHAT)(chat)
 
-    @app.get("/v1/models")
+    waits = errors(*UPSTREAM) if service.upstream is not None else {}
+
+    @app.get("/v1/models", response_model=ModelList, response_model_exclude_unset=True, responses=waits)
     async def models() -> Any:
         return {"object": "list", "data": await asyncio.to_thread(service.models)}
 
-    @app.get("/health")
+    @app.get("/health", response_model=Health, responses=errors(503))
     async def health() -> Any:
         if not service.batcher.alive:
             raise Refusal(503, "the server is stopping, or its decoder has ended", retry_after=5)
         return {"status": "ok"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         gauges = {"rlaif_rows": service.batcher.rows, "rlaif_waiting": service.batcher.waiting}
         text = service.metrics.text(gauges)
@@ -231,6 +243,9 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
+    names = () if service.residents is None else tuple(service.residents.roles)
+    upstream, token = service.upstream is not None, bool(settings.token)
+    describe(app, models=names, most=service.most(), upstream=upstream, token=token)
     return Guard(app, settings, service.metrics, service.log)
 
 

@@ -26,7 +26,7 @@ __all__ = ["KNOWN_PATHS", "Guard", "GuardSettings"]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS = ("/health",)
 """Answered without a token."""
-KNOWN_PATHS = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
+KNOWN_PATHS = ("/v1/chat/completions", "/v1/models", "/health", "/metrics", "/openapi.json")
 LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 SHOWN = 200
 """Characters of a path that the log shows."""

@@ -13,7 +13,7 @@ from rlaif.engines.api.api_key import ApiKey
 from rlaif.engines.api.wire import chat_turns
 from rlaif.engines.base import Sampling
 from rlaif.serving.refusal import Refusal
-from rlaif.serving.wire import ChatRequest
+from rlaif.serving.wire import ChatRequest, Whole
 from rlaif.serving.work import Event, Finished, Job
 from rlaif.types import Message
 
@@ -31,7 +31,7 @@ class PassedRequest(ChatRequest):
 
     model_config = ConfigDict(extra="allow")
 
-    n_best: Annotated[int, Field(ge=1, le=1)] | None = None
+    n_best: Annotated[int, Field(ge=1, le=1), Whole] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     top_logprobs: None = None

@@ -494,6 +494,7 @@ def test_an_upstream_that_is_not_there_is_told_and_waited_for(monkeypatch: pytes
 
 
 def test_a_connection_is_used_again(fresh: ModelServer, upstream: Standin) -> None:
+    until(lambda: f"{upstream.url} serves big" in fresh.told)  # type: ignore[attr-defined]
     for _ in range(3):
         assert ask(fresh)[0] == 200
     assert len(upstream.asked) == 3
@@ -545,7 +546,6 @@ def test_what_vllm_tells_of_adapters_is_told(fresh: ModelServer, upstream: Stand
         assert [model.model_dump(exclude_unset=True) for model in api.models.list()][1] == lora | {
             "max_model_len": 4096
         }
-    assert f"{upstream.url} serves big" in fresh.told  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
