@@ -83,6 +83,7 @@ class Standin:
     def __init__(self) -> None:
         self.reset()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
         config = uvicorn.Config(
             self._app(), log_config=None, log_level="critical", access_log=False, lifespan="off"

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -358,6 +359,18 @@ def test_the_log_has_no_texts_unless_asked(server: ModelServer, residents: Resid
     assert "secret" not in quiet
     with served(residents, log_texts=True) as telling:
         assert "secret words" in one(telling)
+
+
+def test_pieces_do_not_wait_for_acknowledgements(server: ModelServer) -> None:
+    """Measured without it: 48 ms more for every answer on a connection that is used again."""
+    with socket.create_connection(server._socket.getsockname()) as client:
+
+        def mine() -> list[Any]:
+            held = [each.transport for each in list(server.server_state.connections)]
+            return [each for each in held if each.get_extra_info("peername") == client.getsockname()]
+
+        until(lambda: bool(mine()))
+        assert mine()[0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_token_is_asked_for(residents: Residents) -> None:
