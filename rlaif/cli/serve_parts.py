@@ -7,26 +7,55 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlaif.chats.keeper import ChatKeeper
-    from rlaif.serving.moderating import AskedFromElsewhere
+    from rlaif.serving.moderating import AskedFromElsewhere, Moderation
     from rlaif.serving.opening import ModerationSettings
+    from rlaif.serving.passed import UpstreamSettings
+    from rlaif.serving.residents import Residents
     from rlaif.serving.steering import Steering
 
-__all__ = ["consent_of_options", "moderation_settings", "open_chats", "steering_of"]
+__all__ = ["consent_of_options", "moderation_of", "moderation_settings", "open_chats", "steering_of"]
 
 
-def moderation_settings(options: dict[str, Any]) -> ModerationSettings:
-    """What is moderated; its constitution is read before a model is loaded."""
-    from rlaif.constitution.load import load_constitution
-    from rlaif.serving.moderating import AskedFromElsewhere
-    from rlaif.serving.opening import ModerationSettings
+def moderation_settings(options: dict[str, Any]) -> ModerationSettings | None:
+    """What is moderated; its constitution is read before a model is loaded.
+
+    Raises:
+        ConfigError: A judge or a constitution is named, and nothing is moderated.
+    """
+    from rlaif.errors import ConfigError
 
     source = options["constitution"]
+    if not options["moderators"]:
+        for name, value in (("cascade", options["judge"]), ("constitution", source)):
+            if value:
+                raise ConfigError(
+                    "nothing is moderated, so no judge is asked",
+                    where=f"--{name}",
+                    remedy="name a moderator with --moderation",
+                )
+        return None
+    from rlaif.constitution.load import load_constitution
+    from rlaif.serving.opening import ModerationSettings
+
     return ModerationSettings(
         moderators=options["moderators"],
         hold=options["hold"],
         judge=options["judge"],
         constitution=None if source is None else load_constitution(source),
     )
+
+
+def moderation_of(
+    settings: ModerationSettings | None, served: Residents | UpstreamSettings, log: Callable[[str], None]
+) -> Moderation | None:
+    """The moderation of the server, its moderators loaded."""
+    if settings is None:
+        return None
+    from rlaif.serving.opening import open_moderation
+    from rlaif.serving.passed import UpstreamSettings
+
+    base = None if isinstance(served, UpstreamSettings) else served.base
+    return open_moderation(settings, base, log=log)
 
 
 def consent_of_options(options: dict[str, Any]) -> str:
@@ -67,13 +96,14 @@ def steering_of(
         ConfigError: They cannot be used, or a judge is named that nobody asks.
     """
     from rlaif.errors import ConfigError
-    from rlaif.serving.steering import open_steering
 
     if options["directives"] is None:
         if options["directives_judge"] is not None:
             what, remedy = "there are no directives to judge for", "add --directives FILE"
             raise ConfigError(what, where="--directives-judge", remedy=remedy)
         return None
+    from rlaif.serving.steering import open_steering
+
     own = {name: options[name] for name in ("dtype", "device")}
     return open_steering(
         options["directives"], options["directives_judge"], moderators=moderators, log=log, **own

@@ -23,6 +23,7 @@ from rlaif.errors import RlaifError
 from rlaif.models.heap import give_back
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.reward.model import RewardModel
+from rlaif.serving.decoder import NotServing, QueueFull
 from rlaif.serving.lane import Lane
 from rlaif.serving.work import Delta, Ended, Failed, Finished, Job, Row, best_row, emit_blocked, start_rows
 from rlaif.types import Message
@@ -67,22 +68,6 @@ class Limits:
             cache=cache_tokens(base.model, cpu_bytes=CPU_CACHE_BYTES),
             prefill=GPU_PREFILL if on_gpu else CPU_PREFILL,
         )
-
-
-class QueueFull(Exception):
-    """As many requests wait as may.
-
-    Attributes:
-        retry_after: Seconds after which one of them has probably been taken.
-    """
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} requests are waiting already, as many as may")
-        self.retry_after = retry_after
-
-
-class NotServing(Exception):
-    """The server is stopping, or its decoder has ended."""
 
 
 class Batcher:

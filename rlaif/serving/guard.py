@@ -36,6 +36,7 @@ KNOWN_PATHS = (
     "/v1/info",
     "/health",
     "/metrics",
+    "/openapi.json",
     "/",
 )
 LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)

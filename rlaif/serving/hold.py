@@ -21,12 +21,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlaif.moderation.base import Scores, Watch, flagged
 from rlaif.moderation.deciding import Deciding
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Ask", "Flag", "Hold", "flags_of"]
 

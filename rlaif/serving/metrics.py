@@ -37,7 +37,7 @@ class Metrics:
         """Count a job that has ended."""
         now = time.monotonic()
         with self._lock:
-            self._prompt_tokens += len(job.ids)
+            self._prompt_tokens += job.prompt_tokens
             self._completion_tokens += job.tokens
             self._cancelled += job.cancelled
             if job.first_token:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlaif.errors import DataError, ModelError
 from rlaif.moderation.base import Scores, flagged
-from rlaif.serving.batcher import Batcher, NotServing, QueueFull
+from rlaif.serving.decoder import Decoder, NotServing, QueueFull
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.refusal import Refusal
 from rlaif.serving.wire import MOST_MESSAGES, ChatCompletion, ChatMessage
@@ -61,7 +61,7 @@ class ModerationRequest(BaseModel):
 
 
 async def scored(
-    moderation: Moderation, batcher: Batcher, conversations: Sequence[Sequence[Message]], *, param: str
+    moderation: Moderation, batcher: Decoder, conversations: Sequence[Sequence[Message]], *, param: str
 ) -> list[Scores]:
     """The moderator's scores, computed between two steps of the decoder.
 
@@ -86,7 +86,7 @@ async def scored(
 
 
 async def blocked_at_once(
-    moderation: Moderation | None, batcher: Batcher, jobs: Sequence[Job], messages: Sequence[Message]
+    moderation: Moderation | None, batcher: Decoder, jobs: Sequence[Job], messages: Sequence[Message]
 ) -> bool:
     """Score a conversation before it is decoded; one that is flagged is answered here.
 
@@ -121,14 +121,14 @@ def tell(moderation: Moderation | None, jobs: Sequence[Job], answer: ChatComplet
     lines = []
     for choice, ended in sorted(answer.ended.items()):
         if ended.flag is not None:
-            where = "answer" if rows else "prompt"
+            where = "answer" if any(job.first_token for job in jobs) else "prompt"
             moderation.counts.blocked(ended.flag.category, where)
             category, score = ended.flag
             lines.append(f"blocked {where} {category} {score:.3f} choice={choice} id={answer.head['id']}")
     return lines
 
 
-def add_moderations(app: FastAPI, moderation: Moderation | None, batcher: Batcher) -> None:
+def add_moderations(app: FastAPI, moderation: Moderation | None, batcher: Decoder) -> None:
     """Answer `POST /v1/moderations`."""
 
     @app.post("/v1/moderations")

@@ -13,7 +13,7 @@ from rlaif.models.open import open_engine
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Moderator
 from rlaif.moderation.blocklist_files import load_block_list
-from rlaif.moderation.files import find_moderator, load_moderator
+from rlaif.moderation.files import find_moderator, load_moderator, moderator_note
 from rlaif.moderation.united import United
 from rlaif.serving.cascade import Cascade
 from rlaif.serving.moderating import HOLD, Moderation
@@ -44,9 +44,12 @@ class ModerationSettings:
 
 
 def open_moderation(
-    settings: ModerationSettings, base: SharedBase, *, log: Callable[[str], None] = lambda line: None
+    settings: ModerationSettings, base: SharedBase | None, *, log: Callable[[str], None] = lambda line: None
 ) -> Moderation | None:
     """The moderation of a server; None where it has no moderators.
+
+    Args:
+        base: The served one; None before an upstream, where moderators read the text alone.
 
     Raises:
         ConfigError: A setting has no effect, or a block list cannot be read.
@@ -77,7 +80,7 @@ def open_moderation(
     return Moderation(moderator, hold=settings.hold, cascade=cascade)
 
 
-def _moderator(path: Path, base: SharedBase) -> Moderator:
+def _moderator(path: Path, base: SharedBase | None) -> Moderator:
     if path.is_dir():
         if find_moderator(path) is None:
             raise ConfigError(
@@ -85,13 +88,34 @@ def _moderator(path: Path, base: SharedBase) -> Moderator:
                 where="--moderation",
                 remedy="name the folder that `rlaif moderation train` wrote, or a block list",
             )
-        return load_moderator(path, base)
+        return load_moderator(path, base or _own_base(path))
     return load_block_list(path)
 
 
-def _cascade(judge: str, constitution: Constitution, base: SharedBase, log: Callable[[str], None]) -> Cascade:
+def _own_base(path: Path) -> SharedBase:
+    """The base of a moderator that reads the text alone, where no model is served here.
+
+    Raises:
+        ConfigError: It reads the states of the model that answers, which is elsewhere.
+    """
+    note = moderator_note(path)
+    if note["kind"] != "lora":
+        raise ConfigError(
+            f"the moderator in {path} reads the states of the model that answers, which is on another server",
+            where="--moderation",
+            remedy="train one with `rlaif moderation train --kind lora`, or use a block list",
+        )
+    return SharedBase.load(note["base"]["name"])
+
+
+def _cascade(
+    judge: str, constitution: Constitution, base: SharedBase | None, log: Callable[[str], None]
+) -> Cascade:
     if judge != SELF:
         return Cascade(open_engine(judge, log=log), constitution, log=log)
+    if base is None:
+        what = "before an upstream no model is here that could judge itself"
+        raise ConfigError(what, where="--cascade", remedy="name a judge")
     card = EngineCard(
         name=base.name,
         revision=base.identity,

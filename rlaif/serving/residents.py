@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from rlaif.engines.chat import ChatFormat
 from rlaif.errors import ConfigError
 from rlaif.models.heap import bound_kernels
 from rlaif.models.policy_files import base_of, find_policy, policy_revision
@@ -17,7 +19,7 @@ from rlaif.serving.lane import check_joining
 __all__ = ["Residents", "open_residents"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Residents:
     """A base in memory, and what runs on it.
 
@@ -30,6 +32,11 @@ class Residents:
     roles: Mapping[str, str]
     reward: RewardModel | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def form(self) -> ChatFormat:
+        """How prompts are rendered."""
+        return ChatFormat(self.base.tokenizer, name=self.base.name)
 
 
 def open_residents(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -22,13 +22,18 @@ from rlaif.chats.keeper import ChatKeeper
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
-from rlaif.serving.batcher import Batcher, Limits
 from rlaif.serving.collecting import Collecting
+from rlaif.serving.decoder import Decoder
 from rlaif.serving.guard import GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.moderating import Moderation
-from rlaif.serving.residents import Residents
+from rlaif.serving.passed import UpstreamSettings
 from rlaif.serving.steering import Steering
+
+if TYPE_CHECKING:
+    from rlaif.serving.batcher import Batcher
+    from rlaif.serving.residents import Residents
+    from rlaif.serving.upstream import Upstream
 
 __all__ = ["ModelServer", "ServerSettings", "check_may_listen", "read_token"]
 
@@ -63,9 +68,10 @@ class ServerSettings:
 
 
 class ModelServer(uvicorn.Server):
-    """Serves residents; `run_until_stopped` returns after a signal or `stop`.
+    """Serves residents, or an upstream; `run_until_stopped` returns after a signal or `stop`.
 
     Args:
+        served: The models in this process, or where the server is that answers.
         log: Told a line for every request.
         moderation: Decides what is decoded and what of it goes out.
         chats: Keeps the exchanges that agree to it; closed when the server ends.
@@ -77,7 +83,7 @@ class ModelServer(uvicorn.Server):
 
     def __init__(
         self,
-        residents: Residents,
+        served: Residents | UpstreamSettings,
         settings: ServerSettings,
         log: Callable[[str], None],
         *,
@@ -87,26 +93,27 @@ class ModelServer(uvicorn.Server):
     ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
-        self._socket = _listening(settings.host, settings.port)
         metrics, self._chats = Metrics(), chats
-        self.batcher = Batcher(
-            residents.base,
-            Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
-            reward=residents.reward,
-            layers=() if moderation is None else moderation.moderator.layers,
-            log=log,
-            finished=metrics.finished,
-            broken=self._decoder_broke,
-        )
+        self.batcher: Decoder
+        upstream = residents = None
+        if isinstance(served, UpstreamSettings):
+            self.batcher = upstream = _upstream(served, log, metrics)
+        else:
+            residents = served
+            layers = () if moderation is None else moderation.moderator.layers
+            self.batcher = _batcher(served, settings, log, metrics, self._decoder_broke, layers)
+        revisions = {} if residents is None else residents.revisions
+        self._socket = _listening(settings.host, settings.port)
         service = Service(
             residents=residents,
             batcher=self.batcher,
+            upstream=upstream,
             metrics=metrics,
             moderation=moderation,
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
-            chats=Collecting.of(chats, residents.revisions, settings.consent, metrics, log),
+            chats=Collecting.of(chats, revisions, settings.consent, metrics, log),
             steering=steering,
         )
         self._moderation = moderation
@@ -170,6 +177,35 @@ class ModelServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _upstream(settings: UpstreamSettings, log: Callable[[str], None], metrics: Metrics) -> Upstream:
+    """The decoder that is another server."""
+    from rlaif.serving.upstream import Upstream  # late: it needs the extra `api`
+
+    return Upstream(settings, log=log, finished=metrics.finished)
+
+
+def _batcher(
+    residents: Residents,
+    settings: ServerSettings,
+    log: Callable[[str], None],
+    metrics: Metrics,
+    broken: Callable[[], None],
+    layers: tuple[int, ...],
+) -> Batcher:
+    """The decoder of models in this process."""
+    from rlaif.serving.batcher import Batcher, Limits  # late: before an upstream nothing loads torch
+
+    return Batcher(
+        residents.base,
+        Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
+        reward=residents.reward,
+        layers=layers,
+        log=log,
+        finished=metrics.finished,
+        broken=broken,
+    )
+
+
 def check_may_listen(host: str, token: str) -> None:
     """Refuse to answer other machines without a token.
 
@@ -222,7 +258,10 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        listening = socket.create_server(address[:2], family=family, backlog=1024)
+        # Connections inherit it. Else each answer in pieces waits for the client's delayed acknowledgement.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
         raise ConfigError(

@@ -18,9 +18,8 @@ from rlaif.directives.plan import Plan, plans
 from rlaif.directives.values import Directives, today
 from rlaif.directives.watched import WatchedDirectives
 from rlaif.errors import ConfigError, ModelError
-from rlaif.models.open import open_engine
 from rlaif.moderation.base import Moderator
-from rlaif.serving.batcher import Batcher, NotServing, QueueFull
+from rlaif.serving.decoder import Decoder, NotServing, QueueFull
 from rlaif.serving.hold import Flag
 from rlaif.serving.refusal import Refusal
 from rlaif.serving.work import Delta, Ended, Event, Failed, Finished, Job
@@ -57,7 +56,7 @@ class Work:
         """What was asked, for the log."""
         return self.asked or self.jobs[0].messages
 
-    def submit(self, batcher: Batcher) -> None:
+    def submit(self, batcher: Decoder) -> None:
         """Put the jobs into the queue, all or none.
 
         Raises:
@@ -72,7 +71,7 @@ class Work:
             raise
         self.fixed()
 
-    def cancel(self, batcher: Batcher) -> None:
+    def cancel(self, batcher: Decoder) -> None:
         """Stop working on it; nothing more is heard of it."""
         for job in self.jobs:
             batcher.cancel(job)
@@ -222,6 +221,8 @@ def open_steering(
         RlaifError: The file cannot be used, nobody can decide one of its conditions, or the judge cannot be
             loaded.
     """
+    from rlaif.models.open import open_engine  # late: without a judge nothing loads torch
+
     engine = None if judge is None else open_engine(judge, dtype=dtype, device=device, log=log)
     conditions = Conditions(moderators=moderators, judge=engine)
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlaif.serving.work import Delta, Ended, Finished
 from rlaif.types import Message, Role
 
-__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "chunk", "event"]
+__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "Whole", "chunk", "event"]
 
 MOST_MESSAGES = 4_096
 MOST_STOPS, LONGEST_STOP = 16, 256
@@ -28,6 +28,17 @@ ROLES: Mapping[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is the integer 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+Tokens = Annotated[int, Field(ge=1), Whole]
+Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), Whole]
+Seed = Annotated[int, Field(ge=LEAST_SEED, le=GREATEST_SEED), Whole]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Metadata = dict[
     Annotated[str, Field(max_length=LONGEST_KEY)], Annotated[str, Field(max_length=LONGEST_VALUE)]
@@ -75,14 +86,14 @@ class ChatRequest(_Form):
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    seed: int | None = Field(default=None, ge=LEAST_SEED, le=GREATEST_SEED)
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-    n_best: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    seed: Seed | None = None
+    n: Choices | None = None
+    n_best: Choices | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -144,7 +155,7 @@ class ChatCompletion:
                 self.texts[choice] = self.texts.get(choice, "") + text
             case Ended():
                 self.ended[event.choice] = event
-            case Finished(prompt_tokens, completion_tokens):
+            case Finished(prompt_tokens, completion_tokens, counted=True):
                 self.usage = {
                     "prompt_tokens": prompt_tokens,
                     "completion_tokens": completion_tokens,

@@ -6,18 +6,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlaif.digest import seed_from
 from rlaif.engines.base import Sampling
-from rlaif.engines.decoding import row_uniforms
 from rlaif.errors import RlaifError
 from rlaif.serving.hold import Flag, Hold
-from rlaif.serving.moderating import Moderation
 from rlaif.serving.stream import TextStream
 from rlaif.types import Message
+
+if TYPE_CHECKING:
+    import torch
+
+    from rlaif.serving.moderating import Moderation
 
 __all__ = ["Delta", "Ended", "Event", "Failed", "Finished", "Job", "Row", "emit_blocked", "start_rows"]
 
@@ -53,17 +54,30 @@ class Finished:
 
     Attributes:
         completion_tokens: Sampled tokens over all rows, end tokens included.
+        counted: Whether the two are known; an upstream need not tell them.
     """
 
     prompt_tokens: int
     completion_tokens: int
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job ended without a result; nothing follows."""
+    """The job ended without a result; nothing follows.
+
+    Attributes:
+        status: Of the answer, where none of it was sent yet.
+        param: The field of the request that it is about.
+        code: A name for programs to act on.
+        retry_after: Seconds after which it may be tried again.
+    """
 
     reason: str
+    status: int = 500
+    param: str | None = None
+    code: str | None = None
+    retry_after: int | None = None
 
 
 Event = Delta | Ended | Finished | Failed
@@ -103,6 +117,11 @@ class Job:
     def cost(self) -> int:
         """Room that a row may need in the key-value cache, in tokens."""
         return len(self.ids) + self.sampling.max_new_tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.ids)
 
     @property
     def tokens(self) -> int:
@@ -239,6 +258,8 @@ def emit_blocked(job: Job, choice: int, flag: Flag) -> None:
 def start_rows(job: Job, tokenizer: Any, stops: Sequence[str]) -> list[Row]:
     """The rows of a job, each with random numbers of its own: the first draws as an engine's request of the
     same seed does."""
+    from rlaif.engines.decoding import row_uniforms  # late: without a model nothing loads torch
+
     steps = job.sampling.max_new_tokens
     seeds = [job.seed, *(seed_from(job.seed, "choice", choice) for choice in range(1, job.samples))]
     job.rows = [
