@@ -34,6 +34,10 @@ __all__ = ["ModerationJob"]
 
 VERDICTS = "verdicts.jsonl"
 REVISIONS = "revisions.jsonl"
+THREE = (1, 2, 3)
+"""As many layers as a probe reads by default."""
+MANY = 1 << 30
+"""Tokens of texts that are not there yet: as many as states are kept of."""
 
 
 class ModerationJob(Job[ModerationConfig]):
@@ -244,7 +248,11 @@ class ModerationJob(Job[ModerationConfig]):
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return StageWork(read_tokens=device.tokens)
+        known = self.config.files and not self.config.input
+        tokens = (
+            tokens_of(counter_of(self.base), [each.messages for each in self.examples]) if known else MANY
+        )
+        return StageWork(read_tokens=device.tokens, kept_states=len(self.config.layers or THREE) * tokens)
 
     def adapters(self) -> Adapters:
         """See `Job`."""
