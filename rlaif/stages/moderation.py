@@ -20,6 +20,7 @@ from torch import Tensor
 from rlaif.config.moderation import ModerationConfig
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.baselines import fit_bag_of_words, listed_words, words_of
+from rlaif.moderation.classifier import LoraModerator
 from rlaif.moderation.examples import Example, labels_of
 from rlaif.moderation.fit import calibrate
 from rlaif.moderation.kinds import HeldOut, hard, others_broken
@@ -28,15 +29,24 @@ from rlaif.moderation.probe import ProbeModerator
 from rlaif.moderation.states import default_layers
 from rlaif.moderation.train import Fitted, Readable, fit_probe, readable
 from rlaif.progress import NoProgress, Progress
-from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport
+from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport, in_millions
 from rlaif.stats import Floats, bootstrap, wilson
 from rlaif.text import count_of
 
-__all__ = ["ModerationResult", "measured", "thresholds_of", "train_moderation_probe"]
+__all__ = [
+    "ModerationResult",
+    "measured",
+    "parameters_of",
+    "probes_of",
+    "thresholds_of",
+    "train_moderation_probe",
+    "words_of_all",
+]
 
 RESAMPLES = 1000
 SMALL = 1_000_000_000
 """Parameters of a base below which a moderator is a demonstration."""
+ONE_TRAINING = "an adapter would have to be trained once more for each principle"
 ONE_PRINCIPLE = "there is no other principle with labels enough to learn from"
 
 
@@ -48,7 +58,7 @@ class ModerationResult:
         probes: A few of the texts, to score again when the moderator is opened.
     """
 
-    moderator: ProbeModerator
+    moderator: ProbeModerator | LoraModerator
     report: ModerationReport
     probes: Sequence[Example]
 
@@ -111,9 +121,9 @@ def train_moderation_probe(
         sources=dict(Counter(each.source for each in data.examples)),
         refused=data.refused,
         left_out=fitted.left_out,
-        words=_words_of_all(fitted, base),
+        words=words_of_all(fitted, base),
     )
-    return ModerationResult(moderator, report, _spread(data))
+    return ModerationResult(moderator, report, probes_of(data))
 
 
 def parameters_of(base: SharedBase) -> int:
@@ -170,6 +180,8 @@ def _category_report(
         "bag_of_words": _bag_of_words(examples, labels, categories.index(held.category), held),
         "word_list": _word_list(own, held),
     }
+    if held.frozen is not None:
+        ways["frozen"] = _Scored(held.frozen, held.frozen, None)
     reports = {name: _way_report(own, held, each, config, seed) for name, each in ways.items()}
     reports["always_pass"] = _always_pass(held, own)
     difference = _bootstrapped(
@@ -183,13 +195,15 @@ def _category_report(
         prompts=len({each.group for each in own}),
         look_alikes=sum(each.look_alike for each in own),
         ways=reports,
-        words=_words(held, reports["moderator"], difference),
+        words=[*_words(held, reports["moderator"], difference), *_gain(own, held, seed)],
     )
 
 
 def _bag_of_words(examples: Sequence[Example], labels: Tensor, place: int, held: HeldOut) -> _Scored:
     """A bag of words, fitted without each fold; and one of the other categories' union."""
     own = held.rows.tolist()
+    if held.learned is not None:
+        return _bag_of_learned(examples, labels[:, place], held, held.learned)
     documents = [words_of(examples[at].messages) for at in own]
     weight = torch.tensor([examples[at].weight for at in own])
     score = torch.zeros(len(own), dtype=torch.double)
@@ -199,6 +213,17 @@ def _bag_of_words(examples: Sequence[Example], labels: Tensor, place: int, held:
         score[outside] = bag.log_odds([documents[at] for at in outside])
     unseen = None if held.unseen is None else _unseen_words(examples, labels, place, held)
     return _Scored(score, score, unseen)
+
+
+def _bag_of_learned(examples: Sequence[Example], labels: Tensor, held: HeldOut, learned: Tensor) -> _Scored:
+    """A bag of words, fitted to the texts that an adapter learned from."""
+    bag = fit_bag_of_words(
+        [words_of(examples[at].messages) for at in learned.tolist()],
+        labels[learned],
+        torch.tensor([examples[at].weight for at in learned.tolist()]),
+    )
+    score = bag.log_odds([words_of(examples[at].messages) for at in held.rows.tolist()])
+    return _Scored(score, score, None)
 
 
 def _unseen_words(examples: Sequence[Example], labels: Tensor, place: int, held: HeldOut) -> Tensor:
@@ -242,7 +267,9 @@ def _way_report(
         },
         calibration_error=_calibration_error(held, scored.score, [each.weight for each in own]),
         over_refusal=_over_refusal(own, scored.peak >= threshold),
-        unseen=_unseen(own, held, scored.unseen, seed),
+        unseen=_unseen(own, held, scored.unseen, seed)
+        if held.learned is None
+        else Figure(None, why=ONE_TRAINING),
     )
 
 
@@ -328,7 +355,16 @@ def _words(held: HeldOut, way: WayReport, difference: Figure) -> list[str]:
     return found
 
 
-def _words_of_all(fitted: Fitted, base: SharedBase) -> list[str]:
+def _gain(own: Sequence[Example], held: HeldOut, seed: int) -> list[str]:
+    """Whether the adapter ranks better than its heads without it."""
+    if held.frozen is None:
+        return []
+    found = _bootstrapped(own, held, [held.score, held.frozen], seed, _auroc_difference)
+    better = found.low is not None and found.low > 0
+    return [f"The adapter ranks {'better' if better else 'no better'} than its heads without it."]
+
+
+def words_of_all(fitted: Fitted, base: SharedBase) -> list[str]:
     found = words_about_size(base)
     for reads in fitted.heads:
         lent = [name for name, own in fitted.learned.items() if reads not in own]
@@ -346,12 +382,11 @@ def words_about_size(base: SharedBase) -> list[str]:
     if size >= SMALL:
         return []
     return [
-        f"The base has {size / 1e9:.2g} billion parameters: this is a demonstration of the method, not "
-        "a guard."
+        f"The base has {in_millions(size)} parameters: this is a demonstration of the method, not a guard."
     ]
 
 
-def _spread(data: Readable, count: int = 4) -> list[Example]:
+def probes_of(data: Readable, count: int = 4) -> list[Example]:
     """A few short texts, of both kinds where there are both."""
     short = sorted(range(len(data.texts)), key=lambda at: (len(data.texts[at].ids), at))
     kinds: Mapping[str, list[int]] = {
