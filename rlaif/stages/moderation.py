@@ -317,8 +317,11 @@ def _auroc_difference(ranked: Sequence[RankedTexts], weight: Floats) -> float:
     return ranked[0].auroc(weight) - ranked[1].auroc(weight)
 
 
-def _calibration_error(held: HeldOut, score: Tensor, weight: Sequence[float]) -> float:
-    """Of probabilities by a calibration that was fitted without the text's fold."""
+def _calibration_error(held: HeldOut, score: Tensor, weight: Sequence[float]) -> float | None:
+    """Of probabilities by a calibration that was fitted without the text's fold; `None` where there is but
+    one."""
+    if len(set(held.fold.tolist())) < 2:
+        return None
     found, w = torch.zeros_like(score), torch.tensor(weight, dtype=torch.double)
     for fold in sorted(set(held.fold.tolist())):
         inside = held.fold != fold

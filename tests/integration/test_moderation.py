@@ -207,7 +207,7 @@ def test_an_adapter_is_measured_on_prompts_held_out(adapter: Path) -> None:
         ways = each["ways"]
         assert 0 < each["broken"] < each["texts"] < 84
         assert ways["moderator"]["auroc"]["value"] > 0.7
-        assert ways["moderator"]["auroc"]["value"] != ways["frozen"]["auroc"]["value"]
+        assert ways["frozen"]["auroc"]["value"] > 0.5
         assert ways["moderator"]["unseen"]["value"] is None
         assert "once more for each principle" in ways["moderator"]["unseen"]["why"]
         assert any("than its heads without it" in sentence for sentence in each["words"])
@@ -236,8 +236,7 @@ def test_an_adapter_reads_the_text_of_a_stream(adapter: Path) -> None:
     assert moderator.layers == ()
     prompt = Message("user", "say abcdef")
     watch, seen = moderator.watch((prompt,)), []
-    for at in range(16):
-        seen.append(watch.push("XQ "[at % 3], None))
+    seen += [watch.push("XQ "[at % 3], None) for at in range(16)]
     assert seen[0] == moderator.scores([(prompt, Message("assistant", "X"))])[0]
     assert seen[1:15] == [seen[0]] * 14
     assert seen[15] == moderator.scores([(prompt, Message("assistant", "XQ XQ XQ XQ XQ X"))])[0]
@@ -288,16 +287,18 @@ def test_settings_that_cannot_act_are_refused(place: Place, options: tuple[str, 
     assert said in found.err
 
 
-def test_held_out_prompts_of_one_side_are_refused(place: Place, tmp_path: Path) -> None:
-    lines = rows(place.labels)
-    for row in lines:
-        row["numbers"] = None
-    file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in lines[:40]), encoding="utf-8")
-    found = place.train("one-sided", "--data", file, "--kind", "lora", "--set", "held_out=0.02")
+def test_without_prompts_held_out_nothing_is_measured(place: Place) -> None:
+    found = place.train("none-held", "--data", place.labels, "--kind", "lora", "--set", "held_out=0")
     assert found.status == 1
-    assert "nothing can be measured on them" in found.err
+    assert "the prompts held out have 0 that break 'shouting' and 0 that keep it" in found.err
     assert "raise `held_out`" in found.err
+
+
+def test_a_few_prompts_held_out_are_measured_as_far_as_they_go(place: Place) -> None:
+    found = place.train("few-held", "--data", place.labels, "--kind", "lora", "--set", "held_out=0.12")
+    assert found.status == 0, found.err
+    report = json.loads((place.folder / "few-held" / "moderation" / "report.json").read_text("utf-8"))
+    assert any("every figure is rough" in each for found in report["categories"] for each in found["words"])
 
 
 # rlaif moderate
