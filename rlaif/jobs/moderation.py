@@ -32,6 +32,7 @@ from rlaif.runs.manifest import Manifest
 from rlaif.stages.moderation import ModerationResult, train_moderation_probe
 from rlaif.stages.moderation_lora import train_moderation_lora
 from rlaif.text import count_of
+from rlaif.types import Message
 
 __all__ = ["ModerationJob"]
 
@@ -271,7 +272,8 @@ class ModerationJob(Job[ModerationConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config, counter = self.config, counter_of(self.base)
-        known = [each.messages for each in self.examples] if config.files and not config.input else []
+        examples = self.examples if config.files and not config.input else []
+        known = [each.messages for each in examples]
         if config.kind == "lora":
             longest = sorted(known, key=lambda messages: -sum(len(m.content) for m in messages))[:LOOKED_AT]
             row = max(map(counter.count, longest)) if longest else lengths.rows(config)
@@ -280,7 +282,8 @@ class ModerationJob(Job[ModerationConfig]):
                 read_tokens=device.tokens,
                 checkpointing=config.gradient_checkpointing,
             )
-        tokens = tokens_of(counter, known) if known else MANY
+        scored = [(Message("user", messages[-1].content),) for messages in known]
+        tokens = tokens_of(counter, scored) if scored else MANY
         return StageWork(read_tokens=device.tokens, kept_states=len(config.layers or THREE) * tokens)
 
     def adapters(self) -> Adapters:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,16 +30,9 @@ from rlaif.moderation.probe import READS, Heads, Reads
 from rlaif.moderation.states import ReadText, layer_count, read_states
 from rlaif.moderation.train import Fitted, Readable, fit_probe, readable
 from rlaif.progress import NoProgress, Progress
-from rlaif.results.moderation import ModerationReport
 from rlaif.stages.finetuning import fitting, learn, lora_of
-from rlaif.stages.moderation import (
-    ModerationResult,
-    measured,
-    parameters_of,
-    probes_of,
-    thresholds_of,
-    words_of_all,
-)
+from rlaif.stages.moderation import ModerationResult, probes_of
+from rlaif.stages.moderation_report import moderation_report, thresholds_of
 from rlaif.text import count_of
 
 __all__ = ["train_moderation_lora"]
@@ -89,24 +81,16 @@ def train_moderation_lora(
     held_out, heads = _held_out(split, fitted, base, role, seed)
     thresholds = thresholds_of(held_out, fitted.categories, config.false_positives)
     moderator = LoraModerator(base, role, fitted.categories, thresholds, heads, config.window)
-    report = ModerationReport(
-        kind="lora",
-        base=base.name,
-        parameters=parameters_of(base),
-        measured="on prompts held out",
-        texts=len(data.examples),
-        prompts=len({each.group for each in data.examples}),
+    report = moderation_report(
+        data,
+        fitted._replace(ranked={}),
+        held_out,
+        thresholds,
+        base=base,
+        config=config,
         layers=(),
-        window=config.window,
-        readout=dict.fromkeys(READS, "mean"),
-        ranked={},
-        thresholds=thresholds,
-        false_positives=config.false_positives,
-        categories=measured(data.examples, held_out, fitted.categories, config, seed=seed, progress=progress),
-        sources=dict(Counter(each.source for each in data.examples)),
-        refused=data.refused,
-        left_out=fitted.left_out,
-        words=words_of_all(fitted, base),
+        seed=seed,
+        progress=progress,
     )
     return ModerationResult(moderator, report, probes_of(data))
 
@@ -218,40 +202,55 @@ def _held_out(
     Raises:
         DataError: A category has no broken or no kept text there.
     """
-    examples = split.data.examples
-    labels = labels_of(examples, fitted.categories)
-    with_adapter, without = (_scores(split, fitted.heads, base, each) for each in (role, REFERENCE))
+    labels = labels_of(split.data.examples, fitted.categories)
+    scores = [_scores(split, fitted.heads, base, each) for each in (role, REFERENCE)]
     found, heads = [], dict(fitted.heads)
     for reads in READS:
         slope, offset = heads[reads].slope.clone(), heads[reads].offset.clone()
         for place, category in enumerate(fitted.categories):
             if reads not in fitted.learned[category]:
                 continue
-            known = [at for at in split.held if examples[at].reads == reads and labels[at, place] >= 0]
-            rows = torch.tensor(known, dtype=torch.long)
-            broken = labels[rows, place]
-            _check_both(category, reads, broken)
-            score = with_adapter[rows, place]
-            weight = torch.tensor([examples[at].weight for at in known])
-            calibration = calibrate(score, broken, weight)
-            slope[place], offset[place] = calibration.slope, calibration.offset
-            trained = [at for at in split.learned if examples[at].reads == reads and labels[at, place] >= 0]
-            found.append(
-                HeldOut(
-                    category=category,
-                    reads=reads,
-                    rows=rows,
-                    broken=broken,
-                    score=score,
-                    peak=score,
-                    fold=stratified_folds([examples[at].group for at in known], broken, seed),
-                    calibration=calibration,
-                    learned=torch.tensor(trained, dtype=torch.long),
-                    frozen=without[rows, place],
-                )
+            own = _category(
+                split, category, reads, labels[:, place], [each[:, place] for each in scores], seed
             )
+            slope[place], offset[place] = own.calibration
+            found.append(own)
         heads[reads] = Heads(heads[reads].direction, heads[reads].bias, slope, offset, "mean")
     return found, heads
+
+
+def _category(
+    split: _Data, category: str, reads: Reads, labels: Tensor, scores: Sequence[Tensor], seed: int
+) -> HeldOut:
+    """One category on one kind of text.
+
+    Args:
+        labels: (N,), NaN where unknown.
+        scores: (N,), with the adapter, and without.
+    """
+    examples = split.data.examples
+
+    def known(some: Sequence[int]) -> Tensor:
+        rows = [at for at in some if examples[at].reads == reads and not bool(labels[at].isnan())]
+        return torch.tensor(rows, dtype=torch.long)
+
+    rows = known(split.held)
+    broken, score = labels[rows], scores[0][rows]
+    _check_both(category, reads, broken)
+    weight = torch.tensor([examples[at].weight for at in rows.tolist()])
+    groups = [examples[at].group for at in rows.tolist()]
+    return HeldOut(
+        category=category,
+        reads=reads,
+        rows=rows,
+        broken=broken,
+        score=score,
+        peak=score,
+        fold=stratified_folds(groups, broken, seed),
+        calibration=calibrate(score, broken, weight),
+        learned=known(split.learned),
+        frozen=scores[1][rows],
+    )
 
 
 def _check_both(category: str, reads: Reads, broken: Tensor) -> None:
