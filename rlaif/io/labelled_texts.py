@@ -84,6 +84,10 @@ def conversation_in(row: Mapping[str, Any], text_column: str | None = None) -> t
         )
     messages = with_system(messages_of(row[column], column), row)
     answer = next((name for name in ANSWERS if name != column and row.get(name) not in (None, "")), None)
+    if answer is None and len(messages) == 1 and messages[0].role == "assistant":
+        raise DataError(
+            f"`{column}` is an answer to nothing", remedy="begin with what was asked, as the user's turn"
+        )
     if answer is None:
         return messages
     if messages[-1].role == "assistant":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from rlaif.config.finetune import FinetuneSettings
@@ -20,7 +20,9 @@ from rlaif.jobs.context import RunContext
 from rlaif.jobs.learned_rows import with_texts
 from rlaif.jobs.lengths import Adapters, Device, Lengths
 from rlaif.jobs.planning import StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.models.heap import rounded
 from rlaif.models.memory import StageWork
+from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.examples import Example
 from rlaif.moderation.files import save_moderator
 from rlaif.report.moderation import moderation_markdown, moderation_shown
@@ -28,12 +30,22 @@ from rlaif.report.shown import Shown
 from rlaif.results.moderation import ModerationReport
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.moderation import ModerationResult, train_moderation_probe
+from rlaif.stages.moderation_lora import train_moderation_lora
 from rlaif.text import count_of
+from rlaif.types import Message
 
 __all__ = ["ModerationJob"]
 
+ROLE = "moderator"
+"""Of the adapter, while it is trained."""
 VERDICTS = "verdicts.jsonl"
 REVISIONS = "revisions.jsonl"
+LOOKED_AT = 64
+"""Texts, the longest in characters, whose tokens are counted."""
+THREE = (1, 2, 3)
+"""As many layers as a probe reads by default."""
+MANY = 1 << 30
+"""Tokens of texts that are not there yet: as many as states are kept of."""
 
 
 class ModerationJob(Job[ModerationConfig]):
@@ -176,7 +188,43 @@ class ModerationJob(Job[ModerationConfig]):
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
         base = self.context.bases.get(self.base)
-        found = self._train()
+        try:
+            found = self._train(base)
+            self._save(folder, found, base)
+        finally:
+            if ROLE in base.roles:
+                base.drop_adapter(ROLE)
+        report = found.report
+        for place in (folder, folder / "model"):
+            write_text(place / "report.json", json.dumps(report.as_dict(), indent=2) + "\n")
+        write_text(folder / "samples.md", moderation_markdown(report))
+        write_text(folder / "model" / "report.md", moderation_markdown(report))
+        counts = {
+            "texts": report.texts,
+            "texts_refused": sum(report.refused.values()),
+            "prompts": report.prompts,
+            **self.context.bad_rows(self.config.name),
+        }
+        return Outcome(counts=counts, rows={"report.json": 1})
+
+    def _train(self, base: SharedBase) -> ModerationResult:
+        """The moderator of the kind that the settings ask for."""
+        train = (
+            train_moderation_probe
+            if self.config.kind == "probe"
+            else partial(train_moderation_lora, role=ROLE)
+        )
+        return train(
+            self.examples,
+            self.categories,
+            base=base,
+            config=self.config,
+            seed=self.context.seed(self.config),
+            progress=self.context.progress,
+        )
+
+    def _save(self, folder: Path, found: ModerationResult, base: SharedBase) -> None:
+        """The moderator with its card."""
         parts, report = self.key_parts(), found.report
         save_moderator(
             found.moderator,
@@ -196,27 +244,6 @@ class ModerationJob(Job[ModerationConfig]):
             parts=parts,
             judge=", ".join(name for name in report.sources if name != "look-alike"),
             results={"AUROC": told, "to know": list(report.words)},
-        )
-        for place in (folder, folder / "model"):
-            write_text(place / "report.json", json.dumps(report.as_dict(), indent=2) + "\n")
-        write_text(folder / "samples.md", moderation_markdown(report))
-        write_text(folder / "model" / "report.md", moderation_markdown(report))
-        counts = {
-            "texts": report.texts,
-            "texts_refused": sum(report.refused.values()),
-            "prompts": report.prompts,
-            **self.context.bad_rows(self.config.name),
-        }
-        return Outcome(counts=counts, rows={"report.json": 1})
-
-    def _train(self) -> ModerationResult:
-        return train_moderation_probe(
-            self.examples,
-            self.categories,
-            base=self.context.bases.get(self.base),
-            config=self.config,
-            seed=self.context.seed(self.config),
-            progress=self.context.progress,
         )
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
@@ -244,8 +271,22 @@ class ModerationJob(Job[ModerationConfig]):
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
-        return StageWork(read_tokens=device.tokens)
+        config, counter = self.config, counter_of(self.base)
+        examples = self.examples if config.files and not config.input else []
+        known = [each.messages for each in examples]
+        if config.kind == "lora":
+            longest = sorted(known, key=lambda messages: -sum(len(m.content) for m in messages))[:LOOKED_AT]
+            row = max(map(counter.count, longest)) if longest else lengths.rows(config)
+            return StageWork(
+                micro_tokens=config.micro_batch * rounded(min(row, config.max_tokens or row)),
+                read_tokens=device.tokens,
+                checkpointing=config.gradient_checkpointing,
+            )
+        scored = [(Message("user", messages[-1].content),) for messages in known]
+        tokens = tokens_of(counter, scored) if scored else MANY
+        return StageWork(read_tokens=device.tokens, kept_states=len(config.layers or THREE) * tokens)
 
     def adapters(self) -> Adapters:
         """See `Job`."""
-        return Adapters((), tuple(self.context.reward_adapters(self.config)))
+        own = () if self.config.kind == "probe" else (ROLE,)
+        return Adapters(own, tuple(self.context.reward_adapters(self.config)), self.config.lora_rank)

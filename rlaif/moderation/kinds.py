@@ -53,6 +53,11 @@ class HeldOut(NamedTuple):
     unseen: Tensor | None = None
     """Scores by a head that was trained without any text that breaks this category; NaN at texts that break
     another one only. `None` where there is no such head."""
+    learned: Tensor | None = None
+    """Numbers of the examples that were learned from, where the others were held out once; `None` where all
+    are held out by folds."""
+    frozen: Tensor | None = None
+    """Scores by the heads without the adapter, where there is one."""
 
 
 class FittedHead(NamedTuple):
@@ -157,18 +162,20 @@ class KindOfText:
         """Why a category has too few labels here; empty where it has enough."""
         return why_not(self.groups, self.labels[:, self.categories.index(category)], self.reads)
 
-    def fitted(self, categories: Sequence[str], *, window: int, seed: int) -> KindFit:
+    def fitted(
+        self, categories: Sequence[str], *, window: int, seed: int, readouts: Sequence[Readout] = READOUTS
+    ) -> KindFit:
         """Heads of `categories`, which have labels enough, and what they say out of fold."""
         plans = [self._plan(name, seed) for name in categories]
         if not plans:
-            return KindFit({}, READOUTS[0], {}, [])
+            return KindFit({}, readouts[0], {}, [])
         read = self._read_out([head for plan in plans for head in plan.heads], window)
-        found = {readout: self._out_of_fold(plans, read[readout]) for readout in READOUTS}
+        found = {readout: self._out_of_fold(plans, read[readout]) for readout in readouts}
         ranked = {
             readout: float(np.mean([_auroc(each.score, each.broken) for each in held]))
             for readout, held in found.items()
         }
-        readout = max(READOUTS, key=lambda each: ranked[each])
+        readout = max(readouts, key=lambda each: ranked[each])
         heads = {
             plan.category: FittedHead(plan.heads[0], each.calibration)
             for plan, each in zip(plans, found[readout], strict=True)

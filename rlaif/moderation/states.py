@@ -19,6 +19,7 @@ from rlaif.engines.batching import plan
 from rlaif.engines.chat import ChatFormat
 from rlaif.errors import DataError, ModelError
 from rlaif.models.heap import rounded
+from rlaif.models.memory import STATES_KEPT
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.progress import NoProgress, Progress
 from rlaif.types import Message
@@ -38,8 +39,6 @@ Conversation = Sequence[Message]
 DEPTHS = (1 / 3, 2 / 3, 1.0)
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 """Tokens in one pass without gradient."""
-KEPT_BYTES = 1 << 30
-"""States of tokens that are kept between two readings of a `StateTable`."""
 
 
 class ReadText(NamedTuple):
@@ -194,7 +193,7 @@ class StateTable:
         self.base, self.texts, self.layers = base, texts, tuple(layers)
         tokens = sum(len(text.ids) - text.start for text in texts)
         self.size = len(self.layers) * base.hidden_size
-        self._keep = tokens * self.size * 4 <= KEPT_BYTES
+        self._keep = tokens * self.size * 4 <= STATES_KEPT
         self._kept: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:

@@ -24,7 +24,7 @@ from rlaif.moderation.examples import Example
 from rlaif.moderation.kinds import FEWEST, HeldOut, KindFit, KindOfText
 from rlaif.moderation.probe import READS, Heads, Reads
 from rlaif.moderation.states import Encoder, ReadText, StateTable
-from rlaif.moderation.windows import Readout
+from rlaif.moderation.windows import READOUTS, Readout
 from rlaif.progress import NoProgress, Progress
 from rlaif.text import count_of
 
@@ -93,6 +93,7 @@ def fit_probe(
     layers: Sequence[int],
     window: int,
     seed: int,
+    readouts: Sequence[Readout] = READOUTS,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit heads for those of `categories` that have labels enough.
@@ -124,7 +125,12 @@ def fit_probe(
         )
     learned = {name: own for name, own in learned.items() if own}
     found = {
-        reads: kind.fitted([name for name, own in learned.items() if reads in own], window=window, seed=seed)
+        reads: kind.fitted(
+            [name for name, own in learned.items() if reads in own],
+            window=window,
+            seed=seed,
+            readouts=readouts,
+        )
         for reads, kind in kinds.items()
     }
     return Fitted(

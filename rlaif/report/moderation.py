@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from rlaif.report.markdown import code, named, table
 from rlaif.report.shown import Shown, Table
-from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport
+from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport, in_millions
 from rlaif.text import count_of
 
 __all__ = ["moderation_markdown", "moderation_shown"]
 
 NAMES = {
     "moderator": "this moderator",
+    "frozen": "its heads without the adapter",
     "bag_of_words": "bag of words",
     "word_list": "word list",
     "always_pass": "let everything pass",
@@ -80,7 +81,7 @@ def moderation_shown(report: ModerationReport) -> list[Shown]:
 
 
 def _head(report: ModerationReport) -> str:
-    base = f"{code(report.base)} ({report.parameters / 1e9:.2g} billion parameters)"
+    base = f"{code(report.base)} ({in_millions(report.parameters)} parameters)"
     how = (
         f"linear heads on the states of layers {', '.join(map(str, report.layers))} of {base}"
         if report.kind == "probe"

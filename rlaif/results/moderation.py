@@ -8,12 +8,13 @@ from typing import Any
 
 from rlaif.stats import Estimate
 
-__all__ = ["RATES", "WAYS", "CategoryReport", "Figure", "ModerationReport", "WayReport"]
+__all__ = ["RATES", "WAYS", "CategoryReport", "Figure", "ModerationReport", "WayReport", "in_millions"]
 
 RATES = (0.01, 0.001)
 """Shares of false positives at which recall is told."""
-WAYS = ("moderator", "bag_of_words", "word_list", "always_pass")
-"""Ways to moderate; the first is the one that was trained."""
+WAYS = ("moderator", "frozen", "bag_of_words", "word_list", "always_pass")
+"""Ways to moderate; the first is the one that was trained, the second its heads without the adapter, if it
+has one."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,8 @@ class ModerationReport:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
         return asdict(self)
+
+
+def in_millions(parameters: int) -> str:
+    """How many weights, to read: `135 million`."""
+    return f"{parameters / 1e6:,.3g} million" if parameters < 1e9 else f"{parameters / 1e9:,.3g} billion"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from tiny import save_tiny
 
 from rlaif.config import parse_recipe
 from rlaif.errors import DataError, ModelError
+from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Scores, Watch
+from rlaif.moderation.classifier import LoraModerator
+from rlaif.moderation.files import load_moderator
 from rlaif.pipeline.moderate import AT_ONCE, moderate_file, open_moderator, partial_of
 from rlaif.pipeline.run import run_recipe
 from rlaif.progress import NoProgress
@@ -180,6 +185,120 @@ def test_a_judges_verdicts_are_learned_from(place: Place) -> None:
     assert found["sources"]["judge"] == 32
     assert found["sources"]["look-alike"] > 48
     assert {each["category"] for each in found["categories"]} <= {"shouting", "numbers"}
+
+
+# The kind lora
+
+
+@pytest.fixture(scope="module")
+def adapter(place: Place) -> Path:
+    said = place.train(
+        "lora", "--data", place.labels, "--kind", "lora", "--set", "epochs=2", "--set", "held_out=0.4",
+        "--set", "learning_rate=0.003",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    return place.folder / "lora" / "moderation"
+
+
+def test_an_adapter_is_measured_on_prompts_held_out(adapter: Path) -> None:
+    report = json.loads((adapter / "report.json").read_text("utf-8"))
+    assert (report["kind"], report["measured"], report["texts"]) == ("lora", "on prompts held out", 168)
+    for each in report["categories"]:
+        ways = each["ways"]
+        assert 0 < each["broken"] < each["texts"] < 84
+        assert ways["moderator"]["auroc"]["value"] > 0.7
+        assert ways["frozen"]["auroc"]["value"] > 0.5
+        assert ways["moderator"]["unseen"]["value"] is None
+        assert "once more for each principle" in ways["moderator"]["unseen"]["why"]
+        assert any("than its heads without it" in sentence for sentence in each["words"])
+
+
+def test_an_adapter_lowers_the_loss_of_what_it_learned(adapter: Path, place: Place) -> None:
+    """Probabilities of the training texts, with the adapter and with its heads alone."""
+    moderator = open_moderator(adapter, dtype="float32")
+    assert isinstance(moderator, LoraModerator)
+    given = [row for row in rows(place.labels) if "completion" not in row]
+    texts = [[Message("user", row["prompt"])] for row in given]
+
+    def gap(found: LoraModerator) -> float:
+        """Between the mean score of what shouts and of what does not."""
+        scores = [each["shouting"] for each in found.scores(texts)]
+        loud = [score for score, row in zip(scores, given, strict=True) if row["shouting"]]
+        calm = [score for score, row in zip(scores, given, strict=True) if not row["shouting"]]
+        return sum(loud) / len(loud) - sum(calm) / len(calm)
+
+    assert gap(moderator) > 0.3
+    assert gap(moderator) != pytest.approx(gap(replace(moderator, role="reference")), abs=1e-3)
+
+
+def test_an_adapter_reads_the_text_of_a_stream(adapter: Path) -> None:
+    moderator = open_moderator(adapter, dtype="float32")
+    assert moderator.layers == ()
+    prompt = Message("user", "say abcdef")
+    watch, seen = moderator.watch((prompt,)), []
+    seen += [watch.push("XQ "[at % 3], None) for at in range(16)]
+    assert seen[0] == moderator.scores([(prompt, Message("assistant", "X"))])[0]
+    assert seen[1:15] == [seen[0]] * 14
+    assert seen[15] == moderator.scores([(prompt, Message("assistant", "XQ XQ XQ XQ XQ X"))])[0]
+
+
+def test_an_adapter_on_another_base_brings_its_own(adapter: Path, tmp_path: Path) -> None:
+    other = SharedBase.load(str(save_tiny(tmp_path / "other", seed=3)), dtype="float32")
+    moderator = load_moderator(adapter, other)
+    own = open_moderator(adapter, dtype="float32")
+    text = [[Message("user", "XXXX pad")]]
+    assert moderator.scores(text)[0] == pytest.approx(own.scores(text)[0], abs=0.02)
+    assert other.roles == ()
+
+
+def test_an_adapter_moderates_a_file(adapter: Path, place: Place, tmp_path: Path) -> None:
+    said = call(
+        "moderate", place.labels, "--moderation", adapter, "--out", tmp_path / "o.jsonl", "--limit", 5,
+        "--dtype", "float32",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    assert len(rows(tmp_path / "o.jsonl")) == 5
+
+
+def test_a_damaged_adapter_leaves_the_base_as_it_was(adapter: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(adapter / "model", copy)
+    about = json.loads((copy / "moderation.json").read_text("utf-8"))
+    about["probes"][0]["scores"] = dict.fromkeys(about["categories"], 5.0)
+    (copy / "moderation.json").write_text(json.dumps(about), encoding="utf-8")
+    base = SharedBase.load(about["base"]["name"], dtype="float32")
+    with pytest.raises(ModelError, match="scores otherwise than when it was saved"):
+        load_moderator(copy, base)
+    assert base.roles == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--kind", "lora", "--set", "layers=[1]"), "kind: probe"),
+        (("--set", "epochs=2"), "kind: lora"),
+        (("--set", "layers=[9]"), "layer 9 is to be read, and the model has 2"),
+        (("--set", "layers=[1,1]"), "names a layer twice"),
+    ],
+)
+def test_settings_that_cannot_act_are_refused(place: Place, options: tuple[str, ...], said: str) -> None:
+    found = place.train("refused", "--data", place.labels, *options)
+    assert found.status == 1
+    assert said in found.err
+
+
+def test_without_prompts_held_out_nothing_is_measured(place: Place) -> None:
+    found = place.train("none-held", "--data", place.labels, "--kind", "lora", "--set", "held_out=0")
+    assert found.status == 1
+    assert "the prompts held out have 0 that break 'shouting' and 0 that keep it" in found.err
+    assert "raise `held_out`" in found.err
+
+
+def test_a_few_prompts_held_out_are_measured_as_far_as_they_go(place: Place) -> None:
+    found = place.train("few-held", "--data", place.labels, "--kind", "lora", "--set", "held_out=0.12")
+    assert found.status == 0, found.err
+    report = json.loads((place.folder / "few-held" / "moderation" / "report.json").read_text("utf-8"))
+    assert any("every figure is rough" in each for found in report["categories"] for each in found["words"])
 
 
 # rlaif moderate

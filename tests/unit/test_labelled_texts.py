@@ -89,6 +89,11 @@ def test_two_answers_are_refused() -> None:
         conversation_in({"messages": turns, "completion": "s"})
 
 
+def test_an_answer_to_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="`messages` is an answer to nothing"):
+        conversation_in({"messages": [{"role": "assistant", "content": "r"}]})
+
+
 def test_a_named_column_that_is_not_there() -> None:
     with pytest.raises(DataError, match=r"no column `txt`; the row has text"):
         conversation_in({"text": "a"}, "txt")

@@ -166,7 +166,7 @@ def test_states_that_are_not_kept_are_read_again(base: SharedBase, monkeypatch: 
     assert {at: states.mean(0).tolist() for at, states in kept} == {
         at: row.tolist() for at, row in enumerate(means)
     }
-    monkeypatch.setattr("rlaif.moderation.states.KEPT_BYTES", 0)
+    monkeypatch.setattr("rlaif.moderation.states.STATES_KEPT", 0)
     again = StateTable(base, texts, (1, 2))
     assert torch.equal(again.means(), again.means())
     assert torch.allclose(again.means(), means)
