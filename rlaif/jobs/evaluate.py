@@ -157,7 +157,8 @@ class EvaluateJob(Job[EvaluateConfig]):
             new_tokens=config.max_new_tokens,
             at_once=config.rows,
             together=config.samples,
-            passes=Passes(read=2 if self._scored else 1),  # the reward, and the KL to the reference
+            # The reward, and the KL to the reference, which takes the logits of both.
+            passes=Passes(scored=int(self._scored), read=1, logits=2),
             judged=self._judged_tokens() if config.win_rate else 0,
             served=config.rollout is not None,
         )
