@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -21,6 +22,7 @@ from rlaif.errors import DataError
 
 __all__ = [
     "CalibrationCurve",
+    "ClusteredShare",
     "Estimate",
     "Floats",
     "LengthControlled",
@@ -60,7 +62,7 @@ class Estimate(NamedTuple):
 # Intervals
 
 
-def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estimate:
+def wilson(successes: float, trials: float, *, confidence: float = 0.95) -> Estimate:
     """A proportion with its score interval (Wilson 1927): sound at few trials and near 0 and 1, never outside
     [0, 1].
 
@@ -68,6 +70,7 @@ def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estima
 
     Args:
         successes: May hold halves, where a tie counts half.
+        trials: May be an effective number of them, see `ClusteredShare`.
 
     Raises:
         DataError: No trials, or more successes than trials.
@@ -83,6 +86,53 @@ def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estima
     scale = 1 + z2 / trials
     low, high = (centre - half) / scale, (centre + half) / scale
     return Estimate(value=p, low=min(max(low, 0.0), p), high=max(min(high, 1.0), p))
+
+
+@dataclass
+class ClusteredShare:
+    """A share of trials that come in clusters, such as the questions about one prompt: they are alike, and
+    tell less than as many trials by themselves. Only sums are kept, whatever the number of clusters."""
+
+    clusters: int = 0
+    trials: int = 0
+    successes: int = 0
+    trials_squared: int = 0
+    products: int = 0
+    successes_squared: int = 0
+
+    def add(self, successes: int, trials: int) -> None:
+        """Count a cluster; one without trials is none."""
+        if not trials:
+            return
+        self.clusters += 1
+        self.trials += trials
+        self.successes += successes
+        self.trials_squared += trials**2
+        self.products += successes * trials
+        self.successes_squared += successes**2
+
+    def estimate(self, *, confidence: float = 0.95) -> Estimate:
+        """The share with Wilson's interval for the effective number of trials (Korn and Graubard 1998):
+        p (1 − p) / v, with v = C / (C − 1) Σ (x − p n)² / N² the variance of a ratio of C clusters of x in n
+        (Cochran 1977, eq. 6.13).
+
+        Trials are never counted for more than there are. Where all agree there is no variance to see, and
+        each cluster counts for one. One cluster alone leaves the share open from 0 to 1.
+
+        Raises:
+            DataError: There are no trials.
+        """
+        if self.clusters == 1:
+            return Estimate(value=self.successes / self.trials, low=0.0, high=1.0)
+        if not self.trials:
+            raise DataError("a share of no trials has no meaning", remedy="count at least one")
+        p = self.successes / self.trials
+        residual = self.successes_squared - 2 * p * self.products + p**2 * self.trials_squared
+        variance = self.clusters / (self.clusters - 1) * max(residual, 0.0) / self.trials**2
+        varied = 0 < p < 1
+        trials = min(float(self.trials), p * (1 - p) / variance if variance else math.inf)
+        trials = trials if varied else float(self.clusters)
+        return wilson(p * trials, trials, confidence=confidence)
 
 
 @lru_cache(maxsize=256)

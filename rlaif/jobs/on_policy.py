@@ -267,7 +267,13 @@ class OnPolicyJob(Job[Config]):
             served=config.rollout is not None,
             at_once=config.episodes,
             together=config.samples_per_prompt,
-            passes=Passes(read=2, learned=config.epochs),  # the reward and the reference, then the updates
+            # The reward, the reference, the policy before the updates where they are several; the updates.
+            passes=Passes(
+                scored=1,
+                read=1 + (config.minibatches > 1),
+                learned=config.epochs,
+                logits=2 + (config.minibatches > 1) + 2 * config.epochs,
+            ),
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
