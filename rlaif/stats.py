@@ -22,6 +22,7 @@ from rlaif.errors import DataError
 __all__ = [
     "CalibrationCurve",
     "Estimate",
+    "Floats",
     "LengthControlled",
     "ReliabilityBin",
     "bootstrap",

@@ -20,6 +20,7 @@ __all__ = [
     "GenerationSettings",
     "LabelConfig",
     "LabelShare",
+    "PromptFilter",
     "PromptSettings",
     "ProtocolName",
     "ReviseConfig",
@@ -231,6 +232,16 @@ class ServerConfig(Settings):
     replace ours. No keys here."""
 
 
+class PromptFilter(Settings):
+    """A moderator that prompts must pass."""
+
+    path: str
+    """Folder of a moderator, or of the stage that trained it in an earlier run."""
+
+    drop: Literal["flagged"] = "flagged"
+    """What is left out, and written to `dropped.jsonl`: prompts that some category flags."""
+
+
 class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """Sample K completions per prompt."""
 
@@ -252,6 +263,9 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
 
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
+
+    moderation: PromptFilter | None = None
+    """Leave out prompts that a moderator flags, as `{path: runs/guard/moderation}`; they are counted."""
 
     rollout: AskedRollout | None = None
     """vLLM servers that hold the policy and sample, as `{base_urls: [http://localhost:8000/v1]}`; no weights

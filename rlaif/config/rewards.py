@@ -18,6 +18,7 @@ __all__ = [
     "JudgePart",
     "LengthPart",
     "ModelPart",
+    "ModerationPart",
     "PatternPart",
     "RewardPart",
     "RubricPart",
@@ -106,6 +107,19 @@ class RubricPart(BasePart):
     """An answer is invalid where its two labels hold less than this share of the probability together."""
 
 
+class ModerationPart(BasePart):
+    """A moderator: minus how probable it is that the completion breaks the principle that it breaks most
+    surely."""
+
+    kind: Literal["moderation"] = "moderation"
+
+    path: str
+    """Folder of a moderator, or of the stage that trained it in an earlier run."""
+
+    scale: Literal["probability", "log-odds"] = "probability"
+    """Minus the `probability`, -1 to 0, or minus its `log-odds`, which do not saturate."""
+
+
 class LengthPart(BasePart):
     """A rule: -1 for a completion outside a length in words, else 0."""
 
@@ -155,7 +169,14 @@ class FormatPart(_Pattern):
 
 
 RewardPart = Annotated[
-    ModelPart | FunctionPart | JudgePart | RubricPart | LengthPart | PatternPart | FormatPart,
+    ModelPart
+    | FunctionPart
+    | JudgePart
+    | RubricPart
+    | ModerationPart
+    | LengthPart
+    | PatternPart
+    | FormatPart,
     Field(discriminator="kind"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rlaif.config.finetune import BestOfKConfig
@@ -15,6 +16,7 @@ from rlaif.config.rewards import (
     JudgePart,
     LengthPart,
     ModelPart,
+    ModerationPart,
     PatternPart,
     RewardPart,
     RubricPart,
@@ -24,6 +26,7 @@ from rlaif.errors import ConfigError, DataError
 from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.moderators import check_moderator, moderation_score, moderator_digest, open_moderator
 from rlaif.judging.protocols import JudgingProtocol, Pointwise
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import open_judge, open_protocol
@@ -89,6 +92,10 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
                 without=part.without,
                 name=name,
                 least_share=part.min_label_share,
+            )
+        case ModerationPart():
+            return ScoredReward(
+                name, partial(moderation_score, part, open_moderator(part.path, context), context)
             )
         case FunctionPart():
             return _asked_by_first(FunctionReward(part.function, name=name))
@@ -161,6 +168,8 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: R
             elif not Path(part.reward).is_dir():
                 remedy = "name a reward stage before this one, or a folder that one left (its model/)"
                 raise DataError("there is no reward model", where=part.reward, remedy=remedy)
+        if isinstance(part, ModerationPart):
+            check_moderator(part.path)
         if isinstance(part, FunctionPart):
             load_metric(part.function, what="reward function")
         if isinstance(part, RubricPart):
@@ -210,6 +219,8 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
     def behind(part: RewardPart) -> str:
         if isinstance(part, ModelPart):
             return context.reward_digest(config, part.reward)
+        if isinstance(part, ModerationPart):
+            return moderator_digest(part.path)
         if isinstance(part, RubricPart):
             return context.engines.card(context.model(part.judge)).label + context.library.digest(
                 Rubric.template
@@ -225,7 +236,11 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
 
     return digest(
         [
-            [name, part.model_dump(mode="json", exclude={"reward", "judge", *_new(part)}), behind(part)]
+            [
+                name,
+                part.model_dump(mode="json", exclude={"reward", "judge", "path", *_new(part)}),
+                behind(part),
+            ]
             for name, part in parts.items()
         ]
     )

@@ -25,6 +25,7 @@ from rlaif.models.probe_files import weights_of
 from rlaif.models.quiet import quiet
 
 __all__ = [
+    "STATES_KEPT",
     "MemoryItem",
     "MemoryPlan",
     "ModelShape",
@@ -95,6 +96,10 @@ class Precision(NamedTuple):
     activations: int
 
 
+STATES_KEPT = 1 << 30
+"""Bytes of hidden states that are kept; where there are more, the texts are read again."""
+
+
 class StageWork(NamedTuple):
     """What is done with a model at once, in tokens; 0 where that is not done."""
 
@@ -114,6 +119,8 @@ class StageWork(NamedTuple):
     """Positions of that pass whose logits are computed."""
     checkpointing: bool = False
     """Layers are recomputed in the backward pass."""
+    kept_states: int = 0
+    """Hidden states, one a token and layer, that are kept in fp32 to be gone through again."""
 
 
 class MemoryItem(NamedTuple):
@@ -319,6 +326,9 @@ def _reading(shape: ModelShape, work: StageWork, precision: Precision) -> list[M
         return []
     size_of_pass = work.read_tokens * _passing(shape, precision.activations)
     items = [MemoryItem("pass", size_of_pass, f"{work.read_tokens} tokens without gradient")]
+    if work.kept_states:
+        kept = min(work.kept_states * shape.hidden * 4, STATES_KEPT)
+        items.append(MemoryItem("states", kept, "of tokens, to be gone through again"))
     if work.read_logits:
         # In the model's arithmetic; in fp32, to read labels from; a copy of the rows that are wanted; and its
         # exponentials.

@@ -28,6 +28,7 @@ from rlaif.files import check_regular, read_object
 from rlaif.models.shared_base import SharedBase
 from rlaif.models.tensor_files import check_finite, write_tensors
 from rlaif.moderation.base import Moderator
+from rlaif.moderation.classifier import LoraModerator
 from rlaif.moderation.probe import READS, Heads, ProbeModerator
 from rlaif.reward.files import tokenizer_digest
 from rlaif.types import Message
@@ -36,6 +37,8 @@ __all__ = ["ABOUT", "find_moderator", "load_moderator", "moderator_note", "save_
 
 FORMAT = 1
 ABOUT, HEADS = "moderation.json", "heads.safetensors"
+ADAPTER = "adapter"
+ROLE, RELOADED = "moderation", "moderation-reload-check"
 PARTS = ("direction", "bias", "slope", "offset")
 REMEDY = "copy or train the moderator again"
 SAVE_TOLERANCE, LOAD_TOLERANCE = 1e-3, 0.1
@@ -74,7 +77,7 @@ def moderator_note(folder: Path) -> dict[str, Any]:
 
 
 def save_moderator(
-    moderator: ProbeModerator,
+    moderator: ProbeModerator | LoraModerator,
     folder: Path,
     *,
     constitution: str,
@@ -103,7 +106,11 @@ def save_moderator(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         _write(moderator, work, constitution, probes, note or {})
-        _check_scores(load_moderator(work, moderator.base), moderator.scores(probes), probes, work)
+        try:
+            again = load_moderator(work, moderator.base, role=RELOADED)
+            _check_scores(again, moderator.scores(probes), probes, work)
+        finally:
+            _drop(moderator.base, RELOADED)
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
@@ -117,11 +124,14 @@ def save_moderator(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def load_moderator(folder: Path, base: SharedBase) -> Moderator:
+def load_moderator(folder: Path, base: SharedBase, *, role: str = ROLE) -> Moderator:
     """A moderator on its base.
 
     Args:
         folder: Of the moderator, or of the stage that trained it.
+        base: What a probe reads the states of. A moderator of the kind `lora`, which reads the text alone, is
+            put on it too if it was trained on it; else its own base is loaded.
+        role: Of the adapter of the kind `lora`.
 
     Raises:
         ModelError: The folder is incomplete or damaged, the moderator is of another base or tokenizer, or it
@@ -131,26 +141,49 @@ def load_moderator(folder: Path, base: SharedBase) -> Moderator:
     place = find_moderator(folder)
     assert place is not None
     try:
+        if about["kind"] == "lora" and about["base"]["identity"] != base.identity:
+            base = SharedBase.load(about["base"]["name"], device=str(base.device))
         _check_base(about, base, place)
-        tensors = _read_tensors(place)
-        moderator = ProbeModerator(
-            base=base,
-            categories=tuple(about["categories"]),
-            thresholds={name: float(about["thresholds"][name]) for name in about["categories"]},
-            layers=tuple(int(at) for at in about["layers"]),
-            heads={reads: _heads(tensors, reads, about, base) for reads in READS},
-            window=int(about["window"]),
-        )
+        moderator = _opened(about, place, base, role)
         probes = [_conversation(each["messages"]) for each in about["probes"]]
         stored = [{name: float(value) for name, value in each["scores"].items()} for each in about["probes"]]
+        _check_scores(moderator, stored, probes, place, tolerance=LOAD_TOLERANCE)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _drop(base, role)
         raise _damaged(place, ABOUT, error) from None
-    _check_scores(moderator, stored, probes, place, tolerance=LOAD_TOLERANCE)
+    except ModelError:
+        _drop(base, role)
+        raise
     return moderator
 
 
+def _opened(about: Mapping[str, Any], place: Path, base: SharedBase, role: str) -> Moderator:
+    """The moderator that a note describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: The note is damaged.
+    """
+    tensors = _read_tensors(place)
+    categories = tuple(about["categories"])
+    thresholds = {name: float(about["thresholds"][name]) for name in categories}
+    layers, window = tuple(int(at) for at in about["layers"]), int(about["window"])
+    size = base.hidden_size * max(1, len(layers))
+    heads = {reads: _heads(tensors, reads, about, size) for reads in READS}
+    if about["kind"] == "probe":
+        return ProbeModerator(base, categories, thresholds, layers, heads, window)
+    if about["kind"] != "lora":
+        raise ValueError(f"the kind {about['kind']!r} is unknown")
+    base.load_adapter(role, place / ADAPTER)
+    return LoraModerator(base, role, categories, thresholds, heads, window)
+
+
+def _drop(base: SharedBase, role: str) -> None:
+    if role in base.roles:
+        base.drop_adapter(role)
+
+
 def _write(
-    moderator: ProbeModerator,
+    moderator: ProbeModerator | LoraModerator,
     folder: Path,
     constitution: str,
     probes: Sequence[Conversation],
@@ -160,9 +193,11 @@ def _write(
     tensors = {f"{reads}.{part}": getattr(moderator.heads[reads], part) for reads in READS for part in PARTS}
     check_finite(tensors, what="the heads of the moderator")
     write_tensors(folder / HEADS, tensors)
+    if isinstance(moderator, LoraModerator):
+        base.save_adapter(moderator.role, folder / ADAPTER)
     about = {
         "format": FORMAT,
-        "kind": "probe",
+        "kind": "lora" if isinstance(moderator, LoraModerator) else "probe",
         "base": {"name": base.name, "identity": base.identity, "hidden_size": base.hidden_size},
         "tokenizer": tokenizer_digest(base),
         "constitution": constitution,
@@ -228,14 +263,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _heads(tensors: Mapping[str, Tensor], reads: str, about: Mapping[str, Any], base: SharedBase) -> Heads:
+def _heads(tensors: Mapping[str, Tensor], reads: str, about: Mapping[str, Any], size: int) -> Heads:
     """The heads of prompts or of exchanges.
 
     Raises:
         KeyError: Some are missing.
         ValueError: They are not of the shape that base and categories ask for.
     """
-    count, size = len(about["categories"]), len(about["layers"]) * base.hidden_size
+    count = len(about["categories"])
     wanted = {"direction": (count, size)} | dict.fromkeys(PARTS[1:], (count,))
     found = {part: tensors[f"{reads}.{part}"].to(torch.float32) for part in PARTS}
     for part, shape in wanted.items():

@@ -16,11 +16,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif.digest import unit_from
 from rlaif.errors import DataError
-from rlaif.reward.fit import fit_head, folds_of
+from rlaif.reward.fit import FOLDS, fit_head
 from rlaif.stats import fit_logistic
 
-__all__ = ["Axes", "Calibration", "Direction", "axes_of", "calibrate", "fit_direction", "held_out_directions"]
+__all__ = [
+    "Axes",
+    "Calibration",
+    "Direction",
+    "axes_of",
+    "calibrate",
+    "fit_direction",
+    "held_out_directions",
+    "stratified_folds",
+]
 
 AXES = 256
 """Principal axes that heads are fitted on, at most."""
@@ -121,14 +131,34 @@ def balanced(broken: Tensor, weight: Tensor) -> Tensor:
     return len(w) / 2 * (positive / positive.sum() + negative / negative.sum())
 
 
+def stratified_folds(groups: Sequence[Hashable], broken: Tensor, seed: int) -> Tensor:
+    """(N,): the fold that each text is held out in. The texts of a group share one; groups that break the
+    principle somewhere and those that do not are dealt out alike, whatever their order."""
+    ranked = sorted(set(groups), key=lambda group: unit_from(seed, "fold", str(group)))
+    breaking = {group for group, value in zip(groups, broken.tolist(), strict=True) if value > 0.5}
+    sides = [[g for g in ranked if g in breaking], [g for g in ranked if g not in breaking]]
+    place = {group: at % FOLDS for side in sides for at, group in enumerate(side)}
+    return torch.tensor([place[group] for group in groups])
+
+
 def held_out_directions(
-    axes: Axes, coordinates: Tensor, broken: Tensor, *, weight: Tensor, groups: Sequence[Hashable], seed: int
-) -> tuple[list[Direction], Tensor]:
-    """A head for each fold, fitted to the other folds, and (N,) the fold of each text; as `fit_direction`."""
-    folds = folds_of(groups, seed)
+    axes: Axes,
+    coordinates: Tensor,
+    broken: Tensor,
+    *,
+    fold: Tensor,
+    weight: Tensor,
+    groups: Sequence[Hashable],
+    seed: int,
+) -> list[Direction]:
+    """A head for each fold, fitted to the texts of the others; as `fit_direction`.
+
+    Args:
+        fold: (N,), in which a text is held out; -1 for one that is in none.
+    """
     heads = []
-    for number in range(int(folds.max()) + 1):
-        inside = (folds != number).nonzero().squeeze(1)
+    for number in range(FOLDS):
+        inside = (fold != number).nonzero().squeeze(1)
         heads.append(
             fit_direction(
                 axes,
@@ -139,7 +169,7 @@ def held_out_directions(
                 seed=seed,
             )
         )
-    return heads, folds
+    return heads
 
 
 def calibrate(score: Tensor, broken: Tensor, weight: Tensor) -> Calibration:

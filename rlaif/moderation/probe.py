@@ -22,7 +22,7 @@ from rlaif.moderation.states import Encoder, ReadText, read_states
 from rlaif.moderation.windows import WINDOW, Readout, RunningScore, of_text, token_path
 from rlaif.types import Message
 
-__all__ = ["READS", "Heads", "ProbeModerator", "Reads", "encode_all", "kind_of"]
+__all__ = ["READS", "Heads", "ProbeModerator", "Reads", "digest_of", "encode_all", "kind_of"]
 
 Reads = Literal["prompt", "exchange"]
 READS: tuple[Reads, ...] = ("prompt", "exchange")
@@ -81,15 +81,7 @@ class ProbeModerator:
     @property
     def digest(self) -> str:
         """16 hex digits of the heads, thresholds and layers."""
-        found = hashlib.sha256(
-            repr((self.categories, sorted(self.thresholds.items()), self.layers, self.window)).encode()
-        )
-        for reads in READS:
-            heads = self.heads[reads]
-            found.update(heads.readout.encode())
-            for tensor in (heads.direction, heads.bias, heads.slope, heads.offset):
-                found.update(tensor.contiguous().numpy().tobytes())
-        return found.hexdigest()[:16]
+        return digest_of(self.heads, self.categories, self.thresholds, (self.layers, self.window))
 
     @property
     def encoder(self) -> Encoder:
@@ -145,6 +137,19 @@ class _ProbeWatch:
             )
         score = self._score.push(self._heads.log_odds(states.detach().flatten().float().cpu()))
         return self._moderator._named(self._heads.probability(score))
+
+
+def digest_of(
+    heads: Mapping[Reads, Heads], categories: Sequence[str], thresholds: Mapping[str, float], about: object
+) -> str:
+    """16 hex digits of heads, thresholds and what else a moderator is about."""
+    found = hashlib.sha256(repr((tuple(categories), sorted(thresholds.items()), about)).encode())
+    for reads in READS:
+        own = heads[reads]
+        found.update(own.readout.encode())
+        for tensor in (own.direction, own.bias, own.slope, own.offset):
+            found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def encode_all(

@@ -19,7 +19,9 @@ from rlaif.engines.batching import plan
 from rlaif.engines.chat import ChatFormat
 from rlaif.errors import DataError, ModelError
 from rlaif.models.heap import rounded
+from rlaif.models.memory import STATES_KEPT
 from rlaif.models.shared_base import REFERENCE, SharedBase
+from rlaif.progress import NoProgress, Progress
 from rlaif.types import Message
 
 __all__ = [
@@ -37,8 +39,6 @@ Conversation = Sequence[Message]
 DEPTHS = (1 / 3, 2 / 3, 1.0)
 CPU_TOKENS, GPU_TOKENS = 2_048, 32_768
 """Tokens in one pass without gradient."""
-KEPT_BYTES = 1 << 30
-"""States of tokens that are kept between two readings of a `StateTable`."""
 
 
 class ReadText(NamedTuple):
@@ -181,11 +181,19 @@ class StateTable:
         texts: With at least one token to score each.
     """
 
-    def __init__(self, base: SharedBase, texts: Sequence[ReadText], layers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        base: SharedBase,
+        texts: Sequence[ReadText],
+        layers: Sequence[int],
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        self._progress = progress or NoProgress()
         self.base, self.texts, self.layers = base, texts, tuple(layers)
         tokens = sum(len(text.ids) - text.start for text in texts)
         self.size = len(self.layers) * base.hidden_size
-        self._keep = tokens * self.size * 4 <= KEPT_BYTES
+        self._keep = tokens * self.size * 4 <= STATES_KEPT
         self._kept: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
@@ -194,6 +202,7 @@ class StateTable:
             yield from self._kept.items()
             return
         for batch in read_states(self.base, self.texts, self.layers):
+            self._progress.advance(len(batch))
             for at, states in batch.items():
                 if self._keep:
                     self._kept[at] = states.clone()

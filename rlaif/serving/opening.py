@@ -69,7 +69,7 @@ def open_moderation(
         )
     if not settings.moderators:
         return None
-    moderator = United([_moderator(path, base) for path in settings.moderators])
+    moderator = United([_moderator(path, base, at) for at, path in enumerate(settings.moderators)])
     cascade = None
     if settings.constitution is not None:
         cascade = _cascade(settings.judge, settings.constitution, base, log)
@@ -77,7 +77,7 @@ def open_moderation(
     return Moderation(moderator, hold=settings.hold, cascade=cascade)
 
 
-def _moderator(path: Path, base: SharedBase) -> Moderator:
+def _moderator(path: Path, base: SharedBase, number: int) -> Moderator:
     if path.is_dir():
         if find_moderator(path) is None:
             raise ConfigError(
@@ -85,7 +85,7 @@ def _moderator(path: Path, base: SharedBase) -> Moderator:
                 where="--moderation",
                 remedy="name the folder that `rlaif moderation train` wrote, or a block list",
             )
-        return load_moderator(path, base)
+        return load_moderator(path, base, role=f"moderator-{number}")
     return load_block_list(path)
 
 

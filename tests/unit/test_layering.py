@@ -53,7 +53,9 @@ BELOW: dict[str, frozenset[str]] = {
     "serving": frozenset({"engines", "prompts", "judging", "models", "moderation", "reward"}),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
-    "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
+    "stages": frozenset(
+        {"engines", "prompts", "config", "judging", "models", "moderation", "reward", "rl", "results"}
+    ),
     "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
@@ -66,6 +68,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "reward",
             "rl",
             "results",
@@ -84,6 +87,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "rl",
             "results",
             "stages",

@@ -17,7 +17,15 @@ from rlaif.errors import DataError, ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import flagged
 from rlaif.moderation.files import find_moderator, load_moderator, save_moderator
-from rlaif.moderation.fit import AXES, axes_of, balanced, calibrate, fit_direction, held_out_directions
+from rlaif.moderation.fit import (
+    AXES,
+    axes_of,
+    balanced,
+    calibrate,
+    fit_direction,
+    held_out_directions,
+    stratified_folds,
+)
 from rlaif.moderation.probe import Heads, ProbeModerator
 from rlaif.moderation.states import Encoder, StateTable, default_layers, tapped
 from rlaif.moderation.windows import READOUTS, Readout, RunningScore, of_text, token_path
@@ -158,7 +166,7 @@ def test_states_that_are_not_kept_are_read_again(base: SharedBase, monkeypatch: 
     assert {at: states.mean(0).tolist() for at, states in kept} == {
         at: row.tolist() for at, row in enumerate(means)
     }
-    monkeypatch.setattr("rlaif.moderation.states.KEPT_BYTES", 0)
+    monkeypatch.setattr("rlaif.moderation.states.STATES_KEPT", 0)
     again = StateTable(base, texts, (1, 2))
     assert torch.equal(again.means(), again.means())
     assert torch.allclose(again.means(), means)
@@ -338,8 +346,9 @@ def test_a_head_is_weighted_ridge_regression(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_separable_toy_is_ranked_out_of_fold() -> None:
     x, broken, groups = toy()
     axes = axes_of(x)
-    heads, folds = held_out_directions(
-        axes, axes.coordinates(x), broken, weight=torch.ones(len(x)), groups=groups, seed=0
+    folds = stratified_folds(groups, broken, 0)
+    heads = held_out_directions(
+        axes, axes.coordinates(x), broken, fold=folds, weight=torch.ones(len(x)), groups=groups, seed=0
     )
     score = torch.stack(
         [row @ heads[int(fold)].weight + heads[int(fold)].bias for row, fold in zip(x, folds, strict=True)]
@@ -348,25 +357,30 @@ def test_a_separable_toy_is_ranked_out_of_fold() -> None:
     assert won > 0.9
 
 
-def test_texts_of_one_prompt_share_a_fold() -> None:
-    x, broken, groups = toy()
-    axes = axes_of(x)
-    _, folds = held_out_directions(
-        axes, axes.coordinates(x), broken, weight=torch.ones(len(x)), groups=groups, seed=0
-    )
+def test_folds_hold_prompts_together_and_deal_out_what_is_broken() -> None:
+    _, broken, groups = toy()
+    folds = stratified_folds(groups, broken, 0)
     assert torch.equal(folds[::2], folds[1::2])
+    assert [int(((folds == fold) & (broken > 0.5)).sum()) for fold in range(5)] == [8] * 5
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(0))
+    again = stratified_folds([groups[at] for at in order.tolist()], broken[order], 0)
+    assert torch.equal(again, folds[order])
 
 
 def test_a_head_of_a_fold_does_not_know_the_fold() -> None:
     x, broken, groups = toy()
     axes = axes_of(x)
-    u = axes.coordinates(x)
-    ones = torch.ones(len(x))
-    heads, folds = held_out_directions(axes, u, broken, weight=ones, groups=groups, seed=0)
-    flipped = torch.where(folds == 0, 1 - broken, broken)
-    again, _ = held_out_directions(axes, u, flipped, weight=ones, groups=groups, seed=0)
-    assert torch.equal(heads[0].weight, again[0].weight)
-    assert not torch.equal(heads[1].weight, again[1].weight)
+    folds = stratified_folds(groups, broken, 0)
+
+    def heads(labels: Tensor) -> list[Tensor]:
+        found = held_out_directions(
+            axes, axes.coordinates(x), labels, fold=folds, weight=torch.ones(len(x)), groups=groups, seed=0
+        )
+        return [head.weight for head in found]
+
+    before, after = heads(broken), heads(torch.where(folds == 0, 1 - broken, broken))
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
 
 
 def test_labels_that_all_say_the_same_are_refused() -> None:
