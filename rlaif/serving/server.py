@@ -22,7 +22,7 @@ from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
 from rlaif.serving.batcher import Batcher, Limits
-from rlaif.serving.guard import GuardSettings
+from rlaif.serving.guard import Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.residents import Residents
@@ -102,19 +102,7 @@ class ModelServer(uvicorn.Server):
         if moderation is not None:
             moderation.attach(partial(self.batcher.call, urgent=True), self.batcher.wake)
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
-        config = uvicorn.Config(
-            create_app(service, guard),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.grace,
-        )
-        super().__init__(config)
+        super().__init__(_config(create_app(service, guard), settings.grace))
 
     @property
     def url(self) -> str:
@@ -155,6 +143,21 @@ class ModelServer(uvicorn.Server):
         """A signal: as `stop`, and at once when it comes twice."""
         self.batcher.drain()
         super().handle_exit(sig, frame)
+
+
+def _config(app: Guard, grace: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+    )
 
 
 def check_may_listen(host: str, token: str) -> None:
