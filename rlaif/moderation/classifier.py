@@ -72,20 +72,34 @@ class LoraModerator:
 
 
 class _LoraWatch:
-    """See `rlaif.moderation.base.Watch`: the text so far is read anew after each window of tokens."""
+    """See `rlaif.moderation.base.Watch`: the text so far is read anew after each window of tokens, and at its
+    end. In between it is undecided (`rlaif.moderation.deciding`)."""
 
     def __init__(self, moderator: LoraModerator, messages: Sequence[Message]) -> None:
         self._moderator = moderator
         open_turn = bool(messages) and messages[-1].role == "assistant"
         self._messages = tuple(messages) if open_turn else (*messages, Message("assistant", ""))
         self._tokens = 0
+        self._unread = 0
         self._scores: Scores | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether tokens have come since the text was read."""
+        return self._unread > 0
 
     def push(self, text: str, states: torch.Tensor | None) -> Scores:
         """See `Watch`; `states` are not read."""
         last = self._messages[-1]
         self._messages = (*self._messages[:-1], replace(last, content=last.content + text))
         self._tokens += 1
+        self._unread += 1
         if self._scores is None or self._tokens % self._moderator.window == 0:
-            (self._scores,) = self._moderator.scores([self._messages])
+            return self.close()
+        return self._scores
+
+    def close(self) -> Scores:
+        """Read the text as it is."""
+        (self._scores,) = self._moderator.scores([self._messages])
+        self._unread = 0
         return self._scores

@@ -87,7 +87,7 @@ class _UnitedWatch:
 
     def close(self) -> Scores:
         """The scores of those that were undecided."""
-        return _merged([watch.close() for watch in self._deciding])
+        return _merged([watch.close() for watch in self._deciding if watch.undecided])
 
 
 def _merged(scores: Sequence[Scores]) -> Scores:

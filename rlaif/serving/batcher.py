@@ -150,7 +150,7 @@ class Batcher:
         """Have `work` done on the decoder's thread, between two steps; what it raises is the future's.
 
         Args:
-            urgent: Take it though as many wait as may: rows that are being sampled need it.
+            urgent: Take it however many wait, and while the server stops: rows being sampled need it.
 
         Raises:
             QueueFull: As many calls wait as requests may.
@@ -158,9 +158,9 @@ class Batcher:
         """
         done: Future[T] = Future()
         with self._changed:
-            if not self._thread.is_alive() or self._stopping:
+            if not urgent and (self._stopping or not self._thread.is_alive()):
                 raise NotServing("the server is stopping" if self._draining else "the decoder has ended")
-            if len(self._calls) >= self.limits.queue and not urgent:
+            if not urgent and len(self._calls) >= self.limits.queue:
                 raise QueueFull(len(self._calls), self._retry_after())
             self._calls.append((work, done))
             self._changed.notify()
@@ -217,7 +217,8 @@ class Batcher:
                 self._running, self._waiting = [], deque()
                 calls, self._calls = self._calls, deque()
             for _, done in calls:
-                done.set_exception(NotServing("the server has stopped"))
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(NotServing("the server has stopped"))
             for job in left:
                 self._end(job, Failed("the server stopped before this request was done"))
             for lane in self._lanes.values():

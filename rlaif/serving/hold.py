@@ -152,7 +152,7 @@ class Hold:
         """Act on what has become known: the end of the answer, and the judge's."""
         if self._ended and not self._unread and not self._closed:
             self._closed = True
-            if self._deciding is not None:
+            if self._deciding is not None and self._deciding.undecided:
                 self._note(self._deciding.close())
         if self._answer is not None and self._answer.done():
             breaks, self._answer = self._answer.result(), None

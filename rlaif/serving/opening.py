@@ -72,7 +72,7 @@ def open_moderation(
         )
     if not settings.moderators:
         return None
-    moderator = United([_moderator(path, base) for path in settings.moderators])
+    moderator = United([_moderator(path, base, at) for at, path in enumerate(settings.moderators)])
     cascade = None
     if settings.constitution is not None:
         cascade = _cascade(settings.judge, settings.constitution, base, log)
@@ -80,7 +80,7 @@ def open_moderation(
     return Moderation(moderator, hold=settings.hold, cascade=cascade)
 
 
-def _moderator(path: Path, base: SharedBase | None) -> Moderator:
+def _moderator(path: Path, base: SharedBase | None, number: int) -> Moderator:
     if path.is_dir():
         if find_moderator(path) is None:
             raise ConfigError(
@@ -88,7 +88,7 @@ def _moderator(path: Path, base: SharedBase | None) -> Moderator:
                 where="--moderation",
                 remedy="name the folder that `rlaif moderation train` wrote, or a block list",
             )
-        return load_moderator(path, base or _own_base(path))
+        return load_moderator(path, base or _own_base(path), role=f"moderator-{number}")
     return load_block_list(path)
 
 

@@ -24,7 +24,7 @@ from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
 from rlaif.serving.collecting import Collecting
 from rlaif.serving.decoder import Decoder
-from rlaif.serving.guard import GuardSettings
+from rlaif.serving.guard import Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.passed import UpstreamSettings
@@ -120,19 +120,7 @@ class ModelServer(uvicorn.Server):
         if moderation is not None:
             moderation.attach(partial(self.batcher.call, urgent=True), self.batcher.wake)
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
-        config = uvicorn.Config(
-            create_app(service, guard),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.grace,
-        )
-        super().__init__(config)
+        super().__init__(_config(create_app(service, guard), settings.grace))
 
     @property
     def url(self) -> str:
@@ -203,6 +191,21 @@ def _batcher(
         log=log,
         finished=metrics.finished,
         broken=broken,
+    )
+
+
+def _config(app: Guard, grace: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
     )
 
 

@@ -27,6 +27,7 @@ from rlaif.moderation.united import United
 from rlaif.reward.files import save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Member, RewardModel
+from rlaif.serving.batcher import Batcher, Limits, NotServing, QueueFull
 from rlaif.serving.cascade import Cascade
 from rlaif.serving.hold import Flag
 from rlaif.serving.lane import Lane
@@ -655,3 +656,32 @@ def test_a_defect_of_a_moderator_ends_the_server_and_nobody_waits(residents: Res
         api.chat.completions.create(model="policy", messages=[{"role": "user", "content": "ask"}])
     thread.join(PATIENCE)
     assert ended
+
+
+def test_calls_that_are_left_when_the_server_stops(residents: Residents) -> None:
+    """One that nobody waits for any more, and one that somebody does; past the queue's length none is taken,
+    but for those that rows need."""
+    batcher = Batcher(residents.base, Limits(rows=1, queue=2, cache=1000, prefill=100))
+    busy, gate = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        busy.set()
+        return gate.wait(PATIENCE)
+
+    with pytest.raises(NotServing, match="the decoder has ended"):
+        batcher.call(work)
+    batcher.start()
+    first = batcher.call(work)
+    assert busy.wait(PATIENCE)
+    given_up, wanted = batcher.call(work), batcher.call(work)
+    with pytest.raises(QueueFull):
+        batcher.call(work)
+    urgent = batcher.call(work, urgent=True)
+    assert given_up.cancel()
+    batcher.stop(timeout=0)
+    with pytest.raises(NotServing, match="stopping"):
+        batcher.call(work)
+    gate.set()
+    assert first.result(PATIENCE) is True
+    for left in (wanted, urgent):
+        assert isinstance(left.exception(PATIENCE), NotServing)

@@ -20,14 +20,15 @@ from tiny import save_tiny
 from rlaif.cli.main import main
 from rlaif.errors import ConfigError
 from rlaif.models.open import open_engine
-from rlaif.models.shared_base import SharedBase
+from rlaif.models.shared_base import LoraSettings, SharedBase
+from rlaif.moderation.classifier import LoraModerator
 from rlaif.moderation.files import save_moderator
 from rlaif.moderation.probe import Heads, ProbeModerator
 from rlaif.moderation.states import read_states
 from rlaif.serving.cascade import Cascade
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.opening import ModerationSettings, open_moderation
-from rlaif.serving.residents import open_residents
+from rlaif.serving.residents import Residents, open_residents
 from rlaif.serving.server import ModelServer, ServerSettings
 from rlaif.types import Answers, Constitution, Message, Principle
 
@@ -72,10 +73,8 @@ def probe(base: SharedBase, *, threshold: float = 0.5) -> ProbeModerator:
 
 
 @contextmanager
-def served(folder: Path, moderation: Any) -> Iterator[ModelServer]:
-    residents = open_residents(str(folder / "base"), [], dtype="float32", device="cpu")
-    settings = ServerSettings(port=0)
-    server = ModelServer(residents, settings, lambda line: None, moderation=moderation(residents.base))
+def running(residents: Residents, moderation: Moderation | None) -> Iterator[ModelServer]:
+    server = ModelServer(residents, ServerSettings(port=0), lambda line: None, moderation=moderation)
     thread = threading.Thread(target=server.run_until_stopped)
     thread.start()
     try:
@@ -83,6 +82,14 @@ def served(folder: Path, moderation: Any) -> Iterator[ModelServer]:
     finally:
         server.stop()
         thread.join(30)
+
+
+@contextmanager
+def served(folder: Path, moderation: Any) -> Iterator[ModelServer]:
+    """A server of the base, with what `moderation` makes of it."""
+    residents = open_residents(str(folder / "base"), [], dtype="float32", device="cpu")
+    with running(residents, moderation(residents.base)) as server:
+        yield server
 
 
 def asked(server: ModelServer, folder: Path, **more: Any) -> Any:
@@ -132,6 +139,63 @@ def test_a_trained_moderator_blocks_where_it_says(folder: Path, base: SharedBase
     released = base.tokenizer.decode(answer[: place - 1])
     assert choice.message.content.startswith(released)
     assert made.usage.completion_tokens - place in (0, 1)  # one was drawn before the last was read
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_moderator_that_reads_the_text_now_and_then(folder: Path, at: int) -> None:
+    """An adapter on the served base, beside the policy that decodes: what it has not read is held, also with
+    a hold of 1; the end of an answer is read; and the policy answers as it does without."""
+    residents = open_residents(str(folder / "base"), [], dtype="float32", device="cpu")
+    base = residents.base
+    for role in ("policy", "moderator-0"):
+        base.add_adapter(role, LoraSettings(rank=2), train=False)
+        draw = torch.Generator().manual_seed(len(role))
+        for weight in base.trainable(role):
+            weight.data.copy_(torch.randn(weight.shape, generator=draw) * 0.3)
+    residents = replace(residents, roles={str(folder / "base"): "policy"})
+    with running(residents, None) as server:
+        plain = asked(server, folder, seed=1, n=1).choices[0].message.content
+    reader = NowAndThen(base, block_at=0)
+    with running(residents, Moderation(reader, hold=1)) as server:
+        moderated = asked(server, folder, seed=1).choices[0]
+    assert moderated.message.content == plain
+    assert reader.read[-1] == plain.rstrip("\ufffd")  # what is no character yet stays unread
+    assert moderated.finish_reason == "length"
+    assert len(reader.read) == 3 + 24 // WINDOW  # prompt, first token, each window, end
+    texts = reader.read[1:]
+    reader = NowAndThen(base, block_at=at)
+    with running(residents, Moderation(reader, hold=1)) as server:
+        blocked = asked(server, folder, seed=1).choices[0]
+    assert blocked.finish_reason == "content_filter"
+    assert blocked.moderation == {"category": "calm", "score": 1.0}
+    assert blocked.message.content.partition("\n\n[The rest")[0] == texts[at - 1]
+    assert texts[at] != texts[at - 1]
+
+
+WINDOW = 10
+
+
+class NowAndThen(LoraModerator):
+    """Flags the answer when it is read for the `block_at`-th time after the first; 0 is never."""
+
+    def __init__(self, base: SharedBase, *, block_at: int) -> None:
+        def heads() -> Heads:
+            return Heads(torch.zeros(1, base.hidden_size), torch.zeros(1), torch.ones(1), torch.zeros(1))
+
+        both: dict[Any, Heads] = {"prompt": heads(), "exchange": heads()}
+        super().__init__(base, "moderator-0", ("calm",), {"calm": 0.9}, both, WINDOW)
+        object.__setattr__(self, "read", [])
+        object.__setattr__(self, "block_at", block_at)
+
+    read: list[str]
+    block_at: int
+
+    def scores(self, conversations: Any) -> Any:
+        (found,) = super().scores(conversations)  # the adapter runs, whatever it says
+        assert found == {"calm": 0.5}
+        (turns,) = conversations
+        self.read.append(turns[-1].content)
+        return [{"calm": float(self.block_at > 0 and len(self.read) == 2 + self.block_at)}]
 
 
 def test_the_served_base_as_judge_says_what_it_says_alone(folder: Path) -> None:

@@ -215,6 +215,12 @@ def test_a_list_in_yaml(tmp_path: Path) -> None:
     assert parse_block_list("entries: [a]", source="x", name="stem").name == "stem"
 
 
+def test_the_list_in_the_docs_is_one() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "moderate-a-stream.md"
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(parse_block_list(block, source=page.name, name="docs").entries) == 4
+
+
 def test_a_list_in_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("# composers\nWagner\n\n  Liszt # another\n", "utf-8")
     listed = load_block_list(tmp_path / "names.txt")
