@@ -7,7 +7,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ChatAnswer", "ChatChunk", "ErrorAnswer", "Health", "ModelList"]
+__all__ = [
+    "ChatAnswer",
+    "ChatChunk",
+    "DeletedAnswer",
+    "ErrorAnswer",
+    "FeedbackAnswer",
+    "Health",
+    "InfoAnswer",
+    "ModelList",
+    "ModerationAnswer",
+    "PreferenceAnswer",
+]
 
 
 class _Answer(BaseModel):
@@ -129,6 +140,78 @@ class ModelList(_Answer):
 
     object: Literal["list"]
     data: list[Model]
+
+
+class ModerationResult(_Answer):
+    """How one text or conversation was scored."""
+
+    flagged: bool
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+
+
+class ModerationAnswer(_Answer):
+    """The scores of what was sent, in its order."""
+
+    id: str
+    model: str
+    results: list[ModerationResult]
+
+
+class CollectInfo(_Answer):
+    """What is kept, and what people are told before."""
+
+    consent: str
+    retain_days: float | None
+
+
+class ModerationInfo(_Answer):
+    """What is moderated."""
+
+    categories: list[str]
+
+
+class DirectivesInfo(_Answer):
+    """The directives in force."""
+
+    digest: str
+    ids: list[str]
+
+
+class InfoAnswer(_Answer):
+    """What the server has; null for a part that it lacks."""
+
+    models: list[str] = Field(description="Those that are known without asking an upstream.")
+    collect: CollectInfo | None
+    moderation: ModerationInfo | None
+    directives: DirectivesInfo | None
+
+
+class FeedbackAnswer(_Answer):
+    """A vote or a flag that was stored."""
+
+    id: str
+    object: Literal["chat.feedback"]
+    vote: Literal["up", "down"] | None
+    flag: str | None
+    choice: int
+
+
+class PreferenceAnswer(_Answer):
+    """A comparison that was stored."""
+
+    object: Literal["chat.preference"]
+    chosen: str
+    rejected: str
+    tie: bool
+
+
+class DeletedAnswer(_Answer):
+    """An exchange that was removed."""
+
+    id: str
+    object: Literal["chat.deleted"]
+    deleted: Literal[True]
 
 
 class Health(_Answer):

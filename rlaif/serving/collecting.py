@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlaif.chats.keeper import ChatKeeper, KeeperBusy
 from rlaif.chats.records import Answer, Exchange
 from rlaif.chats.store import ChatsFile, RefusedVote, UnknownChat
+from rlaif.serving.answers import DeletedAnswer, FeedbackAnswer, PreferenceAnswer
+from rlaif.serving.description import errors
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal
 from rlaif.serving.wire import ChatRequest, event
@@ -224,7 +226,7 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
 def add_routes(app: FastAPI, chats: Collecting | None) -> None:
     """Votes, preferences and deletion; without a file of chats they say that there is none."""
 
-    @app.post("/v1/feedback")
+    @app.post("/v1/feedback", response_model=FeedbackAnswer, responses=errors(404, 503))
     async def feedback(body: FeedbackRequest) -> Any:
         if body.flag is None and "vote" not in body.model_fields_set:
             raise Refusal(400, "send a vote (up, down, or null to take it back) or a flag", param="vote")
@@ -242,7 +244,7 @@ def add_routes(app: FastAPI, chats: Collecting | None) -> None:
             {"choice": body.choice}
         )
 
-    @app.post("/v1/preferences")
+    @app.post("/v1/preferences", response_model=PreferenceAnswer, responses=errors(404, 503))
     async def preferences(body: PreferenceRequest) -> Any:
         def write(file: ChatsFile, collecting: Collecting) -> None:
             file.prefer(body.chosen, body.rejected, collecting.keeper.clock(), tie=body.tie)
@@ -250,7 +252,7 @@ def add_routes(app: FastAPI, chats: Collecting | None) -> None:
         await _written(chats, write, "chosen")
         return {"object": "chat.preference", **body.model_dump()}
 
-    @app.delete("/v1/chats/{id}")
+    @app.delete("/v1/chats/{id}", response_model=DeletedAnswer, responses=errors(404, 503))
     async def delete(id: str) -> Any:
         await _written(chats, lambda file, _: file.remove(id), "id")
         return {"id": id, "object": "chat.deleted", "deleted": True}

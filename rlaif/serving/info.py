@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from rlaif.serving.answers import InfoAnswer
+
 __all__ = ["Info", "add_info"]
 
 FIELDS = ("models", "collect", "moderation", "directives")
@@ -35,6 +37,6 @@ class Info:
 def add_info(app: FastAPI, info: Info) -> None:
     """Answer `GET /v1/info` with `info`."""
 
-    @app.get("/v1/info")
+    @app.get("/v1/info", response_model=InfoAnswer)
     async def told() -> Any:
         return info.told()

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlaif.errors import DataError, ModelError
 from rlaif.moderation.base import Scores, flagged
+from rlaif.serving.answers import ModerationAnswer
 from rlaif.serving.decoder import Decoder, NotServing, QueueFull
+from rlaif.serving.description import errors
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.refusal import Refusal
 from rlaif.serving.wire import MOST_MESSAGES, ChatCompletion, ChatMessage
@@ -131,7 +133,7 @@ def tell(moderation: Moderation | None, jobs: Sequence[Job], answer: ChatComplet
 def add_moderations(app: FastAPI, moderation: Moderation | None, batcher: Decoder) -> None:
     """Answer `POST /v1/moderations`."""
 
-    @app.post("/v1/moderations")
+    @app.post("/v1/moderations", response_model=ModerationAnswer, responses=errors(404, 429, 503))
     async def moderations(request: Request, body: ModerationRequest) -> Any:
         if moderation is None:
             what = "this server does not moderate: start it with --moderation"

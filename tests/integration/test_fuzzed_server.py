@@ -113,6 +113,7 @@ def test_a_server_with_a_model_answers_as_it_says(local: ModelServer) -> None:
     assert {path for path, _, status in answered if status == 200} == {
         "/v1/chat/completions",
         "/v1/models",
+        "/v1/info",
         "/health",
         "/metrics",
     }
