@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from rlaif.labels import sigmoid
-from rlaif.stats import ClusteredShare
+from rlaif.shares import ClusteredShare
 from rlaif.types import Order, Verdict
 
 __all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "label_shares", "principle_logit"]

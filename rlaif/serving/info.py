@@ -37,6 +37,6 @@ class Info:
 def add_info(app: FastAPI, info: Info) -> None:
     """Answer `GET /v1/info` with `info`."""
 
-    @app.get("/v1/info", response_model=InfoAnswer)
+    @app.get("/v1/info", responses={200: {"model": InfoAnswer}})
     async def told() -> Any:
         return info.told()

@@ -19,6 +19,7 @@ BASE = frozenset(
         "labels",
         "progress",
         "resources",
+        "shares",
         "stats",
         "crossed",
         "near_duplicates",
