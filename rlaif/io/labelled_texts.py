@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,20 +179,7 @@ def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
         DataError: A file cannot be read, or no verdict is about one completion alone.
     """
     completions = _completions(preferences)
-    log_odds: dict[str, dict[str, list[float]]] = {}
-    left = Counter[str]()
-    for row in read_table(verdicts).rows:
-        if row.values.get("order") != "alone":
-            left["compare"] += 1
-        elif not row.values.get("valid"):
-            left["invalid"] += 1
-        else:
-            for completion, value in _sides(row):
-                if completion not in completions:
-                    left["without text"] += 1
-                    continue
-                own = log_odds.setdefault(completion, {})
-                own.setdefault(str(row.values["principle"]), []).append(value)
+    log_odds, left = _readings(verdicts, completions)
     if not log_odds:
         raise DataError(
             "no verdict is about one completion alone, with its text",
@@ -209,6 +196,29 @@ def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
     )
     notes = tuple(f"{count:,} readings of verdicts are not used: {why}" for why, count in left.items())
     return LabelledTexts(texts, (), notes)
+
+
+def _readings(
+    verdicts: Path, completions: Collection[str]
+) -> tuple[dict[str, dict[str, list[float]]], Counter[str]]:
+    """By completion and principle, the log-odds that it is broken; how many readings are not used, and
+    why."""
+    log_odds: dict[str, dict[str, list[float]]] = {}
+    left = Counter[str]()
+    for row in read_table(verdicts).rows:
+        if row.values.get("order") != "alone":
+            left["compare"] += 1
+            continue
+        if not row.values.get("valid"):
+            left["invalid"] += 1
+            continue
+        for completion, value in _sides(row):
+            if completion in completions:
+                own = log_odds.setdefault(completion, {})
+                own.setdefault(str(row.values["principle"]), []).append(value)
+            else:
+                left["without text"] += 1
+    return log_odds, left
 
 
 def _completions(preferences: Path) -> dict[str, tuple[Message, ...]]:
