@@ -48,6 +48,11 @@ class ModerationConfig(BaseStage, FinetuneSettings):
     """`probe` only: layers whose states are read, counted from 1; a third and two thirds up and the last when
     left out."""
 
+    readout: Literal["auto", "windows", "mean"] = "auto"
+    """`probe` only: a text's score is the greatest mean over a window of tokens (`windows`), or the mean over
+    all so far (`mean`), which thins out what comes late in a long answer; `auto` takes what ranks better out
+    of fold."""
+
     window: Annotated[int, Field(ge=1, le=1024)] = 16
     """Tokens of an answer whose mean is scored while it is written."""
 
@@ -63,7 +68,7 @@ class ModerationConfig(BaseStage, FinetuneSettings):
         if self.kind == "probe":
             refuse_idle(self, "held_out", *FinetuneSettings.model_fields, needs="kind: lora")
         else:
-            refuse_idle(self, "layers", needs="kind: probe")
+            refuse_idle(self, "layers", "readout", needs="kind: probe")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError("`layers` names a layer twice")
         return self

@@ -62,8 +62,19 @@ class ModerationJob(Job[ModerationConfig]):
         super().__init__(config, context)
         self.base = context.model(config.model)
         self.principles = tuple(principle.id for principle in context.constitution.principles)
-        if config.files and not config.input:
+        if config.input or not config.files:
+            context.earlier(config, "label", config.input)
+        if self._is_at_hand:
             _ = self.examples  # what cannot be read is told before a model is loaded
+
+    @property
+    def _is_at_hand(self) -> bool:
+        """Whether all that is learned from is there before the run."""
+        config = self.config
+        return bool(config.files) and not config.input and not self._revise_stages() & {*config.benign}
+
+    def _revise_stages(self) -> set[str]:
+        return {stage.name for stage in self.context.before(self.config) if stage.stage == "revise"}
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -141,8 +152,7 @@ class ModerationJob(Job[ModerationConfig]):
         """The file that an entry of `benign` stands for: of a revise stage its revisions."""
         if named == "builtin":
             return named
-        stages = {stage.name for stage in self.context.before(self.config) if stage.stage == "revise"}
-        folder = self.context.folders[named] if named in stages else Path(named)
+        folder = self.context.folders[named] if named in self._revise_stages() else Path(named)
         return str(folder / REVISIONS) if (folder / REVISIONS).is_file() else str(folder)
 
     def _tell(self, source: str, read: LabelledTexts) -> None:
@@ -255,7 +265,7 @@ class ModerationJob(Job[ModerationConfig]):
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, counter = self.config, counter_of(self.base)
-        examples = self.examples if config.files and not config.input else []
+        examples = self.examples if self._is_at_hand else []
         read = tokens_of(counter, [each.messages for each in examples])
         passes = 3 * config.epochs if config.kind == "lora" else 1
         return StagePlan(
@@ -272,7 +282,7 @@ class ModerationJob(Job[ModerationConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config, counter = self.config, counter_of(self.base)
-        examples = self.examples if config.files and not config.input else []
+        examples = self.examples if self._is_at_hand else []
         known = [each.messages for each in examples]
         if config.kind == "lora":
             longest = sorted(known, key=lambda messages: -sum(len(m.content) for m in messages))[:LOOKED_AT]

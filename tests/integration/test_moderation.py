@@ -15,7 +15,7 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import parse_recipe
-from rlaif.errors import DataError, ModelError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Scores, Watch
 from rlaif.moderation.classifier import LoraModerator
@@ -127,6 +127,15 @@ def test_the_way_to_read_a_text_is_the_better_ranked(report: dict[str, Any]) -> 
         assert report["readout"][reads] == max(("windows", "mean"), key=lambda way: ranked[way])
 
 
+def test_a_way_to_read_a_text_can_be_asked_for(place: Place) -> None:
+    done = place.train("windows", "--data", place.labels, "--set", "readout=windows", "--window", 4)
+    assert done.status == 0, done.err
+    report = json.loads((place.folder / "windows" / "moderation" / "report.json").read_text("utf-8"))
+    assert report["readout"] == {"prompt": "windows", "exchange": "windows"}
+    assert all(list(ranked) == ["windows"] for ranked in report["ranked"].values())
+    assert report["window"] == 4
+
+
 def test_thresholds_hold_their_share_out_of_fold(report: dict[str, Any]) -> None:
     for each in report["categories"]:
         if each["look_alikes"]:
@@ -185,6 +194,24 @@ def test_a_judges_verdicts_are_learned_from(place: Place) -> None:
     assert found["sources"]["judge"] == 32
     assert found["sources"]["look-alike"] > 48
     assert {each["category"] for each in found["categories"]} <= {"shouting", "numbers"}
+
+
+def test_revisions_that_are_not_there_yet_do_not_stop_files(place: Place) -> None:
+    done = place.run(
+        "mixed",
+        f"""
+  - {{stage: revise, limit: 6, rounds: 1, max_new_tokens: 8}}
+  - {{stage: moderation, files: [{{file: {place.labels}}}], benign: [revise]}}
+""",
+    )
+    found = json.loads((done.stages[-1].folder / "report.json").read_text("utf-8"))
+    assert found["sources"]["people"] == 120
+    assert 0 < found["sources"]["look-alike"] <= 6
+
+
+def test_a_stage_without_labels_is_refused_first(place: Place) -> None:
+    with pytest.raises(ConfigError, match="'moderation' needs a label stage before it"):
+        place.run("nothing", "  - {stage: moderation}")
 
 
 # The kind lora
