@@ -51,11 +51,7 @@ MANY = 1 << 30
 class ModerationJob(Job[ModerationConfig]):
     """Labelled texts in, a moderator out: `model/`, `report.json`, `samples.md`."""
 
-    method = (
-        "a moderator: linear heads on the states of the base, fitted in closed form, or an adapter that "
-        "classifies "
-        "texts"
-    )
+    method = "a moderator, linear heads on states (heads.safetensors) of the base, with an adapter or without"
     loading = "By rlaif: `rlaif moderate FILE --moderation FOLDER`, `rlaif serve --moderation FOLDER`."
 
     def __init__(self, config: ModerationConfig, context: RunContext) -> None:
@@ -244,16 +240,19 @@ class ModerationJob(Job[ModerationConfig]):
             note={"labels": parts["labels"], "sources": dict(report.sources)},
         )
         told = {
-            f"{each.category}, {each.reads}s": each.ways["moderator"].auroc.value
+            f"AUROC, {each.category}, {each.reads}s": each.ways["moderator"].auroc.value
             for each in report.categories
         }
+        idle = ("held_out", *FinetuneSettings.model_fields) if self.config.kind == "probe" else ()
         write_card(
             folder / "model",
             self,
             base=base,
             parts=parts,
             judge=", ".join(name for name in report.sources if name != "look-alike"),
-            results={"AUROC": told, "to know": list(report.words)},
+            results={**told, "to know": " ".join(report.words)},
+            adapter=False,
+            silent=idle,
         )
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:

@@ -145,7 +145,19 @@ def test_thresholds_hold_their_share_out_of_fold(report: dict[str, Any]) -> None
 def test_a_card_lies_beside_it(place: Place) -> None:
     card = (place.moderator / "model" / "README.md").read_text("utf-8")
     assert "rlaif moderate FILE --moderation FOLDER" in card
+    assert "Made with rlaif: a moderator, linear heads on states (heads.safetensors) of the base" in card
+    assert "LoRA adapter" not in card
+    assert "lora_rank" not in card
+    assert "demonstration of the method" in card
     assert (place.moderator / "model" / "report.md").read_text("utf-8").startswith("# Trained moderator")
+
+
+def test_it_can_be_pushed(place: Place) -> None:
+    said = call("push", place.moderator, "me/guard", "--dry-run")
+    assert said.status == 0, said.err
+    for name in ("moderation.json", "heads.safetensors", "README.md", "report.md"):
+        assert name in said.out
+    assert "a moderator" in call("push", place.moderator, "me/guard", "--dry-run", "--merge").err
 
 
 def test_the_same_command_does_nothing_again(place: Place) -> None:
