@@ -290,6 +290,14 @@ def test_an_adapter_on_another_base_brings_its_own(adapter: Path, tmp_path: Path
     assert other.roles == ()
 
 
+def test_two_adapters_share_a_base(adapter: Path) -> None:
+    base = SharedBase.load(json.loads((adapter / "model/moderation.json").read_text("utf-8"))["base"]["name"])
+    first, second = load_moderator(adapter, base), load_moderator(adapter, base)
+    assert base.roles == ("moderation", "moderation-2")
+    text = [[Message("user", "XXXX pad")]]
+    assert first.scores(text) == second.scores(text)
+
+
 def test_an_adapter_moderates_a_file(adapter: Path, place: Place, tmp_path: Path) -> None:
     said = call(
         "moderate", place.labels, "--moderation", adapter, "--out", tmp_path / "o.jsonl", "--limit", 5,
