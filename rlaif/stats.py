@@ -34,6 +34,7 @@ __all__ = [
     "krippendorff_alpha",
     "length_controlled_win_rate",
     "student",
+    "student_mean",
     "wilson",
 ]
 
@@ -94,6 +95,20 @@ def student(freedom: float, confidence: float = 0.95) -> float:
     """
     draws = np.abs(np.random.default_rng(0).standard_t(freedom, STUDENT_DRAWS))
     return float(np.quantile(draws, confidence))
+
+
+def student_mean(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """The mean of independent numbers with Student's interval: x̄ ± t s / √n, n − 1 degrees of freedom.
+
+    Raises:
+        DataError: Fewer than two.
+    """
+    if len(values) < 2:
+        raise DataError("an interval needs two values", remedy="run at least two seeds")
+    found = np.asarray(values, dtype=np.float64)
+    half = student(len(found) - 1, confidence) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    mean = float(found.mean())
+    return Estimate(value=mean, low=mean - half, high=mean + half)
 
 
 def bootstrap(

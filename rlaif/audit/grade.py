@@ -91,7 +91,8 @@ def judgement(
 
 def share(estimate: stats.Estimate) -> str:
     """`61 % [54, 68]`."""
-    return f"{100 * estimate.value:.0f} % [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    value, low, high = (f"{round(100 * each, 0) + 0.0:.0f}" for each in estimate)  # + 0.0: no "-0"
+    return f"{value} % [{low}, {high}]"
 
 
 def _grave(basis: Basis | None, bias: Bias) -> Iterator[str]:

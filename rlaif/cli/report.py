@@ -17,6 +17,7 @@ __all__ = ["report"]
         "rlaif report runs/quickstart-1a2b3c4d",
         "rlaif report studies/quickstart-1a2b3c4d",
         "rlaif report runs/quickstart-1a2b3c4d --out quickstart.html",
+        "rlaif report studies/quickstart-1a2b3c4d --pictures pictures",
         "rlaif report runs/quickstart-1a2b3c4d --inspect",
     )
 )
@@ -28,11 +29,18 @@ __all__ = ["report"]
     help="File to write. [default: report.html in FOLDER]",
 )
 @click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Write each picture into DIR as a file, too.",
+)
+@click.option(
     "--inspect",
     is_flag=True,
     help="Write the evaluation as logs for `inspect view` too, into inspect/ in FOLDER.",
 )
-def report(folder: Path, out: Path | None, inspect: bool) -> None:
+def report(folder: Path, out: Path | None, pictures: Path | None, inspect: bool) -> None:
     """Write the page of the run, the rounds or the study in FOLDER: one HTML file that opens without a server
     or a network.
 
@@ -43,9 +51,12 @@ def report(folder: Path, out: Path | None, inspect: bool) -> None:
     The pictures need matplotlib: pip install 'rlaif-toolkit[report]'. --inspect needs inspect_ai: pip install
     'rlaif-toolkit[inspect]'.
     """
-    from rlaif.pipeline.report import write_inspect, write_report
+    from rlaif.pipeline.report import write_inspect, write_pictures, write_report
 
     tell(f"{write_report(folder, out)}: open it in a browser")
+    if pictures is not None:
+        for place in write_pictures(folder, pictures):
+            tell(str(place))
     if inspect:
         for place in write_inspect(folder):
             tell(str(place))

@@ -72,6 +72,11 @@ class RewardConfig(BaseStage):
     """Folder of an earlier reward model, for the report: how it ranks the pairs that are held out, beside the
     new one, and all of the label stage's pairs, none of which it has learned from."""
 
+    further: bool = False
+    """Train the model of `previous` further in place of a new one: its head is what the closed form is drawn
+    towards, and its adapter, if it has one, is where training begins. For preferences that it has not seen:
+    on those that it has, cross-validation would trust it too much."""
+
     human: str | None = None
     """File of human preferences, to report the accuracy on; never trained on."""
 
@@ -152,6 +157,10 @@ class RewardConfig(BaseStage):
             raise ValueError(
                 "`margin` is for hard labels: soft ones say already by how much the chosen one should win"
             )
+        if self.previous is None:
+            refuse_idle(self, "further", needs="previous")
+        if self.further and self.ensemble.members > 1:
+            raise ValueError("`further` trains one model, and `ensemble` asks for several")
         if self.keep == "head" and not self.warm_start:
             raise ValueError(
                 "`keep: head` trains nothing but the closed-form fit, so `warm_start` must be true"

@@ -48,6 +48,10 @@ class RoundsConfig(Settings):
     """Whose preferences a round learns from beside its own: those of `all` earlier rounds, none but its own
     (`last`), or those of that many rounds, its own among them."""
 
+    reward: Literal["anew", "further"] = "anew"
+    """Whether each round trains a reward model `anew`, or trains that of the round before `further`, on its
+    own preferences alone (`memory: last`)."""
+
     reference: ReferenceChoice = "first"
     """What policies are held to from the second round on: `first` the model without any adapter, `previous`
     the policy of the round before."""
@@ -62,6 +66,15 @@ class RoundsConfig(Settings):
     stop_when: Literal["never", "no_gain"] = "never"
     """`no_gain` ends after a round whose gold measure did not rise over the round before by more than its
     interval; the best policy is kept."""
+
+    @model_validator(mode="after")
+    def _learns_once(self) -> RoundsConfig:
+        if self.reward == "further" and self.memory not in ("last", 1):
+            raise ValueError(
+                "`reward: further` needs `memory: last`: the model has learned from the earlier rounds' "
+                "preferences, and would learn from them again"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -10,14 +10,15 @@ from pathlib import Path
 from rlaif.errors import RlaifError, RunError
 from rlaif.io.writers import write_text
 from rlaif.report.inspect_logs import inspect_logs
-from rlaif.report.page import REPORT, page_html, rounds_page, run_page, study_page
+from rlaif.report.page import REPORT, page_html, rounds_page, run_page, save_pictures, study_page
+from rlaif.report.page.model import Page
 from rlaif.report.page.reading import read_json
 from rlaif.results.evaluation import Evaluation
 from rlaif.runs.disk import run_errors
 from rlaif.runs.run import RUN, read_run
 from rlaif.text import one_line
 
-__all__ = ["REPORT", "reported", "try_report", "write_inspect", "write_report"]
+__all__ = ["REPORT", "reported", "try_report", "write_inspect", "write_pictures", "write_report"]
 
 STUDY, ROUNDS, EVALUATION = "study.json", "rounds.json", "evaluation.json"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -33,25 +34,37 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         RunError: It is no folder of a run, of rounds or of a study, or the disk refuses.
     """
     place = out or folder / REPORT
-    if (folder / RUN).is_file():
-        page = run_page(folder)
-    elif (folder / STUDY).is_file():
-        page = study_page(folder, report=REPORT)
-    elif (folder / ROUNDS).is_file():
-        page = rounds_page(folder, report=REPORT)
-    else:
-        what = (
-            "this is the folder of no run and of no study" if folder.is_dir() else "there is no such folder"
-        )
-        raise RunError(
-            what,
-            where=str(folder),
-            remedy="name a folder that `rlaif run`, `rlaif label` or `rlaif study` wrote: `rlaif runs list`",
-        )
-    text = page_html(page)
+    text = page_html(_page(folder))
     with run_errors("write the report", place):
         write_text(place, text)
     return place
+
+
+def _page(folder: Path) -> Page:
+    """What there is to tell of the run, rounds or study in `folder`."""
+    if (folder / RUN).is_file():
+        return run_page(folder)
+    if (folder / STUDY).is_file():
+        return study_page(folder, report=REPORT)
+    if (folder / ROUNDS).is_file():
+        return rounds_page(folder, report=REPORT)
+    what = "this is the folder of no run and of no study" if folder.is_dir() else "there is no such folder"
+    raise RunError(
+        what,
+        where=str(folder),
+        remedy="name a folder that `rlaif run`, `rlaif label` or `rlaif study` wrote: `rlaif runs list`",
+    )
+
+
+def write_pictures(folder: Path, out: Path) -> list[Path]:
+    """Write every picture of the page of `folder` as a PNG file named by its title; returns where they lie.
+
+    Raises:
+        RunError: As `write_report`.
+        ConfigError: matplotlib is not installed.
+        DataError: The numbers of one cannot be drawn.
+    """
+    return save_pictures(_page(folder), out)
 
 
 def write_inspect(folder: Path) -> list[Path]:

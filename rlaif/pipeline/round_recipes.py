@@ -166,6 +166,7 @@ def _own(stage: BaseStage, recipe: Recipe, number: int, former: Former | None, f
                 changed["reference"] = settings.reference
         if isinstance(stage, RewardConfig) and former.reward is not None:
             changed["previous"] = str(former.reward)
+            changed["further"] = settings.reward == "further"
         if isinstance(stage, EvaluateConfig):
             before = [each.name for each in _before(stage, recipe) if each.trains_policy]
             changed["policies"] = (str(former.policy), *(stage.policies or before))

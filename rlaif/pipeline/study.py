@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from rlaif.config import Recipe, load_recipe
 from rlaif.digest import digest
 from rlaif.errors import ConfigError, RunError
+from rlaif.io.tables import read_table
 from rlaif.io.writers import write_text
 from rlaif.jobs.evaluate import EVALUATION, read_evaluation
 from rlaif.pipeline.children import Child, Children
@@ -33,6 +34,7 @@ from rlaif.pipeline.run import recipe_text
 from rlaif.progress import Progress
 from rlaif.report.study import study_markdown
 from rlaif.results.costs import TrainingCost
+from rlaif.results.monitor import READINGS, MonitorReading
 from rlaif.results.study import Study
 from rlaif.runs.costs import TRAINING, read_cost
 from rlaif.runs.disk import run_errors
@@ -283,4 +285,15 @@ def _seed_run(folder: Path, run: PlannedRun) -> SeedRun:
         seed=run.seed,
         evaluation=read_evaluation(folder / name / EVALUATION),
         costs={policy: TrainingCost.from_dict(cost, where=where) for policy, cost in noted.items()},
+        readings=_readings(folder, run.recipe),
     )
+
+
+def _readings(folder: Path, recipe: Recipe) -> dict[str, list[MonitorReading]]:
+    """What the monitors of the trainings read, by stage."""
+    found = {}
+    for stage in recipe.stages:
+        path = folder / stage.name / READINGS
+        if getattr(stage, "monitor", None) is not None and path.is_file():
+            found[stage.name] = [MonitorReading.from_row(row.values) for row in read_table(path).rows]
+    return found

@@ -12,7 +12,7 @@ from rlaif.plot.style import INK, SERIES, errors, legend, name, new_figure, styl
 from rlaif.results.evaluation import REWARD, PolicyResult
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.results.rounds import Prompts, Round
-from rlaif.results.study import StudyPolicy
+from rlaif.results.study import StudyCurve, StudyPolicy
 from rlaif.stats import Estimate
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "over_rounds",
     "over_seeds",
+    "overoptimization_over_seeds",
     "overoptimization",
     "policy_points",
     "readings",
@@ -115,10 +116,19 @@ def _along_distance(
     )
 
 
-def _curve(axes: Axes, fit: OptimizationFit, start: float, *, label: str | None = None) -> None:
-    distances = [fit.furthest * step / CURVE for step in range(CURVE + 1)]
+def _curve(
+    axes: Axes,
+    fit: OptimizationFit,
+    start: float,
+    *,
+    label: str | None = None,
+    color: str = INK,
+    nearest: float = 0.0,
+) -> None:
+    """The fitted gains over `start`, from √KL = `nearest` to the furthest that was measured."""
+    distances = [nearest + (fit.furthest - nearest) * step / CURVE for step in range(CURVE + 1)]
     gains = [start + fit.gain(d) for d in distances]
-    axes.plot(distances, gains, "--", color=INK, linewidth=1, label=label)
+    axes.plot(distances, gains, "--", color=color, linewidth=1, label=label)
 
 
 def readings(
@@ -279,6 +289,34 @@ def over_seeds(policies: Sequence[StudyPolicy], measure: str) -> Figure:
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlabel(name(measure))
         legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def overoptimization_over_seeds(curves: Sequence[StudyCurve], *, gold: str = "gold") -> Figure:
+    """What proxy and gold gained along √KL, the mean over the seeds of a study (Gao et al. 2022, figure 1).
+
+    Args:
+        curves: Of monitored trainings and of the best of K, as `Study.curves` has them.
+
+    Raises:
+        DataError: There is no curve.
+    """
+    if not curves:
+        raise DataError("no training of this study was monitored, and it has no best of K to draw")
+    with style():
+        figure = new_figure(6.4, 5.2)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for curve, color in zip(curves, cycle(SERIES), strict=False):
+            for axes, measure in ((upper, "proxy"), (lower, "gold")):
+                _along_distance(axes, curve.points, measure, color=color, label=name(curve.name))
+            if (fit := curve.fit) is not None:
+                _curve(lower, fit, 0.0, color=color, nearest=fit.nearest)
+                if fit.seen:
+                    lower.axvline(fit.turning_point, color=color, linestyle=":", linewidth=1)
+        upper.set_ylabel("gain in reward (proxy)")
+        lower.set_ylabel(name(f"gain in {gold} (gold)"))
+        lower.set_xlabel("√KL to the reference (√nats)")
+        legend(upper)
     return figure
 
 

@@ -13,7 +13,7 @@ from rlaif.results.evaluation import REWARD, WIN
 from rlaif.results.study import MeanCost, Study, StudyPolicy
 from rlaif.text import count_of
 
-__all__ = ["study_markdown", "study_tables"]
+__all__ = ["curve_table", "measure_title", "study_markdown", "study_tables"]
 
 BESIDE = ("kl", "tokens", "distinct_2", "refusal")
 """Measures that stand beside those that are compared."""
@@ -25,6 +25,7 @@ def study_markdown(found: Study) -> str:
     over = f"{count_of(len(found.seeds), 'seed')} and {count_of(found.prompts, 'held-out prompt')}"
     parts = [f"# Study {found.name}: {len(found.policies)} policies over {over}\n"]
     parts += [f"- {sentence(line)}" for line in found.verdict]
+    parts += [f"- {sentence(each.words)}" for each in found.curves]
     parts += [f"\n## {each.title}\n\n{table(each.header, each.rows)}" for each in study_tables(found)]
     ending = (
         "\nIntervals hold 95 %: a two-level bootstrap over seeds and prompts, widened for few seeds "
@@ -36,7 +37,7 @@ def study_markdown(found: Study) -> str:
 def study_tables(found: Study) -> tuple[Table, ...]:
     """The policies, their differences, each seed, and what training took; tables without rows are left
     out."""
-    tables = (_policies(found), _differences(found), _seeds(found), _costs(found))
+    tables = (_policies(found), _differences(found), _seeds(found), curve_table(found), _costs(found))
     return tuple(each for each in tables if each.rows)
 
 
@@ -47,7 +48,7 @@ def _policies(found: Study) -> Table:
     ]
     header = (
         "policy",
-        *(_title(name, found.gold) for name in measures),
+        *(measure_title(name, found.gold) for name in measures),
         f"first of {sum(found.policies[0].places)}",
     )
     rows = [
@@ -56,7 +57,8 @@ def _policies(found: Study) -> Table:
     return Table(title="Policies over seeds", header=header, rows=rows)
 
 
-def _title(measure: str, gold: str | None) -> str:
+def measure_title(measure: str, gold: str | None) -> str:
+    """What a measure is called in headings."""
     return f"{measure} (gold)" if measure == gold else SHORT.get(measure, LABELS.get(measure, measure))
 
 
@@ -70,7 +72,7 @@ def _cell(policy: StudyPolicy, measure: str) -> str:
 def _differences(found: Study) -> Table:
     rows = [
         (
-            _title(each.measure, found.gold),
+            measure_title(each.measure, found.gold),
             f"{each.policy} − {each.against}",
             interval(each.estimate, signed=True),
             "yes" if each.estimate.excludes_zero else "no",
@@ -92,7 +94,7 @@ def _seeds(found: Study) -> Table:
         for each in found.policies
     ]
     header = ("policy", *(f"seed {seed}" for seed in found.seeds), "places (1st, 2nd, …)")
-    return Table(title=f"Each seed: {_title(found.headline, found.gold)}", header=header, rows=rows)
+    return Table(title=f"Each seed: {measure_title(found.headline, found.gold)}", header=header, rows=rows)
 
 
 def _figure(values: Mapping[int, float], seed: int) -> str:
@@ -101,6 +103,23 @@ def _figure(values: Mapping[int, float], seed: int) -> str:
 
 def _places(policy: StudyPolicy) -> str:
     return ", ".join(map(str, policy.places))
+
+
+def curve_table(found: Study) -> Table:
+    """Every point of the study's curves."""
+    rows = [
+        (
+            each.name,
+            point.name,
+            f"{point.kl:.3g}",
+            interval(point.proxy, signed=True),
+            interval(point.gold, signed=True),
+        )
+        for each in found.curves
+        for point in each.points[1:]
+    ]
+    header = ("curve", "point", "KL (nats)", "gain in proxy", "gain in gold")
+    return Table(title="Proxy and gold along the KL, mean gain over seeds", header=header, rows=rows)
 
 
 def _costs(found: Study) -> Table:

@@ -9,10 +9,15 @@ from typing import Any
 from rlaif.audit.cases import plain
 from rlaif.results.comparison import PolicyDifference, difference_words, winner_of
 from rlaif.results.evaluation import WIN
+from rlaif.results.overoptimization import Method, OptimizationFit, OptimizationPoint
 from rlaif.stats import Estimate
 from rlaif.text import count_of
 
-__all__ = ["MeanCost", "SeedDifference", "Study", "StudyPolicy"]
+__all__ = ["MeanCost", "SeedDifference", "Study", "StudyCurve", "StudyPolicy"]
+
+
+AT_START = 0.5
+"""Nats of KL up to which the first reading of a training stands for none: rounding makes a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,49 @@ class SeedDifference(PolicyDifference):
 
 
 @dataclass(frozen=True, slots=True)
+class StudyCurve:
+    """What optimising the proxy did to gold, the mean over seeds: along a training, as its monitor read it,
+    or for the best of ever more samples of the start policy.
+
+    Attributes:
+        seeds: Those whose runs have all points.
+        points: Proxy and gold are gains over the first point, with Student's interval over seeds; the KL is
+            the mean over seeds.
+    """
+
+    name: str
+    method: Method
+    seeds: tuple[int, ...]
+    points: tuple[OptimizationPoint, ...]
+
+    @property
+    def fit(self) -> OptimizationFit | None:
+        """Gao et al.'s curve through the mean gains in gold; `None` where training began elsewhere than at
+        the reference."""
+        if self.points[0].kl > AT_START:
+            return None
+        return OptimizationFit.through(
+            self.method, [(each.distance, each.gold.value) for each in self.points[1:]]
+        )
+
+    @property
+    def words(self) -> str:
+        """Whether gold turns, in a sentence."""
+        fit, last = self.fit, self.points[-1]
+        gains = f"proxy {last.proxy.value:+.3g}, gold {last.gold.value:+.3g} at a KL of {last.kl:.3g} nats"
+        if self.points[0].kl > AT_START:
+            return f"`{self.name}`: {gains}; no curve: training began elsewhere than at the reference."
+        if fit is None:
+            return f"`{self.name}`: {gains}; too few distances for a curve."
+        turning = fit.turning_point
+        if turning is not None and turning < fit.nearest:
+            return f"`{self.name}`: {gains}; gold falls throughout."
+        if turning is None or not fit.seen:
+            return f"`{self.name}`: {gains}; gold does not turn within what was measured."
+        return f"`{self.name}`: {gains}; gold stops rising at a KL of about {turning**2:.2g} nats."
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """Which policy won over seeds, and at what cost.
 
@@ -81,6 +129,7 @@ class Study:
         differences: Of every policy to the start policy, then of every other pair, of those that two seeds
             or more have in common.
         failed: Runs that did not finish, each with its reason.
+        curves: Of trainings that were monitored under two seeds or more, and of the best of K.
     """
 
     name: str
@@ -93,6 +142,7 @@ class Study:
     differences: tuple[SeedDifference, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    curves: tuple[StudyCurve, ...] = ()
 
     @property
     def winner(self) -> str | None:
@@ -144,6 +194,7 @@ class Study:
                 "policies": tuple(_policy(each) for each in values["policies"]),
                 "differences": tuple(_difference(each) for each in values["differences"]),
                 "notes": tuple(values["notes"]),
+                "curves": tuple(_study_curve(each) for each in values.get("curves", ())),
             }
         )
 
@@ -160,6 +211,16 @@ def _policy(values: Mapping[str, Any]) -> StudyPolicy:
         places=tuple(values["places"]),
         cost=MeanCost(**values["cost"]) if values["cost"] else None,
     )
+
+
+def _study_curve(values: Mapping[str, Any]) -> StudyCurve:
+    points = tuple(
+        OptimizationPoint(
+            each["name"], each["kl"], proxy=Estimate(**each["proxy"]), gold=Estimate(**each["gold"])
+        )
+        for each in values["points"]
+    )
+    return StudyCurve(values["name"], values["method"], tuple(values["seeds"]), points)
 
 
 def _difference(values: Mapping[str, Any]) -> SeedDifference:

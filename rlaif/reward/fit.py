@@ -55,6 +55,7 @@ def fit_head(
     prompts: Sequence[Hashable],
     seed: int,
     repeats: int = 1,
+    centre: Tensor | None = None,
 ) -> HeadFit:
     """Fit a head to pairs.
 
@@ -65,14 +66,21 @@ def fit_head(
         prompts: (N,), which prompt a pair belongs to; a prompt's pairs are held out together.
         repeats: In how many ways the prompts are cut into folds: the penalty is chosen on the mean loss over
             them, which draws of the folds move less.
+        centre: (H,), a head that the fit is drawn towards in place of 0: the penalty is λ |h − centre|². It
+            must not have learned from these pairs.
 
     Raises:
         DataError: Fewer than two prompts: nothing can be held out.
     """
     x, p, w = difference.double(), log_odds.double().sigmoid(), weight.double() / weight.double().mean()
     target = bounded(log_odds.double())
+    middle = torch.zeros(x.shape[1], dtype=torch.double) if centre is None else centre.double()
+    known = x @ middle  # what the centre says of each pair: the ridge learns the rest
     found = [
-        [fit_scale(prediction, p, w) for prediction in _out_of_fold(x, target, w, folds_of(prompts, each))]
+        [
+            fit_scale(known + prediction, p, w)
+            for prediction in _out_of_fold(x, target - known, w, folds_of(prompts, each))
+        ]
         for each in (seed, *(seed_from(seed, "folds", repeat) for repeat in range(1, repeats)))
     ]
     losses, scales = (
@@ -80,7 +88,7 @@ def fit_head(
         for part in (0, 1)
     )
     best = min(range(len(PENALTIES)), key=lambda index: losses[index])
-    head = _ridge(x, target, w, (PENALTIES[best],))[0] * scales[best]
+    head = (middle + _ridge(x, target - known, w, (PENALTIES[best],))[0]) * scales[best]
     return HeadFit(weight=head.float(), penalty=PENALTIES[best], loss=losses[best], scale=scales[best])
 
 

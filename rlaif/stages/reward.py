@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlaif.config.reward import RewardConfig
 from rlaif.digest import seed_from, unit_from
-from rlaif.errors import DataError, Problem
+from rlaif.errors import ConfigError, DataError, Problem
 from rlaif.models.packing import Tree, features, merged, same_states
 from rlaif.models.shared_base import REFERENCE, LoraSettings, SharedBase
 from rlaif.progress import NoProgress, Progress
@@ -146,8 +146,8 @@ def train_reward(
 
     Args:
         human: Pairs that people labelled, for the report only.
-        previous: An earlier reward model on `base`, for the report only: how it ranks the pairs whose source
-            is `fresh`.
+        previous: An earlier reward model on `base`, for the report: how it ranks the pairs whose source is
+            `fresh`. With `config.further` it is what is trained further.
         reference: Completions of the reference policy that scores are normalised on; those of the training
             pairs when left out.
         gold: For the report: how often each way of scoring orders held-out pairs as this metric does.
@@ -173,7 +173,7 @@ def train_reward(
     )
     # 2, 3. Each member: the head, then the adapter that continues from it.
     base.checkpoint_layers(config.gradient_checkpointing)
-    heads, adapters = _train_members(work, role, seed)
+    heads, adapters = _train_members(work, role, seed, _beginning(previous, config))
     # 4. Measure both, keep one.
     found = _measure(work, heads, adapters)
     kept = _choose(
@@ -273,8 +273,52 @@ def encode_pairs(pairs: Sequence[PreferencePair], base: SharedBase, config: Rewa
 # 2, 3
 
 
-def _train_members(work: _Work, role: str, seed: int) -> tuple[list[Member], list[Member]]:
-    """The members with a head on the frozen base, and those with an adapter; either list may be empty."""
+def _beginning(previous: RewardModel | None, config: RewardConfig) -> Member | None:
+    """The member that is trained further, if one is.
+
+    Raises:
+        ConfigError: The earlier model is not of the form that the settings ask for.
+    """
+    if not config.further:
+        return None
+    assert previous is not None
+    found = previous.members[0]
+    if len(previous.members) > 1:
+        what = f"`further` trains one model, and `previous` is an ensemble of {len(previous.members)}"
+    elif previous.pooling != config.pooling:
+        what = f"the head of `previous` was fitted with pooling {previous.pooling}, not {config.pooling}"
+    elif found.role != REFERENCE and config.keep == "head":
+        what = "`previous` scores through an adapter, and `keep: head` trains none"
+    elif found.role != REFERENCE and (form := _form(previous.base, found.role)) != (
+        asked := (config.lora_rank, config.lora_alpha)
+    ):
+        what = f"the adapter of `previous` has rank and alpha {form}, the settings ask for {asked}"
+    else:
+        return found
+    raise ConfigError(what, where="further", remedy="give the settings of the earlier model, or begin anew")
+
+
+def _form(base: SharedBase, role: str) -> tuple[int, float]:
+    """An adapter's rank and alpha."""
+    return base.rank(role), base.alpha(role)
+
+
+def _centre(before: Member | None, head: ScalarHead) -> Tensor | None:
+    """The earlier head on the frozen base as weights for the features as `head` standardises them."""
+    if before is None or before.role != REFERENCE:
+        return None
+    earlier = before.head.cpu()
+    return (earlier.weight.detach() / earlier.scale * head.scale).cpu()
+
+
+def _train_members(
+    work: _Work, role: str, seed: int, before: Member | None
+) -> tuple[list[Member], list[Member]]:
+    """The members with a head on the frozen base, and those with an adapter; either list may be empty.
+
+    Args:
+        before: What is trained further.
+    """
     config, count = work.config, work.config.ensemble.members
     frozen = work.features(work.train.labelled.trees, REFERENCE) if config.warm_start else None
     work.frozen = frozen
@@ -286,23 +330,26 @@ def _train_members(work: _Work, role: str, seed: int) -> tuple[list[Member], lis
             head.draw(own)
         else:
             head.standardise(frozen.flatten(0, 1))
-            fit = _fit(work, head, frozen, seed=own, resample=count > 1)
+            fit = _fit(work, head, frozen, seed=own, resample=count > 1, centre=_centre(before, head))
             work.figures |= {"ridge_penalty": fit.penalty, "ridge_loss": fit.loss, "ridge_scale": fit.scale}
             heads.append(Member(role=REFERENCE, head=head))
         if config.keep != "head":
             name = role if count == 1 else f"{role}-{number}"
-            adapters.append(_train_adapter(work, name, copy.deepcopy(head), seed=own))
+            adapters.append(_train_adapter(work, name, copy.deepcopy(head), seed=own, before=before))
     return heads, adapters
 
 
-def _fit(work: _Work, head: ScalarHead, frozen: Tensor, *, seed: int, resample: bool) -> HeadFit:
+def _fit(
+    work: _Work, head: ScalarHead, frozen: Tensor, *, seed: int, resample: bool, centre: Tensor | None
+) -> HeadFit:
     """Give `head` the closed-form fit; with `resample`, to prompts drawn with replacement."""
     prompts = [pair.group for pair in work.train.pairs]
     weight = work.train.labelled.weight
     if resample:
         weight = weight * torch.tensor(_times_drawn(prompts, seed))
     difference = (frozen[:, 0] - frozen[:, 1]) / head.scale
-    fit = fit_head(difference, work.train.labelled.log_odds, weight=weight, prompts=prompts, seed=seed)
+    log_odds = work.train.labelled.log_odds
+    fit = fit_head(difference, log_odds, weight=weight, prompts=prompts, seed=seed, centre=centre)
     with torch.no_grad():
         head.weight.copy_(fit.weight)
     return fit
@@ -316,9 +363,13 @@ def _times_drawn(prompts: Sequence[str], seed: int) -> list[float]:
     return [times[prompt] for prompt in prompts]
 
 
-def _train_adapter(work: _Work, role: str, head: ScalarHead, *, seed: int) -> Member:
+def _train_adapter(work: _Work, role: str, head: ScalarHead, *, seed: int, before: Member | None) -> Member:
     config, base, train = work.config, work.base, work.train.labelled
     base.add_adapter(role, LoraSettings(rank=config.lora_rank, alpha=config.lora_alpha), seed=seed)
+    if before is not None and before.role != REFERENCE:
+        base.set_adapter_state(role, base.adapter_state(before.role))
+        head = copy.deepcopy(before.head)
+        head.requires_grad_(True)
     others = {name: name in base.training for name in base.roles if name != role}
     for name in others:
         base.train_role(name, False)

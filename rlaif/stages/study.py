@@ -11,13 +11,16 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rlaif.crossed import crossed_mean
 from rlaif.errors import DataError
 from rlaif.results.costs import TrainingCost
-from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
-from rlaif.results.study import MeanCost, SeedDifference, Study, StudyPolicy
+from rlaif.results.evaluation import REWARD, WIN, CompletionRows, Evaluation, PolicyResult
+from rlaif.results.monitor import MonitorReading
+from rlaif.results.study import MeanCost, SeedDifference, Study, StudyCurve, StudyPolicy
+from rlaif.stages.study_curves import best_of_k_over_seeds, monitored_over_seeds
 from rlaif.stats import Estimate
 from rlaif.text import count_of
 
@@ -32,12 +35,14 @@ class SeedRun(NamedTuple):
 
     Attributes:
         setting: What the grid set, as `ppo.beta=0.05`; empty where there is no grid.
+        readings: Of each policy that was monitored in training, what was read.
     """
 
     setting: str
     seed: int
     evaluation: Evaluation
     costs: Mapping[str, TrainingCost]
+    readings: Mapping[str, Sequence[MonitorReading]] = MappingProxyType({})
 
 
 Arm = dict[int, PolicyResult]
@@ -100,6 +105,7 @@ def study(
         differences=differences,
         failed=dict(failed or {}),
         notes=(*_notes(runs), *(_not_compared(*key) for key in apart)),
+        curves=_curves(runs, first.gold),
     )
 
 
@@ -280,6 +286,23 @@ def _mean_cost(runs: Sequence[SeedRun], arm: Arm) -> MeanCost | None:
         flops=mean(lambda each: each.flops),
         peak_bytes=mean(lambda each: each.peak_bytes),
     )
+
+
+def _curves(runs: Sequence[SeedRun], gold: str | None) -> tuple[StudyCurve, ...]:
+    """Of each policy under each setting that was monitored, and of the best of K of the start policy."""
+    monitored: dict[str, dict[int, Sequence[MonitorReading]]] = defaultdict(dict)
+    starts: dict[int, CompletionRows] = {}
+    for run in runs:
+        for policy in run.evaluation.policies:
+            if policy.name == run.evaluation.start:
+                starts.setdefault(run.seed, policy.rows)
+            elif policy.name in run.readings:
+                name = f"{policy.name} ({run.setting})" if run.setting else policy.name
+                monitored[name][run.seed] = run.readings[policy.name]
+    found = [monitored_over_seeds(name, readings) for name, readings in monitored.items()]
+    if gold is not None:
+        found.append(best_of_k_over_seeds(starts, gold))
+    return tuple(each for each in found if each is not None)
 
 
 def _notes(runs: Sequence[SeedRun]) -> tuple[str, ...]:

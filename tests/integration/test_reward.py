@@ -15,7 +15,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from rlaif.config.reward import EnsembleSettings, RewardConfig
-from rlaif.errors import DataError, ModelError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.packing import Tree, features, merged, pack, row_batches, same_states, whole_trees
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.results.preferences import PreferencePair, pairs_from_rows, split_by_prompt
@@ -597,3 +597,82 @@ def test_another_constitution_is_told(trained: tuple[RewardResult, Path], tmp_pa
     assert said == []
     load_reward_model(base_of(), folder, constitution="bbbb", log=said.append)
     assert "trained under constitution aaaa" in said[0]
+
+
+# Trained further
+
+
+def learn_further(
+    base: SharedBase, earlier: RewardModel, rows: Sequence[dict[str, Any]], **settings: Any
+) -> RewardResult:
+    fast = {"learning_rate": 3e-3, "lora_rank": 4, "epochs": 3, "held_out": 0.25, "previous": "earlier"}
+    return train_reward(
+        pairs_from_rows(rows),
+        base=base,
+        config=RewardConfig(**{**fast, "further": True, **settings}),
+        seed=1,
+        role="later",
+        previous=earlier,
+    )
+
+
+def gaps(model: RewardModel, rows: Sequence[dict[str, Any]]) -> list[float]:
+    """By how much each chosen completion is ahead, in raw reward."""
+    pairs = pairs_from_rows(rows)
+    scores = model.score([pair.conversation(text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+    return [model.members[0].std * (a - b) for a, b in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def right(model: RewardModel, rows: Sequence[dict[str, Any]]) -> float:
+    return sum(gap > 0 for gap in gaps(model, rows)) / len(rows)
+
+
+def test_a_head_that_is_trained_further_keeps_what_few_pairs_do_not_tell() -> None:
+    base = base_of()
+    earlier = learn(base, toy_rows(40), keep="head").model
+    few, unseen = toy_rows(8, seed=5), toy_rows(60, seed=9)
+    anew = learn(base, few, keep="head").model
+    further = learn_further(base, earlier, few, keep="head").model
+    assert right(further, unseen) > right(anew, unseen)
+    assert right(further, unseen) >= right(earlier, unseen) - 0.05
+    assert gaps(further, unseen) != gaps(earlier, unseen)
+
+
+def test_an_adapter_is_trained_from_where_it_was() -> None:
+    base = base_of()
+    earlier = learn(base, toy_rows(40), keep="lora").model
+    before = base.adapter_state("reward")
+    further = learn_further(base, earlier, toy_rows(8, seed=5), keep="lora", learning_rate=1e-9, epochs=1)
+    after = base.adapter_state(further.model.members[0].role)
+    assert further.model.members[0].role == "later"
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-6)
+    assert base.adapter_state("reward").keys() == before.keys()  # the earlier one is left as it was
+    assert all(torch.equal(weight, before[name]) for name, weight in base.adapter_state("reward").items())
+
+
+@pytest.mark.parametrize(
+    ("trained", "settings", "message"),
+    [
+        ({"keep": "head"}, {"pooling": "last", "keep": "head"}, "was fitted with pooling mean, not last"),
+        ({"keep": "lora"}, {"keep": "head"}, "scores through an adapter"),
+        (
+            {"keep": "lora"},
+            {"keep": "lora", "lora_rank": 8},
+            r"rank and alpha \(4, 32.0\), the settings ask for",
+        ),
+        ({"keep": "head", "ensemble": {"members": 2}}, {"keep": "head"}, "an ensemble of 2"),
+    ],
+)
+def test_what_cannot_be_trained_further_is_refused(
+    trained: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    base = base_of()
+    earlier = learn(base, toy_rows(12), **trained, epochs=1).model
+    with pytest.raises(ConfigError, match=message):
+        learn_further(base, earlier, toy_rows(8), **settings)
+
+
+def test_further_needs_a_model() -> None:
+    with pytest.raises(ValueError, match="previous"):
+        RewardConfig(further=True)

@@ -289,6 +289,22 @@ def test_what_is_remembered(place: Path, memory: object, remembered: list[int]) 
     assert stage.previous == "r"  # type: ignore[attr-defined]
 
 
+def test_a_reward_model_goes_on_from_that_of_the_round_before(place: Path) -> None:
+    former = Former(Path("p"), Path("r"), ((PreferenceFile(file="labels-1"),),))
+    rounds = {"memory": "last", "reward": "further"}
+    for given, further in ((None, False), (former, True)):
+        own = recipe_of_round(recipe(place, rounds=rounds), 2 if given else 1, given)
+        stage = next(each for each in own.stages if isinstance(each, RewardConfig))
+        assert stage.further is further
+        assert stage.files == ()
+
+
+def test_a_reward_model_does_not_learn_twice_from_the_same_labels(place: Path) -> None:
+    with pytest.raises(ConfigError, match="has 1 problem") as refused:
+        recipe(place, rounds={"reward": "further"})
+    assert "needs `memory: last`" in str(refused.value)
+
+
 def test_a_reward_model_of_files_alone_is_not_given_other_labels(place: Path) -> None:
     former = Former(Path("p"), Path("r"), ((PreferenceFile(file="labels-1"),),))
     own = recipe(place, reward={"files": [{"file": "people.jsonl"}]})

@@ -100,3 +100,33 @@ def test_one_prompt_cannot_be_cross_validated() -> None:
     x, p, _ = pairs(10, 3, signal=1.0)
     with pytest.raises(DataError, match="cross-validated"):
         fit_head(x, torch.logit(p.double()), weight=torch.ones(10), prompts=["a"] * 10, seed=0)
+
+
+def test_a_fit_with_a_centre_is_drawn_towards_it() -> None:
+    generator = torch.Generator().manual_seed(3)
+    known = torch.randn(8, generator=generator)
+    x = torch.randn(60, 8, generator=generator)
+    prompts = [str(n // 2) for n in range(60)]
+    even, told = torch.ones(60), (x @ known).double()
+    fit = fit_head(x, told, weight=even, prompts=prompts, seed=0, centre=known)
+    torch.testing.assert_close(fit.weight, known, rtol=0.1, atol=0.02)  # all that is to learn is known
+    few = fit_head(x[:6], told[:6], weight=even[:6], prompts=prompts[:6], seed=0, centre=known)
+    alone = fit_head(x[:6], told[:6], weight=even[:6], prompts=prompts[:6], seed=0)
+    unseen = x[6:]
+    assert (unseen @ few.weight - unseen @ known).abs().mean() < 0.5 * (
+        unseen @ alone.weight - unseen @ known
+    ).abs().mean()
+
+
+def test_the_fit_with_a_centre_solves_its_normal_equations() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, centre = torch.randn(40, 5, generator=generator), torch.randn(5, generator=generator)
+    log_odds = torch.randn(40, generator=generator).double()
+    prompts = [str(n) for n in range(40)]
+    fit = fit_head(x, log_odds, weight=torch.ones(40), prompts=prompts, seed=0, centre=centre)
+    wide, middle = x.double(), centre.double()
+    solved = torch.linalg.solve(
+        wide.t() @ wide + fit.penalty * torch.eye(5, dtype=torch.double),
+        wide.t() @ log_odds + fit.penalty * middle,
+    )
+    torch.testing.assert_close(fit.weight.double(), solved * fit.scale, rtol=1e-5, atol=1e-6)

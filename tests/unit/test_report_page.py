@@ -269,6 +269,18 @@ def test_the_page_of_a_study(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.as_dict())) == json.loads((folder / "study.json").read_text())
 
 
+def test_pictures_are_written_as_files(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study")
+    told = call("report", str(folder), "--pictures", str(tmp_path / "pictures")).out
+    places = sorted((tmp_path / "pictures").iterdir())
+    assert places
+    assert all(place.read_bytes().startswith(b"\x89PNG") for place in places)
+    assert all(str(place) in told for place in places)
+    before = [place.read_bytes() for place in places]
+    call("report", str(folder), "--pictures", str(tmp_path / "pictures"))
+    assert [place.read_bytes() for place in places] == before
+
+
 def test_a_damaged_study_is_refused(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "study")
     (folder / "study.json").write_text('{"seeds": [1]}')

@@ -17,7 +17,12 @@ from rlaif.pipeline.study import plan_study
 from rlaif.report.study import study_markdown, study_tables
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import CompletionRows, Cost, Evaluation, PolicyResult
+from rlaif.results.monitor import MonitorReading
+from rlaif.results.overoptimization import OptimizationFit
+from rlaif.results.study import Study
 from rlaif.stages.study import SeedRun, study
+from rlaif.stages.study_curves import monitored_over_seeds
+from rlaif.stats import Estimate
 
 PROMPTS = tuple(f"p{i}" for i in range(12))
 RECIPE = """
@@ -222,3 +227,71 @@ def test_policies_with_one_seed_in_common_are_told_apart_from_those_compared() -
     assert told in found.verdict
     assert found.winner is None
     assert found.verdict[0].startswith("No single winner")
+
+
+def reading(step: int, kl: float, proxy: float, gold: float) -> MonitorReading:
+    one = {"length": 8.0, "distinct_2": 1.0, "refusal": 0.0, "ended": 1.0}
+    return MonitorReading(
+        step,
+        kl,
+        proxy=Estimate(proxy, proxy - 1, proxy + 1),
+        gold=Estimate(gold, gold - 1, gold + 1),
+        parts={},
+        tokens=8,
+        seconds=1.0,
+        flops=1.0,
+        **one,
+    )
+
+
+def test_curves_are_gains_over_the_first_reading_in_the_mean_of_the_seeds() -> None:
+    readings = {
+        0: [reading(0, 0.0, 1.0, 5.0), reading(2, 1.0, 2.0, 6.0), reading(4, 4.0, 4.0, 6.5)],
+        1: [reading(0, 0.0, 0.0, 3.0), reading(2, 3.0, 3.0, 3.0), reading(4, 4.0, 5.0, 4.0)],
+        2: [reading(0, 0.0, 0.0, 0.0), reading(2, 2.0, 2.0, 0.5)],  # stopped early
+    }
+    curve = monitored_over_seeds("ppo", readings)
+    assert curve is not None
+    assert [(each.name, each.kl) for each in curve.points] == [("step 0", 0.0), ("step 2", 2.0)]
+    assert curve.points[0].gold == Estimate(0.0, 0.0, 0.0)
+    last = curve.points[1]
+    assert last.proxy.value == pytest.approx((1 + 3 + 2) / 3)
+    assert last.gold.value == pytest.approx((1 + 0 + 0.5) / 3)
+    # t of 2 degrees of freedom is 4.303; the gains 1, 0, 0.5 have a standard error of 0.5 / √3
+    assert last.gold.high - last.gold.value == pytest.approx(4.303 * 0.5 / math.sqrt(3), rel=0.02)
+
+
+def test_one_seed_makes_no_curve() -> None:
+    assert monitored_over_seeds("ppo", {0: [reading(0, 0.0, 0.0, 0.0), reading(2, 1.0, 1.0, 1.0)]}) is None
+
+
+def test_a_training_that_began_elsewhere_has_no_fit() -> None:
+    rows = [reading(step, 1.0 + step, float(step), float(step)) for step in range(5)]
+    curve = monitored_over_seeds("ppo", {0: rows, 1: rows})
+    assert curve is not None
+    assert curve.fit is None
+    assert "too few distances" not in curve.words
+
+
+def test_curves_stand_in_the_table_and_come_back_from_json() -> None:
+    runs = [
+        ran(seed, {"ppo": 0.5})._replace(
+            readings={"ppo": [reading(step, float(step), step * 2.0 + seed, 1.0 + step) for step in range(5)]}
+        )
+        for seed in range(3)
+    ]
+    found = study(runs, name="s")
+    assert [each.name for each in found.curves] == ["ppo"]
+    assert found.curves[0].fit is not None
+    assert "gold does not turn within what was measured" in study_markdown(found)
+    assert "| ppo | step 4 | 4 | +8 [+8, +8] | +4 [+4, +4] |" in study_markdown(found)
+    again = Study.from_dict(json.loads(json.dumps(found.as_dict())))
+    assert again.curves == found.curves
+
+
+def test_a_turn_within_what_was_measured_is_told() -> None:
+    fit = OptimizationFit(method="rl", alpha=1.0, beta=1.0, furthest=3.0)
+    rows = [reading(k, (0.5 * k) ** 2, float(k), fit.gain(0.5 * k)) for k in range(7)]
+    curve = monitored_over_seeds("grpo", {0: rows, 1: rows})
+    assert curve is not None
+    assert "gold stops rising at a KL of about 1 nats" in curve.words

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from rlaif import plot
 from rlaif.errors import RunError
-from rlaif.report.comparison import LABELS, NONE
+from rlaif.report.comparison import NONE
 from rlaif.report.page.model import Link, Page, Picture, Section
 from rlaif.report.page.reading import read_json
 from rlaif.report.shown import Table
-from rlaif.report.study import study_tables
+from rlaif.report.study import curve_table, measure_title, study_tables
 from rlaif.results.comparison import interval
 from rlaif.results.study import Study
 from rlaif.text import count_of, one_line
@@ -61,15 +61,28 @@ def _link(run: str, report: str) -> Link:
 
 
 def _pictures(found: Study) -> list[Picture]:
-    """One for each measure that is compared."""
+    """One for each measure that is compared, after what optimising the proxy did to gold."""
     measures = dict.fromkeys((found.headline, *(each.measure for each in found.differences)))
-    return [
-        _picture(found, name) for name in measures if any(name in each.estimates for each in found.policies)
-    ]
+    shown = [name for name in measures if any(name in each.estimates for each in found.policies)]
+    first = [_overoptimization(found)] if found.curves else []
+    return [*first, *(_picture(found, name) for name in shown)]
+
+
+def _overoptimization(found: Study) -> Picture:
+    """Proxy and gold against √KL."""
+    said = " ".join(one_line(each.words) for each in found.curves)
+    return Picture(
+        title="Proxy and gold against √KL",
+        about="What the seeds gained over the start, in the mean: the trainings as their monitors read them, "
+        "and the best of K samples of the start policy. Bars are 95 % intervals over seeds; dashed: the "
+        "curves of Gao et al. (2022) through the gains in gold; dotted: where gold stops rising. " + said,
+        draw=lambda: plot.overoptimization_over_seeds(found.curves, gold=found.gold or "gold"),
+        numbers=(curve_table(found),),
+    )
 
 
 def _picture(found: Study, measure: str) -> Picture:
-    title = LABELS.get(measure, measure) + (" (gold)" if measure == found.gold else "")
+    title = measure_title(measure, found.gold)
     rows = [
         (
             one_line(each.name),
