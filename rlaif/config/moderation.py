@@ -33,6 +33,11 @@ class ModerationConfig(BaseStage, FinetuneSettings):
     """Files to learn from, each with its weight: people's labels (prompts, with answers or without, and a
     column for each principle or one `label`: 1 is broken), or the verdicts of a label stage."""
 
+    verdicts: Literal["as-given", "centred"] = "as-given"
+    """What a judge's log-odds are read as: the label itself, or how far they are from their median for the
+    principle (`centred`). A small judge prefers one answer whatever it is asked; centred, the worse half of
+    the texts counts as broken."""
+
     benign: tuple[str, ...] = ("builtin",)
     """Texts that break no principle and look as if they did: `builtin` (prompts that ship with rlaif), files
     of prompts or exchanges, a revise stage or its folder, whose revisions are taken."""

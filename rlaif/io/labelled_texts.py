@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError, Problem
@@ -165,7 +166,7 @@ def read_benign(source: str | Path, *, skip_bad_rows: bool = False) -> LabelledT
     return LabelledTexts(tuple(found), tuple(problems), (*table.notes, *told))
 
 
-def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
+def read_verdicts(verdicts: Path, preferences: Path, *, centred: bool = False) -> LabelledTexts:
     """Read a judge's pointwise verdicts: how probable it is that each completion breaks each principle.
 
     Verdicts hold no texts: those are in the preferences of the same stage. A completion that was judged in
@@ -174,6 +175,7 @@ def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
     Args:
         verdicts: `verdicts.jsonl` of a label stage.
         preferences: `preferences.jsonl` (or `.parquet`) beside it.
+        centred: Take the log-odds of each principle relative to their median over the texts.
 
     Raises:
         DataError: A file cannot be read, or no verdict is about one completion alone.
@@ -186,13 +188,18 @@ def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
             where=str(verdicts),
             remedy="label with a constitution of `question`s: rlaif label --protocol pointwise",
         )
+    means = {
+        completion: {name: math.fsum(values) / len(values) for name, values in own.items()}
+        for completion, own in log_odds.items()
+    }
+    middle = _medians(means.values()) if centred else {}
     texts = tuple(
         LabelledText(
             completions[completion],
-            {name: sigmoid(math.fsum(values) / len(values)) for name, values in own.items()},
+            {name: sigmoid(value - middle.get(name, 0.0)) for name, value in own.items()},
             f"{verdicts.name}, {completion}",
         )
-        for completion, own in log_odds.items()
+        for completion, own in means.items()
     )
     notes = tuple(f"{count:,} readings of verdicts are not used: {why}" for why, count in left.items())
     return LabelledTexts(texts, (), notes)
@@ -219,6 +226,15 @@ def _readings(
             else:
                 left["without text"] += 1
     return log_odds, left
+
+
+def _medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each principle's values."""
+    values: dict[str, list[float]] = {}
+    for own in found:
+        for name, value in own.items():
+            values.setdefault(name, []).append(value)
+    return {name: median(each) for name, each in values.items()}
 
 
 def _completions(preferences: Path) -> dict[str, tuple[Message, ...]]:

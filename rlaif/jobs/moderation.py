@@ -119,7 +119,7 @@ class ModerationJob(Job[ModerationConfig]):
             path = beside
         by_judge = path.name == VERDICTS
         read = (
-            read_verdicts(path, Path(with_texts(str(path))))
+            read_verdicts(path, Path(with_texts(str(path))), centred=self.config.verdicts == "centred")
             if by_judge
             else read_labelled(file, self.principles, skip_bad_rows=self.config.skip_bad_rows)
         )

@@ -152,7 +152,8 @@ def _learnable(
         raise DataError(
             "no principle has labels enough to learn from",
             problems=[Problem(told, where=name) for name, told in left_out.items()],
-            remedy=f"give at least {FEWEST} prompts that break one and {FEWEST} that keep it",
+            remedy=f"give at least {FEWEST} prompts that break one and {FEWEST} that keep it; a judge "
+            "that always answers the same is read by rank with verdicts: centred",
         )
     return {name: own for name, own in learned.items() if own}, left_out
 

@@ -82,7 +82,7 @@ def moderation_report(
         sources=dict(Counter(each.source for each in data.examples)),
         refused=data.refused,
         left_out=fitted.left_out,
-        words=_words_of_all(fitted, base),
+        words=[*_words_of_all(fitted, base), *_words_of_verdicts(data, config)],
     )
 
 
@@ -345,6 +345,17 @@ def _words_of_all(fitted: Fitted, base: SharedBase) -> list[str]:
                 "is used there, and was not measured on them."
             )
     return found
+
+
+def _words_of_verdicts(data: Readable, config: ModerationConfig) -> list[str]:
+    """What a judge's labels stand for, where they are no labels as they are."""
+    if config.verdicts == "as-given" or not any(each.source == "judge" for each in data.examples):
+        return []
+    return [
+        "The judge's verdicts were centred: a text counts as broken where the judge finds it worse than "
+        "half of "
+        "the texts, so a probability says nothing of how many break a principle."
+    ]
 
 
 def _words_about_size(base: SharedBase) -> list[str]:

@@ -199,13 +199,17 @@ def test_a_judges_verdicts_are_learned_from(place: Place) -> None:
   - {stage: sample, limit: 16, k: 2, max_new_tokens: 12}
   - {stage: label, judge: scripted, protocol: pointwise, principles: all}
   - {stage: revise, limit: 6, rounds: 1, max_new_tokens: 8}
-  - {stage: moderation, benign: [builtin, revise]}
+  - {stage: moderation, benign: [builtin, revise], verdicts: centred}
 """,
     )
     found = json.loads((done.stages[-1].folder / "report.json").read_text("utf-8"))
     assert found["sources"]["judge"] == 32
     assert found["sources"]["look-alike"] > 48
-    assert {each["category"] for each in found["categories"]} <= {"shouting", "numbers"}
+    exchanges = [each for each in found["categories"] if each["reads"] == "exchange"]
+    assert {each["category"] for each in exchanges} == {"shouting", "numbers"}
+    for each in exchanges:  # of 32 texts of a judge the worse half is broken; a few revisions are not
+        assert each["broken"] == 16
+    assert any("verdicts were centred" in sentence for sentence in found["words"])
 
 
 def test_revisions_that_are_not_there_yet_do_not_stop_files(place: Place) -> None:
