@@ -33,6 +33,11 @@ class ModerationConfig(BaseStage, FinetuneSettings):
     """Files to learn from, each with its weight: people's labels (prompts, with answers or without, and a
     column for each principle or one `label`: 1 is broken), or the verdicts of a label stage."""
 
+    verdicts: Literal["as-given", "centred"] = "as-given"
+    """What a judge's log-odds are read as: the label itself, or how far they are from their median for the
+    principle (`centred`). A small judge prefers one answer whatever it is asked; centred, the worse half of
+    the texts counts as broken."""
+
     benign: tuple[str, ...] = ("builtin",)
     """Texts that break no principle and look as if they did: `builtin` (prompts that ship with rlaif), files
     of prompts or exchanges, a revise stage or its folder, whose revisions are taken."""
@@ -47,6 +52,11 @@ class ModerationConfig(BaseStage, FinetuneSettings):
     layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """`probe` only: layers whose states are read, counted from 1; a third and two thirds up and the last when
     left out."""
+
+    readout: Literal["auto", "windows", "mean"] = "auto"
+    """`probe` only: a text's score is the greatest mean over a window of tokens (`windows`), or the mean over
+    all so far (`mean`), which thins out what comes late in a long answer; `auto` takes what ranks better out
+    of fold."""
 
     window: Annotated[int, Field(ge=1, le=1024)] = 16
     """Tokens of an answer whose mean is scored while it is written."""
@@ -63,7 +73,7 @@ class ModerationConfig(BaseStage, FinetuneSettings):
         if self.kind == "probe":
             refuse_idle(self, "held_out", *FinetuneSettings.model_fields, needs="kind: lora")
         else:
-            refuse_idle(self, "layers", needs="kind: probe")
+            refuse_idle(self, "layers", "readout", needs="kind: probe")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError("`layers` names a layer twice")
         return self

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from rlaif.errors import DataError, Problem
@@ -165,7 +166,7 @@ def read_benign(source: str | Path, *, skip_bad_rows: bool = False) -> LabelledT
     return LabelledTexts(tuple(found), tuple(problems), (*table.notes, *told))
 
 
-def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
+def read_verdicts(verdicts: Path, preferences: Path, *, centred: bool = False) -> LabelledTexts:
     """Read a judge's pointwise verdicts: how probable it is that each completion breaks each principle.
 
     Verdicts hold no texts: those are in the preferences of the same stage. A completion that was judged in
@@ -174,41 +175,66 @@ def read_verdicts(verdicts: Path, preferences: Path) -> LabelledTexts:
     Args:
         verdicts: `verdicts.jsonl` of a label stage.
         preferences: `preferences.jsonl` (or `.parquet`) beside it.
+        centred: Take the log-odds of each principle relative to their median over the texts.
 
     Raises:
         DataError: A file cannot be read, or no verdict is about one completion alone.
     """
     completions = _completions(preferences)
-    log_odds: dict[str, dict[str, list[float]]] = {}
-    left = Counter[str]()
-    for row in read_table(verdicts).rows:
-        if row.values.get("order") != "alone":
-            left["compare"] += 1
-        elif not row.values.get("valid"):
-            left["invalid"] += 1
-        else:
-            for completion, value in _sides(row):
-                if completion not in completions:
-                    left["without text"] += 1
-                    continue
-                own = log_odds.setdefault(completion, {})
-                own.setdefault(str(row.values["principle"]), []).append(value)
+    log_odds, left = _readings(verdicts, completions)
     if not log_odds:
         raise DataError(
             "no verdict is about one completion alone, with its text",
             where=str(verdicts),
             remedy="label with a constitution of `question`s: rlaif label --protocol pointwise",
         )
+    means = {
+        completion: {name: math.fsum(values) / len(values) for name, values in own.items()}
+        for completion, own in log_odds.items()
+    }
+    middle = _medians(means.values()) if centred else {}
     texts = tuple(
         LabelledText(
             completions[completion],
-            {name: sigmoid(math.fsum(values) / len(values)) for name, values in own.items()},
+            {name: sigmoid(value - middle.get(name, 0.0)) for name, value in own.items()},
             f"{verdicts.name}, {completion}",
         )
-        for completion, own in log_odds.items()
+        for completion, own in means.items()
     )
     notes = tuple(f"{count:,} readings of verdicts are not used: {why}" for why, count in left.items())
     return LabelledTexts(texts, (), notes)
+
+
+def _readings(
+    verdicts: Path, completions: Collection[str]
+) -> tuple[dict[str, dict[str, list[float]]], Counter[str]]:
+    """By completion and principle, the log-odds that it is broken; how many readings are not used, and
+    why."""
+    log_odds: dict[str, dict[str, list[float]]] = {}
+    left = Counter[str]()
+    for row in read_table(verdicts).rows:
+        if row.values.get("order") != "alone":
+            left["compare"] += 1
+            continue
+        if not row.values.get("valid"):
+            left["invalid"] += 1
+            continue
+        for completion, value in _sides(row):
+            if completion in completions:
+                own = log_odds.setdefault(completion, {})
+                own.setdefault(str(row.values["principle"]), []).append(value)
+            else:
+                left["without text"] += 1
+    return log_odds, left
+
+
+def _medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each principle's values."""
+    values: dict[str, list[float]] = {}
+    for own in found:
+        for name, value in own.items():
+            values.setdefault(name, []).append(value)
+    return {name: median(each) for name, each in values.items()}
 
 
 def _completions(preferences: Path) -> dict[str, tuple[Message, ...]]:

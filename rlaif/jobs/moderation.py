@@ -51,19 +51,26 @@ MANY = 1 << 30
 class ModerationJob(Job[ModerationConfig]):
     """Labelled texts in, a moderator out: `model/`, `report.json`, `samples.md`."""
 
-    method = (
-        "a moderator: linear heads on the states of the base, fitted in closed form, or an adapter that "
-        "classifies "
-        "texts"
-    )
+    method = "a moderator, linear heads on states (heads.safetensors) of the base, with an adapter or without"
     loading = "By rlaif: `rlaif moderate FILE --moderation FOLDER`, `rlaif serve --moderation FOLDER`."
 
     def __init__(self, config: ModerationConfig, context: RunContext) -> None:
         super().__init__(config, context)
         self.base = context.model(config.model)
         self.principles = tuple(principle.id for principle in context.constitution.principles)
-        if config.files and not config.input:
+        if config.input or not config.files:
+            context.earlier(config, "label", config.input)
+        if self._is_at_hand:
             _ = self.examples  # what cannot be read is told before a model is loaded
+
+    @property
+    def _is_at_hand(self) -> bool:
+        """Whether all that is learned from is there before the run."""
+        config = self.config
+        return bool(config.files) and not config.input and not self._revise_stages() & {*config.benign}
+
+    def _revise_stages(self) -> set[str]:
+        return {stage.name for stage in self.context.before(self.config) if stage.stage == "revise"}
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -112,7 +119,7 @@ class ModerationJob(Job[ModerationConfig]):
             path = beside
         by_judge = path.name == VERDICTS
         read = (
-            read_verdicts(path, Path(with_texts(str(path))))
+            read_verdicts(path, Path(with_texts(str(path))), centred=self.config.verdicts == "centred")
             if by_judge
             else read_labelled(file, self.principles, skip_bad_rows=self.config.skip_bad_rows)
         )
@@ -141,8 +148,7 @@ class ModerationJob(Job[ModerationConfig]):
         """The file that an entry of `benign` stands for: of a revise stage its revisions."""
         if named == "builtin":
             return named
-        stages = {stage.name for stage in self.context.before(self.config) if stage.stage == "revise"}
-        folder = self.context.folders[named] if named in stages else Path(named)
+        folder = self.context.folders[named] if named in self._revise_stages() else Path(named)
         return str(folder / REVISIONS) if (folder / REVISIONS).is_file() else str(folder)
 
     def _tell(self, source: str, read: LabelledTexts) -> None:
@@ -234,16 +240,19 @@ class ModerationJob(Job[ModerationConfig]):
             note={"labels": parts["labels"], "sources": dict(report.sources)},
         )
         told = {
-            f"{each.category}, {each.reads}s": each.ways["moderator"].auroc.value
+            f"AUROC, {each.category}, {each.reads}s": each.ways["moderator"].auroc.value
             for each in report.categories
         }
+        idle = ("held_out", *FinetuneSettings.model_fields) if self.config.kind == "probe" else ()
         write_card(
             folder / "model",
             self,
             base=base,
             parts=parts,
             judge=", ".join(name for name in report.sources if name != "look-alike"),
-            results={"AUROC": told, "to know": list(report.words)},
+            results={**told, "to know": " ".join(report.words)},
+            adapter=False,
+            silent=idle,
         )
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
@@ -255,7 +264,7 @@ class ModerationJob(Job[ModerationConfig]):
     def dry_run(self, earlier: Mapping[str, AnyJob]) -> StagePlan:
         """See `Job`."""
         config, counter = self.config, counter_of(self.base)
-        examples = self.examples if config.files and not config.input else []
+        examples = self.examples if self._is_at_hand else []
         read = tokens_of(counter, [each.messages for each in examples])
         passes = 3 * config.epochs if config.kind == "lora" else 1
         return StagePlan(
@@ -272,7 +281,7 @@ class ModerationJob(Job[ModerationConfig]):
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""
         config, counter = self.config, counter_of(self.base)
-        examples = self.examples if config.files and not config.input else []
+        examples = self.examples if self._is_at_hand else []
         known = [each.messages for each in examples]
         if config.kind == "lora":
             longest = sorted(known, key=lambda messages: -sum(len(m.content) for m in messages))[:LOOKED_AT]

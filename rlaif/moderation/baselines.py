@@ -16,8 +16,9 @@ from rlaif.types import Message
 __all__ = ["ALARMING", "BagOfWords", "fit_bag_of_words", "listed_words", "words_of"]
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-LONGEST = 5000
-"""Words of the bag, the most frequent ones."""
+MOST_WORDS, MOST_NUMBERS = 5_000, 20_000_000
+"""Words of a bag, the most frequent ones, and numbers of its features: of very many texts fewer words are
+taken."""
 PENALTY = 1.0
 
 ALARMING = frozenset(
@@ -79,7 +80,9 @@ def fit_bag_of_words(documents: Sequence[Sequence[str]], broken: Tensor, weight:
         weight: (N,), of each document; relative.
     """
     frequency = Counter(word for document in documents for word in set(document))
-    chosen = sorted(frequency, key=lambda word: (-frequency[word], word))[:LONGEST]
+    chosen = sorted(frequency, key=lambda word: (-frequency[word], word))[
+        : min(MOST_WORDS, MOST_NUMBERS // len(documents))
+    ]
     place = {word: at for at, word in enumerate(chosen)}
     rarity = torch.tensor(
         [1 + math.log((1 + len(documents)) / (1 + frequency[word])) for word in chosen], dtype=torch.double

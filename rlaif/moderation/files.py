@@ -131,7 +131,7 @@ def load_moderator(folder: Path, base: SharedBase, *, role: str = ROLE) -> Moder
         folder: Of the moderator, or of the stage that trained it.
         base: What a probe reads the states of. A moderator of the kind `lora`, which reads the text alone, is
             put on it too if it was trained on it; else its own base is loaded.
-        role: Of the adapter of the kind `lora`.
+        role: Of the adapter of the kind `lora`, or how the names of several begin.
 
     Raises:
         ModelError: The folder is incomplete or damaged, the moderator is of another base or tokenizer, or it
@@ -143,6 +143,7 @@ def load_moderator(folder: Path, base: SharedBase, *, role: str = ROLE) -> Moder
     try:
         if about["kind"] == "lora" and about["base"]["identity"] != base.identity:
             base = SharedBase.load(about["base"]["name"], device=str(base.device))
+        role = _free(base, role)
         _check_base(about, base, place)
         moderator = _opened(about, place, base, role)
         probes = [_conversation(each["messages"]) for each in about["probes"]]
@@ -175,6 +176,12 @@ def _opened(about: Mapping[str, Any], place: Path, base: SharedBase, role: str) 
         raise ValueError(f"the kind {about['kind']!r} is unknown")
     base.load_adapter(role, place / ADAPTER)
     return LoraModerator(base, role, categories, thresholds, heads, window)
+
+
+def _free(base: SharedBase, role: str) -> str:
+    """The role, or one like it that the base has no adapter of: of two moderators both stay."""
+    names = (role, *(f"{role}-{number}" for number in range(2, len(base.roles) + 3)))
+    return next(name for name in names if name not in base.roles)
 
 
 def _drop(base: SharedBase, role: str) -> None:

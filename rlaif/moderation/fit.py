@@ -36,6 +36,8 @@ AXES = 256
 """Principal axes that heads are fitted on, at most."""
 ROWS_FOR_AXES = 4096
 """Texts from which the axes are found; more tell nothing new and take minutes."""
+ROWS = 4096
+"""Texts that are worked on at a time in double precision."""
 SURE = 1e-6
 """A label of 1 is read as a probability so much below it."""
 PRIOR = 1.0
@@ -54,7 +56,10 @@ class Axes(NamedTuple):
 
     def coordinates(self, features: Tensor) -> Tensor:
         """(N, F) -> (N, K), fp64."""
-        return ((features.double() - self.mean) / self.scale) @ self.axes
+        parts = [
+            ((part.double() - self.mean) / self.scale) @ self.axes for part in torch.split(features, ROWS)
+        ]
+        return torch.cat(parts)
 
 
 class Direction(NamedTuple):
@@ -78,9 +83,10 @@ class Calibration(NamedTuple):
 
 def axes_of(features: Tensor) -> Axes:
     """The axes of features (N, F), through the smaller of the two Gram matrices."""
-    wide = features.double()
-    mean, scale = wide.mean(0), wide.std(0, unbiased=False).clamp(min=1e-6)
-    some = ((wide - mean) / scale)[:: max(1, -(-len(wide) // ROWS_FOR_AXES))]
+    mean = features.mean(0, dtype=torch.double)
+    squares = [(part.double() - mean).square().sum(0) for part in torch.split(features, ROWS)]
+    scale = (torch.stack(squares).sum(0) / len(features)).sqrt().clamp(min=1e-6)
+    some = (features[:: max(1, -(-len(features) // ROWS_FOR_AXES))].double() - mean) / scale
     rows, size = some.shape
     values, vectors = torch.linalg.eigh(some @ some.t() if rows <= size else some.t() @ some)
     kept = (values > 1e-9 * values.max().clamp(min=1e-12)).nonzero().squeeze(1)[-AXES:]

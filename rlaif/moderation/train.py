@@ -101,29 +101,8 @@ def fit_probe(
     Raises:
         DataError: None has.
     """
-    progress = progress or NoProgress()
-    kinds: dict[Reads, KindOfText] = {}
-    progress.begin(f"reading {count_of(len(data.texts), 'text')}", len(data.texts))
-    for reads in READS:
-        rows = [at for at, example in enumerate(data.examples) if example.reads == reads]
-        if rows:
-            table = StateTable(base, [data.texts[at] for at in rows], layers, progress=progress)
-            kinds[reads] = KindOfText([data.examples[at] for at in rows], rows, categories, table)
-    learned = {
-        name: tuple(reads for reads, kind in kinds.items() if not kind.why_not(name)) for name in categories
-    }
-    left_out = {
-        name: "; ".join(kind.why_not(name) for kind in kinds.values())
-        for name, own in learned.items()
-        if not own
-    }
-    if len(left_out) == len(learned):
-        raise DataError(
-            "no principle has labels enough to learn from",
-            problems=[Problem(why, where=name) for name, why in left_out.items()],
-            remedy=f"give at least {FEWEST} prompts that break one and {FEWEST} that keep it",
-        )
-    learned = {name: own for name, own in learned.items() if own}
+    kinds = _kinds(data, base, categories, layers, progress or NoProgress())
+    learned, left_out = _learnable(kinds, categories)
     found = {
         reads: kind.fitted(
             [name for name, own in learned.items() if reads in own],
@@ -141,6 +120,42 @@ def fit_probe(
         learned=learned,
         left_out=left_out,
     )
+
+
+def _kinds(
+    data: Readable, base: SharedBase, categories: Sequence[str], layers: Sequence[int], progress: Progress
+) -> dict[Reads, KindOfText]:
+    """The texts of each kind that there is, read."""
+    progress.begin(f"reading {count_of(len(data.texts), 'text')}", len(data.texts))
+    kinds: dict[Reads, KindOfText] = {}
+    for reads in READS:
+        rows = [at for at, example in enumerate(data.examples) if example.reads == reads]
+        if rows:
+            table = StateTable(base, [data.texts[at] for at in rows], layers, progress=progress)
+            kinds[reads] = KindOfText([data.examples[at] for at in rows], rows, categories, table)
+    return kinds
+
+
+def _learnable(
+    kinds: Mapping[Reads, KindOfText], categories: Sequence[str]
+) -> tuple[dict[str, tuple[Reads, ...]], dict[str, str]]:
+    """The categories that have labels enough, with the kinds of text where they have; why others are left
+    out.
+
+    Raises:
+        DataError: None has.
+    """
+    why = {name: {reads: kind.why_not(name) for reads, kind in kinds.items()} for name in categories}
+    learned = {name: tuple(reads for reads, no in own.items() if not no) for name, own in why.items()}
+    left_out = {name: "; ".join(why[name].values()) for name, own in learned.items() if not own}
+    if len(left_out) == len(learned):
+        raise DataError(
+            "no principle has labels enough to learn from",
+            problems=[Problem(told, where=name) for name, told in left_out.items()],
+            remedy=f"give at least {FEWEST} prompts that break one and {FEWEST} that keep it; a judge "
+            "that always answers the same is read by rank with verdicts: centred",
+        )
+    return {name: own for name, own in learned.items() if own}, left_out
 
 
 def _heads(found: Mapping[Reads, KindFit], reads: Reads, learned: Mapping[str, Sequence[Reads]]) -> Heads:

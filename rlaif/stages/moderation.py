@@ -18,6 +18,7 @@ from rlaif.moderation.examples import Example
 from rlaif.moderation.probe import ProbeModerator
 from rlaif.moderation.states import default_layers
 from rlaif.moderation.train import Readable, fit_probe, readable
+from rlaif.moderation.windows import READOUTS
 from rlaif.progress import NoProgress, Progress
 from rlaif.results.moderation import ModerationReport
 from rlaif.stages.moderation_report import moderation_report, thresholds_of
@@ -57,7 +58,14 @@ def train_moderation_probe(
     layers = config.layers or default_layers(base)
     data = readable(examples, base)
     fitted = fit_probe(
-        data, base, categories, layers=layers, window=config.window, seed=seed, progress=progress
+        data,
+        base,
+        categories,
+        layers=layers,
+        window=config.window,
+        seed=seed,
+        readouts=READOUTS if config.readout == "auto" else (config.readout,),
+        progress=progress,
     )
     thresholds = thresholds_of(fitted.held_out, fitted.categories, config.false_positives)
     moderator = ProbeModerator(

@@ -82,7 +82,7 @@ def moderation_report(
         sources=dict(Counter(each.source for each in data.examples)),
         refused=data.refused,
         left_out=fitted.left_out,
-        words=_words_of_all(fitted, base),
+        words=[*_words_of_all(fitted, base), *_words_of_verdicts(data, config)],
     )
 
 
@@ -303,8 +303,7 @@ def _words(held: HeldOut, way: WayReport, difference: Figure) -> list[str]:
     if way.auroc.low is None or way.auroc.low <= 0.5:
         found.append("It cannot be told from chance.")
     elif difference.low is None or difference.low <= 0:
-        worse = difference.high is not None and difference.high < 0
-        found.append(f"It is {'worse' if worse else 'no better'} than a bag of words.")
+        found.append(_beside_words(difference))
     else:
         found.append("It ranks better than a bag of words.")
     untold = [f"{float(rate):.1%}" for rate, figure in way.recall.items() if figure.value is None]
@@ -316,6 +315,15 @@ def _words(held: HeldOut, way: WayReport, difference: Figure) -> list[str]:
     if broken < 20:
         found.append(f"{count_of(broken, 'broken text')}: every figure is rough.")
     return found
+
+
+def _beside_words(difference: Figure) -> str:
+    """What to say of a moderator whose lead over a bag of words is not above 0 with all of its interval."""
+    if difference.high is not None and difference.high < 0:
+        return "It is worse than a bag of words."
+    if difference.value is not None and difference.value > 0:
+        return "It ranks higher than a bag of words, by no more than chance may."
+    return "It is no better than a bag of words."
 
 
 def _gain(own: Sequence[Example], held: HeldOut, seed: int) -> list[str]:
@@ -337,6 +345,17 @@ def _words_of_all(fitted: Fitted, base: SharedBase) -> list[str]:
                 "is used there, and was not measured on them."
             )
     return found
+
+
+def _words_of_verdicts(data: Readable, config: ModerationConfig) -> list[str]:
+    """What a judge's labels stand for, where they are no labels as they are."""
+    if config.verdicts == "as-given" or not any(each.source == "judge" for each in data.examples):
+        return []
+    return [
+        "The judge's verdicts were centred: a text counts as broken where the judge finds it worse than "
+        "half of "
+        "the texts, so a probability says nothing of how many break a principle."
+    ]
 
 
 def _words_about_size(base: SharedBase) -> list[str]:

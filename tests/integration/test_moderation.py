@@ -15,7 +15,7 @@ from spine import call, rows
 from tiny import save_tiny
 
 from rlaif.config import parse_recipe
-from rlaif.errors import DataError, ModelError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Scores, Watch
 from rlaif.moderation.classifier import LoraModerator
@@ -127,6 +127,15 @@ def test_the_way_to_read_a_text_is_the_better_ranked(report: dict[str, Any]) -> 
         assert report["readout"][reads] == max(("windows", "mean"), key=lambda way: ranked[way])
 
 
+def test_a_way_to_read_a_text_can_be_asked_for(place: Place) -> None:
+    done = place.train("windows", "--data", place.labels, "--set", "readout=windows", "--window", 4)
+    assert done.status == 0, done.err
+    report = json.loads((place.folder / "windows" / "moderation" / "report.json").read_text("utf-8"))
+    assert report["readout"] == {"prompt": "windows", "exchange": "windows"}
+    assert all(list(ranked) == ["windows"] for ranked in report["ranked"].values())
+    assert report["window"] == 4
+
+
 def test_thresholds_hold_their_share_out_of_fold(report: dict[str, Any]) -> None:
     for each in report["categories"]:
         if each["look_alikes"]:
@@ -136,7 +145,19 @@ def test_thresholds_hold_their_share_out_of_fold(report: dict[str, Any]) -> None
 def test_a_card_lies_beside_it(place: Place) -> None:
     card = (place.moderator / "model" / "README.md").read_text("utf-8")
     assert "rlaif moderate FILE --moderation FOLDER" in card
+    assert "Made with rlaif: a moderator, linear heads on states (heads.safetensors) of the base" in card
+    assert "LoRA adapter" not in card
+    assert "lora_rank" not in card
+    assert "demonstration of the method" in card
     assert (place.moderator / "model" / "report.md").read_text("utf-8").startswith("# Trained moderator")
+
+
+def test_it_can_be_pushed(place: Place) -> None:
+    said = call("push", place.moderator, "me/guard", "--dry-run")
+    assert said.status == 0, said.err
+    for name in ("moderation.json", "heads.safetensors", "README.md", "report.md"):
+        assert name in said.out
+    assert "a moderator" in call("push", place.moderator, "me/guard", "--dry-run", "--merge").err
 
 
 def test_the_same_command_does_nothing_again(place: Place) -> None:
@@ -178,13 +199,35 @@ def test_a_judges_verdicts_are_learned_from(place: Place) -> None:
   - {stage: sample, limit: 16, k: 2, max_new_tokens: 12}
   - {stage: label, judge: scripted, protocol: pointwise, principles: all}
   - {stage: revise, limit: 6, rounds: 1, max_new_tokens: 8}
-  - {stage: moderation, benign: [builtin, revise]}
+  - {stage: moderation, benign: [builtin, revise], verdicts: centred}
 """,
     )
     found = json.loads((done.stages[-1].folder / "report.json").read_text("utf-8"))
     assert found["sources"]["judge"] == 32
     assert found["sources"]["look-alike"] > 48
-    assert {each["category"] for each in found["categories"]} <= {"shouting", "numbers"}
+    exchanges = [each for each in found["categories"] if each["reads"] == "exchange"]
+    assert {each["category"] for each in exchanges} == {"shouting", "numbers"}
+    for each in exchanges:  # of 32 texts of a judge the worse half is broken; a few revisions are not
+        assert each["broken"] == 16
+    assert any("verdicts were centred" in sentence for sentence in found["words"])
+
+
+def test_revisions_that_are_not_there_yet_do_not_stop_files(place: Place) -> None:
+    done = place.run(
+        "mixed",
+        f"""
+  - {{stage: revise, limit: 6, rounds: 1, max_new_tokens: 8}}
+  - {{stage: moderation, files: [{{file: {place.labels}}}], benign: [revise]}}
+""",
+    )
+    found = json.loads((done.stages[-1].folder / "report.json").read_text("utf-8"))
+    assert found["sources"]["people"] == 120
+    assert 0 < found["sources"]["look-alike"] <= 6
+
+
+def test_a_stage_without_labels_is_refused_first(place: Place) -> None:
+    with pytest.raises(ConfigError, match="'moderation' needs a label stage before it"):
+        place.run("nothing", "  - {stage: moderation}")
 
 
 # The kind lora
@@ -249,6 +292,14 @@ def test_an_adapter_on_another_base_brings_its_own(adapter: Path, tmp_path: Path
     text = [[Message("user", "XXXX pad")]]
     assert moderator.scores(text)[0] == pytest.approx(own.scores(text)[0], abs=0.02)
     assert other.roles == ()
+
+
+def test_two_adapters_share_a_base(adapter: Path) -> None:
+    base = SharedBase.load(json.loads((adapter / "model/moderation.json").read_text("utf-8"))["base"]["name"])
+    first, second = load_moderator(adapter, base), load_moderator(adapter, base)
+    assert base.roles == ("moderation", "moderation-2")
+    text = [[Message("user", "XXXX pad")]]
+    assert first.scores(text) == second.scores(text)
 
 
 def test_an_adapter_moderates_a_file(adapter: Path, place: Place, tmp_path: Path) -> None:

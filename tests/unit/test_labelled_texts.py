@@ -155,6 +155,19 @@ def test_verdicts_of_a_judge(tmp_path: Path) -> None:
     assert any("1 readings of verdicts are not used: invalid" in note for note in found.notes)
 
 
+def test_verdicts_are_centred_on_their_median(tmp_path: Path) -> None:
+    preferences = write(tmp_path / "preferences.jsonl", preference("p", 1, 0), preference("q", 1, 0))
+    verdicts = write(
+        tmp_path / "verdicts.jsonl",
+        verdict("p/0-1", "harm", (0.0, -5.0), (0.0, -4.0)),
+        verdict("q/0-1", "harm", (0.0, -2.0), (0.0, -1.0)),
+    )
+    given, centred = (read_verdicts(verdicts, preferences, centred=each).texts for each in (False, True))
+    assert all(each.broken["harm"] < 0.5 for each in given)
+    wanted = [1 / (1 + math.exp(-each)) for each in (-2, -1, 1, 2)]
+    assert [each.broken["harm"] for each in centred] == pytest.approx(wanted)
+
+
 def test_verdicts_that_compare_are_refused(tmp_path: Path) -> None:
     preferences = write(tmp_path / "preferences.jsonl", preference("p", 1, 0))
     verdicts = write(
