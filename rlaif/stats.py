@@ -11,17 +11,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlaif.errors import DataError
+from rlaif.shares import ClusteredShare, Estimate, wilson
 
 __all__ = [
     "CalibrationCurve",
+    "ClusteredShare",
     "Estimate",
+    "Floats",
     "LengthControlled",
     "ReliabilityBin",
     "bootstrap",
@@ -29,6 +31,7 @@ __all__ = [
     "bootstrap_mean",
     "calibration",
     "cohen_kappa",
+    "fit_logistic",
     "krippendorff_alpha",
     "length_controlled_win_rate",
     "student",
@@ -40,47 +43,6 @@ Floats = NDArray[np.float64]
 DRAWN_AT_ONCE = 1 << 20
 """Numbers of a bootstrap that are held at once."""
 STUDENT_DRAWS = 50_000
-
-
-class Estimate(NamedTuple):
-    """A number and the interval around it."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval is on one side of zero."""
-        return self.low > 0 or self.high < 0
-
-
-# Intervals
-
-
-def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estimate:
-    """A proportion with its score interval (Wilson 1927): sound at few trials and near 0 and 1, never outside
-    [0, 1].
-
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
-
-    Args:
-        successes: May hold halves, where a tie counts half.
-
-    Raises:
-        DataError: No trials, or more successes than trials.
-    """
-    if not (trials > 0 and 0 <= successes <= trials):
-        raise DataError(
-            f"a proportion of {successes} in {trials} has no meaning", remedy="count at least one trial"
-        )
-    z2 = _z(confidence) ** 2
-    p = successes / trials
-    centre = p + z2 / (2 * trials)
-    half = math.sqrt(z2 * (p * (1 - p) / trials + z2 / (4 * trials**2)))
-    scale = 1 + z2 / trials
-    low, high = (centre - half) / scale, (centre + half) / scale
-    return Estimate(value=p, low=min(max(low, 0.0), p), high=max(min(high, 1.0), p))
 
 
 @lru_cache(maxsize=256)
@@ -426,18 +388,18 @@ def length_controlled_win_rate(
     )
 
     def controlled(weights: Floats) -> float:
-        return float(_sigmoid(_fit_logistic(x, wins, weights, ridge=ridge)[0]))
+        return float(_sigmoid(fit_logistic(x, wins, weights, ridge=ridge)[0]))
 
     return LengthControlled(
         win_rate=bootstrap(controlled, prompts, resamples=resamples, confidence=confidence, seed=seed),
         raw=bootstrap(
             lambda w: _mean(wins, w), prompts, resamples=resamples, confidence=confidence, seed=seed
         ),
-        length_effect=float(_fit_logistic(x, wins, np.ones_like(wins), ridge=ridge)[1]),
+        length_effect=float(fit_logistic(x, wins, np.ones_like(wins), ridge=ridge)[1]),
     )
 
 
-def _fit_logistic(x: Floats, y: Floats, weights: Floats, *, ridge: float) -> Floats:
+def fit_logistic(x: Floats, y: Floats, weights: Floats, *, ridge: float) -> Floats:
     """Logistic regression with soft targets by iteratively reweighted least squares, that is Newton's method,
     its step halved while it does not lower the loss. x (rows, k), y and weights (rows,) -> (k,)."""
 
@@ -472,10 +434,6 @@ def _sigmoid(x: ArrayLike) -> Floats:
 
 def _mean(values: Floats, weights: Floats) -> float:
     return float(values @ weights / weights.sum())
-
-
-def _z(confidence: float) -> float:
-    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def _column(values: ArrayLike, rows: int | None = None) -> Floats:

@@ -23,10 +23,12 @@ __all__ = ["collect"]
         "rlaif collect labels runs/first/label/preferences.jsonl --limit 100",
         "rlaif collect export runs/first/label/preferences.jsonl --out tasks.json",
         "rlaif collect import export.json --out labels.jsonl",
+        "rlaif collect export chats.sqlite --since 2026-11-01 --holdout 0.1",
+        "rlaif collect stats chats.sqlite",
     )
 )
 def collect() -> None:
-    """Collect people's labels."""
+    """Collect people's labels, and what comes back from a served policy."""
 
 
 @collect.command(
@@ -170,9 +172,13 @@ def _tell_resumed(session: Session, file: LabelsFile) -> None:
 
 
 @collect.command(
-    "export", epilog=examples("rlaif collect export pairs.jsonl --labels labels.jsonl --out tasks.json")
+    "export",
+    epilog=examples(
+        "rlaif collect export pairs.jsonl --labels labels.jsonl --out tasks.json",
+        "rlaif collect export chats.sqlite --since 2026-11-01 --holdout 0.1 --out collected",
+    ),
 )
-@click.argument("pairs", metavar="PAIRS")
+@click.argument("pairs", metavar="PAIRS|CHATS")
 @click.option(
     "--labels",
     "labelled",
@@ -183,16 +189,44 @@ def _tell_resumed(session: Session, file: LabelsFile) -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("tasks.json"),
-    show_default=True,
-    metavar="FILE",
-    help="Tasks; the labelling configuration is written beside it, as .xml.",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE|DIR",
+    help="Tasks, with the labelling configuration beside them as .xml [default: tasks.json]; of chats, the "
+    "folder of the data [default: collected].",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=None, help="Pairs to export. [default: all]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order, and of the sides.")
-def export_labels(pairs: str, labelled: Path | None, out: Path, limit: int | None, seed: int) -> None:
-    """Write pairs as tasks for Label Studio, with the labels there are."""
+@click.option("--seed", type=int, default=None, help="Of the order, and of the sides. [default: 0]")
+@click.option(
+    "--since", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Of chats: first day to take, UTC."
+)
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Of chats: last day to take.")
+@click.option(
+    "--holdout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=None,
+    help="Of chats: share of users whose data are written into files of their own. [default: 0]",
+)
+def export(pairs: str, **options: Any) -> None:
+    """Write pairs as tasks for Label Studio, or chats as data to train on.
+
+    PAIRS is a file of comparisons; its tasks hold the labels there are. CHATS is what `rlaif serve --collect`
+    wrote: its prompts, preferences and thumbs are written as JSONL, with personal data masked and near
+    duplicates apart. What becomes of every row is counted and printed.
+    """
+    from rlaif.cli import collect_chats
+
+    of_chats = collect_chats.is_database(pairs)
+    collect_chats.check_options(options, of_chats=of_chats)
+    if of_chats:
+        collect_chats.export(Path(pairs), options)
+        return
+    out, seed = options["out"] or Path("tasks.json"), options["seed"] or 0
+    _export_tasks(pairs, out, labelled=options["labelled"], limit=options["limit"], seed=seed)
+
+
+def _export_tasks(pairs: str, out: Path, *, labelled: Path | None, limit: int | None, seed: int) -> None:
+    """Tasks for Label Studio."""
     import json
 
     from rlaif.cli.echo import tell
@@ -250,3 +284,21 @@ def import_labels(file: Path, out: Path) -> None:
         f"{count_of(sum(found), 'annotation')}: {count_of(found.labels, 'label')}, "
         f"{count_of(found.ties, 'tie')}, {found.skipped:,} skipped, {found.repeated:,} known before; in {out}"
     )
+
+
+@collect.command("stats", epilog=examples("rlaif collect stats chats.sqlite"))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="CHATS")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def stats(file: Path, as_json: bool) -> None:
+    """Say what a file of chats holds: use cases, languages, votes by policy, users per day."""
+    from rlaif.chats.store import ChatsFile
+    from rlaif.chats.summary import chat_stats
+    from rlaif.cli.echo import tell, tell_json
+
+    with ChatsFile(file, create=False) as chats:
+        found = chat_stats(chats)
+    if as_json:
+        tell_json(found.as_dict(), indent=1)
+        return
+    for line in found.lines:
+        tell(line)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.labelling import BaseStage, PromptSettings, Settings, refuse_idle
 from rlaif.config.reward import PreferenceFile
-from rlaif.config.rewards import ModelPart, RewardPart, check_weights, cohorts_in, judges_of
+from rlaif.config.rewards import ModelPart, RewardPart, check_weights, cohorts_in, directed_in, judges_of
 from rlaif.config.rollout import ComparedRollout
 from rlaif.config.start import StartSettings
 
@@ -153,6 +153,11 @@ class BestOfKConfig(BaseStage, PromptSettings, FinetuneSettings, StartSettings):
             raise ValueError(
                 f"the reward {compared[0]!r} is by cohort, which says how completions of one prompt compare; "
                 "best of K is measured across prompts: use mode: alone"
+            )
+        if directed := directed_in(self.reward):
+            raise ValueError(
+                f"the reward {directed[0]!r} is of directives, which `ppo` and `grpo` train under: choose a "
+                "reward of another kind"
             )
         if self.student is not None and self.policy is not None:
             raise ValueError("a `student` learns in the policy's place, so `policy` would not be trained")

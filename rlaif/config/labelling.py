@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from rlaif.config.directives import DirectiveSettings
 from rlaif.config.jury import JudgeSeat, NamedJudges, check_seats, seats_of
 from rlaif.config.protocol import OneOfTheProtocols, ProtocolName, known_protocols
 from rlaif.config.rollout import AskedRollout
@@ -20,6 +21,7 @@ __all__ = [
     "GenerationSettings",
     "LabelConfig",
     "LabelShare",
+    "PromptFilter",
     "PromptSettings",
     "ProtocolName",
     "ReviseConfig",
@@ -231,6 +233,16 @@ class ServerConfig(Settings):
     replace ours. No keys here."""
 
 
+class PromptFilter(Settings):
+    """A moderator that prompts must pass."""
+
+    path: str
+    """Folder of a moderator, or of the stage that trained it in an earlier run."""
+
+    drop: Literal["flagged"] = "flagged"
+    """What is left out, and written to `dropped.jsonl`: prompts that some category flags."""
+
+
 class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """Sample K completions per prompt."""
 
@@ -250,8 +262,15 @@ class SampleConfig(BaseStage, PromptSettings, GenerationSettings):
     """What to do with the reasoning of a model that reasons (`<think>…</think>`): `strip` keeps only the
     answer, which is empty where the reasoning was cut."""
 
+    directives: DirectiveSettings | None = None
+    """Directives under whose priors a share of the prompts is asked, as `{path: directives.yaml, share: 1}`;
+    the prior stays in the prompt of its completions. None when left out."""
+
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The stage fails when more than this share of the completions could not be sampled."""
+
+    moderation: PromptFilter | None = None
+    """Leave out prompts that a moderator flags, as `{path: runs/guard/moderation}`; they are counted."""
 
     rollout: AskedRollout | None = None
     """vLLM servers that hold the policy and sample, as `{base_urls: [http://localhost:8000/v1]}`; no weights

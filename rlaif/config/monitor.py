@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from rlaif.config.rewards import RewardPart, cohorts_in
+from rlaif.config.rewards import RewardPart, cohorts_in, directed_in
 from rlaif.config.settings import Settings
 
 __all__ = ["MonitorSettings"]
@@ -43,6 +43,8 @@ class MonitorSettings(Settings):
             raise ValueError(
                 "a cohort compares the completions of one prompt, and their mean is always 0: use mode: alone"
             )
+        if directed_in({"gold": gold}):
+            raise ValueError("held-out prompts are under no directive: name a gold measure of another kind")
         if not gold.weight:
             raise ValueError("a gold measure of weight 0 is always 0: leave `weight` out")
         return gold

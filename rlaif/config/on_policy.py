@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
+from rlaif.config.directives import DirectiveSettings
 from rlaif.config.kl import FixedKlSettings, KlSettings
 from rlaif.config.labelling import BaseStage, PromptSettings
 from rlaif.config.monitor import MonitorSettings
-from rlaif.config.rewards import ModelPart, RewardPart, check_weights, cohorts_in, judges_of
+from rlaif.config.rewards import ModelPart, RewardPart, check_weights, cohorts_in, directed_in, judges_of
 from rlaif.config.rollout import RolloutSettings
 from rlaif.config.start import StartSettings
 
@@ -34,6 +35,10 @@ class OnPolicyConfig(BaseStage, PromptSettings, StartSettings):
 
     missing_eos_penalty: NotNegative = 1.0
     """Taken from the score of a completion that was cut at `max_new_tokens` before it ended its turn."""
+
+    directives: DirectiveSettings | None = None
+    """Directives that the policy learns to follow, as `{path: directives.yaml, share: 0.3}`, rewarded by a
+    part of kind `directives`; none when left out."""
 
     # How much, and how it is sampled
 
@@ -145,6 +150,20 @@ class OnPolicyConfig(BaseStage, PromptSettings, StartSettings):
             )
         if self.minibatches > self.episodes:
             raise ValueError(f"{self.episodes} episodes cannot be cut into {self.minibatches} minibatches")
+        return self
+
+    @model_validator(mode="after")
+    def _follows_what_it_is_told(self) -> OnPolicyConfig:
+        directed = directed_in(self.reward)
+        if self.directives is None and directed:
+            raise ValueError(
+                f"the reward {directed[0]!r} is of directives, and there are none: add `directives: {{path: "
+                "FILE}`"
+            )
+        if self.directives is not None and not directed:
+            raise ValueError(
+                "nothing rewards following the directives: add `directives: {kind: directives}` to `reward`"
+            )
         return self
 
     @model_validator(mode="after")

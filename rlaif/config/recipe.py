@@ -23,6 +23,7 @@ from rlaif.config.labelling import (
     Settings,
 )
 from rlaif.config.merge import MergeConfig
+from rlaif.config.moderation import ModerationConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
 from rlaif.config.rounds import RoundsConfig
@@ -39,6 +40,7 @@ STAGE_KINDS: dict[str, type[BaseStage]] = {
     "audit": AuditConfig,
     "label": LabelConfig,
     "judge": JudgeConfig,
+    "moderation": ModerationConfig,
     "reward": RewardConfig,
     "ppo": PpoConfig,
     "grpo": GrpoConfig,

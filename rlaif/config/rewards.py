@@ -13,16 +13,19 @@ from rlaif.config.protocol import ProtocolName
 from rlaif.config.settings import refuse_idle
 
 __all__ = [
+    "DirectivesPart",
     "FormatPart",
     "FunctionPart",
     "JudgePart",
     "LengthPart",
     "ModelPart",
+    "ModerationPart",
     "PatternPart",
     "RewardPart",
     "RubricPart",
     "check_weights",
     "cohorts_in",
+    "directed_in",
     "judges_of",
 ]
 
@@ -106,6 +109,35 @@ class RubricPart(BasePart):
     """An answer is invalid where its two labels hold less than this share of the probability together."""
 
 
+class ModerationPart(BasePart):
+    """A moderator: minus how probable it is that the completion breaks the principle that it breaks most
+    surely."""
+
+    kind: Literal["moderation"] = "moderation"
+
+    path: str
+    """Folder of a moderator, or of the stage that trained it in an earlier run."""
+
+    scale: Literal["probability", "log-odds"] = "probability"
+    """Minus the `probability`, -1 to 0, or minus its `log-odds`, which do not saturate."""
+
+
+class DirectivesPart(BasePart):
+    """The directive whose prior the prompt is under (`directives` of the stage): a judge is asked whether the
+    completion follows it. 0 for prompts under none."""
+
+    kind: Literal["directives"] = "directives"
+
+    judge: str | None = None
+    """Model that judges; the recipe's `model` when left out."""
+
+    scale: Literal["log-odds", "probability"] = "log-odds"
+    """`log-odds` of the good answer, which do not saturate, or its `probability` less a half."""
+
+    min_label_share: LabelShare = LEAST_LABEL_SHARE
+    """An answer is invalid where its two labels hold less than this share of the probability together."""
+
+
 class LengthPart(BasePart):
     """A rule: -1 for a completion outside a length in words, else 0."""
 
@@ -155,7 +187,15 @@ class FormatPart(_Pattern):
 
 
 RewardPart = Annotated[
-    ModelPart | FunctionPart | JudgePart | RubricPart | LengthPart | PatternPart | FormatPart,
+    ModelPart
+    | FunctionPart
+    | JudgePart
+    | RubricPart
+    | ModerationPart
+    | DirectivesPart
+    | LengthPart
+    | PatternPart
+    | FormatPart,
     Field(discriminator="kind"),
 ]
 
@@ -178,6 +218,12 @@ def cohorts_in(parts: Mapping[str, RewardPart]) -> list[str]:
     return [name for name, part in parts.items() if isinstance(part, JudgePart) and part.mode == "cohort"]
 
 
+def directed_in(parts: Mapping[str, RewardPart]) -> list[str]:
+    """The parts that reward following directives."""
+    return [name for name, part in parts.items() if isinstance(part, DirectivesPart)]
+
+
 def judges_of(parts: Mapping[str, RewardPart], default: str) -> tuple[str, ...]:
     """The models that judge for a reward, `default` where a part names none."""
-    return tuple(part.judge or default for part in parts.values() if isinstance(part, JudgePart | RubricPart))
+    asking = JudgePart | RubricPart | DirectivesPart
+    return tuple(part.judge or default for part in parts.values() if isinstance(part, asking))

@@ -18,7 +18,6 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from transformers import PreTrainedTokenizerBase
 
 from rlaif.sandbox import BUILD_ERRORS, BoundedEnvironment
 
@@ -37,6 +36,8 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, source: str | None = None) -> None:
+        from transformers import PreTrainedTokenizerBase  # late: what only names this module stays light
+
         self._tokenizer = tokenizer
         self._source = tokenizer.get_chat_template() if source is None else source
         # A class that writes chats in its own way (Mistral's) is asked: it runs no template of the folder.

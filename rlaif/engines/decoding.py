@@ -169,11 +169,12 @@ def _invert(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
 
 def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero what is outside the smallest set of entries that holds `top_p` of the total."""
+    """Zero what is outside the smallest set of entries that holds `top_p` of the total; the largest stays."""
     ordered, order = weights.sort(-1, descending=True)
     total = ordered.cumsum(-1)
     outside = (total - ordered) >= top_p[:, None] * total[:, -1:]
     outside &= (top_p < 1)[:, None]
+    outside[:, 0] = False  # a `top_p` below what a float can be is 0 here, and holds nothing
     return weights.masked_fill(torch.zeros_like(outside).scatter_(1, order, outside), 0.0)
 
 

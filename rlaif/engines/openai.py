@@ -34,7 +34,7 @@ from rlaif.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from rlaif.engines.api.session import Session
 
-__all__ = ["ApiSettings", "OpenAIEngine", "open_openai"]
+__all__ = ["ApiSettings", "OpenAIEngine", "checked_urls", "open_openai"]
 
 LOCAL_URL = "http://localhost:8000/v1"
 """Where `vllm serve` listens."""
@@ -73,7 +73,7 @@ class OpenAIEngine:
         self.model = model
         self.settings = settings or ApiSettings()
         self.ledger = Ledger(self.settings.prices, self.settings.max_cost, budget=budget, model=model)
-        self._servers = [Server(url, self.settings.concurrency) for url in _checked_urls(base_urls)]
+        self._servers = [Server(url, self.settings.concurrency) for url in checked_urls(base_urls)]
         self._key = key or ApiKey()
         self._log = log or _silent
 
@@ -179,20 +179,34 @@ def _api() -> Any:
         ) from None
 
 
-def _checked_urls(urls: Sequence[str]) -> list[str]:
+def checked_urls(urls: Sequence[str], *, where: str = "") -> list[str]:
+    """Base URLs without their last slash, each once.
+
+    Args:
+        where: The option that names them; by default the address itself, where it can be shown.
+
+    Raises:
+        ConfigError: There is none, or one is no address, or carries a user name, a password or a query.
+    """
     if not urls:
         raise ConfigError("there is no base URL", remedy=f"give --base-url {LOCAL_URL}")
     for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # half of an IPv6 address, or a port that is none
+            right = False
+        if not right:
             raise ConfigError(
-                "a base URL is not an http or https address", remedy=f"write it in full, as in {LOCAL_URL}"
+                "a base URL is not an http or https address",
+                where=where,
+                remedy=f"write it in full, as in {LOCAL_URL}",
             )
         if parts.username or parts.password or parts.query or parts.fragment:
-            where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+            address = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
             raise ConfigError(
                 "a base URL may not carry a user name, a password or a query",
-                where=where,
+                where=where or address,
                 remedy="put the key into RLAIF_API_KEY, and leave only the address in the URL",
             )
     return list(dict.fromkeys(url.rstrip("/") for url in urls))

@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlaif.config.evaluation import EvaluateConfig
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.grpo import GrpoConfig
+from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.config.ppo import PpoConfig
 from rlaif.config.reward import RewardConfig
+from rlaif.errors import ConfigError
 from rlaif.interface.reward import Reward, RewardModel, as_reward
 from rlaif.interface.values import Chat, as_prompts
 from rlaif.io.training_rows import preference_of
@@ -38,6 +40,7 @@ __all__ = ["evaluate", "train_best_of_k", "train_dpo", "train_grpo", "train_ppo"
 START = "start"
 Base = SharedBase | str
 """A resident base, or the name of a model to load as one."""
+Method = TypeVar("Method", bound=OnPolicyConfig)
 
 
 def train_reward(
@@ -85,12 +88,13 @@ def train_ppo(
     Raises:
         RlaifError: See `rlaif.stages.ppo.train_ppo`.
     """
+    settings = _plain(config or PpoConfig())
     resident = _base_of(base, reward)
     result = ppo_stage.train_ppo(
         as_prompts(prompts),
         base=resident,
         reward=as_reward(reward),
-        config=config or PpoConfig(),
+        config=settings,
         seed=seed,
         checkpoint_folder=checkpoint_folder,
         monitor=monitor,
@@ -118,12 +122,13 @@ def train_grpo(
     Raises:
         RlaifError: See `rlaif.stages.grpo.train_grpo`.
     """
+    settings = _plain(config or GrpoConfig())
     resident = _base_of(base, reward)
     result = grpo_stage.train_grpo(
         as_prompts(prompts),
         base=resident,
         reward=as_reward(reward),
-        config=config or GrpoConfig(),
+        config=settings,
         seed=seed,
         checkpoint_folder=checkpoint_folder,
         monitor=monitor,
@@ -264,6 +269,22 @@ def _loaded(
         for role in roles.values():
             if role in base.roles:
                 base.drop_adapter(role)
+
+
+def _plain(config: Method) -> Method:
+    """The settings of a training from Python.
+
+    Raises:
+        ConfigError: They name directives, which a recipe draws prompts for.
+    """
+    if config.directives is not None:
+        raise ConfigError(
+            "`directives` act on the prompts of a recipe, and these prompts are given",
+            where=config.directives.path,
+            remedy="put the prompts under priors with `rlaif.directives.training.steer`, and reward them by "
+            "its `DirectiveReward`",
+        )
+    return config
 
 
 def _base(base: Base) -> SharedBase:

@@ -35,6 +35,7 @@ __all__ = [
     "MOST_GAPS",
     "Outcome",
     "Passes",
+    "SCORED",
     "TO_READ",
     "check_gaps",
     "read_result",
@@ -69,16 +70,22 @@ class Outcome(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """How often a stage runs its model over the completions that it samples, prompts included: without
-    gradient, and forward and back."""
+    """How often a stage runs its model over the completions that it samples, prompts included."""
 
+    scored: float = 0
+    """By a reward model: rows of one length together, the completions of a prompt behind it."""
     read: float = 0
+    """By a policy or its reference, each completion in a row of its own."""
     learned: float = 0
+    """Forward and back."""
+    logits: float = 0
+    """And how often the logits of a sampled token are formed."""
 
 
 NO_PASSES = Passes()
-PADDED = 1.5
-"""Positions in a pass for each token of its completions and prompts: rows are as long as the longest."""
+PADDED, SCORED = 1.6, 1.1
+"""Positions in a pass for each token in it: rows are as long as the longest, which differ more where they are
+not put together by length. Measured on the quickstart's prompts."""
 
 
 class Job(ABC, Generic[Config]):
@@ -178,7 +185,7 @@ class Job(ABC, Generic[Config]):
             new_tokens: Of each completion, at most.
             at_once: Completions that are sampled together at most.
             passes: What is done with the completions then.
-            together: Completions of a prompt, which share it in passes without gradient.
+            together: Completions of a prompt, which share it where they are scored.
             judged: Tokens that a judge reads, with shared beginnings once.
             served: Whether servers sample: how long they take is not known here.
         """
@@ -187,13 +194,18 @@ class Job(ABC, Generic[Config]):
         each = tokens_of(counter, asked) / max(1, len(asked))
         once = each * shared([[counter.render(messages) for messages in asked]])
         tokens, write = round(each * read), completions * new_tokens
+        row = PADDED * completions * (once + new_tokens)  # what prompts begin with alike is read once a pass
         seconds = estimated_seconds(
             model,
             self.context,
-            once * read + passes.read * PADDED * completions * (each / together + new_tokens) + judged,
+            once * read
+            + passes.scored * SCORED * completions * (each / together + new_tokens)
+            + passes.read * row
+            + judged,
             write,
             rows=max(1, ceil(completions / ceil(completions / max(1, min(at_once, ROWS))))),
-            learned=passes.learned * PADDED * completions * (each + new_tokens),
+            learned=passes.learned * row,
+            logits=passes.logits * write,
         )
         return StagePlan(
             name=self.config.name,

@@ -148,8 +148,10 @@ class BestOfKJob(Job[BestOfKConfig]):
             together=config.k,
             # The reward of all, the loss on those kept before and after, and the KL of what was made.
             passes=Passes(
-                read=1 + 2 * (kept + measured) / (completions + measured),
+                scored=1,
+                read=(2 * kept + measured) / (completions + measured),
                 learned=config.epochs * kept / (completions + measured),
+                logits=2 * (kept + measured + config.epochs * kept) / (completions + measured),
             ),
         )
 

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from rlaif.config.evaluation import CompareConfig
 from rlaif.digest import digest
+from rlaif.errors import RunError
 from rlaif.files import file_digest
 from rlaif.io.writers import write_text
 from rlaif.jobs.base import Job, Outcome, read_result, settings_digest
-from rlaif.jobs.evaluate import COMPARISON, EVALUATION, read_evaluation
+from rlaif.jobs.evaluate import COMPARISON, EVALUATION, MONITORS, read_evaluation
 from rlaif.jobs.people import read_people
 from rlaif.report.comparison import POLICIES, comparison_markdown, comparison_tables, main_rows
 from rlaif.report.shown import Shown, Table
 from rlaif.results.costs import TrainingCost
+from rlaif.results.monitor import MonitoredTraining
 from rlaif.runs.costs import TRAINING, read_cost
 from rlaif.runs.manifest import Manifest
 from rlaif.stages.compare import compare
@@ -28,7 +30,7 @@ class CompareJob(Job[CompareConfig]):
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
-        noted = [path.parent / TRAINING for path in self._files()]
+        noted = [path.parent / name for path in self._files() for name in (TRAINING, MONITORS)]
         files = [file_digest(path) for path in (*self._files(), *(path for path in noted if path.exists()))]
         return {
             "settings": settings_digest(self.config, "evaluations", "human"),
@@ -49,6 +51,7 @@ class CompareJob(Job[CompareConfig]):
             evaluations,
             self._costs(),
             people=read_people(self.config.human) if self.config.human else None,
+            monitors=self._monitors(),
             budgets=self.config.budgets,
             resamples=self.config.resamples,
             seed=self._seed,
@@ -88,6 +91,25 @@ class CompareJob(Job[CompareConfig]):
             for path in noted
             for name, cost in (read_cost(path) or {}).items()
         }
+
+    def _monitors(self) -> dict[str, MonitoredTraining]:
+        """What was read along the policies' trainings, as their evaluations noted it.
+
+        Raises:
+            RunError: A note is damaged.
+        """
+        found = {}
+        for path in (each.parent / MONITORS for each in self._files()):
+            for name, noted in (read_result(path) if path.is_file() else {}).items():
+                try:
+                    found[name] = MonitoredTraining.from_files(noted["readings"], noted["statistics"])
+                except (KeyError, TypeError, ValueError) as error:
+                    raise RunError(
+                        f"what the monitor of {name!r} read is damaged ({error!r})",
+                        where=str(path),
+                        remedy="evaluate again (remove the evaluation's folder and run the same command)",
+                    ) from error
+        return {name: each for name, each in found.items() if each is not None}
 
     def summary(self, folder: Path, manifest: Manifest) -> Sequence[Shown]:
         """See `Job`."""

@@ -13,6 +13,7 @@ from rlaif.config.reward import RewardConfig
 from rlaif.config.start import StartSettings
 from rlaif.constitution.load import load_constitution
 from rlaif.digest import digest
+from rlaif.directives.training import Steered
 from rlaif.engines.journaled import Memo
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest
@@ -76,6 +77,8 @@ class RunContext:
         """Finished stage folders by stage name."""
         self.sampled: dict[str, Sequence[Prompt]] = {}
         """The prompts of each sample stage, which later stages may refuse before a model is loaded."""
+        self.steered: dict[str, Steered] = {}
+        """The prompts under directives of each stage that has some."""
         # By stage, then by source: a stage may read a source more than once.
         self._left_out: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}

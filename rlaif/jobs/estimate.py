@@ -1,15 +1,17 @@
 """About how long a model takes to read, write and learn so many tokens, without loading it.
 
 With P the parameters of the decoder layers, E those of the LM head, L layers of width H, and the machine's
-speed in matrix products, elements and starts (`rlaif.models.speed`, half a second):
+speed in matrix products, weights, elements and starts (`rlaif.models.speed`, half a second):
 
     a token read     2 P / products + `BETWEEN` L H / elements
-    a token learned  `LEARNING` tokens read: forward, and back through a frozen base
+    a token learned  4 P / products + `LEARNED` L H / elements: forward, and back through a frozen base
+    logits of a token
+                     2 E / products
     a step of decoding R rows
-                     `SMALL` · 2 (P + E) R / products + `OPERATIONS` L / starts
+                     (P + E) / weights + `SMALL` · 2 (P + E) R / products + `OPERATIONS` L / starts
 
-The constants were measured once, on SmolLM2-135M (docs/LOG.md, the quickstart for every machine).
-Questions that begin alike are read once as far as they do (`shared`).
+The constants were measured on SmolLM2-135M, in bfloat16 and in float32 with AVX2 alone (docs/LOG.md,
+estimates stage by stage). Questions that begin alike are read once as far as they do (`shared`).
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from rlaif.models.speed import machine_speed
 
 __all__ = ["ROWS", "seconds", "shared"]
 
-BETWEEN = 60
+BETWEEN = 55
 """Numbers that something is done to between the products, for each unit of width in each layer."""
-LEARNING = 3.2
-SMALL = 1.5
+LEARNED = 1000
+"""The same forward and back: gradients of norms, positions, gates, attention and adapters."""
+SMALL = 1.35
 """How much slower products of a few rows are, attention over a growing cache and the draw among it."""
-OPERATIONS = 170
+OPERATIONS = 330
 """Operations in a layer for a step of decoding, and what Python does between them counted as some."""
 ROWS = 64
 """Completions sampled side by side where nothing else is said."""
@@ -46,22 +49,31 @@ def seconds(
     write: float = 0,
     rows: int = ROWS,
     learned: float = 0,
+    logits: float = 0,
 ) -> float | None:
     """Seconds for `read`, `write` and `learned` tokens; `None` for a scripted or a served model.
 
     Args:
         write: Tokens that are sampled, `rows` completions side by side.
         learned: Tokens that are read forward and back.
+        logits: Tokens whose logits are formed, those that are sampled left out.
     """
     if is_scripted(model) or is_served(model):
         return None
     size, speed = _size(weights_of(model)), machine_speed(dtype, device)
-    token = 2.0 * size.decoder / speed.flops + BETWEEN * size.layers * size.width / speed.elements
+    whole, product = size.decoder + size.head, 2.0 * size.decoder / speed.flops
+    units = size.layers * size.width / speed.elements
     step = (
-        SMALL * 2.0 * (size.decoder + size.head) * rows / speed.flops
+        whole / speed.weights
+        + SMALL * 2.0 * whole * rows / speed.flops
         + OPERATIONS * size.layers / speed.starts
     )
-    return token * (read + LEARNING * learned) + step * write / rows
+    return (
+        (product + BETWEEN * units) * read
+        + (2 * product + LEARNED * units) * learned
+        + 2.0 * size.head / speed.flops * logits
+        + step * write / rows
+    )
 
 
 class _Size(NamedTuple):

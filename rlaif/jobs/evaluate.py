@@ -16,6 +16,7 @@ from rlaif.engines.base import Engine
 from rlaif.engines.scripted import load_scripted
 from rlaif.errors import ConfigError, DataError
 from rlaif.files import folder_digest, read_object
+from rlaif.io.tables import read_table
 from rlaif.io.writers import RowWriter, write_rows, write_text
 from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import (
@@ -24,6 +25,7 @@ from rlaif.jobs.base import (
     Outcome,
     Passes,
     check_gaps,
+    read_result,
     settings_digest,
     transient_among,
     usable,
@@ -34,6 +36,7 @@ from rlaif.jobs.estimate import shared
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
 from rlaif.jobs.merging import adapter_of
+from rlaif.jobs.monitoring import STATISTICS
 from rlaif.jobs.people import PAIRS, pair_rows
 from rlaif.jobs.planning import COUNTED, PLACEHOLDER, StagePlan, counter_of, tokens_of
 from rlaif.jobs.rewards import model_reward
@@ -48,6 +51,7 @@ from rlaif.report.comparison import evaluation_markdown, evaluation_table
 from rlaif.report.markdown import named, quoted
 from rlaif.report.shown import Shown
 from rlaif.results.evaluation import Evaluation, pair_id
+from rlaif.results.monitor import READINGS
 from rlaif.results.rows import verdict_row
 from rlaif.reward.functions import RewardFunction
 from rlaif.reward.rubric import RubricReward
@@ -58,11 +62,13 @@ from rlaif.stages.label import askable
 from rlaif.stages.win_rate import telling
 from rlaif.types import Comparison, Completion, Message, Prompt
 
-__all__ = ["COMPARISON", "EVALUATION", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
+__all__ = ["COMPARISON", "EVALUATION", "MONITORS", "EvaluateJob", "START", "TO_READ", "read_evaluation"]
 
 START = "start"
 """Name of the policy that the others were trained from."""
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
+MONITORS = "monitors.json"
+"""What monitors read of the policies' trainings, by the name that a policy has in the report."""
 VERDICTS = "verdicts.jsonl"
 """What the judge said of every pair, by principle and in each order."""
 TO_READ = 12
@@ -151,7 +157,8 @@ class EvaluateJob(Job[EvaluateConfig]):
             new_tokens=config.max_new_tokens,
             at_once=config.rows,
             together=config.samples,
-            passes=Passes(read=2 if self._scored else 1),  # the reward, and the KL to the reference
+            # The reward, and the KL to the reference, which takes the logits of both.
+            passes=Passes(scored=int(self._scored), read=1, logits=2),
             judged=self._judged_tokens() if config.win_rate else 0,
             served=config.rollout is not None,
         )
@@ -198,6 +205,8 @@ class EvaluateJob(Job[EvaluateConfig]):
         write_text(folder / EVALUATION, json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
         write_text(folder / "evaluation.md", evaluation_markdown(found))
         write_cost(folder / TRAINING, self._training())
+        if monitors := self._monitors():
+            write_text(folder / MONITORS, json.dumps(monitors, indent=1) + "\n")
         rows = _completion_rows(found, self.prompts, context.library.policy)
         count = write_rows(folder / "completions.jsonl", rows, "jsonl").rows
         write_text(folder / "samples.md", _side_by_side(found, self.prompts))
@@ -243,6 +252,12 @@ class EvaluateJob(Job[EvaluateConfig]):
             for name, shown in _names(self.policies).items()
         }
         return {name: cost for name, cost in found.items() if cost is not None}
+
+    def _monitors(self) -> dict[str, Any]:
+        """What was read along each policy's training, by the name it has in the report, where it was
+        watched."""
+        found = {shown: _watched(self._adapter(name).parent) for name, shown in _names(self.policies).items()}
+        return {name: watched for name, watched in found.items() if watched is not None}
 
     def _adapter(self, name: str) -> Path:
         folder = self.context.folders.get(name)
@@ -323,6 +338,14 @@ class EvaluateJob(Job[EvaluateConfig]):
             stage.name for stage in self.context.before(self.config) if stage.trains_policy
         ]
         return Adapters((), (*self.context.reward_adapters(self.config), *policies))
+
+
+def _watched(folder: Path) -> dict[str, Any] | None:
+    """The readings of a stage and what they say; `None` where nothing watched."""
+    if not (folder / READINGS).is_file():
+        return None
+    said = read_result(folder / STATISTICS)["monitor"]
+    return {"readings": [dict(row.values) for row in read_table(folder / READINGS).rows], "statistics": said}
 
 
 def _names(policies: Sequence[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
 from rlaif.config.judge import JudgeConfig
 from rlaif.config.labelling import BaseStage, LabelConfig
+from rlaif.config.moderation import ModerationConfig
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.engines.base import TokenCount
 from rlaif.engines.chat import ChatFormat
@@ -178,7 +179,7 @@ class Lengths:
     def _model(self, stage: str) -> str:
         return stage_base(self.jobs[stage].config, self.context.recipe)
 
-    def rows(self, config: SftConfig | DpoConfig | JudgeConfig) -> int:
+    def rows(self, config: SftConfig | DpoConfig | JudgeConfig | ModerationConfig) -> int:
         """The longest row that a stage learns from: of its files, or as long as its source may make one."""
         files = [file if isinstance(file, str) else file.file for file in config.files]
         found = [self._file(file, config) for file in files]
@@ -193,7 +194,7 @@ class Lengths:
         counter = _counter_of(stage_base(config, self.context.recipe))
         return max((counter.count(messages) for row in rows for messages in _conversations(row)), default=0)
 
-    def _source(self, config: SftConfig | DpoConfig | JudgeConfig) -> int:
+    def _source(self, config: SftConfig | DpoConfig | JudgeConfig | ModerationConfig) -> int:
         kind = "revise" if isinstance(config, SftConfig) else "label"
         source: Any = self.jobs[self.context.earlier(config, kind, config.input)].config
         if isinstance(source, LabelConfig):

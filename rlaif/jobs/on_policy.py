@@ -17,6 +17,7 @@ from rlaif.jobs.adapters import held_role, whole_cost
 from rlaif.jobs.base import AnyJob, Job, Outcome, Passes, read_result, settings_digest, write_refused
 from rlaif.jobs.cards import reward_judges, write_card
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.directives import steered_prompts
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import Adapters, Device, Lengths, trained_sampling
 from rlaif.jobs.monitoring import STATISTICS, held_out, monitor_digest, open_monitor, write_monitor
@@ -82,6 +83,7 @@ class OnPolicyJob(Job[Config]):
         context.claim_prompts("rl", self.prompts)
         check_rubrics(config.reward, self.prompts, config, context)
         self.held_out = held_out(config, context, self.prompts)
+        self.prompts = steered_prompts(config.directives, self.prompts, config, context, asked=True)
 
     def key_parts(self) -> dict[str, str]:
         """See `Job`."""
@@ -93,6 +95,7 @@ class OnPolicyJob(Job[Config]):
                 "context_column",
                 "split",
                 "limit",
+                "directives",
                 "trackers",
                 "checkpoint_every",
                 "max_refused",
@@ -264,7 +267,13 @@ class OnPolicyJob(Job[Config]):
             served=config.rollout is not None,
             at_once=config.episodes,
             together=config.samples_per_prompt,
-            passes=Passes(read=2, learned=config.epochs),  # the reward and the reference, then the updates
+            # The reward, the reference, the policy before the updates where they are several; the updates.
+            passes=Passes(
+                scored=1,
+                read=1 + (config.minibatches > 1),
+                learned=config.epochs,
+                logits=2 + (config.minibatches > 1) + 2 * config.epochs,
+            ),
         )
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:

@@ -8,7 +8,9 @@ from functools import lru_cache
 
 from rlaif.engines.base import TokenCount
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.estimate import ROWS, seconds
+from rlaif.jobs.estimate import seconds
+from rlaif.jobs.lengths import Device
+from rlaif.models.devices import pick_device
 from rlaif.models.open import open_token_count
 from rlaif.types import Message
 
@@ -60,10 +62,28 @@ def tokens_of(counter: TokenCount, conversations: Sequence[Sequence[Message]]) -
 
 
 def estimated_seconds(
-    model: str, context: RunContext, read: float, write: int, *, rows: int = ROWS, learned: float = 0
+    model: str,
+    context: RunContext,
+    read: float,
+    write: int,
+    *,
+    rows: int = 0,
+    learned: float = 0,
+    logits: float = 0,
 ) -> float | None:
-    """How long the engine of `model` would take; `None` for scripted and served ones. See `seconds`."""
+    """How long the engine of `model` would take; `None` for scripted and served ones. See `seconds`.
+
+    Args:
+        rows: Completions side by side; as many as an engine samples on the recipe's device when 0.
+    """
     recipe = context.recipe
     return seconds(
-        model, dtype=recipe.dtype, device=recipe.device, read=read, write=write, rows=rows, learned=learned
+        model,
+        dtype=recipe.dtype,
+        device=recipe.device,
+        read=read,
+        write=write,
+        rows=rows or Device.of(pick_device(recipe.device)).rows,
+        learned=learned,
+        logits=logits,
     )

@@ -20,10 +20,10 @@ from rlaif.jobs.base import (
     usable,
 )
 from rlaif.jobs.context import RunContext
-from rlaif.jobs.estimate import ROWS
 from rlaif.jobs.inputs import load_prompts, prompts_digest
 from rlaif.jobs.lengths import TEMPLATE, Device, Lengths, sampled_work
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
+from rlaif.models.devices import pick_device
 from rlaif.models.memory import StageWork
 from rlaif.report.samples import revisions_markdown, spread
 from rlaif.results.revisions import Revision
@@ -129,12 +129,14 @@ class ReviseJob(Job[ReviseConfig]):
             model=context.model(config.policy),
             read=read,
             write=write,
-            seconds=estimated_seconds(
-                self._weights, context, read, write, rows=max(1, min(len(answers), ROWS))
-            ),
+            seconds=estimated_seconds(self._weights, context, read, write, rows=self._rows()),
             counts={"prompts": len(answers), "rounds": config.rounds, "completions": calls},
             example={"critique": counter.render(critiques[0]), "revise": counter.render(revisions[0])},
         )
+
+    def _rows(self) -> int:
+        """Chains that are sampled for side by side."""
+        return max(1, min(len(self.prompts), Device.of(pick_device(self.context.recipe.device)).rows))
 
     def memory_work(self, lengths: Lengths, device: Device) -> StageWork | None:
         """See `Job`."""

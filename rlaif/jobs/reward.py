@@ -13,7 +13,7 @@ from rlaif.config.reward import PreferenceFile, RewardConfig
 from rlaif.errors import DataError
 from rlaif.files import folder_digest
 from rlaif.io.writers import RowWriter, write_text
-from rlaif.jobs.base import AnyJob, Job, Outcome, read_typed, settings_digest
+from rlaif.jobs.base import SCORED, AnyJob, Job, Outcome, read_typed, settings_digest
 from rlaif.jobs.cards import judges_of, write_card
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.label import LabelJob
@@ -116,7 +116,9 @@ class RewardJob(Job[RewardConfig]):
         texts = {(each.prompt.id, side.index) for each in pairs for side in (each.a, each.b)}
         read = prompt * len({each.prompt.id for each in pairs}) + completion * len(texts)
         learned = 0 if config.keep == "head" else config.epochs * len(pairs) * (prompt + 2 * completion)
-        time = estimated_seconds(self.base, self.context, read, 0, learned=learned * config.ensemble.members)
+        time = estimated_seconds(
+            self.base, self.context, SCORED * read, 0, learned=learned * config.ensemble.members
+        )
         return replace(plan, counts=plan.counts | {"pairs": len(pairs)}, read=round(read), seconds=time)
 
     def _tokens(self, pairs: Sequence[Comparison]) -> tuple[float, float]:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.config.labelling import BaseStage
 from rlaif.config.on_policy import OnPolicyConfig
 from rlaif.config.rewards import (
+    DirectivesPart,
     FormatPart,
     FunctionPart,
     JudgePart,
     LengthPart,
     ModelPart,
+    ModerationPart,
     PatternPart,
     RewardPart,
     RubricPart,
 )
 from rlaif.digest import digest
+from rlaif.directives.training import DirectiveReward
 from rlaif.errors import ConfigError, DataError
 from rlaif.jobs.asked import warn_of_other_questions
 from rlaif.jobs.base import usable
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.moderators import check_moderator, moderation_score, moderator_digest, open_moderator
 from rlaif.judging.protocols import JudgingProtocol, Pointwise
 from rlaif.judging.rubric import Rubric
 from rlaif.judging.table import open_judge, open_protocol
@@ -87,6 +92,19 @@ def _opened(name: str, part: RewardPart, config: BaseStage, context: RunContext)
                 context.library,
                 aggregate=part.aggregate,
                 without=part.without,
+                name=name,
+                least_share=part.min_label_share,
+            )
+        case ModerationPart():
+            return ScoredReward(
+                name, partial(moderation_score, part, open_moderator(part.path, context), context)
+            )
+        case DirectivesPart():
+            return DirectiveReward(
+                context.engines.get(context.model(part.judge)),
+                context.library,
+                context.steered[config.name].under,
+                scale=part.scale,
                 name=name,
                 least_share=part.min_label_share,
             )
@@ -161,13 +179,15 @@ def check_rewards(parts: Mapping[str, RewardPart], config: BaseStage, context: R
             elif not Path(part.reward).is_dir():
                 remedy = "name a reward stage before this one, or a folder that one left (its model/)"
                 raise DataError("there is no reward model", where=part.reward, remedy=remedy)
+        if isinstance(part, ModerationPart):
+            check_moderator(part.path)
         if isinstance(part, FunctionPart):
             load_metric(part.function, what="reward function")
         if isinstance(part, RubricPart):
             protocol_of(context.model(part.judge), Rubric.name, Rubric.name)
         if isinstance(part, JudgePart) and part.mode == "cohort":
             _cohort_protocol(part, context)
-        elif isinstance(part, JudgePart):
+        elif isinstance(part, JudgePart | DirectivesPart):
             protocol_of(context.model(part.judge), Pointwise.name, Pointwise.name)
 
 
@@ -210,10 +230,16 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
     def behind(part: RewardPart) -> str:
         if isinstance(part, ModelPart):
             return context.reward_digest(config, part.reward)
+        if isinstance(part, ModerationPart):
+            return moderator_digest(part.path)
         if isinstance(part, RubricPart):
             return context.engines.card(context.model(part.judge)).label + context.library.digest(
                 Rubric.template
             )
+        if isinstance(part, DirectivesPart):
+            card = context.engines.card(context.model(part.judge))
+            asked = context.steered[config.name].digest
+            return card.label + asked + context.library.digest(Pointwise.template)
         if isinstance(part, JudgePart) and part.mode == "cohort":
             protocol = _cohort_protocol(part, context)
             return context.engines.card(context.model(part.judge)).label + digest(
@@ -225,7 +251,11 @@ def rewards_digest(parts: Mapping[str, RewardPart], config: BaseStage, context: 
 
     return digest(
         [
-            [name, part.model_dump(mode="json", exclude={"reward", "judge", *_new(part)}), behind(part)]
+            [
+                name,
+                part.model_dump(mode="json", exclude={"reward", "judge", "path", *_new(part)}),
+                behind(part),
+            ]
             for name, part in parts.items()
         ]
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from rlaif.config import SampleConfig
 from rlaif.digest import digest
@@ -21,19 +22,32 @@ from rlaif.jobs.base import (
     write_refused,
 )
 from rlaif.jobs.context import RunContext
+from rlaif.jobs.directives import steered_prompts
 from rlaif.jobs.inputs import Completions, load_prompts, prompts_digest, with_others
 from rlaif.jobs.lengths import Adapters, Device, Lengths, sampled_work
+from rlaif.jobs.moderators import check_moderator, choose_prompts, moderator_digest, open_moderator
 from rlaif.jobs.planning import PLACEHOLDER, StagePlan, counter_of, estimated_seconds, tokens_of
 from rlaif.models.memory import StageWork
 from rlaif.models.policy_files import find_policy
 from rlaif.progress import NoProgress, Progress
 from rlaif.report.samples import completions_markdown, spread
-from rlaif.results.rows import columns_for_judges, completion_row
+from rlaif.results.rows import columns_for_judges, completion_row, dropped_row
 from rlaif.stages.rollouts import served_note
 from rlaif.stages.sample import check_refused_rate, sample
 from rlaif.types import Completion, Prompt
 
 __all__ = ["SampleJob", "sampled_prompts"]
+
+
+DROPPED = "dropped.jsonl"
+"""Prompts that a moderator did not let pass."""
+
+
+class _Dropped(NamedTuple):
+    """Counts and rows, for the manifest."""
+
+    counts: dict[str, int]
+    rows: dict[str, int]
 
 
 def sampled_prompts(
@@ -71,7 +85,10 @@ class SampleJob(Job[SampleConfig]):
         self._weights = context.recipe.weights_of(context.model(config.policy))
         if config.rollout is not None:
             context.bases.check_servable(self.policy)
+        if config.moderation is not None:
+            check_moderator(config.moderation.path)
         context.claim_prompts("label", self.prompts)
+        self.prompts = steered_prompts(config.directives, self.prompts, config, context, asked=False)
         context.sampled[config.name] = self.prompts
 
     def key_parts(self) -> dict[str, str]:
@@ -87,14 +104,22 @@ class SampleJob(Job[SampleConfig]):
                 "split",
                 "limit",
                 "shard",
+                "directives",
                 "rollout",
                 "also",
+                "moderation",
             ),
             "prompts": prompts_digest(self.prompts),
             "policy": digest([self.context.policy_name(self.config.policy), card.identity()]),
             "templates": self.context.library.digest("policy"),
             "seed": str(self.context.seed(self.config)),
+            **self._moderated_by(),
         }
+
+    def _moderated_by(self) -> dict[str, str]:
+        """Digest of the moderator, where there is one."""
+        chosen = self.config.moderation
+        return {} if chosen is None else {"moderation": f"{moderator_digest(chosen.path)}, {chosen.drop}"}
 
     def models(self) -> dict[str, str]:
         """See `Job`."""
@@ -102,8 +127,9 @@ class SampleJob(Job[SampleConfig]):
 
     def execute(self, folder: Path) -> Outcome:
         """See `Job`."""
+        prompts, dropped = self._chosen(folder)
         samples = sample(
-            self.prompts,
+            prompts,
             policy=self._engine(),
             library=self.context.library,
             config=self.config,
@@ -111,20 +137,32 @@ class SampleJob(Job[SampleConfig]):
             progress=self.context.progress,
         )
         reasons = [reason for _, reason in samples.refused]
-        check_refused_rate(reasons, len(self.prompts) * self.config.k, self.config.max_refused)
+        check_refused_rate(reasons, len(prompts) * self.config.k, self.config.max_refused)
         by_id = {prompt.id: prompt for prompt in self.prompts}
         columns = columns_for_judges(self.prompts)
         rows = [completion_row(each, by_id[each.prompt_id], columns) for each in samples.completions]
         written = {"completions.jsonl": write_rows(folder / "completions.jsonl", rows, "jsonl").rows}
-        written |= write_refused(folder, samples.refused)
+        written |= write_refused(folder, samples.refused) | dropped.rows
         rollout = self.config.rollout
         note = served_note(rollout, {}) if rollout else ""
         write_text(folder / "samples.md", completions_markdown(spread(rows, TO_READ), note=note))
         return Outcome(
-            counts={"prompts": len(self.prompts), **samples.counts()},
+            counts={"prompts": len(prompts), **dropped.counts, **samples.counts()},
             rows=written,
             gaps=transient_among(reasons),
         )
+
+    def _chosen(self, folder: Path) -> tuple[Sequence[Prompt], _Dropped]:
+        """The prompts that the moderator lets pass; the others are written to `dropped.jsonl`."""
+        settings = self.config.moderation
+        if settings is None:
+            return self.prompts, _Dropped({}, {})
+        moderator = open_moderator(settings.path, self.context)
+        chosen = choose_prompts(self.prompts, settings, moderator, self.context)
+        rows = [dropped_row(prompt, scores, moderator.thresholds) for prompt, scores in chosen.dropped]
+        written = {DROPPED: write_rows(folder / DROPPED, rows, "jsonl").rows} if rows else {}
+        counts = {"prompts_dropped": len(rows), "prompts_not_scored": chosen.unscored}
+        return chosen.kept, _Dropped(counts, written)
 
     def _engine(self) -> Engine:
         """Who answers: this process, or servers."""

@@ -18,6 +18,7 @@ from rlaif.jobs.grpo import GrpoJob
 from rlaif.jobs.judge import JudgeJob
 from rlaif.jobs.label import LabelJob
 from rlaif.jobs.merge import MergeJob
+from rlaif.jobs.moderation import ModerationJob
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.revise import ReviseJob
 from rlaif.jobs.reward import RewardJob
@@ -35,6 +36,7 @@ JOBS: Mapping[str, type[AnyJob]] = {
     "label": LabelJob,
     "audit": AuditJob,
     "judge": JudgeJob,
+    "moderation": ModerationJob,
     "reward": RewardJob,
     "ppo": PpoJob,
     "grpo": GrpoJob,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from rlaif.labels import sigmoid
+from rlaif.shares import ClusteredShare
 from rlaif.types import Order, Verdict
 
 __all__ = ["TIE", "LabelStatistics", "PrincipleStatistics", "combine", "label_shares", "principle_logit"]
@@ -121,6 +122,9 @@ class LabelStatistics:
     of ordered verdicts for the completion shown first (0.5 is unbiased). `tie_rate`: share of labels within
     `TIE` of 0.5. `mean_strength`: mean of |p − 0.5| (0 says nothing, 0.5 is certain). `mean_label_share`:
     mean probability that the two labels held together (1: the judge was about to write nothing else).
+
+    Attributes:
+        clusters: Flips, ties and invalid verdicts by prompt, as sums that an interval can be made of.
     """
 
     comparisons: int = 0
@@ -130,9 +134,19 @@ class LabelStatistics:
     strength: float = 0.0
     total: PrincipleStatistics = field(default_factory=PrincipleStatistics)
     principles: dict[str, PrincipleStatistics] = field(default_factory=dict)
+    clusters: dict[str, ClusteredShare] = field(default_factory=dict)
+    _prompt: str | None = None
+    _counted: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, verdicts: Sequence[Verdict], logit_a: float | None) -> None:
-        """Count one comparison's verdicts and the label they gave."""
+    def add(self, verdicts: Sequence[Verdict], logit_a: float | None, *, prompt: str | None = None) -> None:
+        """Count one comparison's verdicts and the label they gave.
+
+        Args:
+            prompt: Id of its prompt. Comparisons of one prompt follow each other.
+        """
+        if prompt is not None and prompt != self._prompt:
+            self._close()
+            self._prompt, self._counted = prompt, self._counts()
         by_question: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
         for verdict in verdicts:
             by_question[verdict.judge, verdict.principle_id].append(verdict)
@@ -149,13 +163,33 @@ class LabelStatistics:
         self.ties += distance < TIE
         self.strength += distance
 
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        """How many of how many, so far."""
+        total = self.total
+        return {
+            "flips": (total.flips, total.both_orders),
+            "ties": (self.ties, self.labelled),
+            "invalid": (total.invalid, total.verdicts),
+        }
+
+    def _close(self) -> None:
+        """The prompt that was counted last is a cluster."""
+        if self._prompt is None:
+            return
+        for name, now in self._counts().items():
+            successes, trials = (each - before for each, before in zip(now, self._counted[name], strict=True))
+            self.clusters.setdefault(name, ClusteredShare()).add(successes, trials)
+        self._prompt = None
+
     @property
     def invalid_rate(self) -> float:
         """Invalid verdicts over all verdicts; 0 when there are none."""
         return self.total.invalid / self.total.verdicts if self.total.verdicts else 0.0
 
     def as_dict(self) -> dict[str, object]:
-        """Everything as JSON values."""
+        """Everything as JSON values; `clusters` where prompts were told."""
+        self._close()
+        clusters = {name: asdict(each) for name, each in self.clusters.items()}
         return {
             "comparisons": self.comparisons,
             "labelled": self.labelled,
@@ -165,6 +199,7 @@ class LabelStatistics:
             "mean_strength": _rate(self.strength, self.labelled),
             "invalid_reasons": dict(sorted(self.total.reasons.items())),
             "principles": {name: stats.as_dict() for name, stats in sorted(self.principles.items())},
+            **({"clusters": clusters} if clusters else {}),
         }
 
 

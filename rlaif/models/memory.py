@@ -25,6 +25,7 @@ from rlaif.models.probe_files import weights_of
 from rlaif.models.quiet import quiet
 
 __all__ = [
+    "STATES_KEPT",
     "MemoryItem",
     "MemoryPlan",
     "ModelShape",
@@ -44,8 +45,9 @@ RUNTIME = 450 << 20
 """Resident once torch, transformers, PEFT and TRL are imported on a CPU; a CUDA context takes about as much
 of the GPU."""
 
-KERNEL_BYTES = 128 << 20
-"""What oneDNN's kernels for the shapes of the work come to (`heap.KERNELS` of them at most)."""
+KERNEL_BYTES = 192 << 20
+"""What oneDNN's kernels come to (`heap.KERNELS` of them at most; 0.6 MB each measured), where passes of many
+shapes are made; half of it where rows are sampled alone, which has few."""
 
 CACHE_GROWTH = 2.0
 """A cache of keys and values grows by a copy a token, and the heap cannot use what the shorter one left for
@@ -95,6 +97,10 @@ class Precision(NamedTuple):
     activations: int
 
 
+STATES_KEPT = 1 << 30
+"""Bytes of hidden states that are kept; where there are more, the texts are read again."""
+
+
 class StageWork(NamedTuple):
     """What is done with a model at once, in tokens; 0 where that is not done."""
 
@@ -114,6 +120,8 @@ class StageWork(NamedTuple):
     """Positions of that pass whose logits are computed."""
     checkpointing: bool = False
     """Layers are recomputed in the backward pass."""
+    kept_states: int = 0
+    """Hidden states, one a token and layer, that are kept in fp32 to be gone through again."""
 
 
 class MemoryItem(NamedTuple):
@@ -239,7 +247,10 @@ def plan_memory(
         MemoryItem(f"adapter {role}", adapter * FROZEN_ADAPTER_BYTES, "weights (fp32)") for role in frozen
     ]
     if kernels:
-        items.append(MemoryItem("kernels", kernels, "compiled for the shapes that occur"))
+        few = not (work.micro_tokens or work.read_tokens)
+        items.append(
+            MemoryItem("kernels", kernels // 2 if few else kernels, "compiled for the shapes that occur")
+        )
     parts = (
         _training(shape, work, precision, rank),
         _sampling(shape, work, precision),
@@ -319,6 +330,9 @@ def _reading(shape: ModelShape, work: StageWork, precision: Precision) -> list[M
         return []
     size_of_pass = work.read_tokens * _passing(shape, precision.activations)
     items = [MemoryItem("pass", size_of_pass, f"{work.read_tokens} tokens without gradient")]
+    if work.kept_states:
+        kept = min(work.kept_states * shape.hidden * 4, STATES_KEPT)
+        items.append(MemoryItem("states", kept, "of tokens, to be gone through again"))
     if work.read_logits:
         # In the model's arithmetic; in fp32, to read labels from; a copy of the rows that are wanted; and its
         # exponentials.

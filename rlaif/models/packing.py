@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 Ids = Sequence[int]
+_CAN_SHARE: WeakKeyDictionary[SharedBase, bool] = WeakKeyDictionary()
+"""What `same_states` found of a base."""
 MOST_COMPLETIONS = 8
 """Completions in one row at most: a token is compared with all of its row, seen or not."""
 
@@ -207,7 +210,8 @@ def same_states(base: SharedBase, trees: Sequence[Tree]) -> bool:
     It does not where attention is not all there is between tokens (recurrent layers), where distance is
     counted in columns (ALiBi) or bounded (sliding windows, once a row is longer), and where the attention
     kernel takes no mask of this shape. The active role is asked about the shortest of `trees` with several
-    completions; without one there is nothing to share.
+    completions; without one there is nothing to share. What the states say is of the model, whatever the
+    adapter, and is found out once.
     """
     several = [tree for tree in trees if len(tree.completions) > 1]
     if not several:
@@ -216,7 +220,15 @@ def same_states(base: SharedBase, trees: Sequence[Tree]) -> bool:
     longest = max(row.length for row in rows_of(several, share=True))
     if base.model.config._attn_implementation not in ("sdpa", "eager") or (window and longest >= window):
         return False
-    probe = min(several, key=lambda tree: sum(map(len, (tree.prompt, *tree.completions))))
+    if base not in _CAN_SHARE:
+        _CAN_SHARE[base] = _agrees(
+            base, min(several, key=lambda tree: sum(map(len, (tree.prompt, *tree.completions))))
+        )
+    return _CAN_SHARE[base]
+
+
+def _agrees(base: SharedBase, probe: Tree) -> bool:
+    """Whether the completions of a tree have the same states in one row as in rows of their own."""
     apart, together = (
         features(base, [probe], pooling="mean", tokens=1, share=share) for share in (False, True)
     )

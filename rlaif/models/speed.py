@@ -1,8 +1,10 @@
 """How fast this machine runs what models are made of: the units of every estimate of time.
 
-Three of them, since none follows from another: matrix products, which most of the time goes to; what is done
-to each number between the products; and starting an operation at all, which is what decoding a few rows waits
-for. What else runs on the machine counts: all are means over their share of half a second, not its best.
+Four of them, since none follows from another: matrix products of many rows, which most of the time goes to;
+products of one row, which wait for the weights themselves (to come from memory, and to be laid out anew where
+the arithmetic wants that); what is done to each number between the products; and starting an operation.
+Decoding a few rows waits for the second and the last. What else runs on the machine counts: all are means
+over their share of half a second, not its best.
 """
 
 from __future__ import annotations
@@ -23,11 +25,10 @@ ROWS, INNER, COLUMNS = 512, 576, 1536
 """About the shape of a small model's widest layer over a batch of tokens: 0.9 GFLOP."""
 LAYERS = 32
 """Weights in turn, more than a cache holds: a model's come from memory too."""
-ELEMENTS = 1 << 20
 BATCH = 100
 """Operations on a few numbers between two looks at the clock."""
 SECONDS = 0.5
-PRODUCTS, ELEMENTWISE, STARTS = 0.5, 0.25, 0.25
+PRODUCTS, THIN, ELEMENTWISE, STARTS = 0.4, 0.2, 0.2, 0.2
 """Shares of `SECONDS`."""
 
 
@@ -35,9 +36,11 @@ class Speed(NamedTuple):
     """What the machine does in a second."""
 
     flops: float
-    """Floating-point operations of matrix products."""
+    """Floating-point operations of matrix products of many rows."""
+    weights: float
+    """Weights that one row is multiplied by."""
     elements: float
-    """Numbers to which something is done one by one, in float32."""
+    """Numbers to which something is done one by one, in the arithmetic of the products."""
     starts: float
     """Operations on so few numbers that only starting them takes time."""
 
@@ -47,7 +50,7 @@ def machine_speed(dtype: str, device: str) -> Speed:
     """Time each for its share of half a second, after a warm-up.
 
     Args:
-        dtype: `auto` or a torch dtype's name, as for loading a model: that of the products.
+        dtype: `auto` or a torch dtype's name, as for loading a model: that of products and elements.
         device: `auto` or a torch device.
 
     Raises:
@@ -56,7 +59,7 @@ def machine_speed(dtype: str, device: str) -> Speed:
     place = pick_device(device)
     a = torch.ones(ROWS, INNER, dtype=pick_dtype(dtype, place), device=place)
     layers = cycle([torch.ones(COLUMNS, INNER, dtype=a.dtype, device=place) for _ in range(LAYERS)])
-    many, few = torch.ones(ELEMENTS, device=place), torch.ones(ROWS, device=place)
+    few = torch.ones(ROWS, device=place)
 
     def start() -> torch.Tensor:
         for _ in range(BATCH - 1):
@@ -69,7 +72,8 @@ def machine_speed(dtype: str, device: str) -> Speed:
         * INNER
         * COLUMNS
         * _rate(lambda: torch.nn.functional.linear(a, next(layers)), PRODUCTS),
-        elements=ELEMENTS * _rate(lambda: torch.mul(many, many), ELEMENTWISE),
+        weights=float(INNER) * COLUMNS * _rate(lambda: torch.nn.functional.linear(a[:1], next(layers)), THIN),
+        elements=a.numel() * _rate(lambda: torch.mul(a, a), ELEMENTWISE),
         starts=BATCH * _rate(start, STARTS),
     )
 

@@ -44,7 +44,8 @@ class Upload(NamedTuple):
 
 def prepare(path: Path, *, merge: bool = False, write: bool = True, log: Log = lambda line: None) -> Upload:
     """What would be uploaded of `path`: a policy's adapter, or with `merge` the full model, which is made if
-    it is not there yet; a reward model; a trained judge; or the preferences of a label stage, or of a file.
+    it is not there yet; a reward model; a trained judge; a moderator; or the preferences of a label stage, or
+    of a file.
 
     Args:
         write: Whether anything may be made: a full model, or a dataset's card beside its file.
@@ -55,7 +56,7 @@ def prepare(path: Path, *, merge: bool = False, write: bool = True, log: Log = l
     whole = None if path.is_file() else model_folder(path)
     labels = _labels_of(path)
     if merge and (whole or labels):
-        what = "a file of preferences" if labels else "a reward model or a judge"
+        what = "a file of preferences" if labels else "a reward model, a judge or a moderator"
         raise ConfigError(
             f"only a policy can be merged into its base, and this is {what}",
             where=str(path),

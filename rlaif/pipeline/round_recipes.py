@@ -136,7 +136,11 @@ def recipe_of_round(
     recipe: Recipe, number: int, former: Former | None, feedback: Feedback = NO_FEEDBACK
 ) -> Recipe:
     """The recipe of a round, counted from 1: its prompts are others, its policies start from the one before,
-    and it learns from the preferences that it shall remember."""
+    and it learns from the preferences that it shall remember.
+
+    `revise` keeps to its own `policy`, the model without any adapter where it names none: what it writes are
+    demonstrations that hold a policy back (`ptx`), and they must not move along with it.
+    """
     settings = rounds_of(recipe)
     stages = []
     for stage in recipe.stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rlaif.audit.grade import share
 from rlaif.report.markdown import code, sentence, table
@@ -10,6 +10,7 @@ from rlaif.report.shown import Table
 from rlaif.results.comparison import PolicyComparison, PolicyDifference, interval
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import OWN_MEASURES, REWARD, RUBRIC, WIN, Evaluation, PolicyResult, WinRate
+from rlaif.results.monitor import MonitoredTraining, MonitorReading, best_reading
 
 __all__ = [
     "POLICIES",
@@ -51,6 +52,9 @@ DETAILS = frozenset(
 ) | {FLIPS, *COSTS}
 """Rows of the table of policies that `main_rows` leaves out."""
 
+MOST_READINGS = 8
+"""Rows of a monitor's table at most: first, last and best are among them."""
+
 
 def evaluation_markdown(found: Evaluation) -> str:
     """The figures of every policy."""
@@ -76,13 +80,14 @@ def evaluation_table(found: Evaluation) -> Table:
 
 
 def comparison_tables(found: PolicyComparison) -> tuple[Table, ...]:
-    """The policies, their differences, the best of K and what training took; tables without rows are left
-    out."""
+    """The policies, their differences, the best of K, what monitors read and what training took. Tables
+    without rows are left out."""
     tables = (
         _policies(found.policies, found.gold),
         _differences(found),
         _people(found),
         _best_of_k(found),
+        *(_monitored(name, each) for name, each in found.monitors.items()),
         _training(found),
     )
     return tuple(each for each in tables if each.rows)
@@ -193,6 +198,32 @@ def _best_of_k(found: PolicyComparison) -> Table:
     return Table(
         title=f"Best of K samples of {found.start} by the reward, without training", header=header, rows=rows
     )
+
+
+def _monitored(name: str, found: MonitoredTraining) -> Table:
+    """Proxy and gold along a training, by the KL that it had spent."""
+    best = best_reading(found.readings).step
+    said = {best: "best gold", **({} if found.kept is None else {found.kept: "kept"})}
+    if found.kept == best:
+        said[best] = "best gold, kept"
+    rows = [
+        (str(each.step), f"{each.kl:.2f}", interval(each.proxy), interval(each.gold), said.get(each.step, ""))
+        for each in _shown(found.readings, said)
+    ]
+    if (turn := found.turn) is not None:
+        rows.append((NONE, f"{turn.kl:.2f}", NONE, f"{turn.gold:.3g}", "turns, by the curve"))
+    header = ("step", "KL (nats)", "proxy", "gold of the monitor", "")
+    return Table(title=f"Over-optimisation along the training of {name}", header=header, rows=tuple(rows))
+
+
+def _shown(readings: Sequence[MonitorReading], wanted: Collection[int]) -> list[MonitorReading]:
+    """At most `MOST_READINGS`, evenly spread, with the first, the last and those at the `wanted` steps."""
+    last = len(readings) - 1
+    must = {0, last} | {at for at, each in enumerate(readings) if each.step in wanted}
+    room = MOST_READINGS - len(must)
+    rest = [at for at in range(last + 1) if at not in must]
+    step = max(1, -(-len(rest) // room))
+    return [readings[at] for at in sorted(must | set(rest[step - 1 :: step]))]
 
 
 def _training(found: PolicyComparison) -> Table:

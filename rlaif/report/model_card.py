@@ -41,6 +41,7 @@ class ModelCard:
         data: Digests by what they are of.
         settings: The stage's resolved settings.
         results: Figures by name.
+        adapter: Whether it is a LoRA adapter, and not something that rlaif alone reads.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelCard:
     data: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+    adapter: bool = True
 
 
 def card_markdown(card: ModelCard) -> str:
@@ -67,7 +69,9 @@ def card_markdown(card: ModelCard) -> str:
     parts = [
         _front_matter(card),
         f"# {named(card.name)}\n",
-        f"A LoRA adapter, trained by {card.method} with rlaif.\n",
+        f"A LoRA adapter, trained by {card.method} with rlaif.\n"
+        if card.adapter
+        else f"Made with rlaif: {card.method}.\n",
         _table("", about),
         _loading(card),
         _section("Results", _plain(card.results)),
@@ -107,8 +111,8 @@ def _front_matter(card: ModelCard) -> str:
     known = HUB_ID.fullmatch(card.base)  # the hub refuses a card whose base is no name of its own
     data = ModelCardData(
         base_model=card.base if known else None,
-        library_name="peft",
-        tags=["rlaif", "lora", card.kind.replace("_", "-")],
+        library_name="peft" if card.adapter else None,
+        tags=["rlaif", *(["lora"] if card.adapter else []), card.kind.replace("_", "-")],
     )
     return f"---\n{data.to_yaml()}\n---\n"
 

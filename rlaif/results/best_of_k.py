@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rlaif.config.finetune import BestOfKConfig
 from rlaif.models.finetune import FinetuneStep
 from rlaif.results.costs import TrainingCost
+from rlaif.results.overoptimization import expected_best
 from rlaif.rl.episodes import EpisodeRow
 from rlaif.rl.kl import best_of_n_kl_bound, best_of_n_kl_estimate
 
@@ -22,7 +23,6 @@ __all__ = [
     "Kept",
     "RoundReport",
     "StudentReport",
-    "expected_best",
     "growth",
     "mean_and_error",
     "round_report",
@@ -191,19 +191,6 @@ class BestOfKResult:
 
 
 # Formulas
-
-
-def expected_best(rewards: Sequence[float], scores: Sequence[float], k: int) -> float:
-    """The expected reward of the one with the highest score among k of n draws, without replacement: unbiased
-    for the best of k fresh draws.
-
-    The i-th lowest score of n is the highest of k in C(i - 1, k - 1) of the C(n, k) choices (order
-    statistics; as pass@k in Chen et al. 2021). Ties go to the earlier draw, which is as good as any, since
-    draws are exchangeable.
-    """
-    n = len(rewards)
-    ranked = sorted(range(n), key=lambda at: (scores[at], -at))
-    return sum(math.comb(rank, k - 1) * rewards[at] for rank, at in enumerate(ranked)) / math.comb(n, k)
 
 
 def growth(groups: Sequence[Sequence[Candidate]]) -> tuple[GrowthPoint, ...]:

@@ -11,6 +11,7 @@ from rlaif.audit.grade import share
 from rlaif.config.evaluation import Budget
 from rlaif.results.costs import TrainingCost
 from rlaif.results.evaluation import WIN, PolicyResult, WinRate
+from rlaif.results.monitor import MonitoredTraining
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.results.people import PeopleRate
 from rlaif.stats import Estimate
@@ -170,6 +171,7 @@ class PolicyComparison:
         best_of_k: Proxy and gold of the best of K of the start policy's own samples, by the proxy; empty
             without both, or with one sample a prompt.
         best_of_k_fit: Gao et al.'s curve through their gains in gold; `None` for fewer than four points.
+        monitors: What the monitor of a policy's training read, by policy, where one watched.
     """
 
     start: str
@@ -185,6 +187,7 @@ class PolicyComparison:
     people: tuple[PeopleRate, ...] = ()
     best_of_k: tuple[OptimizationPoint, ...] = ()
     best_of_k_fit: OptimizationFit | None = None
+    monitors: Mapping[str, MonitoredTraining] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -218,6 +221,11 @@ class PolicyComparison:
         lines += [each.words for each in self.at_budgets]
         if self.best_of_k_fit is not None and self.best_of_k_fit.seen:
             lines.append(_turning(self.best_of_k_fit, self.gold or ""))
+        lines += [
+            f"The monitor of `{name}`'s training: {'; '.join(each.words)}."
+            for name, each in self.monitors.items()
+            if each.words
+        ]
         return (*lines, *([self.endpoints] if self.endpoints else []), *self._unequal_costs(), *self.notes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -236,6 +244,8 @@ class PolicyComparison:
             ]
         for each, value in zip(found["optimisations"], self.optimisations, strict=True):
             each["finding"] = value.finding
+        for name, monitored in self.monitors.items():
+            found["monitors"][name]["turn"] = plain(monitored.turn)
         return {"winner": self.winner, "verdict": list(self.verdict), **found}
 
     def _unequal_costs(self) -> list[str]:

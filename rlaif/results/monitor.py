@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
 from rlaif.stats import Estimate
 
-__all__ = ["READINGS", "MonitorReading", "MonitorReport", "best_reading", "is_alarming"]
+__all__ = ["READINGS", "MonitorReading", "MonitorReport", "MonitoredTraining", "best_reading", "is_alarming"]
 
 READINGS = "monitor.jsonl"
 """The file of a stage that has them, a row each."""
@@ -138,10 +138,8 @@ class MonitorReport:
         return (*found, self._curve_words())
 
     def _kept_words(self) -> str:
-        if self.kept == best_reading(self.readings).step:
-            return "the best gold reading"
-        was_read = any(each.step == self.kept for each in self.readings)
-        return "which is not the best gold reading" if was_read else "which was not read"
+        best = self.kept == best_reading(self.readings).step
+        return "the best gold reading" if best else "which is not the best gold reading"
 
     def _curve_words(self) -> str:
         """Whether, and where, gold turns."""
@@ -196,12 +194,69 @@ class MonitorReport:
         }
 
 
+class Turn(NamedTuple):
+    """Where gold stops rising, by a curve."""
+
+    kl: float
+    """Nats per completion."""
+    gold: float
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoredTraining:
+    """A training's readings as its stage left them: proxy and gold against √KL.
+
+    Attributes:
+        kept: The step whose policy was returned to; `None` where the last one stands.
+        fit: Gao et al.'s curve through the gains in gold; `None` where there is none.
+        words: What the readings say, a sentence each.
+    """
+
+    readings: tuple[MonitorReading, ...]
+    kept: int | None
+    fit: OptimizationFit | None
+    words: tuple[str, ...]
+
+    @classmethod
+    def from_files(
+        cls, rows: Sequence[Mapping[str, Any]], statistics: Mapping[str, Any]
+    ) -> MonitoredTraining | None:
+        """Of the rows of `monitor.jsonl` and the `monitor` of `statistics.json`; `None` without readings.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing, or of the wrong kind.
+        """
+        if not rows:
+            return None
+        return cls(
+            readings=tuple(MonitorReading.from_row(row) for row in rows),
+            kept=statistics["kept_step"],
+            fit=_curve(statistics["fits"]["gold"]),
+            words=tuple(map(str, statistics["words"])),
+        )
+
+    @property
+    def turn(self) -> Turn | None:
+        """Where gold stops rising by the curve, if that was read; else `None`."""
+        if self.fit is None or self.fit.turning_point is None or not self.fit.seen:
+            return None
+        at = self.fit.turning_point
+        return Turn(kl=at**2, gold=self.readings[0].gold.value + self.fit.gain(at))
+
+
 def change_words(best: MonitorReading, last: MonitorReading) -> str:
     """How proxy and gold moved from one reading to another."""
     moved = (
         f"{name} {getattr(best, name).value:.3f} → {getattr(last, name).value:.3f}" for name in ESTIMATES
     )
     return f"proxy up, gold down since step {best.step}: {', '.join(moved)}"
+
+
+def _curve(values: Mapping[str, Any] | None) -> OptimizationFit | None:
+    """What `_fitted` wrote, back."""
+    if values is None:
+        return None
+    return OptimizationFit("rl", *(float(values[name]) for name in ("alpha", "beta", "furthest", "nearest")))
 
 
 def _fitted(fit: OptimizationFit | None) -> dict[str, Any] | None:

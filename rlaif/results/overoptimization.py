@@ -1,16 +1,17 @@
-"""How far optimising a proxy carries the gold measure: points along √KL and Gao et al.'s curves through
-them."""
+"""How far optimising a proxy carries the gold measure: the best of K by the proxy, points along √KL, and Gao
+et al.'s curves through them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from rlaif.stats import Estimate
 
-__all__ = ["CURVES", "Method", "OptimizationFit", "OptimizationPoint"]
+__all__ = ["CURVES", "Method", "OptimizationFit", "OptimizationPoint", "best_of_k_weights", "expected_best"]
 
 Method = Literal["best_of_k", "rl"]
 
@@ -95,3 +96,37 @@ class OptimizationFit:
             furthest=max(d for d, _ in known),
             nearest=min(d for d, _ in known),
         )
+
+
+def best_of_k_weights(scores: Sequence[float], k: int) -> list[float]:
+    """How likely each of n samples is the best of k of them, drawn without replacement; ties share.
+
+    The i-th smallest is the best of C(i − 1, k − 1) of C(n, k) draws (order statistics; Nakano et al. 2021,
+    2112.09332, app. I). Samples of one score are the best of as many draws each: which of them is taken says
+    nothing, so that no order among them may count.
+
+    Args:
+        scores: (n,), n ≥ k.
+    """
+    total = math.comb(len(scores), k)
+    order = sorted(range(len(scores)), key=lambda i: scores[i])
+    weights = [0.0] * len(scores)
+    below = 0
+    for _, tied in groupby(order, key=lambda i: scores[i]):
+        group = list(tied)
+        draws = math.comb(below + len(group), k) - math.comb(below, k)
+        for i in group:
+            weights[i] = draws / total / len(group)
+        below += len(group)
+    return weights
+
+
+def expected_best(values: Sequence[float], scores: Sequence[float], k: int) -> float:
+    """The expected value of the one with the highest score among k of n draws: unbiased for the best of k
+    fresh draws. Draws of one score share their place (`best_of_k_weights`).
+
+    Args:
+        values, scores: (n,), n ≥ k.
+    """
+    weights = best_of_k_weights(scores, k)
+    return math.fsum(weight * value for weight, value in zip(weights, values, strict=True))

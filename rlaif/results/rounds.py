@@ -32,7 +32,7 @@ class Gain(NamedTuple):
 
 
 class Share(NamedTuple):
-    """How many of how many, with Wilson's interval."""
+    """How many of how many, with Wilson's interval; of a judge's, over prompts (`stats.ClusteredShare`)."""
 
     of: int
     estimate: Estimate

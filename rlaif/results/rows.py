@@ -19,6 +19,7 @@ __all__ = [
     "columns_for_judges",
     "completion_from_row",
     "completion_row",
+    "dropped_row",
     "preference_row",
     "revision_row",
     "rubric_row",
@@ -83,6 +84,19 @@ def completion_from_row(row: Mapping[str, Any]) -> tuple[Prompt, Completion]:
         model=row["policy"],
         tokens=row["tokens"],
     )
+
+
+def dropped_row(
+    prompt: Prompt, scores: Mapping[str, float], thresholds: Mapping[str, float]
+) -> dict[str, Any]:
+    """A prompt that a moderator did not let pass, its scores, and the categories that flag it."""
+    return {
+        "prompt_id": prompt.id,
+        "prompt": _dicts(prompt.messages),
+        "flagged": [name for name, value in scores.items() if value >= thresholds[name]],
+        "scores": {name: round(value, DIGITS) for name, value in scores.items()},
+        "tags": list(prompt.tags),
+    }
 
 
 def rubric_row(prompt: Prompt, rubric: Iterable[Criterion], columns: Set[str]) -> dict[str, Any]:

@@ -67,8 +67,9 @@ def save_reward_model(
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        _write(model, work, probes, note or {})
-        _verify(load_reward_model(model.base, work, name="reload-check"), model, probes, work)
+        scores = model.score(probes)
+        _write(model, work, list(zip(probes, scores, strict=True)), note or {})
+        _verify(load_reward_model(model.base, work, name="reload-check"), probes, scores, work)
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
@@ -160,7 +161,9 @@ def tokenizer_digest(base: SharedBase) -> str:
     return digest([sorted(tokenizer.get_vocab().items()), added, str(tokenizer.chat_template)])
 
 
-def _write(model: RewardModel, folder: Path, probes: Sequence[Conversation], note: Mapping[str, Any]) -> None:
+def _write(
+    model: RewardModel, folder: Path, probes: Sequence[tuple[Conversation, float]], note: Mapping[str, Any]
+) -> None:
     entries: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
     for number, member in enumerate(model.members):
@@ -189,19 +192,21 @@ def _write(model: RewardModel, folder: Path, probes: Sequence[Conversation], not
         "note": dict(note),
         "probes": [
             {"messages": [message.as_dict() for message in conversation], "score": score}
-            for conversation, score in zip(probes, model.score(probes), strict=True)
+            for conversation, score in probes
         ],
     }
     (folder / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def _verify(again: RewardModel, model: RewardModel, probes: Sequence[Conversation], folder: Path) -> None:
+def _verify(
+    again: RewardModel, probes: Sequence[Conversation], scores: Sequence[float], folder: Path
+) -> None:
     """Compare the scores of the model that was read back with those of the one in memory; its adapters leave
     the base."""
     try:
-        gap = _largest_gap(again.score(probes), model.score(probes))
+        gap = _largest_gap(again.score(probes), scores)
     finally:
-        _drop(model.base, [member.role for member in again.members if member.role != REFERENCE])
+        _drop(again.base, [member.role for member in again.members if member.role != REFERENCE])
     if not gap <= SAVE_TOLERANCE:
         what = (
             f"the saved reward model scores otherwise than the one in memory, by up to {gap:.3g} "

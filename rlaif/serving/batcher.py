@@ -13,7 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from rlaif.engines.chat import ChatFormat, end_tokens
 from rlaif.engines.decoding import cache_tokens
@@ -21,11 +23,14 @@ from rlaif.errors import RlaifError
 from rlaif.models.heap import give_back
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.reward.model import RewardModel
+from rlaif.serving.decoder import NotServing, QueueFull
 from rlaif.serving.lane import Lane
-from rlaif.serving.work import Delta, Ended, Failed, Finished, Job, Row, best_row, start_rows
+from rlaif.serving.work import Delta, Ended, Failed, Finished, Job, Row, best_row, emit_blocked, start_rows
 from rlaif.types import Message
 
 __all__ = ["Batcher", "Limits", "NotServing", "QueueFull"]
+
+T = TypeVar("T")
 
 TURN = 8
 """Steps of one role before another with rows has its turn."""
@@ -65,27 +70,12 @@ class Limits:
         )
 
 
-class QueueFull(Exception):
-    """As many requests wait as may.
-
-    Attributes:
-        retry_after: Seconds after which one of them has probably been taken.
-    """
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} requests are waiting already, as many as may")
-        self.retry_after = retry_after
-
-
-class NotServing(Exception):
-    """The server is stopping, or its decoder has ended."""
-
-
 class Batcher:
     """Answers jobs, on a thread of its own from `start` to `stop`.
 
     Args:
         reward: Scores the samples of jobs of which only the best is wanted; on the same base.
+        layers: Whose hidden states the moderation of answers reads.
         log: Told in a line what went wrong.
         finished: Told every job that ends, however it ends.
         broken: Called when the thread ends though nobody stopped it, by a defect of ours.
@@ -97,6 +87,7 @@ class Batcher:
         limits: Limits,
         *,
         reward: RewardModel | None = None,
+        layers: Sequence[int] = (),
         log: Callable[[str], None] = lambda line: None,
         finished: Callable[[Job], None] = lambda job: None,
         broken: Callable[[], None] = lambda: None,
@@ -109,7 +100,8 @@ class Batcher:
         self._finished = finished
         self._broken = broken
         self._ends = end_tokens(base.model, self.form)
-        self._lanes = {role: Lane(base, role, self._ends) for role in (REFERENCE, *base.roles)}
+        self._lanes = {role: Lane(base, role, self._ends, layers) for role in (REFERENCE, *base.roles)}
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._changed = threading.Condition()
@@ -154,6 +146,31 @@ class Batcher:
             self._waiting.append(job)
             self._changed.notify()
 
+    def call(self, work: Callable[[], T], *, urgent: bool = False) -> Future[T]:
+        """Have `work` done on the decoder's thread, between two steps; what it raises is the future's.
+
+        Args:
+            urgent: Take it however many wait, and while the server stops: rows being sampled need it.
+
+        Raises:
+            QueueFull: As many calls wait as requests may.
+            NotServing: No work is taken any more.
+        """
+        done: Future[T] = Future()
+        with self._changed:
+            if not urgent and (self._stopping or not self._thread.is_alive()):
+                raise NotServing("the server is stopping" if self._draining else "the decoder has ended")
+            if not urgent and len(self._calls) >= self.limits.queue:
+                raise QueueFull(len(self._calls), self._retry_after())
+            self._calls.append((work, done))
+            self._changed.notify()
+        return done
+
+    def wake(self) -> None:
+        """Look for work again: a judge has answered."""
+        with self._changed:
+            self._changed.notify()
+
     def cancel(self, job: Job) -> None:
         """Stop working on a job; nothing more is heard of it. Does nothing to one that is done."""
         with self._changed:
@@ -188,6 +205,8 @@ class Batcher:
                 if self._since_trim >= TRIM:
                     self._since_trim = 0
                     give_back()
+                self._do_calls()
+                self._settle_judged()
                 for lane in self._lanes.values():
                     if lane.rows or self._wants(lane.role):
                         self._turn(lane)
@@ -196,6 +215,10 @@ class Batcher:
                 self._draining = True
                 left = [*self._running, *self._waiting]
                 self._running, self._waiting = [], deque()
+                calls, self._calls = self._calls, deque()
+            for _, done in calls:
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(NotServing("the server has stopped"))
             for job in left:
                 self._end(job, Failed("the server stopped before this request was done"))
             for lane in self._lanes.values():
@@ -206,9 +229,34 @@ class Batcher:
     def _await_work(self) -> bool:
         """Sleep until there is something to do; False when the server stops."""
         with self._changed:
-            while not (self._waiting or self._running or self._stopping):
+            while not (self._waiting or self._calls or self._stopping or any(map(_to_do, self._running))):
                 self._changed.wait()
             return not self._stopping
+
+    def _do_calls(self) -> None:
+        """Do what other threads asked for."""
+        with self._changed:
+            calls, self._calls = self._calls, deque()
+        for work, done in calls:
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                result = work()
+            except (RlaifError, RuntimeError) as error:  # whoever asked has it; the rows go on
+                done.set_exception(error)
+            except BaseException:  # a defect of ours: nobody may wait for the answer
+                done.set_exception(NotServing("the decoder has ended"))
+                raise
+            else:
+                done.set_result(result)
+
+    def _settle_judged(self) -> None:
+        """Go on with the rows that a judge has answered about, and end jobs that waited for that alone."""
+        for job in self._running:
+            for row in job.rows:
+                if row.hold is not None and row.hold.answered:
+                    row.settle()
+        self._settle_those([job for job in self._running if all(row.settled for row in job.rows)])
 
     def _wants(self, role: str) -> bool:
         with self._changed:
@@ -226,6 +274,8 @@ class Batcher:
                         break
                     lane.step()
                     self._settle_plain(lane.role)
+                    if self._calls:
+                        break
         except RuntimeError as error:  # of torch: no memory, for one; the other lanes go on
             self._fail_lane(lane, error)
         self._settle(lane.role)
@@ -262,7 +312,7 @@ class Batcher:
         self._settle_those(self._done(role))
 
     def _done(self, role: str) -> list[Job]:
-        return [job for job in self._running if job.role == role and not any(row.live for row in job.rows)]
+        return [job for job in self._running if job.role == role and all(row.settled for row in job.rows)]
 
     def _settle_those(self, jobs: Sequence[Job]) -> None:
         self._since_trim += len(jobs)
@@ -275,8 +325,9 @@ class Batcher:
                 self._finished(job)
 
     def _conclude(self, job: Job) -> None:
-        if any(row.finish == "refused" for row in job.rows):
-            self._end(job, Failed("the model's output is not finite (NaN or infinity)"))
+        refused = [row for row in job.rows if row.finish == "refused"]
+        if refused:
+            self._end(job, Failed(refused[0].problem or "the model's output is not finite (NaN or infinity)"))
             return
         if job.best_only:
             try:
@@ -288,11 +339,15 @@ class Batcher:
         self._end(job, Finished(prompt_tokens=len(job.ids), completion_tokens=job.tokens))
 
     def _choose(self, job: Job) -> None:
-        """Give out the sample that the reward model prefers."""
+        """Give out the sample that the reward model prefers, of those that are not blocked."""
         assert self.reward is not None
-        scores = self.reward.score([_conversation(job.messages, row.text) for row in job.rows])
-        best = best_row(job.rows, scores)
-        row = job.rows[best]
+        rows = [row for row in job.rows if row.finish != "content_filter"]
+        if not rows:
+            emit_blocked(job, 0, next(row.hold.blocked for row in job.rows if row.hold and row.hold.blocked))
+            return
+        scores = self.reward.score([_conversation(job.messages, row.text) for row in rows])
+        best = best_row(rows, scores)
+        row = rows[best]
         job.emit(Delta(0, row.text))
         job.emit(Ended(0, "stop" if row.finish == "stop" else "length", reward=scores[best]))
 
@@ -308,6 +363,13 @@ class Batcher:
         for job in [job for job in self._running if job.role == lane.role]:
             self._running.remove(job)
             self._end(job, Failed("the model failed while it was answering"))
+
+
+def _to_do(job: Job) -> bool:
+    """Whether the decoder can go on with a job; it may also wait for a judge alone."""
+    if job.cancelled or all(row.settled for row in job.rows):
+        return True
+    return any(row.live or (row.hold is not None and row.hold.answered) for row in job.rows)
 
 
 def _conversation(messages: Sequence[Message], text: str) -> list[Message]:

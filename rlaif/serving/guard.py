@@ -1,8 +1,8 @@
 """What stands before every request: its id, who may ask, how much may be sent, and a line in the log.
 
 Without a token only names of this machine are answered (against names that are pointed here, DNS rebinding);
-a page of the browser cannot ask, for it may not send JSON without being asked first, and no CORS header says
-yes.
+a page of another site cannot ask, for it may not send JSON without being asked first, and no CORS header says
+yes. The server's own page is sent without a token, for it holds no secret.
 """
 
 from __future__ import annotations
@@ -18,15 +18,27 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlaif.serving.metrics import Metrics
+from rlaif.serving.page import PAGE_PATHS
 from rlaif.serving.refusal import Refusal, error_response
 from rlaif.text import one_line
 
 __all__ = ["KNOWN_PATHS", "Guard", "GuardSettings"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", *PAGE_PATHS)
 """Answered without a token."""
-KNOWN_PATHS = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
+KNOWN_PATHS = (
+    "/v1/chat/completions",
+    "/v1/models",
+    "/v1/moderations",
+    "/v1/feedback",
+    "/v1/preferences",
+    "/v1/info",
+    "/health",
+    "/metrics",
+    "/openapi.json",
+    "/",
+)
 LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 SHOWN = 200
 """Characters of a path that the log shows."""

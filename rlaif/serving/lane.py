@@ -10,6 +10,7 @@ The cache keeps all keys of layers with a sliding window: the mask hides those o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from rlaif.engines.decoding import draw_token
 from rlaif.errors import ModelError
 from rlaif.models.shared_base import SharedBase
+from rlaif.moderation.states import tapped
 from rlaif.serving.work import Row
 
 __all__ = ["Lane", "check_joining"]
@@ -35,12 +37,14 @@ class Lane:
 
     Args:
         ends: Tokens that end a completion.
+        layers: Whose hidden states at every token that is read go to the rows' moderators.
     """
 
-    def __init__(self, base: SharedBase, role: str, ends: frozenset[int]) -> None:
+    def __init__(self, base: SharedBase, role: str, ends: frozenset[int], layers: Sequence[int] = ()) -> None:
         self.base = base
         self.role = role
         self.ends = ends
+        self.layers = tuple(layers)
         self.rows: list[Row] = []
         self.clear()
 
@@ -79,10 +83,12 @@ class Lane:
         """Read the last tokens of all rows and draw the next ones."""
         self._mask = pad(self._mask, (0, 1), value=1)
         self._positions = self._positions + 1
-        state = self.base.hidden(self._tokens, self._mask, self._positions, past_key_values=self._cache)[
-            :, -1
-        ]
-        self._tokens = self._draw(self.rows, state)
+        with tapped(self.base, self.layers) if self.layers else nullcontext() as tap:
+            out = self.base.hidden(self._tokens, self._mask, self._positions, past_key_values=self._cache)
+        if tap is not None:
+            for row, states in zip(self.rows, tap.states(out)[:, -1].float().cpu(), strict=True):
+                row.read(states)
+        self._tokens = self._draw(self.rows, out[:, -1])
         self.leave()
 
     def leave(self) -> None:
@@ -115,7 +121,8 @@ class Lane:
             torch.tensor([row.job.sampling.top_p for row in rows], device=device),
         )
         for row, token in zip(rows, drawn.tolist(), strict=True):
-            row.take(token, self.ends)
+            if row.draws:
+                row.take(token, self.ends)
         return drawn.clamp(min=0)[:, None]
 
 

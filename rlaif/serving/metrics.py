@@ -7,41 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from rlaif.serving.histogram import Histogram
 from rlaif.serving.work import Job
 
-__all__ = ["Histogram", "Metrics"]
-
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the buckets of times."""
-
-
-class Histogram:
-    """How many observations were at most each of `SECONDS`."""
-
-    def __init__(self) -> None:
-        self.buckets = [0] * len(SECONDS)
-        self.count = 0
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Add an observation."""
-        self.count += 1
-        self.sum += seconds
-        for at, bound in enumerate(SECONDS):
-            self.buckets[at] += seconds <= bound
-
-    def lines(self, name: str) -> list[str]:
-        """The samples as Prometheus reads them."""
-        buckets = [
-            f'{name}_bucket{{le="{bound:g}"}} {count}'
-            for bound, count in zip(SECONDS, self.buckets, strict=True)
-        ]
-        return [
-            *buckets,
-            f'{name}_bucket{{le="+Inf"}} {self.count}',
-            f"{name}_sum {self.sum:.6f}",
-            f"{name}_count {self.count}",
-        ]
+__all__ = ["Metrics"]
 
 
 class Metrics:
@@ -50,6 +19,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
+        self._counts: Counter[str] = Counter()
         self._prompt_tokens = self._completion_tokens = self._cancelled = 0
         self._first_token, self._seconds = Histogram(), Histogram()
 
@@ -58,11 +28,16 @@ class Metrics:
         with self._lock:
             self._requests[path, status] += 1
 
+    def count(self, name: str) -> None:
+        """Add one to a count of that name."""
+        with self._lock:
+            self._counts[name] += 1
+
     def finished(self, job: Job) -> None:
         """Count a job that has ended."""
         now = time.monotonic()
         with self._lock:
-            self._prompt_tokens += len(job.ids)
+            self._prompt_tokens += job.prompt_tokens
             self._completion_tokens += job.tokens
             self._cancelled += job.cancelled
             if job.first_token:
@@ -86,6 +61,7 @@ class Metrics:
                 ("rlaif_prompt_tokens_total", self._prompt_tokens),
                 ("rlaif_completion_tokens_total", self._completion_tokens),
                 ("rlaif_cancelled_total", self._cancelled),
+                *sorted(self._counts.items()),
             ):
                 lines += [f"# TYPE {name} counter", f"{name} {value}"]
             for name, value in gauges.items():

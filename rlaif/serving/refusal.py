@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
+from rlaif.serving.work import Failed
 from rlaif.text import well_formed
 
-__all__ = ["Refusal", "error_body", "error_response"]
+__all__ = ["Refusal", "error_body", "error_response", "refusal_of"]
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 """Of the errors that are neither the request's (`invalid_request_error`) nor the server's."""
@@ -42,6 +43,13 @@ class Refusal(HTTPException):
         self.message = message
         self.param = param
         self.code = code
+
+
+def refusal_of(failed: Failed) -> Refusal:
+    """The answer to a request whose job failed before anything of it was sent."""
+    return Refusal(
+        failed.status, failed.reason, param=failed.param, code=failed.code, retry_after=failed.retry_after
+    )
 
 
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> Any:

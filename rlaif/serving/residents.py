@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from rlaif.engines.chat import ChatFormat
 from rlaif.errors import ConfigError
 from rlaif.models.heap import bound_kernels
-from rlaif.models.policy_files import base_of, find_policy
+from rlaif.models.policy_files import base_of, find_policy, policy_revision
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.reward.files import load_reward_model
 from rlaif.reward.model import RewardModel
@@ -17,17 +19,24 @@ from rlaif.serving.lane import check_joining
 __all__ = ["Residents", "open_residents"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Residents:
     """A base in memory, and what runs on it.
 
     Attributes:
         roles: The role of every model name that requests may use.
+        revisions: What answers under every name, in a few digits that change with it.
     """
 
     base: SharedBase
     roles: Mapping[str, str]
     reward: RewardModel | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def form(self) -> ChatFormat:
+        """How prompts are rendered."""
+        return ChatFormat(self.base.tokenizer, name=self.base.name)
 
 
 def open_residents(
@@ -55,13 +64,14 @@ def open_residents(
     _check_names(spec, policies, named)
     bound_kernels()
     base = SharedBase.load(spec, dtype=dtype, device=device, log=log)
-    roles = {spec: REFERENCE}
+    roles, revisions = {spec: REFERENCE}, {spec: base.identity}
     for number, (name, folder) in enumerate(named.items()):
         roles[name] = f"policy-{number}"
         base.load_adapter(roles[name], folder)
+        revisions[name] = policy_revision(folder, base.identity)
     check_joining(base)
     scores = None if reward is None else load_reward_model(base, _reward_folder(reward), log=log)
-    return Residents(base=base, roles=roles, reward=scores)
+    return Residents(base=base, roles=roles, reward=scores, revisions=revisions)
 
 
 def _named(policies: Sequence[str]) -> list[tuple[str, Path]]:

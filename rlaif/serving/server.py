@@ -11,19 +11,29 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from rlaif.chats.keeper import ChatKeeper
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
 from rlaif.serving.app import Service, create_app
-from rlaif.serving.batcher import Batcher, Limits
-from rlaif.serving.guard import GuardSettings
+from rlaif.serving.collecting import Collecting
+from rlaif.serving.decoder import Decoder
+from rlaif.serving.guard import Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
-from rlaif.serving.residents import Residents
+from rlaif.serving.moderating import Moderation
+from rlaif.serving.passed import UpstreamSettings
+from rlaif.serving.steering import Steering
+
+if TYPE_CHECKING:
+    from rlaif.serving.batcher import Batcher
+    from rlaif.serving.residents import Residents
+    from rlaif.serving.upstream import Upstream
 
 __all__ = ["ModelServer", "ServerSettings", "check_may_listen", "read_token"]
 
@@ -42,6 +52,7 @@ class ServerSettings:
         most_body: Bytes of a request's body.
         grace: Seconds that requests under way have when the server stops.
         log_texts: Whether the log holds what was asked and answered.
+        consent: What people are told before an exchange is kept.
     """
 
     host: str = "127.0.0.1"
@@ -53,53 +64,63 @@ class ServerSettings:
     most_body: int = 1 << 20
     grace: int = 30
     log_texts: bool = False
+    consent: str = ""
 
 
 class ModelServer(uvicorn.Server):
-    """Serves residents; `run_until_stopped` returns after a signal or `stop`.
+    """Serves residents, or an upstream; `run_until_stopped` returns after a signal or `stop`.
 
     Args:
+        served: The models in this process, or where the server is that answers.
         log: Told a line for every request.
+        moderation: Decides what is decoded and what of it goes out.
+        chats: Keeps the exchanges that agree to it; closed when the server ends.
+        steering: Directives that every answer follows.
 
     Raises:
         ConfigError: The address is taken or may not be listened on.
     """
 
-    def __init__(self, residents: Residents, settings: ServerSettings, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        served: Residents | UpstreamSettings,
+        settings: ServerSettings,
+        log: Callable[[str], None],
+        *,
+        moderation: Moderation | None = None,
+        chats: ChatKeeper | None = None,
+        steering: Steering | None = None,
+    ) -> None:
         check_may_listen(settings.host, settings.token)
         self._broken = False
+        metrics, self._chats = Metrics(), chats
+        self.batcher: Decoder
+        upstream = residents = None
+        if isinstance(served, UpstreamSettings):
+            self.batcher = upstream = _upstream(served, log, metrics)
+        else:
+            residents = served
+            layers = () if moderation is None else moderation.moderator.layers
+            self.batcher = _batcher(served, settings, log, metrics, self._decoder_broke, layers)
+        revisions = {} if residents is None else residents.revisions
         self._socket = _listening(settings.host, settings.port)
-        metrics = Metrics()
-        self.batcher = Batcher(
-            residents.base,
-            Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
-            reward=residents.reward,
-            log=log,
-            finished=metrics.finished,
-            broken=self._decoder_broke,
-        )
         service = Service(
             residents=residents,
             batcher=self.batcher,
+            upstream=upstream,
             metrics=metrics,
+            moderation=moderation,
             most_tokens=settings.most_tokens,
             log=log,
             log_texts=settings.log_texts,
+            chats=Collecting.of(chats, revisions, settings.consent, metrics, log),
+            steering=steering,
         )
+        self._moderation = moderation
+        if moderation is not None:
+            moderation.attach(partial(self.batcher.call, urgent=True), self.batcher.wake)
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
-        config = uvicorn.Config(
-            create_app(service, guard),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.grace,
-        )
-        super().__init__(config)
+        super().__init__(_config(create_app(service, guard), settings.grace))
 
     @property
     def url(self) -> str:
@@ -118,7 +139,11 @@ class ModelServer(uvicorn.Server):
             self.run(sockets=[self._socket])
         finally:
             self.batcher.stop()
+            if self._moderation is not None:
+                self._moderation.close()
             self._socket.close()
+            if self._chats is not None:
+                self._chats.close()
         if self._broken:
             raise ModelError(
                 "the decoder ended by a defect, and the server with it",
@@ -138,6 +163,50 @@ class ModelServer(uvicorn.Server):
         """A signal: as `stop`, and at once when it comes twice."""
         self.batcher.drain()
         super().handle_exit(sig, frame)
+
+
+def _upstream(settings: UpstreamSettings, log: Callable[[str], None], metrics: Metrics) -> Upstream:
+    """The decoder that is another server."""
+    from rlaif.serving.upstream import Upstream  # late: it needs the extra `api`
+
+    return Upstream(settings, log=log, finished=metrics.finished)
+
+
+def _batcher(
+    residents: Residents,
+    settings: ServerSettings,
+    log: Callable[[str], None],
+    metrics: Metrics,
+    broken: Callable[[], None],
+    layers: tuple[int, ...],
+) -> Batcher:
+    """The decoder of models in this process."""
+    from rlaif.serving.batcher import Batcher, Limits  # late: before an upstream nothing loads torch
+
+    return Batcher(
+        residents.base,
+        Limits.of(residents.base, rows=settings.rows, queue=settings.queue),
+        reward=residents.reward,
+        layers=layers,
+        log=log,
+        finished=metrics.finished,
+        broken=broken,
+    )
+
+
+def _config(app: Guard, grace: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+    )
 
 
 def check_may_listen(host: str, token: str) -> None:
@@ -192,7 +261,10 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        listening = socket.create_server(address[:2], family=family, backlog=1024)
+        # Connections inherit it. Else each answer in pieces waits for the client's delayed acknowledgement.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
         raise ConfigError(

@@ -24,10 +24,13 @@ class TextStream:
 
     Attributes:
         stopped: Whether a stop string was found; nothing is given out after it.
+        added: What the last push added to the text, also where it is held back as the possible beginning of a
+            stop string. What a stop string that is found cuts off is not in it.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         self.stopped = False
+        self.added = ""
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._tokens: list[int] = []
@@ -67,13 +70,16 @@ class TextStream:
 
     def _until_stop(self, piece: str) -> str:
         """What of the text held back and `piece` may be given out."""
+        self.added = ""
         if self.stopped:
             return ""
-        text = self._held + piece
+        text, known = self._held + piece, len(self._held)
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
+            self.added = well_formed(text[known : min(found)])
             return well_formed(text[: min(found)])
+        self.added = well_formed(piece)
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return well_formed(text[: len(text) - keep])

@@ -6,18 +6,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlaif.serving.work import Delta, Ended, Finished
 from rlaif.types import Message, Role
 
-__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "chunk", "event"]
+__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "Whole", "chunk", "event"]
 
 MOST_MESSAGES = 4_096
 MOST_STOPS, LONGEST_STOP = 16, 256
 MOST_CHOICES = 128
+MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
 ROLES: Mapping[str, Role] = {
@@ -26,7 +28,21 @@ ROLES: Mapping[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is the integer 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+Tokens = Annotated[int, Field(ge=1), Whole]
+Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), Whole]
+Seed = Annotated[int, Field(ge=LEAST_SEED, le=GREATEST_SEED), Whole]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Metadata = dict[
+    Annotated[str, Field(max_length=LONGEST_KEY)], Annotated[str, Field(max_length=LONGEST_VALUE)]
+]
 
 
 class _Form(BaseModel):
@@ -65,24 +81,32 @@ class ChatRequest(_Form):
     Attributes:
         n_best: Sample so many completions, and answer with the one that the reward model scores highest.
         seed: Fixes the draw; drawn at random when left out.
+        store: Consent to keep this exchange, where the server collects any.
     """
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    seed: int | None = Field(default=None, ge=LEAST_SEED, le=GREATEST_SEED)
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-    n_best: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    seed: Seed | None = None
+    n: Choices | None = None
+    n_best: Choices | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    store: bool | None = None
+    metadata: Annotated[Metadata, Field(max_length=MOST_METADATA)] | None = None
     logprobs: Literal[False] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages as the rest of rlaif has them."""
+        return tuple(each.message() for each in self.messages)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -106,9 +130,19 @@ class ChatCompletion:
     Args:
         id: Of the request.
         model: As the request named it.
+        beside: What the answer has beside OpenAI's fields.
+        labels: What stands above a choice, by its number.
     """
 
-    def __init__(self, id: str, model: str) -> None:
+    def __init__(
+        self,
+        id: str,
+        model: str,
+        *,
+        beside: Mapping[str, Any] = MappingProxyType({}),
+        labels: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        self.beside, self.labels = beside, labels
         self.head = {"id": f"chatcmpl-{id}", "created": int(time.time()), "model": model}
         self.texts: dict[int, str] = {}
         self.ended: dict[int, Ended] = {}
@@ -121,7 +155,7 @@ class ChatCompletion:
                 self.texts[choice] = self.texts.get(choice, "") + text
             case Ended():
                 self.ended[event.choice] = event
-            case Finished(prompt_tokens, completion_tokens):
+            case Finished(prompt_tokens, completion_tokens, counted=True):
                 self.usage = {
                     "prompt_tokens": prompt_tokens,
                     "completion_tokens": completion_tokens,
@@ -137,10 +171,21 @@ class ChatCompletion:
                 "logprobs": None,
                 "finish_reason": ended.finish,
             }
-            | _reward(ended)
+            | _found(ended)
+            | self._label(choice)
             for choice, ended in sorted(self.ended.items())
         ]
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+        body = {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+        return {**body, **self.beside}
+
+    def piece(self, told: Delta | Ended, *, first: bool, with_usage: bool) -> dict[str, Any]:
+        """A piece of the streamed answer; see `chunk`. One that ends a choice has what stands beside."""
+        body = chunk(self.head, told, first=first, with_usage=with_usage)
+        body["choices"][0] |= self._label(told.choice)
+        return {**body, **self.beside} if isinstance(told, Ended) else body
+
+    def _label(self, choice: int) -> dict[str, str]:
+        return {"label": self.labels[choice]} if choice in self.labels else {}
 
 
 def chunk(head: Mapping[str, Any], told: Delta | Ended, *, first: bool, with_usage: bool) -> dict[str, Any]:
@@ -155,7 +200,7 @@ def chunk(head: Mapping[str, Any], told: Delta | Ended, *, first: bool, with_usa
         delta["content"] = told.text
     finish = told.finish if isinstance(told, Ended) else None
     choice = {"index": told.choice, "delta": delta, "logprobs": None, "finish_reason": finish}
-    choice |= _reward(told) if isinstance(told, Ended) else {}
+    choice |= _found(told) if isinstance(told, Ended) else {}
     body = {**head, "object": "chat.completion.chunk", "choices": [choice]}
     return body | ({"usage": None} if with_usage else {})
 
@@ -165,5 +210,9 @@ def event(body: object) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
-def _reward(ended: Ended) -> dict[str, float]:
-    return {} if ended.reward is None else {"reward": ended.reward}
+def _found(ended: Ended) -> dict[str, Any]:
+    """What a choice has beside OpenAI's fields: its reward, or what it was blocked for."""
+    found: dict[str, Any] = {} if ended.reward is None else {"reward": ended.reward}
+    if ended.flag is not None:
+        found["moderation"] = {"category": ended.flag.category, "score": ended.flag.score}
+    return found

@@ -21,6 +21,7 @@ from rlaif.errors import DataError
 from rlaif.results.comparison import AtBudget, Optimisation, PolicyComparison, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost
 from rlaif.results.evaluation import REWARD, WIN, Evaluation, PolicyResult
+from rlaif.results.monitor import MonitoredTraining
 from rlaif.results.overoptimization import OptimizationPoint
 from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k, left_out_of_curve
 from rlaif.stages.people import PeopleLabel, people_rates, unused
@@ -50,6 +51,7 @@ def compare(
     costs: Mapping[str, TrainingCost] | None = None,
     *,
     people: Mapping[str, PeopleLabel] | None = None,
+    monitors: Mapping[str, MonitoredTraining] | None = None,
     budgets: Sequence[Budget] = ("tokens", "seconds"),
     resamples: int = 2000,
     seed: int = 0,
@@ -60,6 +62,8 @@ def compare(
         evaluations: On the same prompts, with the same start policy.
         costs: What training each policy took, by name, where it is known.
         people: Labels of people on pairs of the evaluations, by `pair_id`.
+        monitors: What monitors read of the policies' trainings, by name; those of other policies are left
+            out.
         budgets: At equal amounts of what to compare curves.
 
     Raises:
@@ -120,6 +124,7 @@ def compare(
         people=rates,
         best_of_k=best_of_k,
         best_of_k_fit=fit_best_of_k(best_of_k) if best_of_k else None,
+        monitors={each.name: monitors[each.name] for each in policies if monitors and each.name in monitors},
         notes=tuple(notes),
     )
 

@@ -246,7 +246,7 @@ def check_invalid_rate(statistics: LabelStatistics, limit: float) -> None:
 
 def _counted(judged: Iterable[Judged], statistics: LabelStatistics) -> Iterator[Judged]:
     for each in judged:
-        statistics.add(each.verdicts, each.logit_a)
+        statistics.add(each.verdicts, each.logit_a, prompt=each.comparison.prompt.id)
         yield each
 
 

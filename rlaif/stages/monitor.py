@@ -151,8 +151,23 @@ class Watch(Generic[Config]):
         return self._return(reading) if alarm and settings.stop else ""
 
     def rolled_back(self, steps: int) -> None:
-        """Training ran away, and the policy is the one that so many steps made."""
-        self.kept = steps if self.monitor is not None else None
+        """Training ran away, and the policy is the one that so many steps made: it is read, if it was not.
+
+        Raises:
+            RlaifError: As `take_reading`.
+        """
+        if self.monitor is None:
+            return
+        self.kept = steps
+        if any(each.step == steps for each in self.readings):
+            return
+        reading = take_reading(self._learner, self.monitor, self._questions, step=steps)
+        self.readings = sorted([*self.readings, reading], key=lambda each: each.step)
+        known = [each for each in self.readings if each.step <= steps]
+        patience = self.monitor.settings.patience
+        self.monitor.on_reading(
+            reading, self._learner.base.ranks.from_first(lambda: is_alarming(known, patience))
+        )
 
     @torch.no_grad()
     def _return(self, reading: MonitorReading) -> str:

@@ -47,8 +47,9 @@ PATIENCE = 3
 """Rollouts at the start that may have one and the same score throughout before the reward is taken for a
 constant."""
 
-FREE = {"checkpoint_every", "max_refused", "name", "rollout", "policy", "reference"}
-"""Settings that may differ when a run goes on: servers come and go."""
+FREE = {"checkpoint_every", "max_refused", "name", "rollout", "policy", "reference", "directives"}
+"""Settings that may differ when a run goes on: servers come and go, and what directives made of the prompts
+is in the prompts."""
 
 Reader = Callable[[Prompt], Sequence[Message]]
 """What the policy reads of a prompt."""

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import groupby
 
 from rlaif.results.evaluation import CompletionRows
-from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
+from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint, expected_best
 from rlaif.rl.kl import best_of_n_kl_bound
 from rlaif.stats import bootstrap_mean
 
-__all__ = ["best_of_k_curve", "best_of_k_weights", "fit_best_of_k", "left_out_of_curve"]
-
-
-def best_of_k_weights(proxy: Sequence[float], k: int) -> list[float]:
-    """How likely each of n samples is the best of K of them, drawn without replacement; ties share.
-
-    The i-th smallest is the best of C(i − 1, K − 1) of C(n, K) draws, so that the weighted sum of a gold
-    measure is an unbiased estimate for the best of K fresh samples (Nakano et al. 2021, 2112.09332, app. I).
-
-    Args:
-        proxy: (n,), n ≥ k.
-    """
-    total = math.comb(len(proxy), k)
-    order = sorted(range(len(proxy)), key=lambda i: proxy[i])
-    weights = [0.0] * len(proxy)
-    below = 0
-    for _, tied in groupby(order, key=lambda i: proxy[i]):
-        group = list(tied)
-        draws = math.comb(below + len(group), k) - math.comb(below, k)
-        for i in group:
-            weights[i] = draws / total / len(group)
-        below += len(group)
-    return weights
+__all__ = ["best_of_k_curve", "fit_best_of_k", "left_out_of_curve"]
 
 
 def best_of_k_curve(
@@ -81,8 +57,6 @@ def _scored(rows: CompletionRows, proxy: str, gold: str) -> dict[str, list[tuple
 
 
 def _best_of(pairs: Sequence[tuple[float, float]], k: int) -> tuple[float, float]:
-    weights = best_of_k_weights([proxy for proxy, _ in pairs], k)
-    return (
-        math.fsum(weight * proxy for weight, (proxy, _) in zip(weights, pairs, strict=True)),
-        math.fsum(weight * gold for weight, (_, gold) in zip(weights, pairs, strict=True)),
-    )
+    """Proxy and gold of the best of k by the proxy."""
+    proxy, gold = zip(*pairs, strict=True)
+    return expected_best(proxy, proxy, k), expected_best(gold, proxy, k)

@@ -10,7 +10,7 @@ from rlaif.results.evaluation import REWARD, WIN, Evaluation
 from rlaif.results.reward import Scored
 from rlaif.results.rounds import Gain, Prompts, Round, Share
 from rlaif.stages.compare import can_be_paired, paired_difference
-from rlaif.stats import Estimate, wilson
+from rlaif.stats import ClusteredShare, Estimate
 
 __all__ = ["best_round", "describe_round"]
 
@@ -103,15 +103,7 @@ def _ranked(reward: Mapping[str, Scored]) -> dict[str, Share]:
 
 
 def _judged(labels: Mapping[str, Any]) -> dict[str, Share]:
-    """Shares of what the label stage counted; rates are of whole counts."""
-    verdicts, asked, labelled = (int(labels.get(name) or 0) for name in ("verdicts", "judged", "labelled"))
-    counts = {
-        "flips": (labels.get("flip_rate"), asked),
-        "ties": (labels.get("tie_rate"), labelled),
-        "invalid": ((labels.get("invalid") or 0) / verdicts if verdicts else None, verdicts),
-    }
-    return {
-        name: Share(of, wilson(round(rate * of), of))
-        for name, (rate, of) in counts.items()
-        if of and rate is not None
-    }
+    """Shares of what the label stage counted, with intervals over prompts: the questions about one prompt
+    (its pairs, the principles of a pair) are alike."""
+    clustered = {name: ClusteredShare(**sums) for name, sums in labels.get("clusters", {}).items()}
+    return {name: Share(each.trials, each.estimate()) for name, each in clustered.items() if each.trials}

@@ -344,6 +344,14 @@ def test_a_wheel_holds_what_it_needs_and_runs_from_anywhere(tmp_path: Path) -> N
         }
         assert found == ours
         assert found
+    pages = [
+        path.relative_to(ROOT)
+        for folder in ("report", "serving")
+        for path in (ROOT / "rlaif" / folder / "page").iterdir()
+        if path.suffix in (".html", ".css", ".js", ".json", ".svg", ".j2")
+    ]
+    assert len(pages) > 10
+    assert [path for path in pages if not (target / path).is_file()] == []
 
     def installed(*arguments: str) -> str:
         done = subprocess.run(

@@ -340,6 +340,11 @@ def test_the_draw_at_its_edges() -> None:
     assert draw_token(logits, torch.tensor([0.0, 0.5, 0.99999994]), ones, ones).tolist() == [1, 3, 3]
     mixed = draw_token(logits, torch.tensor([0.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), ones)
     assert mixed.tolist() == [3, 1, 3]
+    least = torch.full((3,), 1e-168)
+    assert (
+        draw_token(logits, torch.tensor([0.0, 0.5, 0.99999994]), ones, least).tolist()
+        == draw_token(logits, ones * 0.5, ones * 0.0, ones).tolist()
+    )
     broken = torch.full((1, 5), math.nan)
     assert draw_token(broken, ones[:1] * 0.5, ones[:1], ones[:1]).tolist() == [-1]
 

@@ -13,12 +13,12 @@ import torch
 from tiny import save_tiny
 from toy_policy import GROUPS, prompts, share_of_vowels, toy_base
 
-from rlaif.config import load_recipe
+from rlaif.config import load_recipe, parse_recipe
 from rlaif.config.grpo import GrpoConfig
 from rlaif.config.monitor import MonitorSettings
 from rlaif.config.ppo import PpoConfig
 from rlaif.engines.journaled import NullMemo
-from rlaif.errors import ConfigError, DataError
+from rlaif.errors import ConfigError, DataError, RunError
 from rlaif.jobs.context import RunContext
 from rlaif.jobs.ppo import PpoJob
 from rlaif.jobs.tracking import Trackers
@@ -220,6 +220,20 @@ def test_a_training_that_runs_away_says_which_policy_is_left(tmp_path: Path) -> 
         assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs)
 
 
+def test_a_policy_that_a_runaway_returns_to_is_read_if_it_was_not() -> None:
+    kls = [float(step["kl"] or 0) for step in train(toy_base(), None).history]
+    assert kls[1] < kls[2], "the third rollout is the first that is too far"
+    told: list[tuple[MonitorReading, bool]] = []
+    base, one_step = toy_base(), toy_base()
+    report = train(base, watcher(told, every=5), max_kl=(kls[1] + kls[2]) / 2).monitor
+    train(one_step, watcher([], every=5), steps=1, anneal=False)
+    assert report is not None
+    assert report.kept == 1
+    assert [each.step for each in report.readings] == [each.step for each, _ in told] == [0, 1]
+    assert same(weights(base), weights(one_step))
+    assert "stopped early; the policy is that of step 1, " in report.words[0]
+
+
 def test_an_alarm_alone_stops_nothing() -> None:
     told: list[tuple[MonitorReading, bool]] = []
     result = train(toy_base(), watcher(told, gold=consonants, every=1, patience=2))
@@ -305,6 +319,40 @@ def written(folder: Path, *, limit: int = 3, patience: int = 1) -> Path:
     model = save_tiny(folder / "tiny") if not (folder / "tiny").exists() else folder / "tiny"
     recipe.write_text(RECIPE.format(model=model, prompts=asked, limit=limit, patience=patience))
     return recipe
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_comparison_shows_what_the_monitor_of_a_policy_read(tmp_path: Path) -> None:
+    recipe, held_out = written(tmp_path), tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": f"Count {at}."}) + "\n" for at in range(3)))
+    measured = (
+        f"  - {{stage: evaluate, prompts: {held_out}, samples: 1, max_new_tokens: 4, win_rate: false, "
+        "gold: 'toy_policy:letters'}\n  - {stage: compare, resamples: 100}\n"
+    )
+    recipe.write_text(recipe.read_text() + measured)
+    out = tmp_path / "run"
+    run_recipe(load_recipe(recipe), out=out)
+    rows = [json.loads(line) for line in (out / "ppo" / "monitor.jsonl").read_text().splitlines()]
+    found = json.loads((out / "compare" / "comparison.json").read_text())
+    watched = found["monitors"]["ppo"]
+    assert [(each["step"], each["gold"]["value"]) for each in watched["readings"]] == [
+        (row["step"], row["gold"]) for row in rows
+    ]
+    [table] = [
+        each for each in found["tables"] if each["title"] == "Over-optimisation along the training of ppo"
+    ]
+    assert [row[0] for row in table["rows"]] == ["0", "1", "2"]
+    assert f"## {table['title']}" in (out / "compare" / "comparison.md").read_text()
+    assert any(line.startswith("The monitor of `ppo`'s training: ") for line in found["verdict"])
+    (out / "evaluate" / "monitors.json").write_text('{"ppo": {"readings": [{}], "statistics": {}}}')
+    with pytest.raises(RunError, match="what the monitor of 'ppo' read is damaged"):
+        run_recipe(parse_recipe(compared(out), source="test"), out=tmp_path / "again")
+
+
+def compared(run: Path) -> str:
+    evaluation = str(run / "evaluate" / "evaluation.json")
+    stages = [{"stage": "compare", "evaluations": [evaluation], "resamples": 100}]
+    return json.dumps({"name": "again", "model": "scripted", "stages": stages})
 
 
 @pytest.mark.usefixtures("one_thread")

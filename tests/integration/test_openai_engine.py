@@ -550,7 +550,7 @@ def test_a_reply_that_unfolds_a_thousandfold_is_refused_before_it_is_read() -> N
 def test_a_body_without_end_is_cut_off_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """It tells no length, and comes as fast as it can; the time allowed for a request would fill the
     memory."""
-    monkeypatch.setattr("rlaif.engines.api.calls.LARGEST_BODY", 1 << 20)
+    monkeypatch.setattr("rlaif.engines.api.http.LARGEST_BODY", 1 << 20)
 
     def endless(handler: Any, _body: dict[str, Any]) -> None:
         handler.send_response(200)

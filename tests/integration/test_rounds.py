@@ -32,7 +32,7 @@ from rlaif.report.rounds import rounds_markdown, rounds_shown
 from rlaif.results.comparison import interval
 from rlaif.results.rounds import Gain, Round, Rounds, Share
 from rlaif.stages.rounds import best_round
-from rlaif.stats import Estimate
+from rlaif.stats import ClusteredShare, Estimate
 
 JUDGE = "scripted:spine:swift"
 
@@ -303,6 +303,36 @@ def test_a_reward_model_does_not_learn_twice_from_the_same_labels(place: Path) -
     with pytest.raises(ConfigError, match="has 1 problem") as refused:
         recipe(place, rounds={"reward": "further"})
     assert "needs `memory: last`" in str(refused.value)
+
+
+def test_revisions_are_of_the_model_without_an_adapter_in_every_round(place: Path) -> None:
+    """They hold a policy back, and must not move along with it."""
+    own = recipe(place)
+    revise = {"stage": "revise", "prompts": str(place / "prompts.txt"), "split": "sft", "limit": 2}
+    values = own.model_dump(mode="json")
+    whole = parse_recipe(json.dumps(values | {"stages": [revise, *values["stages"]]}), source="test")
+    stages = recipe_of_round(whole, 2, Former(Path("p"), None, ())).stages
+    found = {each.stage: each for each in stages}
+    assert found["revise"].policy is None  # type: ignore[union-attr]
+    assert found["revise"].model_dump()["skip"] == 2
+    assert found["sample"].policy == found["ppo"].policy == "p"  # type: ignore[union-attr]
+
+
+def test_how_the_judge_answered_has_intervals_over_prompts(ran: Path) -> None:
+    flips: dict[str, list[int]] = {}
+    for row in rows(ran / "round-1/label/preferences.jsonl"):
+        orders: dict[str, list[float]] = {}
+        for verdict in row["verdicts"]:
+            orders.setdefault(verdict["principle"], []).append(verdict["p_chosen"] - 0.5)
+        counted = flips.setdefault(row["prompt_id"], [0, 0])
+        counted[0] += sum(one * other < 0 for one, other in orders.values())
+        counted[1] += len(orders)
+    expected = ClusteredShare()
+    for successes, trials in flips.values():
+        expected.add(successes, trials)
+    told = json.loads((ran / "rounds.json").read_text("utf-8"))["rounds"][0]["judge"]["flips"]
+    assert told["of"] == expected.trials > expected.clusters == 6
+    assert told["estimate"] == pytest.approx(expected.estimate()._asdict())
 
 
 def test_a_reward_model_of_files_alone_is_not_given_other_labels(place: Path) -> None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -301,6 +302,13 @@ def test_what_cannot_be_answered_is_refused(
     assert set(error) == {"message", "type", "param", "code"}
 
 
+def test_a_top_p_that_no_float_holds_takes_the_likeliest(server: ModelServer) -> None:
+    asked: Any = {"model": "policy", "messages": messages(*QUESTION), "max_tokens": 8}
+    with client(server) as api:
+        least = api.chat.completions.create(**asked, top_p=1e-200)
+        assert least.choices == api.chat.completions.create(**asked, temperature=0).choices
+
+
 def test_bodies_and_paths_that_are_not_requests(server: ModelServer) -> None:
     status, text, _ = post(server, b'{"model"')
     assert status == 400
@@ -312,6 +320,8 @@ def test_bodies_and_paths_that_are_not_requests(server: ModelServer) -> None:
     assert status == 400
     assert json.loads(text)["error"]["message"].startswith("body: ")
     assert post(server, b"\xff")[0] == 400
+    whole = b'{"model": "nobody", "messages": [{"role": "user", "content": ""}], "n": 1.0}'
+    assert post(server, whole)[0] == 404  # JSON has one kind of number
     for odd in (b'{"\\ud800": 1}', b'{"messages": {"\\ud800": 1}}', b"[" * 2000, b'{"temperature": NaN}'):
         assert post(server, odd)[0] == 400
     status, text, _ = get(server, "/v2/other")
@@ -326,11 +336,14 @@ def test_bodies_and_paths_that_are_not_requests(server: ModelServer) -> None:
 
 
 def test_a_body_of_unsaid_length_is_bounded_too(server: ModelServer) -> None:
-    pieces = iter([b'{"model": "', *[b"x" * 1000] * 6, b'"}'])
-    request = urllib.request.Request(
-        f"{server.url}/v1/chat/completions", data=pieces, headers={"Content-Type": "application/json"}
-    )
-    assert ask(request)[0] == 413
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Transfer-Encoding", "chunked")
+    # In one piece: the server need not read to the end, and may have closed the connection by then.
+    connection.endheaders(b"".join([b"3e8\r\n" + b"x" * 1000 + b"\r\n"] * 6) + b"0\r\n\r\n")
+    assert connection.getresponse().status == 413
+    connection.close()
 
 
 def test_the_log_has_no_texts_unless_asked(server: ModelServer, residents: Residents) -> None:
@@ -346,6 +359,18 @@ def test_the_log_has_no_texts_unless_asked(server: ModelServer, residents: Resid
     assert "secret" not in quiet
     with served(residents, log_texts=True) as telling:
         assert "secret words" in one(telling)
+
+
+def test_pieces_do_not_wait_for_acknowledgements(server: ModelServer) -> None:
+    """Measured without it: 48 ms more for every answer on a connection that is used again."""
+    with socket.create_connection(server._socket.getsockname()) as client:
+
+        def mine() -> list[Any]:
+            held = [each.transport for each in list(server.server_state.connections)]
+            return [each for each in held if each.get_extra_info("peername") == client.getsockname()]
+
+        until(lambda: bool(mine()))
+        assert mine()[0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_token_is_asked_for(residents: Residents) -> None:

@@ -7,11 +7,12 @@ branches that an input reaches.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rlaif.config import parse_recipe
@@ -27,6 +28,8 @@ from rlaif.runs.journal import Journal
 from rlaif.runs.manifest import Manifest
 from rlaif.runs.run import read_run
 from rlaif.runs.steps import StepLog
+from rlaif.serving.chunks import Chunks, UpstreamError, event_data
+from rlaif.serving.work import Delta
 
 __all__ = ["SEEDS", "TARGETS", "run_target"]
 
@@ -95,6 +98,26 @@ def _reply(data: bytes, _folder: Path) -> None:
     from_votes([choice.text for choice in reply.choices], ("A", "B"), tokens=1)
 
 
+def _upstream(data: bytes, _folder: Path) -> None:
+    """What a server behind `rlaif serve` streams, in two pieces; bytes that are no events are put into some."""
+    if not data.startswith(b"data:"):
+        data = b"".join(b"data: " + line + b"\n\n" for line in data.splitlines())
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+            yield piece
+
+    async def read() -> None:
+        chunks = Chunks(2)
+        async for each in event_data(pieces()):
+            for told in chunks.read(each):
+                json.dumps(told.text if isinstance(told, Delta) else told.finish, ensure_ascii=False).encode()
+        chunks.finish()
+
+    with suppress(Malformed, UpstreamError):
+        asyncio.run(read())
+
+
 def _journal(data: bytes, folder: Path) -> None:
     """A journal whose one answer is these bytes, then a journal that is these bytes."""
     path = folder / "journal.sqlite"
@@ -134,6 +157,7 @@ TARGETS: dict[str, Target] = {
     ),
     "rows to learn from": _learned,
     "reply": _reply,
+    "upstream": _upstream,
     "journal": _journal,
     "manifest": lambda data, folder: _ignore(Manifest.read_json(_file(folder, "manifest.json", data))),
     "run.json": lambda data, folder: _ignore(read_run(_file(folder, "run.json", data).parent)),
@@ -174,6 +198,13 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b' "top_logprobs": [{"token": " A", "logprob": -0.1, "bytes": [65]}, {"token": "B", "logprob": '
         b'-2.5}]}]}}], "usage": {}}',
         b'{"choices": [{"text": "B", "logprobs": {"top_logprobs": [{" A": -1, " B": -0.5}]}}]}',
+    ),
+    "upstream": (
+        b'data: {"choices": [{"index": 0, "delta": {"content": "A"}, "finish_reason": null}]}\n\n: alive\n'
+        b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": '
+        b"1}}\n\n",
+        b'data: {"choices": [{"message": {"content": "B", "refusal": null}, "finish_reason": "length"}]}',
+        b'data: {"error": {"message": "no", "code": 5}}\n\n',
     ),
     "prompts": (
         b'{"prompt": "Say one.", "id": "p", "tags": ["a"]}\n'

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 
 from rlaif.judging.aggregate import LabelStatistics, combine, principle_logit
 from rlaif.labels import sigmoid
+from rlaif.stats import ClusteredShare
 from rlaif.types import Order, Verdict
 
 
@@ -75,6 +78,22 @@ def test_statistics_count_flips_ties_and_invalid_verdicts() -> None:
     assert told["first_rate"] == pytest.approx(3 / 5)  # ab 1.0, ba -1.0 and ab 2.0 name the first
     assert told["invalid_reasons"] == {"not_finite": 1}
     assert statistics.invalid_rate == pytest.approx(1 / 6)
+
+
+def test_statistics_are_clustered_by_the_prompts_that_are_told() -> None:
+    statistics = LabelStatistics()
+    flip, agreed = [verdict(1.0), verdict(-1.0, order=Order.BA)], [verdict(2.0), verdict(4.0, order=Order.BA)]
+    for prompt, verdicts, logit in (("p", flip, 0.0), ("p", agreed, 3.0), ("q", flip, 0.0)):
+        statistics.add(verdicts, logit, prompt=prompt)
+    statistics.add([verdict(None, reason="not_finite")], None, prompt="q")
+    told: Any = statistics.as_dict()["clusters"]
+    flips = ClusteredShare(**told["flips"])
+    assert (flips.clusters, flips.trials, flips.successes) == (2, 3, 2)
+    assert (flips.trials_squared, flips.products, flips.successes_squared) == (4 + 1, 2 + 1, 1 + 1)
+    assert told["invalid"] == asdict(ClusteredShare(2, 7, 1, 16 + 9, 3, 1))
+    assert told["ties"]["successes"] == 2
+    assert statistics.as_dict()["clusters"] == told, "telling counts nothing twice"
+    assert "clusters" not in LabelStatistics().as_dict()
 
 
 def test_rates_of_nothing_are_none_not_zero() -> None:

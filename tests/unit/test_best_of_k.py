@@ -10,15 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from rlaif.config.finetune import BestOfKConfig, DpoConfig, SftConfig
-from rlaif.results.best_of_k import (
-    Candidate,
-    expected_best,
-    growth,
-    mean_and_error,
-    round_report,
-    select,
-    tied,
-)
+from rlaif.results.best_of_k import Candidate, growth, mean_and_error, round_report, select, tied
 from rlaif.rl.episodes import EpisodeRow
 from rlaif.rl.kl import best_of_n_kl_bound
 from rlaif.types import Completion, Message, Prompt
@@ -46,21 +38,11 @@ def scores_of(kept: Any) -> list[tuple[float, float]]:
     return [(choice.candidate.score, choice.weight) for choice in kept]
 
 
-@pytest.mark.parametrize("k", range(1, 7))
-def test_the_expected_best_is_the_mean_over_all_choices_of_k(k: int) -> None:
-    scores, rewards = [0.3, -1.0, 2.0, 0.3, 5.0, -2.5], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-
-    def best(choice: tuple[int, ...]) -> float:
-        return rewards[max(choice, key=lambda at: (scores[at], -at))]
-
-    every = [best(choice) for choice in itertools.combinations(range(6), k)]
-    assert expected_best(rewards, scores, k) == pytest.approx(sum(every) / len(every))
-
-
-def test_the_expected_best_of_one_is_the_mean_and_of_all_the_maximum() -> None:
-    rewards = [0.5, -0.25, 4.0, 1.0]
-    assert expected_best(rewards, rewards, 1) == pytest.approx(sum(rewards) / 4)
-    assert expected_best(rewards, rewards, 4) == 4.0
+def test_growth_does_not_depend_on_the_order_of_tied_completions() -> None:
+    """A penalty for being cut makes scores equal whose rewards are not."""
+    group = [candidate(1.0, reward=reward, index=at) for at, reward in enumerate((4.0, 1.0, 3.0, 0.0))]
+    assert [point.reward for point in growth([group])] == [2.0, 2.0, 2.0]
+    assert growth([group]) == growth([group[::-1]])
 
 
 def test_growth_has_the_powers_of_two_and_k_itself_and_never_falls() -> None:

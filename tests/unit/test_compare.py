@@ -22,6 +22,7 @@ from rlaif.report.comparison import (
 from rlaif.results.comparison import AtBudget, Optimisation, PolicyDifference, Reading
 from rlaif.results.costs import CurvePoint, TrainingCost, curve_of
 from rlaif.results.evaluation import CompletionRows, Cost, Evaluation, PolicyResult, WinRate, estimates
+from rlaif.results.monitor import MonitoredTraining, MonitorReading, MonitorReport
 from rlaif.stages.compare import compare
 from rlaif.stats import Estimate
 
@@ -465,3 +466,67 @@ def test_policies_without_two_prompts_in_common_are_said_not_to_be_compared() ->
     assert met == {("first", "start"), ("last", "start")}
     assert "`first` and `last` have fewer than two prompts in common on gold" in " ".join(found.notes)
     assert {each.policy for each in found.optimisations} == {"first", "last"}
+
+
+def monitored(golds: Sequence[float], *, kept: int | None = None) -> MonitoredTraining:
+    """A training whose KL is the square of the step."""
+    readings = tuple(
+        MonitorReading(
+            step=step,
+            kl=float(step**2),
+            proxy=Estimate(step / 10, step / 10 - 0.05, step / 10 + 0.05),
+            gold=Estimate(gold, gold - 0.01, gold + 0.01),
+            parts={},
+            length=8.0,
+            distinct_2=0.5,
+            refusal=0.0,
+            ended=1.0,
+            tokens=10,
+            seconds=1.0,
+            flops=1e6,
+        )
+        for step, gold in enumerate(golds)
+    )
+    report = MonitorReport(readings, patience=3, kept=kept)
+    written = json.loads(json.dumps([[each.as_row() for each in readings], report.as_dict()]))
+    found = MonitoredTraining.from_files(*written)
+    assert found is not None
+    return found
+
+
+TURNS = [1.0 + (d * (0.6 - 0.4 * math.log(d)) if d else 0.0) for d in range(12)]
+"""Gold of d = √KL with α = 0.6 and β = 0.4: it stops rising at d = e^½."""
+
+
+def test_what_a_monitor_read_stands_in_the_comparison_with_its_turning_point() -> None:
+    watched = {"up": monitored(TURNS), "elsewhere": monitored(TURNS)}
+    found = compare([evaluation(START, UP)], monitors=watched, resamples=100)
+    assert list(found.monitors) == ["up"], "what was not evaluated is not compared"
+    (table,) = [each for each in comparison_tables(found) if "training of up" in each.title]
+    assert table.header == ("step", "KL (nats)", "proxy", "gold of the monitor", "")
+    shown = [row[0] for row in table.rows]
+    assert len(shown) <= 9
+    assert (shown[0], shown[-2], shown[-1]) == ("0", "11", "–")
+    assert next(row for row in table.rows if row[0] == "2")[4] == "best gold"
+    gold = 1.0 + math.sqrt(math.e) * (0.6 - 0.4 * 0.5)
+    assert table.rows[-1] == ("–", f"{math.e:.2f}", "–", f"{gold:.3g}", "turns, by the curve")
+    stated = json.loads(json.dumps(found.as_dict()))["monitors"]["up"]
+    assert stated["turn"] == pytest.approx({"kl": math.e, "gold": gold})
+    assert [each["step"] for each in stated["readings"]] == list(range(12))
+    said = [line for line in found.verdict if line.startswith("The monitor of `up`'s training: ")]
+    assert "gold stops rising at a KL of about 2.7 nats" in said[0]
+    assert "## Over-optimisation along the training of up" in comparison_markdown(found)
+
+
+def test_a_monitor_that_saw_no_turn_names_none_and_says_what_was_kept() -> None:
+    found = compare(
+        [evaluation(START, UP)], monitors={"up": monitored([1.0, 1.1, 1.3], kept=1)}, resamples=50
+    )
+    (table,) = [each for each in comparison_tables(found) if "training of up" in each.title]
+    assert [row[4] for row in table.rows] == ["", "kept", "best gold"]
+    assert found.as_dict()["monitors"]["up"]["turn"] is None
+    assert compare([evaluation(START, UP)], resamples=50).monitors == {}
+
+
+def test_a_monitor_that_read_nothing_is_none() -> None:
+    assert MonitoredTraining.from_files([], MonitorReport((), patience=3).as_dict()) is None

@@ -19,6 +19,7 @@ BASE = frozenset(
         "labels",
         "progress",
         "resources",
+        "shares",
         "stats",
         "crossed",
         "near_duplicates",
@@ -45,18 +46,25 @@ BELOW: dict[str, frozenset[str]] = {
     "io": frozenset({"runs"}),
     "judging": frozenset({"engines", "prompts"}),
     "audit": frozenset({"engines", "prompts", "judging"}),
+    "chats": frozenset({"io", "runs"}),
     "collect": frozenset({"io", "runs", "audit"}),
     "models": frozenset({"engines"}),
     "reward": frozenset({"engines", "prompts", "judging", "models"}),
     "rl": frozenset({"engines", "config", "models", "reward"}),
     "moderation": frozenset({"engines", "prompts", "judging", "models", "reward"}),
-    "serving": frozenset({"engines", "models", "moderation", "reward"}),
+    "directives": frozenset({"constitution", "engines", "prompts", "judging", "moderation", "reward"}),
+    "serving": frozenset(
+        {"chats", "directives", "engines", "judging", "models", "moderation", "prompts", "reward"}
+    ),
     "results": frozenset({"prompts", "config", "judging", "audit", "models", "reward", "rl"}),
     "plot": frozenset({"results"}),
-    "stages": frozenset({"engines", "prompts", "config", "judging", "models", "reward", "rl", "results"}),
-    "report": frozenset({"judging", "audit", "results", "runs", "plot"}),
+    "stages": frozenset(
+        {"engines", "prompts", "config", "judging", "models", "moderation", "reward", "rl", "results"}
+    ),
+    "report": frozenset({"directives", "judging", "audit", "results", "runs", "plot"}),
     "jobs": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -66,6 +74,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "reward",
             "rl",
             "results",
@@ -75,6 +84,7 @@ BELOW: dict[str, frozenset[str]] = {
     ),
     "pipeline": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -84,6 +94,7 @@ BELOW: dict[str, frozenset[str]] = {
             "judging",
             "audit",
             "models",
+            "moderation",
             "rl",
             "results",
             "stages",
@@ -112,6 +123,7 @@ BELOW: dict[str, frozenset[str]] = {
     ),
     "cli": frozenset(
         {
+            "directives",
             "engines",
             "prompts",
             "constitution",
@@ -119,6 +131,7 @@ BELOW: dict[str, frozenset[str]] = {
             "runs",
             "judging",
             "audit",
+            "chats",
             "collect",
             "models",
             "results",
@@ -225,7 +238,9 @@ def test_the_light_parts_are_free_of_torch() -> None:
             "io",
             "judging",
             "audit",
+            "chats",
             "collect",
+            "directives",
             "plot",
             "cli",
         }:

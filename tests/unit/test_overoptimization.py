@@ -9,8 +9,8 @@ import random
 import pytest
 
 from rlaif.results.evaluation import CompletionRows
-from rlaif.results.overoptimization import OptimizationFit
-from rlaif.stages.overoptimization import best_of_k_curve, best_of_k_weights, fit_best_of_k
+from rlaif.results.overoptimization import OptimizationFit, best_of_k_weights, expected_best
+from rlaif.stages.overoptimization import best_of_k_curve, fit_best_of_k
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -24,6 +24,37 @@ def test_weights_are_how_often_each_sample_is_the_best_of_k(proxy: list[float], 
         for i in best:
             slow[i] += 1 / len(best) / len(draws)
     assert best_of_k_weights(proxy, k) == pytest.approx(slow)
+
+
+@pytest.mark.parametrize("k", range(1, 7))
+def test_the_expected_best_is_the_mean_over_all_draws_of_k_and_ties_share(k: int) -> None:
+    scores, values = [0.3, -1.0, 2.0, 0.3, 5.0, 0.3], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+    def best(drawn: tuple[int, ...]) -> float:
+        tied = [values[i] for i in drawn if scores[i] == max(scores[j] for j in drawn)]
+        return sum(tied) / len(tied)
+
+    every = [best(drawn) for drawn in itertools.combinations(range(6), k)]
+    assert expected_best(values, scores, k) == pytest.approx(sum(every) / len(every))
+    turned = expected_best(values[::-1], scores[::-1], k)
+    assert turned == pytest.approx(expected_best(values, scores, k)), "the order of ties says nothing"
+
+
+def test_the_expected_best_of_one_is_the_mean_and_of_all_the_maximum() -> None:
+    values = [0.5, -0.25, 4.0, 1.0]
+    assert expected_best(values, values, 1) == pytest.approx(sum(values) / 4)
+    assert expected_best(values, values, 4) == 4.0
+    assert expected_best(values, [1.0] * 4, 4) == pytest.approx(sum(values) / 4), "all tied: any of them"
+
+
+def test_best_of_k_of_a_policy_has_the_one_rule_of_ties() -> None:
+    """Both statistics, of a stage and of a comparison, are of the same draws."""
+    rows = CompletionRows(
+        tuple("aaabbb"), ("",) * 6, {"reward": (1.0, 1.0, 0.0) * 2, "gold": (4.0, 2.0, 9.0) * 2}
+    )
+    points = best_of_k_curve(rows, proxy="reward", gold="gold", resamples=10)
+    assert points[1].gold.value == pytest.approx(expected_best([4.0, 2.0, 9.0], [1.0, 1.0, 0.0], 2))
+    assert points[1].gold.value == pytest.approx(3.0)
 
 
 def test_the_curve_goes_up_on_the_proxy_and_turns_where_gold_does() -> None:

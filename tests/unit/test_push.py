@@ -83,7 +83,7 @@ def test_a_reward_model_or_a_judge_is_uploaded_with_its_adapters(
 
 
 def test_a_reward_model_cannot_be_merged_not_even_in_a_dry_run(tmp_path: Path, label: Path) -> None:
-    with pytest.raises(ConfigError, match="a reward model or a judge"):
+    with pytest.raises(ConfigError, match="a reward model, a judge or a moderator"):
         prepare(model(tmp_path / "stage", "reward.json"), merge=True)
     said = call("push", label, "mine", "--merge", "--dry-run")
     assert said.status != 0

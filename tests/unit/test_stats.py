@@ -9,6 +9,7 @@ import pytest
 
 from rlaif.errors import DataError
 from rlaif.stats import (
+    ClusteredShare,
     Estimate,
     bootstrap,
     bootstrap_difference,
@@ -41,6 +42,50 @@ class TestWilson:
     def test_nonsense_is_refused(self, successes: float, trials: int) -> None:
         with pytest.raises(DataError, match="no meaning"):
             wilson(successes, trials)
+
+
+class TestClusteredShare:
+    @staticmethod
+    def of(*clusters: tuple[int, int]) -> ClusteredShare:
+        found = ClusteredShare()
+        for successes, trials in clusters:
+            found.add(successes, trials)
+        return found
+
+    def test_clusters_that_agree_in_themselves_count_for_one_each(self) -> None:
+        """Ten questions about each of 20 prompts, all answered alike: 20 trials, not 200, up to C / (C − 1)."""
+        found = self.of(*[(10, 10)] * 5, *[(0, 10)] * 15).estimate()
+        assert found == pytest.approx(wilson(19 * 0.25, 19), abs=1e-9)
+
+    def test_trials_that_differ_within_their_clusters_as_between_are_no_fewer(self) -> None:
+        found = self.of(*[(5, 10)] * 20).estimate()
+        assert found == wilson(100, 200)
+
+    def test_the_variance_is_that_of_a_ratio(self) -> None:
+        """By hand: p = 5/10, residuals (1 − 1, 3 − 2, 1 − 2), v = 3/2 · 2 / 100, so 0.25 / 0.03 trials."""
+        found = self.of((1, 2), (3, 4), (1, 4)).estimate()
+        assert found == pytest.approx(wilson(0.25 / 0.03 / 2, 0.25 / 0.03))
+
+    def test_where_all_agree_a_prompt_is_a_trial(self) -> None:
+        assert self.of(*[(0, 50)] * 12).estimate() == wilson(0, 12)
+        assert self.of(*[(50, 50)] * 12).estimate() == wilson(12, 12)
+
+    def test_one_cluster_says_nothing_of_others_and_none_is_refused(self) -> None:
+        assert self.of((3, 4)).estimate() == (0.75, 0.0, 1.0)
+        with pytest.raises(DataError, match="no trials"):
+            self.of((0, 0)).estimate()
+
+    def test_it_holds_the_true_share_where_trials_taken_for_independent_do_not(self) -> None:
+        """24 prompts of 12 questions, their shares Beta(1, 3) around 1/4."""
+        rng, held = np.random.default_rng(0), [0, 0]
+        for _ in range(500):
+            counts = rng.binomial(12, rng.beta(1, 3, 24))
+            clustered = self.of(*[(int(count), 12) for count in counts]).estimate()
+            alone = wilson(int(counts.sum()), 24 * 12)
+            held[0] += clustered.low <= 0.25 <= clustered.high
+            held[1] += alone.low <= 0.25 <= alone.high
+        assert held[0] / 500 > 0.92
+        assert held[1] / 500 < 0.8
 
 
 class TestBootstrap:

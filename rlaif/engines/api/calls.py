@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from itertools import chain, cycle
 from types import TracebackType
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import openai
 import tenacity
 
 from rlaif.engines.api.api_key import ApiKey
+from rlaif.engines.api.http import AGAIN, FULL, http_library, open_http, retry_after
 from rlaif.engines.api.servers import Server
 from rlaif.engines.api.wire import Malformed
 from rlaif.errors import ModelError
@@ -33,8 +30,6 @@ __all__ = ["Clients", "Rejected", "Transient", "retrying"]
 
 Result = TypeVar("Result")
 
-FULL = (429, 503)
-AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524, 529)
 TOO_LONG = (
     "context length",
     "context window",
@@ -47,16 +42,9 @@ TOO_LONG = (
 POOL = 32
 """Connections a client: its pool walks through all of them for every request."""
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?")
-"""Seconds as `Retry-After` writes them."""
 BACKOFF_MAX = 30.0
 AT_LENGTH = 20_000
 """Characters of a server's words that are looked through."""
-LARGEST_BODY = 64 << 20
-"""Bytes of the largest reply that is read."""
-LARGEST_COMPRESSED = 64 << 10
-"""Bytes of the largest compressed reply; deflate unfolds a thousandfold at most."""
 
 
 class Transient(Exception):
@@ -180,7 +168,7 @@ class Clients:
         """What a status other than 2xx means."""
         status, said = error.status_code, self._key.redact(_message(error), most=AT_LENGTH)
         if status in FULL:
-            server.window.narrow(sent_at, _retry_after(error.response.headers))
+            server.window.narrow(sent_at, retry_after(error.response.headers))
             return Transient("rate_limited" if status == 429 else "overloaded")
         if status in AGAIN or status >= 500:
             return Transient(f"http_{status}", elsewhere=True, said=said)
@@ -232,93 +220,24 @@ async def retrying(
 
 
 def _client(url: str, key: ApiKey, timeout: float, connections: int) -> openai.AsyncOpenAI:
-    """A client that does not retry by itself. Proxies of the environment are not for a server on this
-    machine."""
-    http = openai.DefaultAsyncHttpxClient(
-        timeout=timeout,
-        trust_env=urlsplit(url).hostname not in LOOPBACK,
-        follow_redirects=False,
-        limits=_limits(connections),
-        event_hooks={"response": [_refuse_large]},
-    )
+    """A client that does not retry by itself."""
     return openai.AsyncOpenAI(
         api_key=key.reveal(),
         base_url=url,
         timeout=timeout,
         max_retries=0,
-        http_client=http,
+        http_client=open_http(url, timeout=timeout, connections=connections),
         default_headers={"Accept-Encoding": "identity"},
     )
-
-
-async def _refuse_large(response: Any) -> None:
-    """Refuse a body by its headers, before it is read: a compressed megabyte may hold a gigabyte.
-
-    None is asked for compressed. A body of unknown length is counted as it comes.
-    """
-    told = str(response.headers.get("content-length", ""))
-    length = int(told) if told.isascii() and told.isdigit() else None
-    plain = response.headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
-    if (plain and (length or 0) > LARGEST_BODY) or (
-        not plain and (length is None or length > LARGEST_COMPRESSED)
-    ):
-        raise openai.OpenAIError("the reply is too large")
-    if length is None:
-        response.stream = _counted(response.stream)
-
-
-def _counted(stream: Any) -> Any:
-    """The stream of a body, which ends with an error beyond `LARGEST_BODY`.
-
-    Built on the stream's own abstract base, which the HTTP library insists on: that library has changed its
-    name.
-    """
-    base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream")
-
-    class Counted(base):  # type: ignore[misc, valid-type]
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            seen = 0
-            async for chunk in stream:
-                seen += len(chunk)
-                if seen > LARGEST_BODY:
-                    raise openai.OpenAIError("the reply is too large")
-                yield chunk
-
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    return Counted()
-
-
-def _limits(connections: int) -> Any:
-    """No request waits for a connection."""
-    return _http().Limits(max_connections=connections, max_keepalive_connections=connections)
 
 
 @cache
 def _response() -> Any:
     """The HTTP library's type of a response: as a type to cast to, the response as it came."""
-    return _http().Response
-
-
-def _http() -> Any:
-    """The client library's HTTP library, which has changed its name."""
-    return sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
+    return http_library().Response
 
 
 def _message(error: openai.APIStatusError) -> str:
     body = error.body
     message = body.get("message") if isinstance(body, dict) else body
     return message if isinstance(message, str) else ""
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks for, in any of the three spellings; 0 when it does not."""
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        if NUMBER.fullmatch(value):
-            return float(value) * scale
-    try:
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
