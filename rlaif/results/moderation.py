@@ -41,7 +41,8 @@ class WayReport:
         recall: Share of the broken texts that are flagged at a share of false positives, by that share as
             text.
         calibration_error: Of the calibrated probability, cross-fitted; `None` where there is none.
-        over_refusal: Share of the look-alikes that are flagged at the threshold.
+        over_refusal: Share of the look-alikes that are flagged at a threshold that was chosen on the kept
+            texts of the other folds, of the same kind.
         unseen: AUROC after training without any text that breaks this category, on the others' labels.
     """
 

@@ -4,7 +4,7 @@ texts, a word list, and letting everything pass."""
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,11 +17,17 @@ from rlaif.moderation.baselines import fit_bag_of_words, listed_words, words_of
 from rlaif.moderation.examples import Example, labels_of
 from rlaif.moderation.fit import calibrate
 from rlaif.moderation.kinds import HeldOut, hard, others_broken
-from rlaif.moderation.measures import RankedTexts, calibration_error, fewest, threshold_at
+from rlaif.moderation.measures import (
+    RankedTexts,
+    calibration_error,
+    fewest,
+    flagged_out_of_fold,
+    threshold_at,
+)
 from rlaif.moderation.train import Fitted, Readable
 from rlaif.progress import Progress
 from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport, in_millions
-from rlaif.stats import Floats, bootstrap, wilson
+from rlaif.stats import ClusteredShare, Floats, bootstrap
 from rlaif.text import count_of
 
 __all__ = ["moderation_report", "thresholds_of"]
@@ -216,7 +222,6 @@ def _way_report(
     own: Sequence[Example], held: HeldOut, scored: _Scored, config: ModerationConfig, seed: int
 ) -> WayReport:
     kept = int((~hard(held.broken)).sum())
-    threshold = threshold_at(scored.peak[~hard(held.broken)].numpy(), config.false_positives)
     return WayReport(
         auroc=_bootstrapped(own, held, [scored.score], seed, lambda ranked, w: ranked[0].auroc(w)),
         recall={
@@ -226,7 +231,7 @@ def _way_report(
             for rate in RATES
         },
         calibration_error=_calibration_error(held, scored.score, [each.weight for each in own]),
-        over_refusal=_over_refusal(own, scored.peak >= threshold),
+        over_refusal=_over_refusal(own, held, scored.peak, config.false_positives),
         unseen=_unseen(own, held, scored.unseen, seed)
         if held.learned is None
         else Figure(None, why=ONE_TRAINING),
@@ -289,11 +294,21 @@ def _calibration_error(held: HeldOut, score: Tensor, weight: Sequence[float]) ->
     return calibration_error(found.numpy(), hard(held.broken).double().numpy())
 
 
-def _over_refusal(own: Sequence[Example], flagged: Tensor) -> Figure:
-    look_alikes = [bool(flagged[at]) for at, each in enumerate(own) if each.look_alike]
-    if not look_alikes:
+def _over_refusal(own: Sequence[Example], held: HeldOut, peak: Tensor, false_positives: float) -> Figure:
+    """The share of the look-alikes that are flagged, with its interval over prompts."""
+    if not any(each.look_alike for each in own):
         return Figure(None, why="there are no look-alikes")
-    return Figure.of(wilson(sum(look_alikes), len(look_alikes)))
+    flagged = flagged_out_of_fold(peak.numpy(), hard(held.broken).numpy(), held.fold.numpy(), false_positives)
+    if flagged is None:
+        return Figure(None, why="there are too few kept texts to choose a threshold on others")
+    by_prompt: dict[str, list[bool]] = defaultdict(list)
+    for each, told in zip(own, flagged.tolist(), strict=True):
+        if each.look_alike:
+            by_prompt[each.group].append(told)
+    share = ClusteredShare()
+    for prompt in by_prompt.values():
+        share.add(sum(prompt), len(prompt))
+    return Figure.of(share.estimate())
 
 
 def _words(held: HeldOut, way: WayReport, difference: Figure) -> list[str]:

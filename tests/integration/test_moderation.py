@@ -136,10 +136,13 @@ def test_a_way_to_read_a_text_can_be_asked_for(place: Place) -> None:
     assert report["window"] == 4
 
 
-def test_thresholds_hold_their_share_out_of_fold(report: dict[str, Any]) -> None:
-    for each in report["categories"]:
-        if each["look_alikes"]:
-            assert each["ways"]["moderator"]["over_refusal"]["value"] <= 1 / 48
+def test_look_alikes_are_seldom_flagged_by_thresholds_of_other_prompts(report: dict[str, Any]) -> None:
+    # 48 of the kept prompts are look-alikes: a threshold that they helped to choose could not flag two.
+    measured = [each for each in report["categories"] if each["look_alikes"]]
+    assert [each["look_alikes"] for each in measured] == [48, 48]
+    for each in measured:
+        found = each["ways"]["moderator"]["over_refusal"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"] < 0.25
 
 
 def test_a_card_lies_beside_it(place: Place) -> None:

@@ -26,6 +26,7 @@ from rlaif.moderation.fit import (
     held_out_directions,
     stratified_folds,
 )
+from rlaif.moderation.measures import threshold_at
 from rlaif.moderation.probe import Heads, ProbeModerator
 from rlaif.moderation.states import Encoder, StateTable, default_layers, tapped
 from rlaif.moderation.windows import READOUTS, Readout, RunningScore, of_text, token_path
@@ -411,3 +412,25 @@ def test_scores_that_are_upside_down_are_taken_for_nothing() -> None:
     found = calibrate(score, (score < 0).double(), torch.ones(50))
     assert found.slope == 0
     assert 1 / (1 + math.exp(-found.offset)) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_scores_that_say_nothing_flag_nothing(base: SharedBase, seed: int) -> None:
+    # Heads are kept in single precision. Where all texts have one probability, a threshold that was chosen in
+    # double precision lay below it as often as above.
+    draw = torch.Generator().manual_seed(seed)
+    broken = (torch.rand(30 + seed, generator=draw) > 0.6).double()
+    found = calibrate(torch.randn(30 + seed, generator=draw) - 3 * broken, broken, torch.ones(30 + seed))
+    assert found.slope == 0
+    threshold = threshold_at(found.probability(torch.randn(20, generator=draw)), 0.01)
+    heads = replace(
+        made(base).heads["prompt"],
+        slope=torch.tensor([found.slope, 1.0]),
+        offset=torch.tensor([found.offset, 0.0]),
+    )
+    moderator = replace(
+        made(base), heads={"prompt": heads, "exchange": heads}, thresholds={"harm": threshold, "lies": 1.0}
+    )
+    (scores,) = moderator.scores([(USER,)])
+    assert flagged(scores, moderator.thresholds) == ()
+    assert scores["harm"] == pytest.approx(threshold, abs=1e-8)
