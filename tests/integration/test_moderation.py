@@ -16,6 +16,7 @@ from tiny import save_tiny
 
 from rlaif.config import parse_recipe
 from rlaif.errors import ConfigError, DataError, ModelError
+from rlaif.io.tables import read_table
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Scores, Watch
 from rlaif.moderation.classifier import LoraModerator
@@ -462,6 +463,18 @@ def test_a_partial_file_of_other_texts_is_not_gone_on_with(tmp_path: Path) -> No
         )
     found = moderate_file(str(texts(tmp_path / "a.jsonl", "A", "b")), Loud(), out, progress=NoProgress())
     assert (found.rows, found.resumed) == (2, 0)
+
+
+def test_a_partial_file_of_a_data_set_that_has_changed_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, file = tmp_path / "out.jsonl", texts(tmp_path / "a.jsonl", *"abcdefgh" * 8)
+    monkeypatch.setattr("rlaif.pipeline.moderate.read_table", lambda source: read_table(file))
+    with pytest.raises(KeyboardInterrupt):
+        moderate_file("some/dataset", Loud(stop_after=1), out, progress=NoProgress())
+    texts(file, *"ABCDEFGH" * 8)
+    found = moderate_file("some/dataset", Loud(), out, progress=NoProgress())
+    assert (found.rows, found.resumed, found.any) == (64, 0, 64)
 
 
 def test_a_named_column_and_bad_rows(tmp_path: Path) -> None:
