@@ -33,7 +33,7 @@ from rlaif.moderation.probe import READS, Heads, ProbeModerator
 from rlaif.reward.files import tokenizer_digest
 from rlaif.types import Message
 
-__all__ = ["ABOUT", "find_moderator", "load_moderator", "moderator_note", "save_moderator"]
+__all__ = ["ABOUT", "close_moderator", "find_moderator", "load_moderator", "moderator_note", "save_moderator"]
 
 FORMAT = 1
 ABOUT, HEADS = "moderation.json", "heads.safetensors"
@@ -156,6 +156,12 @@ def load_moderator(folder: Path, base: SharedBase, *, role: str = ROLE) -> Moder
         _drop(base, role)
         raise
     return moderator
+
+
+def close_moderator(moderator: Moderator) -> None:
+    """Take the adapter of a moderator that was loaded off its base again, if it has one."""
+    if isinstance(moderator, LoraModerator):
+        _drop(moderator.base, moderator.role)
 
 
 def _opened(about: Mapping[str, Any], place: Path, base: SharedBase, role: str) -> Moderator:

@@ -515,6 +515,35 @@ def test_prompts_are_chosen_and_counted(place: Place, tmp_path: Path) -> None:
     assert any("X" in row["prompt"][-1]["content"] for row in dropped)
 
 
+def test_an_adapter_that_chose_prompts_does_not_stay_on_the_base(
+    place: Place, adapter: Path, tmp_path: Path
+) -> None:
+    given = [row["prompt"] for row in rows(place.labels) if "completion" not in row][:12]
+    file, shown = prompts(tmp_path / "p.jsonl", *given), tmp_path / "shown.jsonl"
+    shown.write_text(
+        "".join(json.dumps({"prompt": f"q {at}", "completion": "a b"}) + "\n" for at in range(6))
+    )
+    run = place.run(
+        "then-tuned",
+        f"  - {{stage: sample, prompts: {file}, k: 1, max_new_tokens: 2, moderation: {{path: {adapter}}}}}\n"
+        f"  - {{stage: sft, files: [{shown}], lora_rank: 2, epochs: 1}}",
+    )  # an adapter that is merged must be the only one
+    assert [stage.manifest.stage for stage in run.stages] == ["sample", "sft"]
+
+
+def test_prompts_are_chosen_for_a_policy_that_does_not_run_here(place: Place, tmp_path: Path) -> None:
+    given = [row["prompt"] for row in rows(place.labels) if "completion" not in row][:12]
+    file = prompts(tmp_path / "p.jsonl", *given)
+    text = (
+        f"model: scripted:spine:swift\ndtype: float32\nconstitution: {place.constitution}\nstages:\n"
+        f"  - {{stage: sample, prompts: {file}, k: 1, moderation: {{path: {place.moderator}}}}}"
+    )
+    (stage,) = run_recipe(parse_recipe(text, source="r.yaml"), out=tmp_path / "run").stages
+    counts = stage.manifest.counts
+    assert counts["prompts"] + counts["prompts_dropped"] == 12
+    assert counts["prompts_dropped"] > 0
+
+
 def test_no_prompt_left_is_refused(place: Place, tmp_path: Path) -> None:
     worst = [row for row in rows(place.labels) if "completion" not in row and row["shouting"]]
     moderator = open_moderator(place.moderator, dtype="float32")
