@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,28 @@ def test_an_adapter_reads_the_text_of_a_stream(adapter: Path) -> None:
     assert seen[0] == moderator.scores([(prompt, Message("assistant", "X"))])[0]
     assert seen[1:15] == [seen[0]] * 14
     assert seen[15] == moderator.scores([(prompt, Message("assistant", "XQ XQ XQ XQ XQ X"))])[0]
+
+
+def test_two_threads_do_not_share_a_pass(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Before an upstream prompts are scored on one thread and answers on another; the base has one active role.
+    moderator = open_moderator(adapter, dtype="float32")
+    assert isinstance(moderator, LoraModerator)
+    hidden, both, met = moderator.base.hidden, threading.Barrier(2), []
+
+    def meet(*given: Any, **named: Any) -> Any:
+        try:
+            both.wait(0.5)
+            met.append(True)
+        except threading.BrokenBarrierError:
+            pass
+        return hidden(*given, **named)
+
+    monkeypatch.setattr(moderator.base, "hidden", meet)
+    asked = [[Message("user", "GREAT GREAT NEWS")]]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(moderator.scores, [asked, asked])
+    assert not met
+    assert first == second == moderator.scores(asked)
 
 
 def test_an_adapter_on_another_base_brings_its_own(adapter: Path, tmp_path: Path) -> None:
