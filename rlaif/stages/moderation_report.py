@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from rlaif.moderation.measures import (
 from rlaif.moderation.train import Fitted, Readable
 from rlaif.progress import Progress
 from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport, in_millions
-from rlaif.stats import ClusteredShare, Floats, bootstrap
+from rlaif.stats import ClusteredShare, Estimate, Floats, bootstrap
 from rlaif.text import count_of
 
 __all__ = ["moderation_report", "thresholds_of"]
@@ -101,7 +102,7 @@ def thresholds_of(
     held_out: Sequence[HeldOut], categories: Sequence[str], false_positives: float
 ) -> dict[str, float]:
     """For each category the lowest threshold that at most that share of the kept texts reach, prompts and
-    exchanges together, at any token while they are written."""
+    exchanges together, at their peak (`HeldOut.peak`)."""
     found = {}
     for category in categories:
         kept = [
@@ -239,7 +240,27 @@ def _way_report(
 
 
 def _recall(own: Sequence[Example], held: HeldOut, scored: _Scored, rate: float, seed: int) -> Figure:
-    return _bootstrapped(own, held, [scored.peak], seed, lambda ranked, w: ranked[0].recall(w, rate))
+    """By bootstrap, and with an interval that is no narrower than that of the share of the broken texts at
+    the threshold: where all of a few are flagged, or none, each resample says the same."""
+    found = _bootstrapped(own, held, [scored.peak], seed, lambda ranked, w: ranked[0].recall(w, rate))
+    if found.low is None or found.high is None:
+        return found
+    broken = hard(held.broken)
+    flagged = scored.peak >= threshold_at(scored.peak[~broken].numpy(), rate)
+    share = _share(own, broken.tolist(), flagged.tolist())
+    return replace(found, low=min(found.low, share.low), high=max(found.high, share.high))
+
+
+def _share(own: Sequence[Example], counted: Sequence[bool], flagged: Sequence[bool]) -> Estimate:
+    """The share of the texts to be counted that are flagged, with its interval over prompts."""
+    by_prompt: dict[str, list[bool]] = defaultdict(list)
+    for each, counts, told in zip(own, counted, flagged, strict=True):
+        if counts:
+            by_prompt[each.group].append(told)
+    share = ClusteredShare()
+    for prompt in by_prompt.values():
+        share.add(sum(prompt), len(prompt))
+    return share.estimate()
 
 
 def _unseen(own: Sequence[Example], held: HeldOut, unseen: Tensor | None, seed: int) -> Figure:
@@ -301,14 +322,7 @@ def _over_refusal(own: Sequence[Example], held: HeldOut, peak: Tensor, false_pos
     flagged = flagged_out_of_fold(peak.numpy(), hard(held.broken).numpy(), held.fold.numpy(), false_positives)
     if flagged is None:
         return Figure(None, why="there are too few kept texts to choose a threshold on others")
-    by_prompt: dict[str, list[bool]] = defaultdict(list)
-    for each, told in zip(own, flagged.tolist(), strict=True):
-        if each.look_alike:
-            by_prompt[each.group].append(told)
-    share = ClusteredShare()
-    for prompt in by_prompt.values():
-        share.add(sum(prompt), len(prompt))
-    return Figure.of(share.estimate())
+    return Figure.of(_share(own, [each.look_alike for each in own], flagged.tolist()))
 
 
 def _words(held: HeldOut, way: WayReport, difference: Figure) -> list[str]:
