@@ -201,31 +201,32 @@ def read_verdicts(verdicts: Path, preferences: Path, *, centred: bool = False) -
         )
         for completion, own in means.items()
     )
-    notes = tuple(f"{count:,} readings of verdicts are not used: {why}" for why, count in left.items())
+    notes = tuple(f"{count:,} {what} are not used" for what, count in left.items())
     return LabelledTexts(texts, (), notes)
 
 
 def _readings(
     verdicts: Path, completions: Collection[str]
 ) -> tuple[dict[str, dict[str, list[float]]], Counter[str]]:
-    """By completion and principle, the log-odds that it is broken; how many readings are not used, and
-    why."""
+    """By completion and principle, the log-odds that it is broken; what is not used, with its count."""
     log_odds: dict[str, dict[str, list[float]]] = {}
     left = Counter[str]()
     for row in read_table(verdicts).rows:
         if row.values.get("order") != "alone":
-            left["compare"] += 1
+            left["verdicts that compare two completions"] += 1
             continue
         if not row.values.get("valid"):
-            left["invalid"] += 1
+            left["verdicts that are invalid"] += 1
             continue
-        for completion, value in _sides(row):
+        found = _sides(row)
+        left["readings without log-probabilities"] += 2 - len(found)
+        for completion, value in found:
             if completion in completions:
                 own = log_odds.setdefault(completion, {})
                 own.setdefault(str(row.values["principle"]), []).append(value)
             else:
-                left["without text"] += 1
-    return log_odds, left
+                left["readings of completions that are in no preference"] += 1
+    return log_odds, +left
 
 
 def _medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -249,7 +250,8 @@ def _completions(preferences: Path) -> dict[str, tuple[Message, ...]]:
 
 
 def _sides(row: Row) -> list[tuple[str, float]]:
-    """The id of each completion of a pointwise verdict, and the log-odds that it breaks the principle."""
+    """The id of each completion of a pointwise verdict whose log-probabilities were noted, and the log-odds
+    that it breaks the principle: of the bad answer, which the question lists second."""
     prompt, _, numbers = str(row.values["comparison_id"]).rpartition("/")
     evidence = row.values.get("logprobs") or {}
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -79,6 +80,8 @@ class RunContext:
         """The prompts of each sample stage, which later stages may refuse before a model is loaded."""
         self.steered: dict[str, Steered] = {}
         """The prompts under directives of each stage that has some."""
+        self.opened = ExitStack()
+        """What the stage that runs has opened, to be closed with it."""
         # By stage, then by source: a stage may read a source more than once.
         self._left_out: dict[str, dict[str, int]] = {}
         self._claimed: dict[str, dict[str, Prompt]] = {}

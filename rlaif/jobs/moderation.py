@@ -283,16 +283,17 @@ class ModerationJob(Job[ModerationConfig]):
         config, counter = self.config, counter_of(self.base)
         examples = self.examples if self._is_at_hand else []
         known = [each.messages for each in examples]
+        scored = [(Message("user", messages[-1].content),) for messages in known]
+        tokens = tokens_of(counter, scored) if scored else MANY
         if config.kind == "lora":
             longest = sorted(known, key=lambda messages: -sum(len(m.content) for m in messages))[:LOOKED_AT]
             row = max(map(counter.count, longest)) if longest else lengths.rows(config)
             return StageWork(
                 micro_tokens=config.micro_batch * rounded(min(row, config.max_tokens or row)),
                 read_tokens=device.tokens,
+                kept_states=tokens,  # of the last layer, while the heads are fitted
                 checkpointing=config.gradient_checkpointing,
             )
-        scored = [(Message("user", messages[-1].content),) for messages in known]
-        tokens = tokens_of(counter, scored) if scored else MANY
         return StageWork(read_tokens=device.tokens, kept_states=len(config.layers or THREE) * tokens)
 
     def adapters(self) -> Adapters:

@@ -12,9 +12,11 @@ from rlaif.errors import DataError, ModelError
 from rlaif.files import folder_digest
 from rlaif.jobs.context import RunContext
 from rlaif.labels import log_odds_of
+from rlaif.models.open import is_scripted, is_served
 from rlaif.models.role_engine import resident_base
+from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Moderator, Scores, flagged
-from rlaif.moderation.files import find_moderator, load_moderator, moderator_note
+from rlaif.moderation.files import close_moderator, find_moderator, load_moderator, moderator_note
 from rlaif.moderation.scoring import score_each
 from rlaif.types import Completion, Message, Prompt
 
@@ -67,16 +69,25 @@ def moderator_digest(path: str) -> str:
 
 
 def open_moderator(path: str, context: RunContext) -> Moderator:
-    """A moderator on its base: the run's where it is that, else one loaded beside it.
+    """A moderator on its base: the run's where it is that, else one loaded beside it. It is closed with the
+    stage that runs.
 
     Raises:
         ModelError: Its base is not the one that it was trained on, or does not run in this process.
     """
     folder = check_moderator(path)
-    trained = moderator_note(folder)["base"]
-    resident = context.bases.get()
-    if resident.identity == trained["identity"]:
-        return load_moderator(folder, resident)
+    moderator = load_moderator(folder, _base_of(folder, path, context))
+    context.opened.callback(close_moderator, moderator)
+    return moderator
+
+
+def _base_of(folder: Path, path: str, context: RunContext) -> SharedBase:
+    """The base to put a moderator on."""
+    trained, main = moderator_note(folder)["base"], context.recipe.weights_of(context.recipe.model)
+    if not (is_scripted(main) or is_served(main)):
+        resident = context.bases.get()
+        if resident.identity == trained["identity"]:
+            return resident
     engine = context.engines.in_process(str(trained["name"]))
     if engine is None:
         raise ModelError(
@@ -84,7 +95,7 @@ def open_moderator(path: str, context: RunContext) -> Moderator:
             where=path,
             remedy="train it on a hub id, a folder or an alias",
         )
-    return load_moderator(folder, resident_base(engine))
+    return resident_base(engine)
 
 
 def moderation_score(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,9 @@ from rlaif.digest import digest
 from rlaif.engines.base import EngineCard, LabelRequest
 from rlaif.engines.hf import HFEngine
 from rlaif.errors import ConfigError, ModelError
-from rlaif.files import check_regular, file_digest, folder_digest, read_object, sync_to_disk
+from rlaif.files import check_regular, file_digest, folder_digest, read_object
 from rlaif.models.lora_judge import LoraJudge
+from rlaif.models.new_folder import new_folder
 from rlaif.models.policy_files import base_of, find_policy
 from rlaif.models.probe import Probe, ProbeEngine
 from rlaif.models.role_engine import resident_base
@@ -268,7 +268,7 @@ def save_judge(
         note: JSON values to keep beside (data digests, results).
 
     Raises:
-        ModelError: Weights are NaN or infinite, or the disk refuses.
+        ModelError: Weights are NaN or infinite, something is in the folder already, or the disk refuses.
     """
     own = _probe_about(judge) if isinstance(judge, Probe) else {"kind": judge.kind, "scale": judge.scale}
     about = {
@@ -281,26 +281,12 @@ def save_judge(
         "questions": [request.identity() | {"log_odds": value} for request, value in questions],
         "note": dict(note),
     }
-    work = folder.with_name(f".tmp-{folder.name}")
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+    with new_folder(folder, what="the trained judge") as work:
         if isinstance(judge, Probe):
             write_tensors(work / HEAD, _tensors(judge))
         else:
             judge.base.save_adapter(judge.role, work / ADAPTER)
         (work / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")
-        for path in (*work.iterdir(), work):
-            sync_to_disk(path)
-        work.rename(folder)
-    except OSError as error:
-        raise ModelError(
-            f"the trained judge cannot be written: {error}",
-            where=str(folder),
-            remedy="check space and permissions",
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def largest_gap(judge: ProbeEngine | LoraJudge, questions: Sequence[tuple[LabelRequest, float]]) -> float:

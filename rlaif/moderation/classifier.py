@@ -4,15 +4,17 @@ the mean of the last layer's states."""
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Scores, Watch
 from rlaif.moderation.probe import Heads, Reads, digest_of, encode_all, kind_of
-from rlaif.moderation.states import Encoder, layer_count, read_states
+from rlaif.moderation.states import Encoder, ReadText, layer_count, read_states
 from rlaif.moderation.windows import WINDOW
 from rlaif.types import Message
 
@@ -21,7 +23,8 @@ __all__ = ["LoraModerator"]
 
 @dataclass(frozen=True)
 class LoraModerator:
-    """See `rlaif.moderation.base.Moderator`.
+    """See `rlaif.moderation.base.Moderator`. Threads wait for each other: the base has one active role, which
+    another thread's pass would switch off in the middle.
 
     Attributes:
         role: The adapter on `base`.
@@ -35,6 +38,11 @@ class LoraModerator:
     thresholds: Mapping[str, float]
     heads: Mapping[Reads, Heads]
     window: int = WINDOW
+    _reading: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.base)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -56,7 +64,10 @@ class LoraModerator:
             DataError: A conversation has no message before its answer.
             ModelError: One is longer than the context, or the chat template does not take its turns.
         """
-        texts = encode_all(conversations, Encoder(self.base), self.base)
+        with self._reading:
+            return self._scores(encode_all(conversations, self._encoder, self.base), conversations)
+
+    def _scores(self, texts: Sequence[ReadText], conversations: Sequence[Sequence[Message]]) -> list[Scores]:
         found: dict[int, Scores] = {}
         for batch in read_states(self.base, texts, (layer_count(self.base),), role=self.role):
             for at, states in batch.items():

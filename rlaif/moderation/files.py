@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,16 @@ from torch import Tensor
 
 from rlaif.errors import ModelError
 from rlaif.files import check_regular, read_object
+from rlaif.models.new_folder import new_folder
 from rlaif.models.shared_base import SharedBase
 from rlaif.models.tensor_files import check_finite, write_tensors
-from rlaif.moderation.base import Moderator
+from rlaif.moderation.base import Moderator, Scores
 from rlaif.moderation.classifier import LoraModerator
 from rlaif.moderation.probe import READS, Heads, ProbeModerator
 from rlaif.reward.files import tokenizer_digest
 from rlaif.types import Message
 
-__all__ = ["ABOUT", "find_moderator", "load_moderator", "moderator_note", "save_moderator"]
+__all__ = ["ABOUT", "close_moderator", "find_moderator", "load_moderator", "moderator_note", "save_moderator"]
 
 FORMAT = 1
 ABOUT, HEADS = "moderation.json", "heads.safetensors"
@@ -95,33 +95,14 @@ def save_moderator(
         ModelError: Something is there already, the folder cannot be written, or what was written scores
             otherwise.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(
-            "the folder is not empty, and nothing is overwritten",
-            where=str(folder),
-            remedy="name another folder",
-        )
-    work = folder.with_name(f".tmp-{folder.name}")
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        _write(moderator, work, constitution, probes, note or {})
+    scores = moderator.scores(probes)
+    with new_folder(folder, what="the moderator") as work:
+        _write(moderator, work, constitution, list(zip(probes, scores, strict=True)), note or {})
         try:
             again = load_moderator(work, moderator.base, role=RELOADED)
-            _check_scores(again, moderator.scores(probes), probes, work)
+            _check_scores(again, scores, probes, work)
         finally:
             _drop(moderator.base, RELOADED)
-        if folder.exists():
-            folder.rmdir()
-        work.rename(folder)
-    except OSError as error:
-        raise ModelError(
-            f"the moderator cannot be written: {error}",
-            where=str(folder),
-            remedy="check space and permissions",
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def load_moderator(folder: Path, base: SharedBase, *, role: str = ROLE) -> Moderator:
@@ -156,6 +137,12 @@ def load_moderator(folder: Path, base: SharedBase, *, role: str = ROLE) -> Moder
         _drop(base, role)
         raise
     return moderator
+
+
+def close_moderator(moderator: Moderator) -> None:
+    """Take the adapter of a moderator that was loaded off its base again, if it has one."""
+    if isinstance(moderator, LoraModerator):
+        _drop(moderator.base, moderator.role)
 
 
 def _opened(about: Mapping[str, Any], place: Path, base: SharedBase, role: str) -> Moderator:
@@ -193,7 +180,7 @@ def _write(
     moderator: ProbeModerator | LoraModerator,
     folder: Path,
     constitution: str,
-    probes: Sequence[Conversation],
+    probes: Sequence[tuple[Conversation, Scores]],
     note: Mapping[str, Any],
 ) -> None:
     base = moderator.base
@@ -216,7 +203,7 @@ def _write(
         "note": dict(note),
         "probes": [
             {"messages": [message.as_dict() for message in conversation], "scores": dict(scores)}
-            for conversation, scores in zip(probes, moderator.scores(probes), strict=True)
+            for conversation, scores in probes
         ],
     }
     (folder / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", "utf-8")

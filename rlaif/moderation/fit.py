@@ -10,6 +10,7 @@ texts enters with the calibration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -71,7 +72,8 @@ class Direction(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """P = σ(slope · score + offset)."""
+    """P = σ(slope · score + offset). Both are numbers of single precision, as which heads keep them: a
+    threshold that is chosen on P holds for the moderator that is saved."""
 
     slope: float
     offset: float
@@ -187,5 +189,10 @@ def calibrate(score: Tensor, broken: Tensor, weight: Tensor) -> Calibration:
     found = fit_logistic(x.numpy(), broken.double().numpy(), weights.numpy(), ridge=PRIOR)
     if found[0] < 0:
         share = float((weights @ broken.double() + 0.5) / (weights.sum() + 1))
-        return Calibration(0.0, float(torch.logit(torch.tensor(share, dtype=torch.double))))
-    return Calibration(float(found[0]) / size, float(found[1]))
+        return Calibration(0.0, _single(math.log(share / (1 - share))))
+    return Calibration(_single(found[0] / size), _single(found[1]))
+
+
+def _single(value: float) -> float:
+    """The nearest number of single precision."""
+    return float(torch.tensor(value, dtype=torch.float32))

@@ -45,14 +45,14 @@ class HeldOut(NamedTuple):
     score: Tensor
     """Of the whole text, fp64, before the calibration."""
     peak: Tensor
-    """The greatest score while it is written."""
+    """The greatest score while it is written; of an adapter, which is not asked at every token, `score`."""
     fold: Tensor
     """In which the text was held out."""
     calibration: Calibration
     """Fitted to `score` of all of them."""
     unseen: Tensor | None = None
-    """Scores by a head that was trained without any text that breaks this category; NaN at texts that break
-    another one only. `None` where there is no such head."""
+    """Scores by a head that was trained without any text that is known to break this category; NaN at texts
+    that break another one only. `None` where there is no such head."""
     learned: Tensor | None = None
     """Numbers of the examples that were learned from, where the others were held out once; `None` where all
     are held out by folds."""

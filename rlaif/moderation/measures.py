@@ -10,9 +10,12 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["RankedTexts", "calibration_error", "fewest", "threshold_at"]
+__all__ = ["RankedTexts", "calibration_error", "fewest", "flagged_out_of_fold", "threshold_at"]
 
 Floats = NDArray[np.float64]
+ROUNDING = 1e-9
+"""By how much a threshold lies above the score that must not reach it: computed again, in another batch, a
+score differs in its last digits, and where many texts have one score all of them would be flagged."""
 
 
 class RankedTexts:
@@ -58,11 +61,35 @@ def fewest(false_positives: float) -> int:
 
 
 def threshold_at(kept: ArrayLike, false_positives: float) -> float:
-    """The lowest threshold that at most that share of the scores of kept texts reach; above 1 where a kept
-    text scores 1 and none may be flagged."""
+    """The lowest threshold, but for `ROUNDING`, that at most that share of the scores of kept texts reach;
+    above 1 where a kept text scores 1 and none may be flagged."""
     scores = np.sort(np.asarray(kept, dtype=np.float64))[::-1]
     allowed = math.floor(false_positives * len(scores) + 1e-9)
-    return float(np.nextafter(scores[allowed], np.inf)) if allowed < len(scores) else 0.0
+    if allowed >= len(scores):
+        return 0.0
+    last = float(scores[allowed])
+    return max(last + ROUNDING, math.nextafter(last, math.inf))
+
+
+def flagged_out_of_fold(
+    score: ArrayLike, broken: ArrayLike, fold: ArrayLike, false_positives: float
+) -> NDArray[np.bool_] | None:
+    """Which texts reach a threshold that was chosen (`threshold_at`) on the kept texts of the other folds; of
+    a threshold that they helped to choose, kept texts would reach no more than the share allowed, whatever
+    they are. `None` where the other folds of one hold no kept text.
+
+    Args:
+        fold: (n,), the fold of each text.
+    """
+    values, kept, folds = np.asarray(score, np.float64), ~np.asarray(broken, np.bool_), np.asarray(fold)
+    found = np.zeros(len(values), np.bool_)
+    for number in np.unique(folds):
+        own = folds == number
+        others = values[~own & kept]
+        if not len(others):
+            return None
+        found[own] = values[own] >= threshold_at(others, false_positives)
+    return found
 
 
 def calibration_error(probability: ArrayLike, broken: ArrayLike, *, bins: int = 10) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -76,19 +77,16 @@ class ProbeModerator:
     layers: tuple[int, ...]
     heads: Mapping[Reads, Heads]
     window: int = WINDOW
-    _encoder: list[Encoder] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
         """16 hex digits of the heads, thresholds and layers."""
         return digest_of(self.heads, self.categories, self.thresholds, (self.layers, self.window))
 
-    @property
+    @cached_property
     def encoder(self) -> Encoder:
         """Puts conversations into tokens."""
-        if not self._encoder:
-            self._encoder.append(Encoder(self.base))
-        return self._encoder[0]
+        return Encoder(self.base)
 
     def scores(self, conversations: Sequence[Sequence[Message]]) -> list[Scores]:
         """See `Moderator`.

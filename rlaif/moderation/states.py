@@ -179,6 +179,7 @@ class StateTable:
 
     Args:
         texts: With at least one token to score each.
+        room: Bytes that may be kept.
     """
 
     def __init__(
@@ -187,13 +188,16 @@ class StateTable:
         texts: Sequence[ReadText],
         layers: Sequence[int],
         *,
+        room: int = STATES_KEPT,
         progress: Progress | None = None,
     ) -> None:
         self._progress = progress or NoProgress()
         self.base, self.texts, self.layers = base, texts, tuple(layers)
         tokens = sum(len(text.ids) - text.start for text in texts)
         self.size = len(self.layers) * base.hidden_size
-        self._keep = tokens * self.size * 4 <= STATES_KEPT
+        needed = tokens * self.size * 4
+        self.keeps = needed if needed <= room else 0
+        """Bytes of states that are kept."""
         self._kept: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
@@ -204,9 +208,10 @@ class StateTable:
         for batch in read_states(self.base, self.texts, self.layers):
             self._progress.advance(len(batch))
             for at, states in batch.items():
-                if self._keep:
+                if self.keeps:
                     self._kept[at] = states.clone()
                 yield at, states
+        self._progress = NoProgress()  # read again, the texts were counted already
 
     def means(self) -> Tensor:
         """The mean state of each text, (N, F), fp32."""

@@ -19,6 +19,7 @@ import torch
 
 from rlaif.engines.chat import TemplateRefusal
 from rlaif.errors import DataError, Problem
+from rlaif.models.memory import STATES_KEPT
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.examples import Example
 from rlaif.moderation.kinds import FEWEST, HeldOut, KindFit, KindOfText
@@ -128,10 +129,13 @@ def _kinds(
     """The texts of each kind that there is, read."""
     progress.begin(f"reading {count_of(len(data.texts), 'text')}", len(data.texts))
     kinds: dict[Reads, KindOfText] = {}
+    room = STATES_KEPT
     for reads in READS:
         rows = [at for at, example in enumerate(data.examples) if example.reads == reads]
         if rows:
-            table = StateTable(base, [data.texts[at] for at in rows], layers, progress=progress)
+            texts = [data.texts[at] for at in rows]
+            table = StateTable(base, texts, layers, room=room, progress=progress)
+            room -= table.keeps
             kinds[reads] = KindOfText([data.examples[at] for at in rows], rows, categories, table)
     return kinds
 

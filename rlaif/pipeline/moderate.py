@@ -16,7 +16,7 @@ from typing import Any
 
 from rlaif.digest import digest
 from rlaif.errors import ConfigError
-from rlaif.files import file_digest, parse_object
+from rlaif.files import parse_object
 from rlaif.io.fields import id_of
 from rlaif.io.labelled_texts import conversation_in
 from rlaif.io.rows import each_row, refuse_bad_rows
@@ -124,8 +124,8 @@ def moderate_file(
 
     problems = each_row(table, add)
     refuse_bad_rows(problems, rows=len(table.rows) + len(table.problems), source=source, skip=skip_bad_rows)
-    read = file_digest(path) if path.is_file() else source
-    key = digest([read, moderator.digest, text_column, skip_bad_rows])
+    read = [[row, id, [message.as_dict() for message in messages]] for row, id, messages in found]
+    key = digest([read, moderator.digest])
     counts = _written(found[:limit], moderator, out, key, progress)
     counts.bad_rows = len(problems)
     return counts

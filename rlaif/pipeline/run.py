@@ -243,7 +243,7 @@ def _run_stage(
     give_back()
     started, clock = now(), time.monotonic()
     with run.stage(config.name) as folder:
-        with Peak(context.recipe.device) as peak, _placed(config.name):
+        with Peak(context.recipe.device) as peak, _placed(config.name), context.opened:
             outcome = job.execute(folder)
         manifest = Manifest(
             stage=config.name,

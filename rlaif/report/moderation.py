@@ -117,19 +117,16 @@ def _reading(report: ModerationReport) -> str:
 def _explained(report: ModerationReport) -> str:
     held = (
         "Each text is scored by heads that were fitted without its prompt; the moderator that was saved is "
-        "fitted "
-        "to all."
+        "fitted to all."
         if report.measured == "out of fold"
         else "On the prompts that were held out of the training."
     )
     return (
-        f"{held} Recall is the share of broken texts that are flagged where that share of the kept ones "
-        f"is. ECE is "
-        "of probabilities whose calibration was fitted to other prompts. The last column is the AUROC of "
-        "the same "
-        "method when no text trained it that breaks the principle, only texts that break others: a harm "
-        "that it "
-        "was not made for. Labels of a judge count as broken above one half.\n"
+        f"{held} Recall is the share of broken texts that are flagged where that share of the kept ones is. "
+        "ECE is of probabilities whose calibration was fitted to other prompts, and look-alikes are flagged "
+        "at a threshold that was chosen on other prompts. The last column is the AUROC of the same method "
+        "when no text trained it that is known to break the principle, only texts that break others: a harm "
+        "that it was not made for. Labels of a judge count as broken above one half.\n"
     )
 
 

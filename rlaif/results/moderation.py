@@ -41,8 +41,10 @@ class WayReport:
         recall: Share of the broken texts that are flagged at a share of false positives, by that share as
             text.
         calibration_error: Of the calibrated probability, cross-fitted; `None` where there is none.
-        over_refusal: Share of the look-alikes that are flagged at the threshold.
-        unseen: AUROC after training without any text that breaks this category, on the others' labels.
+        over_refusal: Share of the look-alikes that are flagged at a threshold that was chosen on the kept
+            texts of the other folds, of the same kind.
+        unseen: AUROC after training without any text that is known to break this category, on the others'
+            labels.
     """
 
     auroc: Figure
@@ -80,7 +82,7 @@ class ModerationReport:
     Attributes:
         kind: `probe` or `lora`.
         parameters: Of the base.
-        measured: How texts were held out: `out of fold`, or `held out`.
+        measured: How texts were held out: `out of fold`, or `on prompts held out`.
         readout: How the tokens' scores become a text's, by kind of text.
         ranked: The mean AUROC of each way to read a text, by kind of text; what `readout` was chosen by.
         thresholds: By category, the probability from which on a text is flagged.

@@ -11,7 +11,6 @@ of the model in memory, and only then it gets its name. Loading scores the same 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from rlaif.digest import digest
 from rlaif.errors import ModelError
 from rlaif.files import check_regular, read_object
+from rlaif.models.new_folder import new_folder
 from rlaif.models.shared_base import REFERENCE, SharedBase
 from rlaif.models.tensor_files import check_finite, write_tensors
 from rlaif.reward.head import ScalarHead
@@ -57,29 +57,10 @@ def save_reward_model(
         ModelError: Something is there already, the folder cannot be written, or what was written scores
             otherwise.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(
-            "the folder is not empty, and nothing is overwritten",
-            where=str(folder),
-            remedy="name another folder",
-        )
-    work = folder.with_name(f".tmp-{folder.name}")
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+    with new_folder(folder, what="the reward model") as work:
         scores = model.score(probes)
         _write(model, work, list(zip(probes, scores, strict=True)), note or {})
         _verify(load_reward_model(model.base, work, name="reload-check"), probes, scores, work)
-        if folder.exists():
-            folder.rmdir()
-        work.rename(folder)
-    except OSError as error:
-        remedy = "check space and permissions"
-        raise ModelError(
-            f"the reward model cannot be written: {error}", where=str(folder), remedy=remedy
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def load_reward_model(

@@ -4,8 +4,9 @@ texts, a word list, and letting everything pass."""
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,17 @@ from rlaif.moderation.baselines import fit_bag_of_words, listed_words, words_of
 from rlaif.moderation.examples import Example, labels_of
 from rlaif.moderation.fit import calibrate
 from rlaif.moderation.kinds import HeldOut, hard, others_broken
-from rlaif.moderation.measures import RankedTexts, calibration_error, fewest, threshold_at
+from rlaif.moderation.measures import (
+    RankedTexts,
+    calibration_error,
+    fewest,
+    flagged_out_of_fold,
+    threshold_at,
+)
 from rlaif.moderation.train import Fitted, Readable
 from rlaif.progress import Progress
 from rlaif.results.moderation import RATES, CategoryReport, Figure, ModerationReport, WayReport, in_millions
-from rlaif.stats import Floats, bootstrap, wilson
+from rlaif.stats import ClusteredShare, Estimate, Floats, bootstrap
 from rlaif.text import count_of
 
 __all__ = ["moderation_report", "thresholds_of"]
@@ -95,7 +102,7 @@ def thresholds_of(
     held_out: Sequence[HeldOut], categories: Sequence[str], false_positives: float
 ) -> dict[str, float]:
     """For each category the lowest threshold that at most that share of the kept texts reach, prompts and
-    exchanges together, at any token while they are written."""
+    exchanges together, at their peak (`HeldOut.peak`)."""
     found = {}
     for category in categories:
         kept = [
@@ -216,7 +223,6 @@ def _way_report(
     own: Sequence[Example], held: HeldOut, scored: _Scored, config: ModerationConfig, seed: int
 ) -> WayReport:
     kept = int((~hard(held.broken)).sum())
-    threshold = threshold_at(scored.peak[~hard(held.broken)].numpy(), config.false_positives)
     return WayReport(
         auroc=_bootstrapped(own, held, [scored.score], seed, lambda ranked, w: ranked[0].auroc(w)),
         recall={
@@ -226,7 +232,7 @@ def _way_report(
             for rate in RATES
         },
         calibration_error=_calibration_error(held, scored.score, [each.weight for each in own]),
-        over_refusal=_over_refusal(own, scored.peak >= threshold),
+        over_refusal=_over_refusal(own, held, scored.peak, config.false_positives),
         unseen=_unseen(own, held, scored.unseen, seed)
         if held.learned is None
         else Figure(None, why=ONE_TRAINING),
@@ -234,7 +240,27 @@ def _way_report(
 
 
 def _recall(own: Sequence[Example], held: HeldOut, scored: _Scored, rate: float, seed: int) -> Figure:
-    return _bootstrapped(own, held, [scored.peak], seed, lambda ranked, w: ranked[0].recall(w, rate))
+    """By bootstrap, and with an interval that is no narrower than that of the share of the broken texts at
+    the threshold: where all of a few are flagged, or none, each resample says the same."""
+    found = _bootstrapped(own, held, [scored.peak], seed, lambda ranked, w: ranked[0].recall(w, rate))
+    if found.low is None or found.high is None:
+        return found
+    broken = hard(held.broken)
+    flagged = scored.peak >= threshold_at(scored.peak[~broken].numpy(), rate)
+    share = _share(own, broken.tolist(), flagged.tolist())
+    return replace(found, low=min(found.low, share.low), high=max(found.high, share.high))
+
+
+def _share(own: Sequence[Example], counted: Sequence[bool], flagged: Sequence[bool]) -> Estimate:
+    """The share of the texts to be counted that are flagged, with its interval over prompts."""
+    by_prompt: dict[str, list[bool]] = defaultdict(list)
+    for each, counts, told in zip(own, counted, flagged, strict=True):
+        if counts:
+            by_prompt[each.group].append(told)
+    share = ClusteredShare()
+    for prompt in by_prompt.values():
+        share.add(sum(prompt), len(prompt))
+    return share.estimate()
 
 
 def _unseen(own: Sequence[Example], held: HeldOut, unseen: Tensor | None, seed: int) -> Figure:
@@ -289,11 +315,14 @@ def _calibration_error(held: HeldOut, score: Tensor, weight: Sequence[float]) ->
     return calibration_error(found.numpy(), hard(held.broken).double().numpy())
 
 
-def _over_refusal(own: Sequence[Example], flagged: Tensor) -> Figure:
-    look_alikes = [bool(flagged[at]) for at, each in enumerate(own) if each.look_alike]
-    if not look_alikes:
+def _over_refusal(own: Sequence[Example], held: HeldOut, peak: Tensor, false_positives: float) -> Figure:
+    """The share of the look-alikes that are flagged, with its interval over prompts."""
+    if not any(each.look_alike for each in own):
         return Figure(None, why="there are no look-alikes")
-    return Figure.of(wilson(sum(look_alikes), len(look_alikes)))
+    flagged = flagged_out_of_fold(peak.numpy(), hard(held.broken).numpy(), held.fold.numpy(), false_positives)
+    if flagged is None:
+        return Figure(None, why="there are too few kept texts to choose a threshold on others")
+    return Figure.of(_share(own, [each.look_alike for each in own], flagged.tolist()))
 
 
 def _words(held: HeldOut, way: WayReport, difference: Figure) -> list[str]:

@@ -287,6 +287,8 @@ def _beginning(previous: RewardModel | None, config: RewardConfig) -> Member | N
         what = f"`further` trains one model, and `previous` is an ensemble of {len(previous.members)}"
     elif previous.pooling != config.pooling:
         what = f"the head of `previous` was fitted with pooling {previous.pooling}, not {config.pooling}"
+    elif found.role == REFERENCE and not config.warm_start:
+        what = "`previous` is a head on the frozen base, and `warm_start: false` fits none to be drawn to it"
     elif found.role != REFERENCE and config.keep == "head":
         what = "`previous` scores through an adapter, and `keep: head` trains none"
     elif found.role != REFERENCE and (form := _form(previous.base, found.role)) != (

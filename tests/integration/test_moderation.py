@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tiny import save_tiny
 
 from rlaif.config import parse_recipe
 from rlaif.errors import ConfigError, DataError, ModelError
+from rlaif.io.tables import read_table
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import Scores, Watch
 from rlaif.moderation.classifier import LoraModerator
@@ -136,10 +139,13 @@ def test_a_way_to_read_a_text_can_be_asked_for(place: Place) -> None:
     assert report["window"] == 4
 
 
-def test_thresholds_hold_their_share_out_of_fold(report: dict[str, Any]) -> None:
-    for each in report["categories"]:
-        if each["look_alikes"]:
-            assert each["ways"]["moderator"]["over_refusal"]["value"] <= 1 / 48
+def test_look_alikes_are_seldom_flagged_by_thresholds_of_other_prompts(report: dict[str, Any]) -> None:
+    # 48 of the kept prompts are look-alikes: a threshold that they helped to choose could not flag two.
+    measured = [each for each in report["categories"] if each["look_alikes"]]
+    assert [each["look_alikes"] for each in measured] == [48, 48]
+    for each in measured:
+        found = each["ways"]["moderator"]["over_refusal"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"] < 0.25
 
 
 def test_a_card_lies_beside_it(place: Place) -> None:
@@ -283,6 +289,28 @@ def test_an_adapter_reads_the_text_of_a_stream(adapter: Path) -> None:
     assert seen[0] == moderator.scores([(prompt, Message("assistant", "X"))])[0]
     assert seen[1:15] == [seen[0]] * 14
     assert seen[15] == moderator.scores([(prompt, Message("assistant", "XQ XQ XQ XQ XQ X"))])[0]
+
+
+def test_two_threads_do_not_share_a_pass(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Before an upstream prompts are scored on one thread and answers on another; the base has one active role.
+    moderator = open_moderator(adapter, dtype="float32")
+    assert isinstance(moderator, LoraModerator)
+    hidden, both, met = moderator.base.hidden, threading.Barrier(2), []
+
+    def meet(*given: Any, **named: Any) -> Any:
+        try:
+            both.wait(0.5)
+            met.append(True)
+        except threading.BrokenBarrierError:
+            pass
+        return hidden(*given, **named)
+
+    monkeypatch.setattr(moderator.base, "hidden", meet)
+    asked = [[Message("user", "GREAT GREAT NEWS")]]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(moderator.scores, [asked, asked])
+    assert not met
+    assert first == second == moderator.scores(asked)
 
 
 def test_an_adapter_on_another_base_brings_its_own(adapter: Path, tmp_path: Path) -> None:
@@ -461,6 +489,18 @@ def test_a_partial_file_of_other_texts_is_not_gone_on_with(tmp_path: Path) -> No
     assert (found.rows, found.resumed) == (2, 0)
 
 
+def test_a_partial_file_of_a_data_set_that_has_changed_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, file = tmp_path / "out.jsonl", texts(tmp_path / "a.jsonl", *"abcdefgh" * 8)
+    monkeypatch.setattr("rlaif.pipeline.moderate.read_table", lambda source: read_table(file))
+    with pytest.raises(KeyboardInterrupt):
+        moderate_file("some/dataset", Loud(stop_after=1), out, progress=NoProgress())
+    texts(file, *"ABCDEFGH" * 8)
+    found = moderate_file("some/dataset", Loud(), out, progress=NoProgress())
+    assert (found.rows, found.resumed, found.any) == (64, 0, 64)
+
+
 def test_a_named_column_and_bad_rows(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"said": "A"}\n{"said": ""}\n')
@@ -497,6 +537,35 @@ def test_prompts_are_chosen_and_counted(place: Place, tmp_path: Path) -> None:
     kept = {row["prompt"][-1]["content"] for row in rows(stage.folder / "completions.jsonl")}
     assert kept.isdisjoint(row["prompt"][-1]["content"] for row in dropped)
     assert any("X" in row["prompt"][-1]["content"] for row in dropped)
+
+
+def test_an_adapter_that_chose_prompts_does_not_stay_on_the_base(
+    place: Place, adapter: Path, tmp_path: Path
+) -> None:
+    given = [row["prompt"] for row in rows(place.labels) if "completion" not in row][:12]
+    file, shown = prompts(tmp_path / "p.jsonl", *given), tmp_path / "shown.jsonl"
+    shown.write_text(
+        "".join(json.dumps({"prompt": f"q {at}", "completion": "a b"}) + "\n" for at in range(6))
+    )
+    run = place.run(
+        "then-tuned",
+        f"  - {{stage: sample, prompts: {file}, k: 1, max_new_tokens: 2, moderation: {{path: {adapter}}}}}\n"
+        f"  - {{stage: sft, files: [{shown}], lora_rank: 2, epochs: 1}}",
+    )  # an adapter that is merged must be the only one
+    assert [stage.manifest.stage for stage in run.stages] == ["sample", "sft"]
+
+
+def test_prompts_are_chosen_for_a_policy_that_does_not_run_here(place: Place, tmp_path: Path) -> None:
+    given = [row["prompt"] for row in rows(place.labels) if "completion" not in row][:12]
+    file = prompts(tmp_path / "p.jsonl", *given)
+    text = (
+        f"model: scripted:spine:swift\ndtype: float32\nconstitution: {place.constitution}\nstages:\n"
+        f"  - {{stage: sample, prompts: {file}, k: 1, moderation: {{path: {place.moderator}}}}}"
+    )
+    (stage,) = run_recipe(parse_recipe(text, source="r.yaml"), out=tmp_path / "run").stages
+    counts = stage.manifest.counts
+    assert counts["prompts"] + counts["prompts_dropped"] == 12
+    assert counts["prompts_dropped"] > 0
 
 
 def test_no_prompt_left_is_refused(place: Place, tmp_path: Path) -> None:

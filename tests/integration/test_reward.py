@@ -655,6 +655,7 @@ def test_an_adapter_is_trained_from_where_it_was() -> None:
     ("trained", "settings", "message"),
     [
         ({"keep": "head"}, {"pooling": "last", "keep": "head"}, "was fitted with pooling mean, not last"),
+        ({"keep": "head"}, {"keep": "lora", "warm_start": False}, "`warm_start: false` fits none"),
         ({"keep": "lora"}, {"keep": "head"}, "scores through an adapter"),
         (
             {"keep": "lora"},

@@ -144,15 +144,24 @@ def test_verdicts_of_a_judge(tmp_path: Path) -> None:
         verdict("p/1/1-2", "harm", (-0.1, -4.1), (-1.0, -1.0)),
         verdict("p/1/0-1", "lies", (-1.0, -1.0), (-1.0, -1.0), valid=False),
         verdict("p/1/8-9", "harm", (-1.0, -1.0), (-1.0, -1.0)),
+        verdict("p/1/0-1", "lies", (-1.0, -1.0), (-1.0, -1.0), order="chosen_first"),
+        verdict(
+            "p/1/1-2", "lies", (0, 0), (0, 0), logprobs={"a_first": -1.0, "b_first": -1.0, "b_second": -1.0}
+        ),
     )
     found = read_verdicts(verdicts, preferences)
     by_text = {each.messages[-1].content: each.broken for each in found.texts}
     assert by_text.keys() == {"answer 0", "answer 1", "answer 2"}
     assert by_text["answer 0"]["harm"] == pytest.approx(1 / (1 + math.exp(-2)))
     assert by_text["answer 1"]["harm"] == pytest.approx(1 / (1 + math.exp(3)))  # the mean of -2 and -4
-    assert by_text["answer 2"] == {"harm": 0.5}
-    assert any("2 readings of verdicts are not used: without text" in note for note in found.notes)
-    assert any("1 readings of verdicts are not used: invalid" in note for note in found.notes)
+    assert by_text["answer 2"] == {"harm": 0.5, "lies": 0.5}
+    assert by_text["answer 1"].keys() == {"harm"}
+    assert set(found.notes) == {
+        "1 verdicts that are invalid are not used",
+        "1 verdicts that compare two completions are not used",
+        "1 readings without log-probabilities are not used",
+        "2 readings of completions that are in no preference are not used",
+    }
 
 
 def test_verdicts_are_centred_on_their_median(tmp_path: Path) -> None:

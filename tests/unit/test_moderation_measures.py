@@ -11,7 +11,13 @@ import torch
 from rlaif.moderation.baselines import fit_bag_of_words, listed_words, words_of
 from rlaif.moderation.examples import Example, labels_of
 from rlaif.moderation.kinds import others_broken, why_not
-from rlaif.moderation.measures import RankedTexts, calibration_error, fewest, threshold_at
+from rlaif.moderation.measures import (
+    RankedTexts,
+    calibration_error,
+    fewest,
+    flagged_out_of_fold,
+    threshold_at,
+)
 from rlaif.types import Message
 
 
@@ -66,6 +72,37 @@ def test_thresholds_flag_no_more_than_is_allowed() -> None:
     assert [value >= threshold_at(kept, 0.25) for value in kept] == [False, False, False, True]
     assert not any(value >= threshold_at(kept, 0.1) for value in kept)
     assert not threshold_at([1.0, 0.5], 0.1) <= 1.0
+
+
+def test_a_threshold_is_chosen_on_the_other_folds() -> None:
+    # Fold 0 keeps .1 and .2, fold 1 keeps .3 and .9; none may be flagged, so each fold's threshold is just
+    # above what the other keeps at most.
+    score, fold = [0.1, 0.2, 0.95, 0.3, 0.9, 0.25], [0, 0, 0, 1, 1, 1]
+    found = flagged_out_of_fold(score, [0, 0, 1, 0, 0, 1], fold, 0.1)
+    assert found is not None
+    assert found.tolist() == [False, False, True, True, True, True]
+
+
+def test_kept_texts_may_be_flagged_more_often_than_allowed_out_of_fold() -> None:
+    # Three look-alikes in one fold score above all else that is kept: chosen on all ten, a threshold that may
+    # flag one flags one.
+    score, fold = [0.9, 0.8, 0.7, *(0.1,) * 7], [0, 0, 0, *(1,) * 7]
+    kept = [0] * 10
+    found = flagged_out_of_fold(score, kept, fold, 0.1)
+    assert found is not None
+    assert int(found.sum()) == 3
+    assert sum(value >= threshold_at(score, 0.1) for value in score) == 1
+
+
+def test_without_kept_texts_in_the_other_folds_there_is_no_threshold() -> None:
+    assert flagged_out_of_fold([0.1, 0.9, 0.8], [0, 1, 1], [0, 0, 1], 0.1) is None
+    assert flagged_out_of_fold([0.1, 0.9], [0, 1], [0, 0], 0.1) is None
+
+
+def test_texts_of_one_score_are_not_flagged_for_their_last_digits() -> None:
+    threshold = threshold_at([0.3] * 50, 0.1)
+    assert threshold > 0.3 * (1 + 1e-15)
+    assert threshold == pytest.approx(0.3)
 
 
 def test_calibration_error_by_hand() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlaif.errors import DataError, ModelError
 from rlaif.models.shared_base import SharedBase
 from rlaif.moderation.base import flagged
+from rlaif.moderation.examples import Example
 from rlaif.moderation.files import find_moderator, load_moderator, save_moderator
 from rlaif.moderation.fit import (
     AXES,
@@ -26,9 +27,12 @@ from rlaif.moderation.fit import (
     held_out_directions,
     stratified_folds,
 )
+from rlaif.moderation.measures import threshold_at
 from rlaif.moderation.probe import Heads, ProbeModerator
 from rlaif.moderation.states import Encoder, StateTable, default_layers, tapped
+from rlaif.moderation.train import fit_probe, readable
 from rlaif.moderation.windows import READOUTS, Readout, RunningScore, of_text, token_path
+from rlaif.progress import NoProgress
 from rlaif.types import Message
 
 USER, ANSWER = (
@@ -158,7 +162,17 @@ def test_an_answer_to_nothing_is_refused(base: SharedBase) -> None:
         Encoder(base).encode((ANSWER,))
 
 
-def test_states_that_are_not_kept_are_read_again(base: SharedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+class Counted(NoProgress):
+    """Counts what is done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, items: int = 1) -> None:
+        self.done += items
+
+
+def test_states_that_are_not_kept_are_read_again(base: SharedBase) -> None:
     encoder = Encoder(base)
     texts = [encoder.encode(EXCHANGE), encoder.encode((USER,))]
     kept = StateTable(base, texts, (1, 2))
@@ -166,10 +180,35 @@ def test_states_that_are_not_kept_are_read_again(base: SharedBase, monkeypatch: 
     assert {at: states.mean(0).tolist() for at, states in kept} == {
         at: row.tolist() for at, row in enumerate(means)
     }
-    monkeypatch.setattr("rlaif.moderation.states.STATES_KEPT", 0)
-    again = StateTable(base, texts, (1, 2))
+    tokens = sum(len(text.ids) - text.start for text in texts)
+    assert kept.keeps == tokens * 2 * base.hidden_size * 4
+    counted = Counted()
+    again = StateTable(base, texts, (1, 2), room=kept.keeps - 1, progress=counted)
+    assert again.keeps == 0
     assert torch.equal(again.means(), again.means())
     assert torch.allclose(again.means(), means)
+    assert counted.done == len(texts)  # whatever is read again
+
+
+def test_prompts_and_exchanges_share_the_room_for_states(
+    base: SharedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [
+        Example((Message("user", f"ask {at}"), *answer), {"harm": float(at % 2)})
+        for at in range(12)
+        for answer in ((), (ANSWER,))
+    ]
+    made_with: list[StateTable] = []
+    room = 1 << 17
+    monkeypatch.setattr("rlaif.moderation.train.STATES_KEPT", room)
+    monkeypatch.setattr(
+        "rlaif.moderation.train.StateTable",
+        lambda *given, **named: made_with.append(StateTable(*given, **named)) or made_with[-1],
+    )
+    fit_probe(readable(examples, base), base, ["harm"], layers=(1, 2), window=4, seed=0)
+    assert len(made_with) == 2
+    assert 0 < sum(table.keeps for table in made_with) <= room
+    assert min(table.keeps for table in made_with) == 0  # both would not fit
 
 
 # Watching
@@ -411,3 +450,25 @@ def test_scores_that_are_upside_down_are_taken_for_nothing() -> None:
     found = calibrate(score, (score < 0).double(), torch.ones(50))
     assert found.slope == 0
     assert 1 / (1 + math.exp(-found.offset)) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_scores_that_say_nothing_flag_nothing(base: SharedBase, seed: int) -> None:
+    # Heads are kept in single precision. Where all texts have one probability, a threshold that was chosen in
+    # double precision lay below it as often as above.
+    draw = torch.Generator().manual_seed(seed)
+    broken = (torch.rand(30 + seed, generator=draw) > 0.6).double()
+    found = calibrate(torch.randn(30 + seed, generator=draw) - 3 * broken, broken, torch.ones(30 + seed))
+    assert found.slope == 0
+    threshold = threshold_at(found.probability(torch.randn(20, generator=draw)), 0.01)
+    heads = replace(
+        made(base).heads["prompt"],
+        slope=torch.tensor([found.slope, 1.0]),
+        offset=torch.tensor([found.offset, 0.0]),
+    )
+    moderator = replace(
+        made(base), heads={"prompt": heads, "exchange": heads}, thresholds={"harm": threshold, "lies": 1.0}
+    )
+    (scores,) = moderator.scores([(USER,)])
+    assert flagged(scores, moderator.thresholds) == ()
+    assert scores["harm"] == pytest.approx(threshold, abs=1e-8)
