@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import time
 from pathlib import Path
 
 from rlaif.errors import DataError
@@ -19,6 +20,8 @@ APPLICATION = 0x726C6331
 VERSION = 1
 BUSY_SECONDS = 2.0
 """How long a statement waits for another process's lock."""
+PAUSE = 0.01
+"""Seconds between two tries where SQLite itself does not wait."""
 CREATE = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE exchanges (
@@ -79,7 +82,7 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("PRAGMA secure_delete = ON")
         if create:
-            database.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(database)
             database.execute("PRAGMA synchronous = FULL")
             _create(database)
         else:
@@ -90,11 +93,28 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
     return database
 
 
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Keep a write-ahead log. Two that begin one at a time do not wait for each other by themselves."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(PAUSE)
+
+
 def _check_version(database: sqlite3.Connection, path: Path, *, empty_may_be: bool) -> None:
     """Refuse files of other programs, and those that a newer rlaif wrote."""
-    application = database.execute("PRAGMA application_id").fetchone()[0]
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    database.execute("BEGIN")  # all as of one moment: another server may be making the tables
+    try:
+        application = database.execute("PRAGMA application_id").fetchone()[0]
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    finally:
+        database.execute("ROLLBACK")
     if not tables and not application and empty_may_be:
         return
     if application != APPLICATION:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rlaif.chats.keeper import ChatKeeper, KeeperBusy
 from rlaif.chats.records import Answer, Exchange
@@ -25,7 +25,7 @@ from rlaif.serving.answers import DeletedAnswer, FeedbackAnswer, PreferenceAnswe
 from rlaif.serving.description import errors
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.refusal import Refusal
-from rlaif.serving.wire import ChatRequest, event
+from rlaif.serving.wire import ChatRequest, Form, event
 from rlaif.text import well_formed
 
 __all__ = ["Collecting", "add_routes", "kept", "kept_stream"]
@@ -42,11 +42,7 @@ Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 Result = TypeVar("Result")
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class FeedbackRequest(_Form):
+class FeedbackRequest(Form):
     """The body of `POST /v1/feedback`.
 
     Attributes:
@@ -60,7 +56,7 @@ class FeedbackRequest(_Form):
     choice: Annotated[int, Field(ge=0, lt=MOST_CHOICES)] = 0
 
 
-class PreferenceRequest(_Form):
+class PreferenceRequest(Form):
     """The body of `POST /v1/preferences`."""
 
     chosen: Id

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rlaif.errors import DataError, ModelError
 from rlaif.moderation.base import Scores, flagged
@@ -16,7 +16,7 @@ from rlaif.serving.decoder import Decoder, NotServing, QueueFull
 from rlaif.serving.description import errors
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.refusal import Refusal
-from rlaif.serving.wire import MOST_MESSAGES, ChatCompletion, ChatMessage
+from rlaif.serving.wire import MOST_MESSAGES, ChatCompletion, ChatMessage, Form
 from rlaif.serving.work import Finished, Job, emit_blocked
 from rlaif.types import Message
 
@@ -26,15 +26,13 @@ MOST_INPUTS = 128
 """Texts that one request asks about."""
 
 
-class Exchange(BaseModel):
+class Exchange(Form):
     """A conversation to score: a prompt, or an exchange where the last message is the assistant's."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
 
 
-class ModerationRequest(BaseModel):
+class ModerationRequest(Form):
     """The body of `POST /v1/moderations`.
 
     Attributes:
@@ -42,9 +40,7 @@ class ModerationRequest(BaseModel):
         model: Ignored: the server has one moderation.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    input: str | list[str] | Exchange
+    input: str | Annotated[list[str], Field(fail_fast=True)] | Exchange
     model: str | None = None
 
     def conversations(self) -> list[list[Message]]:

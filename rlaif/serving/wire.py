@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from rlaif.serving.work import Delta, Ended, Finished
 from rlaif.types import Message, Role
 
-__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "Whole", "chunk", "event"]
+__all__ = ["ChatMessage", "ChatRequest", "ChatCompletion", "Form", "Whole", "chunk", "event"]
 
 MOST_MESSAGES = 4_096
 MOST_STOPS, LONGEST_STOP = 16, 256
 MOST_CHOICES = 128
+MOST_FIELDS = 64
+"""Fields of an object in a request."""
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 LEAST_SEED, GREATEST_SEED = -(2**63), 2**63 - 1
 
@@ -40,27 +43,45 @@ Tokens = Annotated[int, Field(ge=1), Whole]
 Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), Whole]
 Seed = Annotated[int, Field(ge=LEAST_SEED, le=GREATEST_SEED), Whole]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
-Metadata = dict[
-    Annotated[str, Field(max_length=LONGEST_KEY)], Annotated[str, Field(max_length=LONGEST_VALUE)]
+
+
+def _few(value: object) -> object:
+    """A body of a megabyte can have a hundred thousand fields, and a problem in each."""
+    if isinstance(value, dict) and len(value) > MOST_FIELDS:
+        what = "Object should have at most {most} fields, not {count}"
+        raise PydanticCustomError("too_many_fields", what, {"most": MOST_FIELDS, "count": len(value)})
+    return value
+
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=LONGEST_KEY)], Annotated[str, Field(max_length=LONGEST_VALUE)]],
+    BeforeValidator(_few),
 ]
 
 
-class _Form(BaseModel):
+class Form(BaseModel):
+    """An object in a request. Of a list in it the first problem is told, as of what has too many fields."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_few_fields(cls, value: object) -> object:
+        return _few(value)
 
-class TextPart(_Form):
+
+class TextPart(Form):
     """A part of a message that is made of parts."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(_Form):
+class ChatMessage(Form):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
 
     def message(self) -> Message:
         """The turn as the rest of rlaif has it."""
@@ -69,13 +90,13 @@ class ChatMessage(_Form):
         return Message(ROLES[self.role], text)
 
 
-class StreamOptions(_Form):
+class StreamOptions(Form):
     """How a stream is sent."""
 
     include_usage: bool = False
 
 
-class ChatRequest(_Form):
+class ChatRequest(Form):
     """The body of `POST /v1/chat/completions`.
 
     Attributes:
@@ -85,7 +106,7 @@ class ChatRequest(_Form):
     """
 
     model: str
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)

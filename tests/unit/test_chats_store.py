@@ -303,3 +303,15 @@ def test_ages_and_consent(tmp_path: Path) -> None:
         consent_of(tmp_path / "consent.txt", None)
     with pytest.raises(ConfigError, match="cannot be read"):
         consent_of(tmp_path / "none.txt", None)
+
+
+def test_servers_that_begin_one_file_of_chats_at_once(tmp_path: Path) -> None:
+    def begin(path: Path, all_there: threading.Barrier) -> None:
+        all_there.wait(PATIENCE)
+        ChatsFile(path).close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(40):
+            path, barrier = tmp_path / f"{number}.sqlite", threading.Barrier(4)
+            for begun in [pool.submit(begin, path, barrier) for _ in range(4)]:
+                begun.result(PATIENCE)

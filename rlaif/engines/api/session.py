@@ -7,8 +7,9 @@ it also works where a loop is running already (a notebook).
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -30,6 +31,7 @@ __all__ = ["Session", "connect"]
 
 Request = TypeVar("Request", GenerationRequest, LabelRequest)
 Answer = TypeVar("Answer", Generation, LabelReading)
+Result = TypeVar("Result")
 
 TRANSIENT = "transient:"
 
@@ -108,14 +110,14 @@ class Session:
         if not todo:
             return
         run: _Run[Request, Answer] = _Run(self, requests, todo, ask=ask, failed=failed)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-openai") as pool:
-            end = pool.submit(run.main)
-            try:
-                while answers := run.arrived():
-                    yield answers
-            finally:
-                run.stop()
-            end.result()
+        end = _apart(run.main)
+        try:
+            while answers := run.arrived():
+                yield answers
+        finally:
+            run.stop()
+            wait((end,))
+        end.result()
         if run.error is not None:
             raise run.error
 
@@ -252,6 +254,21 @@ def connect(
         async with open_asker() as asker:
             return await shake_hands(asker, model, log)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-openai") as pool:
-        handshake = pool.submit(asyncio.run, greet()).result()
+    handshake = _apart(lambda: asyncio.run(greet())).result()
     return Session(handshake, open_asker, settings=settings, log=log)
+
+
+def _apart(work: Callable[[], Result]) -> Future[Result]:
+    """Do `work` on a thread of its own, where no loop runs yet. A process that ends does not wait for it."""
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - whoever asked has it
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    threading.Thread(target=run, name="rlaif-openai", daemon=True).start()
+    return done
