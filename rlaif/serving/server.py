@@ -21,13 +21,14 @@ import uvicorn
 from rlaif.chats.keeper import ChatKeeper
 from rlaif.errors import ConfigError, ModelError
 from rlaif.files import read_small
-from rlaif.serving.app import Service, create_app
+from rlaif.serving.app import create_app
 from rlaif.serving.collecting import Collecting
 from rlaif.serving.decoder import Decoder
 from rlaif.serving.guard import Guard, GuardSettings
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.moderating import Moderation
 from rlaif.serving.passed import UpstreamSettings
+from rlaif.serving.service import Service
 from rlaif.serving.steering import Steering
 
 if TYPE_CHECKING:

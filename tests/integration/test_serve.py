@@ -33,12 +33,12 @@ from rlaif.reward.files import save_reward_model
 from rlaif.reward.head import ScalarHead
 from rlaif.reward.model import Member, RewardModel
 from rlaif.serving import lane
-from rlaif.serving.app import Service
 from rlaif.serving.batcher import Batcher, Limits, QueueFull
 from rlaif.serving.lane import Lane, check_joining
 from rlaif.serving.metrics import Metrics
 from rlaif.serving.residents import Residents, open_residents
 from rlaif.serving.server import ModelServer, ServerSettings, read_token
+from rlaif.serving.service import Service
 from rlaif.serving.stream import TextStream
 from rlaif.serving.wire import ChatRequest
 from rlaif.serving.work import Delta, Failed, Job, Row, start_rows
