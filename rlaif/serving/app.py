@@ -35,6 +35,7 @@ from rlaif.serving.refusal import Refusal, error_body, error_response, refusal_o
 from rlaif.serving.steering import Steering, Work
 from rlaif.serving.wire import ChatCompletion, ChatRequest, event
 from rlaif.serving.work import Event, Failed, Finished, Job
+from rlaif.serving.worker import Worker
 from rlaif.text import count_of
 from rlaif.types import Message
 
@@ -49,6 +50,8 @@ Told = TypeVar("Told")
 GONE = 499
 """Status in the log of a request whose client did not wait for the answer."""
 
+SOON = 5
+"""Seconds after which a client may ask again, where directives have too much to decide."""
 LISTED = 5
 """Problems of one request that are spelled out."""
 
@@ -81,6 +84,7 @@ class Service:
     info: Info = field(default_factory=Info)
     started: int = field(default_factory=lambda: int(time.time()))
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
+    _planner: Worker = field(default_factory=lambda: Worker("rlaif-directives"))
 
     @property
     def here(self) -> Residents:
@@ -88,14 +92,14 @@ class Service:
         assert self.residents is not None
         return self.residents
 
-    def models(self) -> list[dict[str, Any]]:
-        """The models that requests may name, as the API lists them. May wait for an upstream.
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that requests may name, as the API lists them.
 
         Raises:
             Refusal: The upstream does not say.
         """
         if self.upstream is not None:
-            return self.upstream.models()
+            return await self.upstream.models()
         return [
             {"id": name, "object": "model", "created": self.started, "owned_by": "rlaif"}
             for name in self.here.roles
@@ -114,6 +118,25 @@ class Service:
             rows = self.batcher.limits.rows
             found |= {"n": rows, "n_best": rows if self.here.reward is not None else 1}
         return found
+
+    async def planned(self, body: ChatRequest, emit: Callable[[Event], None]) -> Work:
+        """`work` on another thread: one alone where directives decide, which may ask a judge.
+
+        Raises:
+            Refusal: As by `work`.
+            QueueFull: As much waits for the directives as may.
+            NotServing: The server has stopped.
+        """
+        if self.steering is None:
+            return await asyncio.to_thread(self.work, body, emit)
+        limits, waiting = self.batcher.limits, self._planner.waiting
+        if waiting >= limits.queue + limits.rows:
+            raise QueueFull(waiting, SOON)
+        return await asyncio.wrap_future(self._planner.submit(partial(self.work, body, emit)))
+
+    def close(self) -> None:
+        """Plan nothing more."""
+        self._planner.close()
 
     def work(self, body: ChatRequest, emit: Callable[[Event], None]) -> Work:
         """The jobs that answer a request, as the directives say.
@@ -277,7 +300,7 @@ def create_app(service: Service, settings: GuardSettings) -> Guard:
 
     @app.get("/v1/models", response_model=ModelList, response_model_exclude_unset=True, responses=waits)
     async def models() -> Any:
-        return {"object": "list", "data": await asyncio.to_thread(service.models)}
+        return {"object": "list", "data": await service.models()}
 
     @app.get("/health", response_model=Health, responses=errors(503))
     async def health() -> Any:
@@ -324,7 +347,9 @@ async def _chat(service: Service, request: Request, body: ChatRequest) -> Respon
     """Answer a request for completions."""
     inbox = _Inbox()
     try:
-        work = await asyncio.to_thread(service.work, body, inbox.put)
+        work = await _unless_gone(request, service.planned(body, inbox.put))
+        if work is None:
+            return Response(status_code=GONE)
         if not await blocked_at_once(service.moderation, service.batcher, work.jobs, work.messages):
             work.submit(service.batcher)
     except QueueFull as full:

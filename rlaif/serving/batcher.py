@@ -105,7 +105,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._changed = threading.Condition()
-        self._draining = self._stopping = False
+        self._draining = self._stopping = self._ended = False
         self._seconds_each = 1.0
         self._since_trim = 0
         self._thread = threading.Thread(target=self._run, name="rlaif-decoder", daemon=True)
@@ -131,8 +131,8 @@ class Batcher:
         """Completions that are being sampled."""
         return sum(len(lane.rows) for lane in self._lanes.values())
 
-    def submit(self, job: Job) -> None:
-        """Put a job into the queue.
+    def submit(self, *jobs: Job) -> None:
+        """Put the jobs of one request into the queue, where they need one place together.
 
         Raises:
             QueueFull: As many wait as may.
@@ -143,7 +143,7 @@ class Batcher:
                 raise NotServing("the server is stopping" if self._draining else "the decoder has ended")
             if len(self._waiting) >= self.limits.queue:
                 raise QueueFull(len(self._waiting), self._retry_after())
-            self._waiting.append(job)
+            self._waiting.extend(jobs)
             self._changed.notify()
 
     def call(self, work: Callable[[], T], *, urgent: bool = False) -> Future[T]:
@@ -158,7 +158,8 @@ class Batcher:
         """
         done: Future[T] = Future()
         with self._changed:
-            if not urgent and (self._stopping or not self._thread.is_alive()):
+            refused = self._stopping or not self._thread.is_alive()
+            if self._ended or (refused and not urgent):
                 raise NotServing("the server is stopping" if self._draining else "the decoder has ended")
             if not urgent and len(self._calls) >= self.limits.queue:
                 raise QueueFull(len(self._calls), self._retry_after())
@@ -212,7 +213,7 @@ class Batcher:
                         self._turn(lane)
         finally:
             with self._changed:
-                self._draining = True
+                self._draining = self._ended = True
                 left = [*self._running, *self._waiting]
                 self._running, self._waiting = [], deque()
                 calls, self._calls = self._calls, deque()
@@ -322,6 +323,8 @@ class Batcher:
                 self._seconds_each += 0.1 * (time.monotonic() - job.created - self._seconds_each)
                 self._conclude(job)
             else:
+                for row in job.rows:
+                    row.drop()
                 self._finished(job)
 
     def _conclude(self, job: Job) -> None:

@@ -8,15 +8,19 @@ answer of the judge that cannot be read, or a judge that fails, blocks.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from rlaif.apart import done_by
 from rlaif.engines.base import Engine, LabelRequest
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.judging.protocols import Pointwise, log_odds
 from rlaif.prompts import PromptLibrary
+from rlaif.serving.decoder import NotServing
 from rlaif.serving.hold import Ask, Flag
+from rlaif.serving.worker import Worker
 from rlaif.types import Completion, Constitution, Message, Principle, Prompt
 
 __all__ = ["Cascade", "Run"]
@@ -65,7 +69,7 @@ class Cascade:
         self._log = log
         self._lock = threading.Lock()
         self._asked = self._released = self._failed = 0
-        self._pool = None if resident else ThreadPoolExecutor(1, thread_name_prefix="rlaif-cascade")
+        self._pool = None if resident else Worker("rlaif-cascade")
         self._run: Run | None = None
         self._wake: Callable[[], None] = lambda: None
 
@@ -82,7 +86,7 @@ class Cascade:
     def close(self) -> None:
         """Ask nothing more."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
 
     def about(self, messages: Sequence[Message]) -> Ask:
         """Asks about one answer to `messages`."""
@@ -92,7 +96,10 @@ class Cascade:
             principles = [each for each in found if each is not None]
             if len(principles) < len(found) or self._run is None:
                 return None
-            answer = self._run(lambda: self._breaks(messages, text, principles))
+            try:
+                answer = self._run(lambda: self._breaks(messages, text, principles))
+            except NotServing:
+                return None
             answer.add_done_callback(lambda _: self._wake())
             return answer
 
@@ -110,14 +117,12 @@ class Cascade:
 
     def _breaks(self, messages: Sequence[Message], text: str, principles: Sequence[Principle]) -> bool:
         """Whether the judge finds that the answer `text` breaks one of the principles."""
-        failed = False
-        try:
-            odds = self._odds(messages, text, principles)
-            failed = any(each is None for each in odds)
-        except (RlaifError, RuntimeError) as error:
-            self._log(f"the judge of the cascade failed, so what was flagged is blocked: {error}")
-            odds, failed = [], True
-        breaks = failed or any(each is None or each <= 0 for each in odds)
+        read = done_by(lambda: self._odds(messages, text, principles))
+        if (error := read.exception()) is not None:
+            self._log(f"the judge of the cascade failed, so what was flagged is blocked: {_said(error)}")
+        odds = [None] if error is not None else read.result()
+        failed = any(each is None for each in odds)
+        breaks = any(each is None or each <= 0 for each in odds)
         with self._lock:
             self._asked += 1
             self._released += not breaks
@@ -141,3 +146,10 @@ class Cascade:
         for batch in self._engine.label_logprobs(requests):
             found |= {at: log_odds(reading) for at, reading in batch.items()}
         return [found[at] for at in range(len(requests))]
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong; of a defect of ours, where."""
+    if isinstance(error, RlaifError | RuntimeError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).strip()

@@ -63,8 +63,8 @@ class Decoder(Protocol):
     def start(self) -> None:
         """Begin to answer."""
 
-    def submit(self, job: Job) -> None:
-        """Put a job into the queue.
+    def submit(self, *jobs: Job) -> None:
+        """Put the jobs of one request into the queue, where they need one place together.
 
         Raises:
             QueueFull: As many wait as may.

@@ -162,6 +162,11 @@ class Hold:
         if self._flags and self._answer is None and self.blocked is None:
             self._ask_judge()
 
+    def drop(self) -> None:
+        """Nobody waits for the answer any more: a judge that has not begun to think is not asked."""
+        if self._answer is not None:
+            self._answer.cancel()
+
     def release(self) -> str:
         """The text that may go out now."""
         last = self._clear() - self._size + 1

@@ -116,7 +116,7 @@ class ModelServer(uvicorn.Server):
             chats=Collecting.of(chats, revisions, settings.consent, metrics, log),
             steering=steering,
         )
-        self._moderation = moderation
+        self._moderation, self._service = moderation, service
         if moderation is not None:
             moderation.attach(partial(self.batcher.call, urgent=True), self.batcher.wake)
         guard = GuardSettings(token=settings.token, most_body=settings.most_body)
@@ -139,6 +139,7 @@ class ModelServer(uvicorn.Server):
             self.run(sockets=[self._socket])
         finally:
             self.batcher.stop()
+            self._service.close()
             if self._moderation is not None:
                 self._moderation.close()
             self._socket.close()

@@ -17,9 +17,9 @@ from rlaif.directives.conditions import Conditions
 from rlaif.directives.plan import Plan, plans
 from rlaif.directives.values import Directives, today
 from rlaif.directives.watched import WatchedDirectives
-from rlaif.errors import ConfigError, ModelError
+from rlaif.errors import ConfigError, DataError, ModelError
 from rlaif.moderation.base import Moderator
-from rlaif.serving.decoder import Decoder, NotServing, QueueFull
+from rlaif.serving.decoder import Decoder
 from rlaif.serving.hold import Flag
 from rlaif.serving.refusal import Refusal
 from rlaif.serving.work import Delta, Ended, Event, Failed, Finished, Job
@@ -57,18 +57,14 @@ class Work:
         return self.asked or self.jobs[0].messages
 
     def submit(self, batcher: Decoder) -> None:
-        """Put the jobs into the queue, all or none.
+        """Put the jobs into the queue.
 
         Raises:
             QueueFull: As many wait as may.
             NotServing: No job is taken any more.
         """
-        try:
-            for job in self.jobs:
-                batcher.submit(job)
-        except (QueueFull, NotServing):
-            self.cancel(batcher)
-            raise
+        if self.jobs:
+            batcher.submit(*self.jobs)
         self.fixed()
 
     def cancel(self, batcher: Decoder) -> None:
@@ -105,7 +101,8 @@ class _Joined:
         self._done.append(told)
         if len(self._done) == self.jobs:
             prompts = sum(each.prompt_tokens for each in self._done)
-            self.emit(Finished(prompts, sum(each.completion_tokens for each in self._done)))
+            completions = sum(each.completion_tokens for each in self._done)
+            self.emit(Finished(prompts, completions, counted=all(each.counted for each in self._done)))
 
 
 class Steering:
@@ -136,7 +133,7 @@ class Steering:
         try:
             with self._deciding:
                 (found,) = plans(directives, [messages], self._conditions, on=self._day())
-        except ModelError as error:
+        except (DataError, ModelError) as error:
             raise Refusal(400, error.what, param="messages") from None
         return found
 

@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +28,7 @@ from rlaif.serving.link import SOON, Link, Lost, model_entry
 from rlaif.serving.passed import PassedJob, UpstreamSettings, pass_on
 from rlaif.serving.refusal import Refusal, refusal_of
 from rlaif.serving.wire import ChatRequest
-from rlaif.serving.withheld import Withheld
+from rlaif.serving.withheld import ModeratorThread, Withheld
 from rlaif.serving.work import Event, Failed, Finished, Job
 from rlaif.types import Message
 
@@ -77,9 +77,7 @@ class Upstream:
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._link = Link(settings)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rlaif-moderator")
-        self._judged: set[Withheld] = set()
-        """Answers that the upstream has ended, and that wait for a judge."""
+        self._moderators = ModeratorThread(settings.queue, log)
         self._thread = threading.Thread(target=self._main, name="rlaif-upstream", daemon=True)
 
     # For other threads
@@ -149,55 +147,53 @@ class Upstream:
         """Have `work` done on a thread of its own, one at a time.
 
         Raises:
+            QueueFull: As much waits as may.
             NotServing: No work is taken any more.
         """
-        try:
-            return self._worker.submit(work)
-        except RuntimeError:
-            raise NotServing("the server is stopping") from None
+        return self._moderators.call(work, urgent=urgent)
 
     def wake(self) -> None:
         """A judge has answered: let what was held for it go, or block it."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._settle)
+        self._moderators.wake()
 
-    def models(self) -> list[dict[str, Any]]:
-        """What `GET /v1/models` lists: the upstream's models, those that may be asked for. Waits.
+    async def models(self) -> list[dict[str, Any]]:
+        """What `GET /v1/models` lists: the upstream's models, those that may be asked for.
 
         Raises:
             Refusal: The upstream does not say.
         """
         if not self.alive:
             raise Refusal(503, "the server is stopping", retry_after=SOON)
+        asked = asyncio.run_coroutine_threadsafe(self._link.models(), self._loop)
         try:
-            listed = asyncio.run_coroutine_threadsafe(self._link.models(), self._loop).result()
+            listed = await asyncio.wrap_future(asked)
         except Lost as lost:
             raise refusal_of(lost.failed) from None
-        except CancelledError:
-            raise refusal_of(_stopped()) from None
         names = self._settings.models
         known = {model["id"]: model for model in listed}
         return [known.get(name, model_entry({"id": name})) for name in names] if names else listed
 
-    def submit(self, job: Job) -> None:
-        """Put a job into the queue.
+    def submit(self, *jobs: Job) -> None:
+        """Put the jobs of one request into the queue, where they need one place together.
 
         Raises:
             QueueFull: As many wait as may.
             NotServing: No job is taken any more.
         """
-        assert isinstance(job, PassedJob)
+        passed = [job for job in jobs if isinstance(job, PassedJob)]
         with self._lock:
             if not self.alive:
                 raise NotServing("the server is stopping")
             if len(self._waiting) >= self._settings.queue:
                 raise QueueFull(len(self._waiting), SOON)
-            self._waiting.append(job)
+            self._waiting.extend(passed)
         self._loop.call_soon_threadsafe(self._begin)
 
     def cancel(self, job: Job) -> None:
         """Stop waiting for a job's answer, and close its connection. Does nothing to one that is done."""
         assert isinstance(job, PassedJob)
+        if job.withheld is not None:
+            self._moderators.drop(job.withheld)
         with self._lock:
             job.cancelled = True
             if job in self._waiting:
@@ -217,7 +213,7 @@ class Upstream:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(timeout)
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._moderators.close(_stopped())
 
     # On the loop's thread
 
@@ -281,17 +277,8 @@ class Upstream:
         if job.withheld is None:
             job.emit(event)
             return
-        job.withheld.tell(event)
-        if job.withheld.open:
-            self._judged.add(job.withheld)
-
-    def _settle(self) -> None:
-        """Act on what judges have answered."""
-        with self._lock:
-            running = list(self._running)
-        for held in [*self._judged, *(job.withheld for job in running if job.withheld is not None)]:
-            held.settle()
-        self._judged = {held for held in self._judged if held.open}
+        with suppress(NotServing):
+            self._moderators.tell(job.withheld, event)
 
     async def _answer(self, job: PassedJob) -> None:
         """Send a job on, and tell its pieces; again where it got no answer yet and may be sent again.
@@ -327,7 +314,10 @@ class Upstream:
                         break
                     for told in chunks.read(data):
                         job.first_token = job.first_token or self._loop.time()
-                        (job.emit if job.withheld is None else job.withheld.tell)(told)
+                        if job.withheld is None:
+                            job.emit(told)
+                        else:
+                            await asyncio.wrap_future(self._moderators.tell(job.withheld, told))
                 job.used = chunks.finish()
                 await _read_out(raw)
         except Malformed as error:

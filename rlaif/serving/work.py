@@ -210,6 +210,11 @@ class Row:
         if self.hold is not None and not self.settled:
             self._moderated(Hold.settle)
 
+    def drop(self) -> None:
+        """Nobody waits for it any more."""
+        if self.hold is not None:
+            self.hold.drop()
+
     def _hold_back(self, hold: Hold, added: str | None, piece: str, rest: str) -> None:
         """Hand text over to `hold`; `added` is None of a token that ends the turn, which has no text."""
         if added is not None:

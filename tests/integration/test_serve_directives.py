@@ -176,7 +176,7 @@ def test_both_sides_are_streamed_side_by_side(api: openai.OpenAI) -> None:
     assert directives_of(pieces[-1]) == directives_of(whole)
 
 
-def test_a_side_that_finds_no_room_takes_the_other_back(residents: Residents, rules: Path) -> None:
+def test_both_sides_find_room_together_or_none(residents: Residents, rules: Path) -> None:
     with served(residents, open_steering(rules), rows=1, queue=1) as api:
         batcher = api.batcher  # type: ignore[attr-defined]
         gate, hidden = threading.Event(), residents.base.hidden
@@ -190,13 +190,17 @@ def test_a_side_that_finds_no_room_takes_the_other_back(residents: Residents, ru
             first = threading.Thread(target=lambda: ask(api, "yes"))
             first.start()
             until(lambda: len(batcher._running) == 1)
+            second = threading.Thread(target=lambda: ask(api, "yes"))
+            second.start()
+            until(lambda: batcher.waiting == 1)
             with pytest.raises(openai.RateLimitError):
                 ask(api, "cat or dog?")
-            assert batcher.waiting == 0
+            assert batcher.waiting == 1
         finally:
             gate.set()
             del residents.base.hidden  # type: ignore[method-assign]
             first.join(PATIENCE)
+            second.join(PATIENCE)
 
 
 def test_a_model_that_fails_fails_both_sides(residents: Residents, rules: Path) -> None:

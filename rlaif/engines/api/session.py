@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Generic, Literal, TypeVar
 
+from rlaif.apart import apart
 from rlaif.engines.api.api_key import ApiKey
 from rlaif.engines.api.asker import Asker
 from rlaif.engines.api.calls import Rejected, Transient
@@ -108,14 +109,14 @@ class Session:
         if not todo:
             return
         run: _Run[Request, Answer] = _Run(self, requests, todo, ask=ask, failed=failed)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-openai") as pool:
-            end = pool.submit(run.main)
-            try:
-                while answers := run.arrived():
-                    yield answers
-            finally:
-                run.stop()
-            end.result()
+        end = apart(run.main, name="rlaif-openai")
+        try:
+            while answers := run.arrived():
+                yield answers
+        finally:
+            run.stop()
+            wait((end,))
+        end.result()
         if run.error is not None:
             raise run.error
 
@@ -252,6 +253,5 @@ def connect(
         async with open_asker() as asker:
             return await shake_hands(asker, model, log)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rlaif-openai") as pool:
-        handshake = pool.submit(asyncio.run, greet()).result()
+    handshake = apart(lambda: asyncio.run(greet()), name="rlaif-openai").result()
     return Session(handshake, open_asker, settings=settings, log=log)
