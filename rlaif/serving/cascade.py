@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from rlaif.apart import done_by
 from rlaif.engines.base import Engine, LabelRequest
 from rlaif.errors import ConfigError, RlaifError
 from rlaif.judging.protocols import Pointwise, log_odds
@@ -116,14 +117,12 @@ class Cascade:
 
     def _breaks(self, messages: Sequence[Message], text: str, principles: Sequence[Principle]) -> bool:
         """Whether the judge finds that the answer `text` breaks one of the principles."""
-        failed = False
-        try:
-            odds = self._odds(messages, text, principles)
-            failed = any(each is None for each in odds)
-        except Exception as error:  # noqa: BLE001 - an answer that nobody judged does not go out
+        read = done_by(lambda: self._odds(messages, text, principles))
+        if (error := read.exception()) is not None:
             self._log(f"the judge of the cascade failed, so what was flagged is blocked: {_said(error)}")
-            odds, failed = [], True
-        breaks = failed or any(each is None or each <= 0 for each in odds)
+        odds = [None] if error is not None else read.result()
+        failed = any(each is None for each in odds)
+        breaks = any(each is None or each <= 0 for each in odds)
         with self._lock:
             self._asked += 1
             self._released += not breaks
@@ -149,7 +148,7 @@ class Cascade:
         return [found[at] for at in range(len(requests))]
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """What went wrong; of a defect of ours, where."""
     if isinstance(error, RlaifError | RuntimeError):
         return str(error)

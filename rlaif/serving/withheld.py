@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from rlaif.apart import done_by
 from rlaif.errors import RlaifError
 from rlaif.serving.decoder import NotServing, QueueFull
 from rlaif.serving.hold import Hold
@@ -201,10 +202,8 @@ class ModeratorThread:
             withheld.fail(failed)
 
     def _act(self, withheld: Withheld, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception:  # noqa: BLE001 - a defect of ours fails this request, and no other
-            self._log(traceback.format_exc().strip())
+        if (error := done_by(act).exception()) is not None:  # a defect of ours
+            self._log("".join(traceback.format_exception(error)).strip())
             withheld.fail(Failed("the server failed; its log says more"))
         if not withheld.open:
             self._open.discard(withheld)

@@ -12,6 +12,10 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+<<<<<<< HEAD
+=======
+from rlaif.apart import done_by
+>>>>>>> brk13
 from rlaif.serving.decoder import NotServing
 
 __all__ = ["Worker"]
@@ -62,6 +66,7 @@ class Worker:
 
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None:
+<<<<<<< HEAD
             _do(*asked)
             del asked  # what it holds need not live until there is more to do
 
@@ -75,3 +80,9 @@ def _do(work: Callable[[], Any], done: Future[Any]) -> None:
         done.set_exception(error)
     else:
         done.set_result(result)
+=======
+            work, done = asked
+            if done.set_running_or_notify_cancel():
+                done_by(work, done)
+            del asked, work, done  # what it holds need not live until there is more to do
+>>>>>>> brk13

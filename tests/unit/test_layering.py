@@ -19,6 +19,7 @@ BASE = frozenset(
         "labels",
         "progress",
         "resources",
+        "apart",
         "shares",
         "stats",
         "crossed",

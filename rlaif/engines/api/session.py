@@ -7,14 +7,14 @@ it also works where a loop is running already (a notebook).
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Generic, Literal, TypeVar
 
+from rlaif.apart import apart
 from rlaif.engines.api.api_key import ApiKey
 from rlaif.engines.api.asker import Asker
 from rlaif.engines.api.calls import Rejected, Transient
@@ -31,7 +31,6 @@ __all__ = ["Session", "connect"]
 
 Request = TypeVar("Request", GenerationRequest, LabelRequest)
 Answer = TypeVar("Answer", Generation, LabelReading)
-Result = TypeVar("Result")
 
 TRANSIENT = "transient:"
 
@@ -110,7 +109,7 @@ class Session:
         if not todo:
             return
         run: _Run[Request, Answer] = _Run(self, requests, todo, ask=ask, failed=failed)
-        end = _apart(run.main)
+        end = apart(run.main, name="rlaif-openai")
         try:
             while answers := run.arrived():
                 yield answers
@@ -254,21 +253,5 @@ def connect(
         async with open_asker() as asker:
             return await shake_hands(asker, model, log)
 
-    handshake = _apart(lambda: asyncio.run(greet())).result()
+    handshake = apart(lambda: asyncio.run(greet()), name="rlaif-openai").result()
     return Session(handshake, open_asker, settings=settings, log=log)
-
-
-def _apart(work: Callable[[], Result]) -> Future[Result]:
-    """Do `work` on a thread of its own, where no loop runs yet. A process that ends does not wait for it."""
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - whoever asked has it
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    threading.Thread(target=run, name="rlaif-openai", daemon=True).start()
-    return done
