@@ -12,10 +12,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-<<<<<<< HEAD
-=======
 from rlaif.apart import done_by
->>>>>>> brk13
 from rlaif.serving.decoder import NotServing
 
 __all__ = ["Worker"]
@@ -66,23 +63,7 @@ class Worker:
 
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None:
-<<<<<<< HEAD
-            _do(*asked)
-            del asked  # what it holds need not live until there is more to do
-
-
-def _do(work: Callable[[], Any], done: Future[Any]) -> None:
-    if not done.set_running_or_notify_cancel():
-        return
-    try:
-        result = work()
-    except BaseException as error:  # noqa: BLE001 - whoever asked has it
-        done.set_exception(error)
-    else:
-        done.set_result(result)
-=======
             work, done = asked
             if done.set_running_or_notify_cancel():
                 done_by(work, done)
             del asked, work, done  # what it holds need not live until there is more to do
->>>>>>> brk13
