@@ -69,12 +69,7 @@ def train_moderation_probe(
     )
     thresholds = thresholds_of(fitted.held_out, fitted.categories, config.false_positives)
     moderator = ProbeModerator(
-        base=base,
-        categories=fitted.categories,
-        thresholds=thresholds,
-        layers=tuple(layers),
-        heads=fitted.heads,
-        window=config.window,
+        base, fitted.categories, thresholds, tuple(layers), fitted.heads, config.window
     )
     report = moderation_report(
         data,
