@@ -65,6 +65,8 @@ def _help(field: FieldInfo) -> str:
     if field.default is None or field.is_required() or field.default in ("", ()) or field.default is False:
         return text
     default = "on" if field.default is True else field.default
+    if isinstance(default, tuple):
+        default = ", ".join(map(str, default))
     return f"{text} [default: {default}]"
 
 

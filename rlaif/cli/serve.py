@@ -32,7 +32,7 @@ __all__ = ["serve"]
         "rlaif serve --model smollm2-135m --port 8000",
         "rlaif serve --policy runs/first/ppo --reward runs/first/reward",
         "rlaif serve --policy ppo=runs/first/ppo --policy best=runs/first/best-of-k",
-        "rlaif serve --policy runs/first/ppo --moderation moderators/calm --moderation names.yaml",
+        "rlaif serve --policy runs/first/ppo --moderation runs/guard/moderation --moderation names.yaml",
         "rlaif serve --policy runs/first/ppo --host 0.0.0.0 --token-file token.txt",
         "rlaif serve --policy runs/first/ppo --collect chats.sqlite --retain 30d",
         "rlaif serve --model smollm2-135m --directives docs/how-to/directives.yaml",

@@ -138,7 +138,19 @@ def read_labelled(
     notes = list(table.notes)
     if single and category == ANY:
         notes.append(f"one column `{LABEL}` for {len(principles)} principles: it is the category `{ANY}`")
+    known = {*principles, *names, LOOK_ALIKE}
+    notes += [
+        f"the column `{name}` holds 0 and 1 and is no principle of the constitution: it is not read"
+        for name in table.columns
+        if name not in known and _is_flag([row.values.get(name) for row in table.rows])
+    ]
     return LabelledTexts(tuple(found), tuple(problems), tuple(notes))
+
+
+def _is_flag(values: Sequence[object]) -> bool:
+    """Whether a column holds nothing but 0 and 1, as a label that is misspelt would."""
+    given = {str(value).strip().casefold() for value in values if value not in (None, "")}
+    return bool(given) and given <= {"0", "1", "0.0", "1.0", "true", "false"}
 
 
 def read_benign(source: str | Path, *, skip_bad_rows: bool = False) -> LabelledTexts:

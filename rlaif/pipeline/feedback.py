@@ -49,12 +49,16 @@ NO_FEEDBACK = Feedback()
 
 
 def take_feedback(
-    settings: FeedbackSettings | None, folder: Path, number: int, progress: Progress
+    settings: FeedbackSettings | None, folder: Path, number: int, progress: Progress, *, needed: bool = False
 ) -> Feedback:
     """What round `number` takes; written into `folder` and taken from there from then on.
 
+    Args:
+        needed: Whether the round has nothing else to learn from.
+
     Raises:
-        DataError: A file cannot be read, or a row has a time that is none.
+        DataError: A file cannot be read, a row has a time that is none, or no preference is new though they
+            are needed: then nothing was taken.
     """
     if settings is None:
         return NO_FEEDBACK
@@ -73,6 +77,12 @@ def take_feedback(
             preferences.append({"file": written, "weight": each.weight})
     for file, count in counts.items():
         progress.note(f"feedback from {file}: {_words(count)}")
+    if needed and not preferences:
+        raise DataError(
+            f"round {number} has nothing to learn from: no preference has come that no earlier round took",
+            where=", ".join(each.file for each in settings.preferences) or "rounds.feedback",
+            remedy="export or collect more and give the same command again, or add a `label` stage",
+        )
     values = {"prompts": prompts, "preferences": preferences, "counts": counts, "rows": sorted(known)}
     write_text(record, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
     return _read(values)

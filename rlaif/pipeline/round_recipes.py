@@ -29,6 +29,7 @@ __all__ = [
     "Former",
     "check_rounds",
     "evaluation_of",
+    "learns_from_feedback_alone",
     "policy_stage_of",
     "recipe_of_round",
     "rounds_of",
@@ -198,6 +199,15 @@ def _remembering(
     labelled = [each.name for each in _before(stage, recipe) if isinstance(each, LabelConfig)]
     own = stage.input or (labelled[-1] if labelled else None)
     return {"files": (*stage.files, *remembered, *feedback.preferences), "input": own}
+
+
+def learns_from_feedback_alone(recipe: Recipe) -> bool:
+    """Whether a stage learns from preferences, and only those from elsewhere are new in a round."""
+    learning = [each for each in recipe.stages if isinstance(each, RewardConfig | DpoConfig)]
+    return any(
+        not each.files and not any(isinstance(stage, LabelConfig) for stage in _before(each, recipe))
+        for each in learning
+    )
 
 
 def _on_fresh_prompts(stage: EvaluateConfig, count: int, number: int) -> EvaluateConfig:

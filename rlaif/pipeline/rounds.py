@@ -33,6 +33,7 @@ from rlaif.pipeline.round_recipes import (
     Former,
     check_rounds,
     evaluation_of,
+    learns_from_feedback_alone,
     policy_stage_of,
     recipe_of_round,
     rounds_of,
@@ -84,7 +85,14 @@ def run_rounds(
     for number in range(1, settings.count + 1):
         progress.note(f"round {number} of {settings.count}")
         feedback = ranks.from_first(
-            partial(take_feedback, settings.feedback, out / "feedback", number, progress)
+            partial(
+                take_feedback,
+                settings.feedback,
+                out / "feedback",
+                number,
+                progress,
+                needed=learns_from_feedback_alone(recipe),
+            )
         )
         own, folder = recipe_of_round(recipe, number, former, feedback), _folder(out, number)
         with reported(folder, progress.note) if ranks.first else nullcontext():

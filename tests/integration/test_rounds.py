@@ -23,6 +23,7 @@ from rlaif.jobs.reward import RewardJob
 from rlaif.jobs.sample import sampled_prompts
 from rlaif.pipeline.feedback import take_feedback
 from rlaif.pipeline.report import write_report
+from rlaif.pipeline.round_recipes import learns_from_feedback_alone
 from rlaif.pipeline.rounds import Former, check_rounds, recipe_of_round, run_rounds
 from rlaif.pipeline.run import run_recipe
 from rlaif.pipeline.study import plan_study
@@ -450,6 +451,22 @@ def test_feedback_enters_once_and_what_is_left_out_is_counted(place: Path) -> No
     labels.write_text(json.dumps(pair | {"time": "yesterday"}) + "\n", "utf-8")
     with pytest.raises(DataError, match="'yesterday' is no time"):
         take_feedback(settings, place / "feedback", 3, NoProgress())
+
+
+def test_a_round_that_has_nothing_new_to_learn_from_takes_nothing(place: Path) -> None:
+    labels = place / "few.jsonl"
+    labels.write_text('{"prompt": "say hello", "chosen": "hello", "rejected": "no"}\n', "utf-8")
+    settings = FeedbackSettings(preferences=(PreferenceFile(file=str(labels)),))
+    take_feedback(settings, place / "few", 1, NoProgress(), needed=True)
+    with pytest.raises(DataError, match="round 2 has nothing to learn from"):
+        take_feedback(settings, place / "few", 2, NoProgress(), needed=True)
+    assert not (place / "few/round-2.json").exists()
+    with labels.open("a", encoding="utf-8") as more:
+        more.write('{"prompt": "say hello", "chosen": "hey", "rejected": "no"}\n')
+    assert take_feedback(settings, place / "few", 2, NoProgress(), needed=True).preferences
+    assert not learns_from_feedback_alone(recipe(place))
+    alone = [each for each in recipe(place).stages if each.stage not in ("sample", "label")]
+    assert learns_from_feedback_alone(recipe(place).model_copy(update={"stages": tuple(alone)}))
 
 
 def test_a_recipe_in_rounds_is_not_run_once_in_silence(place: Path, ran: Path) -> None:

@@ -21,3 +21,9 @@ def test_the_page_is_the_real_help() -> None:
     page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert page == printed, "run: python scripts/cli_reference.py > docs/reference/cli.md"
     assert page.count("Examples:") > 10
+
+
+def test_no_default_is_written_as_python_writes_a_tuple() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert "[default: builtin]" in " ".join(page.split())
+    assert "[default: (" not in page

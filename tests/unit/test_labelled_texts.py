@@ -186,3 +186,12 @@ def test_verdicts_that_compare_are_refused(tmp_path: Path) -> None:
         DataError, match=r"no verdict is about one completion alone.*\n.*--protocol pointwise"
     ):
         read_verdicts(verdicts, preferences)
+
+
+def test_a_column_that_looks_like_a_label_and_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    rows = [{"prompt": f"ask {n}", "kind": n % 2, "privcy": n % 2, "n": n} for n in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert read_labelled(path, ["kind", "privacy"]).notes == (
+        "the column `privcy` holds 0 and 1 and is no principle of the constitution: it is not read",
+    )
