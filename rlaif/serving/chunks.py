@@ -10,11 +10,13 @@ from rlaif.engines.api.wire import Malformed, read_counts
 from rlaif.serving.work import Delta, Ended, Finish, Finished
 from rlaif.text import well_formed
 
-__all__ = ["DONE", "Chunks", "UpstreamError", "error_of", "event_data"]
+__all__ = ["DONE", "Chunks", "UpstreamError", "error_of", "event_data", "whole_body"]
 
 DONE = "[DONE]"
 LONGEST_EVENT = 1 << 20
 """Bytes of one event, or of the line that it begins with."""
+LONGEST_BODY = 32 << 20
+"""Bytes of an answer that comes in one piece."""
 FINISHES: dict[str, Finish] = {
     "stop": "stop",
     "eos": "stop",
@@ -57,6 +59,20 @@ async def event_data(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str]:
         data.append(bytes(buffer[5:]).removeprefix(b" "))
     if data:
         yield b"\n".join(data).decode("utf-8", "replace").strip()
+
+
+async def whole_body(pieces: AsyncIterator[bytes]) -> bytes:
+    """All of a body.
+
+    Raises:
+        Malformed: It is longer than `LONGEST_BODY`.
+    """
+    found = bytearray()
+    async for piece in pieces:
+        found += piece
+        if len(found) > LONGEST_BODY:
+            raise Malformed("it sent a body that is too long")
+    return bytes(found)
 
 
 class Chunks:

@@ -12,8 +12,9 @@ from typing import Any
 import openai
 
 from rlaif.engines.api.http import AGAIN, FULL, http_library, open_http, retry_after
+from rlaif.engines.api.wire import Malformed
 from rlaif.errors import ConfigError
-from rlaif.serving.chunks import error_of
+from rlaif.serving.chunks import error_of, whole_body
 from rlaif.serving.passed import UpstreamSettings
 from rlaif.serving.work import Failed
 from rlaif.text import well_formed
@@ -146,11 +147,10 @@ class Link:
             Lost: It does not.
         """
         async with self.asked("GET", "/models") as response:
-            raw = [piece async for piece in response.aiter_bytes()]
-        try:
-            payload = json.loads(b"".join(raw))
-        except (ValueError, RecursionError):
-            payload = None
+            try:
+                payload = json.loads(await whole_body(response.aiter_bytes()))
+            except (Malformed, ValueError, RecursionError):
+                payload = None
         listed = payload.get("data") if isinstance(payload, dict) else None
         if not isinstance(listed, list):
             raise Lost(502, "the upstream does not list its models")

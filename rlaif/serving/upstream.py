@@ -22,7 +22,7 @@ import openai
 
 from rlaif.engines.api.http import http_library
 from rlaif.engines.api.wire import Malformed
-from rlaif.serving.chunks import DONE, Chunks, UpstreamError, event_data
+from rlaif.serving.chunks import DONE, Chunks, UpstreamError, event_data, whole_body
 from rlaif.serving.decoder import NotServing, QueueFull
 from rlaif.serving.link import SOON, Link, Lost, model_entry
 from rlaif.serving.passed import PassedJob, UpstreamSettings, pass_on
@@ -329,7 +329,7 @@ class Upstream:
 
 async def _whole(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str]:
     """The body of a server that does not stream, in one piece."""
-    yield b"".join([piece async for piece in pieces]).decode("utf-8", "replace")
+    yield (await whole_body(pieces)).decode("utf-8", "replace")
 
 
 async def _read_out(pieces: AsyncIterator[bytes]) -> None:

@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.responses import JSONResponse
 from moderators import Oracle
-from standin import DONE, PATIENCE, Dropped, Standin, piece, story, until
+from standin import DONE, PATIENCE, Dropped, Standin, piece, story, until, whole
 from tiny import save_tiny
 
 from rlaif.engines.base import LabelRequest
 from rlaif.engines.scripted import ScriptedEngine
 from rlaif.errors import DataError
 from rlaif.moderation.base import Scores
+from rlaif.serving import chunks
 from rlaif.serving.batcher import Batcher, Limits
 from rlaif.serving.cascade import Cascade
 from rlaif.serving.decoder import NotServing
@@ -430,6 +432,17 @@ def test_requests_that_wait_for_directives_are_bounded_and_given_up(
         for each in asking:
             each.close()
     assert len(upstream.asked) == 3
+
+
+def test_an_upstream_s_body_has_a_longest(upstream: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "LONGEST_BODY", 1000)
+    with served(before(upstream)) as server:
+        upstream.models = [{"id": "big" * 1000}]
+        upstream.answer = lambda body: JSONResponse(whole("a" * 1000))
+        assert [ask(server)[0], send(server, "/v1/models")[0]] == [502, 502]
+        upstream.models = [{"id": "big"}]
+        upstream.answer = lambda body: JSONResponse(whole("a" * 100))
+        assert [ask(server)[0], send(server, "/v1/models")[0]] == [200, 200]
 
 
 # How it ends
