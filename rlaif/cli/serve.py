@@ -243,6 +243,10 @@ def _opened(options: dict[str, Any]) -> ModelServer:
         tell(f"moderated: {', '.join(moderation.moderator.categories)}")
     own = () if moderation is None else (moderation.from_elsewhere,)
     steering = steering_of(options, own, log)
+    if steering is not None:
+        tell(f"directives: {', '.join(steering.info()['ids']) or 'none in force today'}")
+    if chats is not None:
+        tell(f"what is asked with `store: true` is kept in {options['collect']}")
     server: ModelServer = module.ModelServer(
         served, settings, log, moderation=moderation, chats=chats, steering=steering
     )

@@ -12,6 +12,7 @@ from rlaif.digest import digest, unit_from
 from rlaif.errors import DataError, Problem
 from rlaif.judging.aggregate import TIE
 from rlaif.labels import MOST_LOG_ODDS, log_odds_of, sigmoid
+from rlaif.text import count_of
 from rlaif.types import Message
 
 __all__ = ["PreferencePair", "Said", "pairs_from_rows", "split_by_prompt"]
@@ -133,7 +134,8 @@ def split_by_prompt(
     groups = sorted({pair.group for pair in pairs}, key=lambda group: unit_from(seed, "held out", group))
     if len(groups) < 3:
         raise DataError(
-            f"preferences on {len(groups)} prompts are too few to learn from and to hold some out",
+            f"preferences on {count_of(len(groups), 'prompt')} are too few: two are needed to learn from, and "
+            "one to hold out",
             remedy="label more prompts",
         )
     held = set(groups[: min(len(groups) - 2, max(1, round(share * len(groups))))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,6 +28,8 @@ __all__ = ["create_app"]
 
 LISTED = 5
 """Problems of one request that are spelled out."""
+PENALTIES = ("presence_penalty", "frequency_penalty")
+"""Fields that a model in this process takes at 0 only."""
 
 
 def create_app(service: Service, settings: GuardSettings) -> Guard:
@@ -94,16 +97,22 @@ async def _invalid(request: Request, error: Exception) -> Response:
         return error_response(Refusal(400, f"the body is not JSON: {problems[0]['ctx']['error']}"))
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         return error_response(Refusal(400, "send a JSON object, with Content-Type: application/json"))
-    places = [".".join(str(part) for part in problem["loc"][1:]) for problem in problems]
+    places = [".".join(_named(problem["loc"][1:])) for problem in problems]
     said = [f"{place or 'body'}: {_said(problem)}" for place, problem in zip(places, problems, strict=True)]
     more = f"; and {count_of(len(said) - LISTED, 'more problem')}" if len(said) > LISTED else ""
     param = places[0].split(".")[0] or None
     return error_response(Refusal(400, "; ".join(said[:LISTED]) + more, param=param))
 
 
+def _named(place: Sequence[Any]) -> list[str]:
+    """The fields and numbers of a place, without the forms that were tried for them (`str`, `list[…]`)."""
+    return [str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part != "str")]
+
+
 def _said(problem: Any) -> str:
     refused = problem["type"] in ("extra_forbidden", "none_required")
-    return "is not supported here" if refused else str(problem["msg"])
+    idle = problem["loc"][-1] in PENALTIES and problem["type"] in ("less_than_equal", "greater_than_equal")
+    return "is not supported here" if refused or idle else str(problem["msg"])
 
 
 async def _refused(request: Request, error: Exception) -> Response:

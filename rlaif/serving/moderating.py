@@ -26,7 +26,7 @@ HELD = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 def blocked_message(flag: Flag) -> str:
     """What a client reads in the place of what was blocked; the category is on the choice, for programs."""
-    return "[The rest of this was withheld by the moderation of this server.]"
+    return "[What stood here was withheld by the moderation of this server.]"
 
 
 class ModerationCounts:

@@ -66,7 +66,7 @@ def open_moderation(
             ("--constitution", "--cascade") if settings.judge else ("--cascade", "--constitution")
         )
         raise ConfigError(
-            f"{given} needs {missing}: the judge is asked by the principles of a constitution",
+            f"it needs {missing}: the judge is asked by the principles of a constitution",
             where=given,
             remedy=f"give {missing} as well",
         )
@@ -81,6 +81,12 @@ def open_moderation(
 
 
 def _moderator(path: Path, base: SharedBase | None, number: int) -> Moderator:
+    if not path.exists():
+        raise ConfigError(
+            f"there is nothing at {path}",
+            where="--moderation",
+            remedy="name the folder that `rlaif moderation train` wrote, or a block list",
+        )
     if path.is_dir():
         if find_moderator(path) is None:
             raise ConfigError(
