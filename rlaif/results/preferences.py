@@ -134,8 +134,8 @@ def split_by_prompt(
     groups = sorted({pair.group for pair in pairs}, key=lambda group: unit_from(seed, "held out", group))
     if len(groups) < 3:
         raise DataError(
-            f"preferences on {count_of(len(groups), 'prompt')} are too few: two are needed to learn from, and "
-            "one to hold out",
+            f"preferences on {count_of(len(groups), 'prompt')} are too few: two are needed to learn from, "
+            "and one to hold out",
             remedy="label more prompts",
         )
     held = set(groups[: min(len(groups) - 2, max(1, round(share * len(groups))))])
