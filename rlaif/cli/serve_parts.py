@@ -17,22 +17,13 @@ __all__ = ["consent_of_options", "moderation_of", "moderation_settings", "open_c
 
 
 def moderation_settings(options: dict[str, Any]) -> ModerationSettings | None:
-    """What is moderated; its constitution is read before a model is loaded.
+    """What is moderated, checked before a model is loaded; None where nothing is said of it.
 
     Raises:
-        ConfigError: A judge or a constitution is named, and nothing is moderated.
+        ConfigError: A setting would have no effect.
     """
-    from rlaif.errors import ConfigError
-
     source = options["constitution"]
-    if not options["moderators"]:
-        for name, value in (("cascade", options["judge"]), ("constitution", source)):
-            if value:
-                raise ConfigError(
-                    "nothing is moderated, so no judge is asked",
-                    where=f"--{name}",
-                    remedy="name a moderator with --moderation",
-                )
+    if not (options["moderators"] or options["judge"] or source):
         return None
     from rlaif.constitution.load import load_constitution
     from rlaif.serving.opening import ModerationSettings

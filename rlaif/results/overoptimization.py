@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from rlaif.stats import Estimate
 
@@ -35,6 +35,16 @@ class OptimizationPoint:
     def distance(self) -> float:
         """√KL, the d of Gao et al. 2022."""
         return math.sqrt(max(self.kl, 0.0))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OptimizationPoint:
+        """The point of its JSON values."""
+        return cls(
+            str(values["name"]),
+            float(values["kl"]),
+            proxy=Estimate(**values["proxy"]),
+            gold=Estimate(**values["gold"]),
+        )
 
 
 CURVES: Mapping[Method, Callable[[float], float]] = {

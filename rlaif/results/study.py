@@ -214,12 +214,7 @@ def _policy(values: Mapping[str, Any]) -> StudyPolicy:
 
 
 def _study_curve(values: Mapping[str, Any]) -> StudyCurve:
-    points = tuple(
-        OptimizationPoint(
-            each["name"], each["kl"], proxy=Estimate(**each["proxy"]), gold=Estimate(**each["gold"])
-        )
-        for each in values["points"]
-    )
+    points = tuple(OptimizationPoint.from_dict(each) for each in values["points"])
     return StudyCurve(values["name"], values["method"], tuple(values["seeds"]), points)
 
 

@@ -35,12 +35,32 @@ class ModerationSettings:
         hold: Tokens of an answer that are held back.
         judge: Asked before an answer is blocked; `self` is the served base; nobody when it is empty.
         constitution: Holds the questions that the judge is asked.
+
+    Raises:
+        ConfigError: A setting would have no effect.
     """
 
     moderators: Sequence[Path]
     hold: int = HOLD
     judge: str = ""
     constitution: Constitution | None = None
+
+    def __post_init__(self) -> None:
+        if (self.judge or self.constitution) and not self.moderators:
+            raise ConfigError(
+                "nothing is moderated, so no judge is asked",
+                where="--cascade" if self.judge else "--constitution",
+                remedy="name a moderator with --moderation",
+            )
+        if bool(self.judge) != (self.constitution is not None):
+            missing, given = (
+                ("--constitution", "--cascade") if self.judge else ("--cascade", "--constitution")
+            )
+            raise ConfigError(
+                f"it needs {missing}: the judge is asked by the principles of a constitution",
+                where=given,
+                remedy=f"give {missing} as well",
+            )
 
 
 def open_moderation(
@@ -52,24 +72,9 @@ def open_moderation(
         base: The served one; None before an upstream, where moderators read the text alone.
 
     Raises:
-        ConfigError: A setting has no effect, or a block list cannot be read.
+        ConfigError: A block list cannot be read, or the judge would never be asked.
         ModelError: A moderator or the judge cannot be loaded.
     """
-    if (settings.judge or settings.constitution) and not settings.moderators:
-        raise ConfigError(
-            "nothing is moderated, so no judge is asked",
-            where="--cascade",
-            remedy="name a moderator with --moderation",
-        )
-    if bool(settings.judge) != (settings.constitution is not None):
-        missing, given = (
-            ("--constitution", "--cascade") if settings.judge else ("--cascade", "--constitution")
-        )
-        raise ConfigError(
-            f"it needs {missing}: the judge is asked by the principles of a constitution",
-            where=given,
-            remedy=f"give {missing} as well",
-        )
     if not settings.moderators:
         return None
     moderator = United([_moderator(path, base, at) for at, path in enumerate(settings.moderators)])

@@ -12,7 +12,7 @@ from rlaif.results.comparison import interval
 from rlaif.results.evaluation import Evaluation, PolicyResult
 from rlaif.results.monitor import MonitorReading
 from rlaif.results.overoptimization import OptimizationFit, OptimizationPoint
-from rlaif.stats import Estimate, ReliabilityBin
+from rlaif.stats import ReliabilityBin
 from rlaif.text import one_line
 
 __all__ = [
@@ -37,7 +37,7 @@ def overoptimization(found: Evaluation, comparison: Mapping[str, Any]) -> Pictur
     """Proxy and gold along √KL; `None` where either was not measured."""
     gold = found.gold
     policies = plot.policy_points(found.policies, gold) if gold else []
-    best = [_point(each) for each in comparison.get("best_of_k") or ()]
+    best = [OptimizationPoint.from_dict(each) for each in comparison.get("best_of_k") or ()]
     if not gold or not (best or len(policies) > 1):
         return None
     fitted = comparison.get("best_of_k_fit")
@@ -58,12 +58,6 @@ def overoptimization(found: Evaluation, comparison: Mapping[str, Any]) -> Pictur
         about=about,
         draw=lambda: plot.overoptimization(policies, best_of_k=best, gold=gold, fit=fit),
         numbers=(Table("", ("policy", "√KL", "reward (proxy)", f"{one_line(gold)} (gold)"), rows),),
-    )
-
-
-def _point(values: Mapping[str, Any]) -> OptimizationPoint:
-    return OptimizationPoint(
-        str(values["name"]), float(values["kl"]), Estimate(**values["proxy"]), Estimate(**values["gold"])
     )
 
 
