@@ -12,13 +12,16 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+
+from rlaif.serving.server import ModelServer
 
 PATIENCE = 30.0
 """Seconds after which a test gives up waiting for what must happen."""
@@ -157,3 +160,17 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)
+
+
+@contextmanager
+def in_a_thread(server: ModelServer) -> Iterator[None]:
+    """A server of ours answers inside the block, and has ended after it."""
+    thread = threading.Thread(target=server.run_until_stopped)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield
+    finally:
+        server.stop()
+        thread.join(PATIENCE)
+    assert not thread.is_alive()

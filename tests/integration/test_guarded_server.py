@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 from moderators import Oracle
-from standin import DONE, PATIENCE, Standin, error, event, piece, story, until, usage, whole
+from standin import DONE, PATIENCE, Standin, error, event, in_a_thread, piece, story, until, usage, whole
 from tiny import save_tiny
 
 from rlaif.chats.keeper import ChatKeeper
@@ -61,15 +61,8 @@ def served(served: Any, **parts: Any) -> Iterator[ModelServer]:
     settings = ServerSettings(port=0, most_tokens=32, consent="We keep it.")
     server = ModelServer(served, settings, log.append, **parts)
     server.told = log  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.run_until_stopped)
-    thread.start()
-    try:
-        until(lambda: server.started)
+    with in_a_thread(server):
         yield server
-    finally:
-        server.stop()
-        thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 def before(upstream: Standin) -> UpstreamSettings:

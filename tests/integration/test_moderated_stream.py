@@ -15,6 +15,7 @@ import openai
 import pytest
 import torch
 from moderators import Oracle, StateReader
+from standin import in_a_thread
 from tiny import save_tiny, tiny_tokenizer
 
 from rlaif.engines.base import LabelRequest
@@ -70,15 +71,8 @@ def served(
 ) -> Iterator[ModelServer]:
     said: list[str] = [] if log is None else log
     server = ModelServer(residents, ServerSettings(port=0, rows=8), said.append, moderation=moderation)
-    thread = threading.Thread(target=server.run_until_stopped)
-    thread.start()
-    try:
-        until(lambda: server.started)
+    with in_a_thread(server):
         yield server
-    finally:
-        server.stop()
-        thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 def until(true: Callable[[], bool]) -> None:

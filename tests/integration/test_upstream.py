@@ -23,7 +23,7 @@ import openai
 import pytest
 from fastapi import Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from standin import DONE, PATIENCE, Dropped, Standin, error, event, piece, story, until, whole
+from standin import DONE, PATIENCE, Dropped, Standin, error, event, in_a_thread, piece, story, until, whole
 from tiny import save_tiny
 
 from rlaif.cli.main import main
@@ -45,15 +45,8 @@ def running(served: Any, **settings: Any) -> Iterator[ModelServer]:
     log: list[str] = []
     server = ModelServer(served, ServerSettings(port=0, **settings), log.append)
     server.told = log  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.run_until_stopped)
-    thread.start()
-    try:
-        until(lambda: server.started)
+    with in_a_thread(server):
         yield server
-    finally:
-        server.stop()
-        thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
